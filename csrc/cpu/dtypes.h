@@ -1,0 +1,21 @@
+// What the CPU ops share: choosing the code of a dtype.
+#pragma once
+
+#include "cpu/kernel_table.h"
+#include "vggfast/error.h"
+#include "vggfast/tensor.h"
+
+namespace vggfast::cpu {
+
+/// Calls body.operator()<T>() for the floating dtype of `t`.
+template <class Body>
+auto for_float(const Tensor& t, const char* name, Body body) {
+  VGGFAST_CHECK(t.device == Device::cpu, name, " is on ", name_of(t.device), ": cpu is wanted");
+  VGGFAST_CHECK(t.dtype != DType::u8, name, " is ", name_of(t.dtype), ": float32 or float64 is wanted");
+  return t.dtype == DType::f32 ? body.template operator()<float>() : body.template operator()<double>();
+}
+
+/// The extents of a tensor in NHWC.
+inline Extent extent_of(const Tensor& t) { return {t.size(0), t.size(2), t.size(3), t.size(1)}; }
+
+}  // namespace vggfast::cpu

@@ -1,0 +1,74 @@
+// Threads come from the OpenMP runtime that the process has already loaded (in Python, torch's), so that there is one
+// pool of threads and not two. It is found by name at run time rather than linked: GOMP_parallel is the entry point of
+// libgomp, and LLVM's and Intel's runtimes export it too. Without one, libgomp is loaded; without that, one thread works.
+#include "cpu/parallel.h"
+
+#include <dlfcn.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "vggfast/cpu.h"
+
+namespace vggfast {
+namespace {
+
+using Parallel = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+
+struct OpenMp {
+  Parallel parallel = nullptr;
+  std::string path = "none";
+
+  OpenMp() {
+    void* symbol = dlsym(RTLD_DEFAULT, "GOMP_parallel");
+    if (!symbol) {
+      if (void* library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_LOCAL)) symbol = dlsym(library, "GOMP_parallel");
+    }
+    Dl_info where;
+    if (symbol && dladdr(symbol, &where)) path = where.dli_fname;
+    parallel = reinterpret_cast<Parallel>(symbol);
+  }
+};
+
+const OpenMp& openmp() {
+  static const OpenMp runtime;
+  return runtime;
+}
+
+struct Region {
+  const std::function<void(int64_t, int)>& body;
+  int64_t tasks;
+  std::atomic<int64_t> next_task{0};
+  std::atomic<int> next_worker{0};
+
+  void work() {
+    const int worker = next_worker++;
+    for (int64_t task = next_task++; task < tasks; task = next_task++) body(task, worker);
+  }
+};
+
+}  // namespace
+
+std::string openmp_runtime() { return openmp().path; }
+
+void cpu::parallel_for(int64_t tasks, int threads, const std::function<void(int64_t, int)>& body) {
+  Region region{body, tasks};
+  const auto workers = static_cast<unsigned>(std::clamp<int64_t>(tasks, 1, std::max(threads, 1)));
+  if (workers == 1 || !openmp().parallel) {
+    region.work();
+  } else {
+    openmp().parallel([](void* data) { static_cast<Region*>(data)->work(); }, &region, workers, 0);
+  }
+}
+
+void cpu::parallel_ranges(int64_t units, int64_t grain, int threads,
+                          const std::function<void(int64_t, int64_t, int)>& body) {
+  constexpr int64_t pieces_per_thread = 8;  // so that a thread that loses its core delays the others little
+  const int64_t pieces = std::max(threads, 1) * pieces_per_thread;
+  const int64_t piece = std::max(grain, (units + pieces - 1) / pieces);
+  parallel_for((units + piece - 1) / piece, threads, [&](int64_t task, int worker) {
+    body(task * piece, std::min(units, (task + 1) * piece), worker);
+  });
+}
+
+}  // namespace vggfast

@@ -1,0 +1,71 @@
+// Max-pool, selections and sum-pool on the CPU. Kernels: cpu/kernels/pool.h.
+#include "vggfast/pool.h"
+
+#include "cpu/dtypes.h"
+#include "cpu/kernel_table.h"
+#include "cpu/parallel.h"
+
+namespace vggfast {
+namespace {
+
+using cpu::extent_of;
+using cpu::SelectArgs;
+
+constexpr int64_t grain_values = 1 << 14;  // values that make a piece of work worth a thread
+
+int64_t rows_worth_a_task(const Tensor& y) {
+  return 1 + grain_values / (1 + y.size(1) * y.size(3));
+}
+
+/// The arguments that the three selecting ops share, checked.
+template <class T>
+SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* selection, Epilogue e) {
+  check_pool_outputs(z, y, selection, e);
+  return {.z = z.as<T>(), .y = y.as<T>(), .selection = selection ? selection->as<uint8_t>() : nullptr,
+          .big = extent_of(z), .oh = y.size(2), .ow = y.size(3), .relu = e.relu, .pool = e.pool};
+}
+
+}  // namespace
+
+void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context) {
+  const Epilogue pool{.relu = false, .pool = true};
+  cpu::for_float(x, "x", [&]<class T>() {
+    const SelectArgs<T> args = select_args<T>(x, y, selection, pool);
+    cpu::parallel_ranges(y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
+                         [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().max_pool(args, begin, end); });
+  });
+}
+
+void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context) {
+  cpu::for_float(z, "z", [&]<class T>() {
+    const SelectArgs<T> args = select_args<T>(z, y, &selection, e);
+    cpu::parallel_ranges(
+        y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
+        [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().gather_selected(args, begin, end); });
+  });
+}
+
+void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context) {
+  cpu::for_float(z, "z", [&]<class T>() {
+    const SelectArgs<T> args = select_args<T>(z, y, &selection, e);
+    cpu::parallel_ranges(
+        y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
+        [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().scatter_selected(args, begin, end); });
+  });
+}
+
+void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context) {
+  check_nhwc(x, "x");
+  check_like(y, "y", {x.size(0), x.size(1)}, x.dtype, x.device);
+  VGGFAST_CHECK(y.numel() == 0 || (y.stride(1) == 1 || y.size(1) == 1), "y is not contiguous");
+  cpu::for_float(x, "x", [&]<class T>() {
+    const int64_t channels = x.size(1), pixels = x.size(2) * x.size(3);
+    const T scale = mean ? T(1) / static_cast<T>(pixels) : T(1);
+    cpu::parallel_for(x.size(0), context.threads, [&](int64_t n, int) {
+      cpu::kernels().of<T>().sum_pool(x.as<T>() + n * pixels * channels, pixels, channels, channels, scale,
+                                      y.as<T>() + n * channels);
+    });
+  });
+}
+
+}  // namespace vggfast

@@ -1,0 +1,25 @@
+// Convolution, 3x3 (pad 1) or 1x1, stride 1, with bias, ReLU and 2x2/2 max-pool in its epilogue.
+//
+// x, y and their gradients lie as NHWC; weights are (Cout, Cin, K, K) with any strides, K = 1 or 3.
+// Sums are accumulated in the tensors' own dtype; results do not depend on the number of threads.
+#pragma once
+
+#include "vggfast/selection.h"
+#include "vggfast/tensor.h"
+
+namespace vggfast {
+
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight);
+size_t conv_dgrad_workspace(const Tensor& gy, const Tensor& weight);
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, int64_t kernel);
+
+/// y = epilogue(conv(x, weight) + bias). `bias` (Cout) and `selection` may be null.
+void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
+                const Tensor* selection, Workspace workspace, Context context);
+/// gx: the gradient with respect to x of the convolution alone (no epilogue).
+void conv_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Workspace workspace, Context context);
+/// gw, and gb (Cout) unless null: the gradients with respect to weight and bias of the convolution alone.
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, const Tensor* gb, Workspace workspace,
+                Context context);
+
+}  // namespace vggfast

@@ -1,0 +1,19 @@
+// Pooling: 2x2/2 max-pool, and the sum-pool that ends a dense evaluation.
+#pragma once
+
+#include "vggfast/selection.h"
+#include "vggfast/tensor.h"
+
+namespace vggfast {
+
+/// Extent of a 2x2/2 max-pool's output. With `ceil_mode` a last odd row or column makes a window of its own.
+constexpr int64_t pooled(int64_t extent, bool ceil_mode) { return (extent + (ceil_mode ? 1 : 0)) / 2; }
+
+/// y (N, C, OH, OW), NHWC. `selection` (2 planes) may be null. The first maximum wins; NaN passes through.
+/// Whether the windows at the edge are cut (ceil_mode) is read from y's shape.
+void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context);
+
+/// y (N, C): the sum (or mean) of x (N, C, H, W), NHWC, over its pixels.
+void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context);
+
+}  // namespace vggfast

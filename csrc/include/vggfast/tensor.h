@@ -1,0 +1,64 @@
+// Tensors as the core sees them: an address, a logical NCHW shape, strides, a dtype and a device.
+// The core owns no memory: outputs and workspaces are allocated by the caller.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace vggfast {
+
+enum class DType { f32, f64, u8 };
+enum class Device { cpu, cuda };
+
+constexpr size_t size_of(DType dtype) {
+  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 1;
+}
+constexpr const char* name_of(DType dtype) {
+  return dtype == DType::f64 ? "float64" : dtype == DType::f32 ? "float32" : "uint8";
+}
+constexpr const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
+
+struct Tensor {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  Device device = Device::cpu;
+  std::vector<int64_t> shape;
+  std::vector<int64_t> strides;  // in elements
+
+  int64_t dim() const { return static_cast<int64_t>(shape.size()); }
+  int64_t size(int axis) const { return shape[static_cast<size_t>(axis)]; }
+  int64_t stride(int axis) const { return strides[static_cast<size_t>(axis)]; }
+  int64_t numel() const {
+    int64_t count = 1;
+    for (int64_t extent : shape) count *= extent;
+    return count;
+  }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+/// Scratch memory of the caller's. `bytes` must be at least what the op's *_workspace function says.
+struct Workspace {
+  void* data = nullptr;
+  size_t bytes = 0;
+};
+
+/// How a call is to run: CPU threads, or the CUDA stream (a cudaStream_t) to launch on.
+struct Context {
+  int threads = 1;
+  void* stream = nullptr;
+};
+
+std::string describe(const std::vector<int64_t>& shape);
+
+/// Throws unless `t` is a dense 4-D tensor that lies as NHWC in memory (strides of axes of extent 1 are free).
+void check_nhwc(const Tensor& t, const char* name);
+/// Throws unless `t` has this shape, dtype and device.
+void check_like(const Tensor& t, const char* name, const std::vector<int64_t>& shape, DType dtype, Device device);
+
+}  // namespace vggfast

@@ -1,0 +1,74 @@
+"""The one door to the compiled module, and the one place that explains why it will not open."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import torch  # first: the compiled module uses the OpenMP runtime that torch has loaded
+from torch import Tensor
+
+_ADVICE = """vggfast's compiled module cannot be loaded: {error}
+  {advice}
+  `vggfast info` prints what is known of this installation."""
+
+
+def _advice() -> str:
+    built = sorted(Path(__file__).parent.glob("_C.*"))
+    if not built:
+        return "It was not built. In the source tree: python setup.py build_ext --inplace; else: pip install --force-reinstall vggfast"
+    names = ", ".join(path.name for path in built)
+    return (
+        f"Found {names}, which this Python or this system cannot load. "
+        "Build it again here: python setup.py build_ext --inplace"
+    )
+
+
+@functools.cache
+def load() -> ModuleType:
+    """The compiled module.
+
+    Raises:
+        ImportError: it is missing or does not load; the text says the first error and what to do.
+    """
+    try:
+        return importlib.import_module("vggfast._C")
+    except ImportError as error:
+        raise ImportError(_ADVICE.format(error=error, advice=_advice())) from error
+
+
+def view(t: Tensor):
+    """What the compiled module sees of a tensor: address, shape, strides, dtype, device. Keeps the tensor alive."""
+    dtype = str(t.dtype).removeprefix("torch.")
+    return load().TensorView(t, t.data_ptr(), t.shape, t.stride(), dtype, t.device.type)
+
+
+def workspace(bytes_: int, like: Tensor) -> Tensor:
+    """Scratch memory on the device of `like`, from torch's own allocator."""
+    return torch.empty(bytes_, dtype=torch.uint8, device=like.device)
+
+
+def threads() -> int:
+    """Threads of one call: what torch is set to now."""
+    return torch.get_num_threads()
+
+
+def cpu_isas() -> list[str]:
+    """Instruction sets that this machine can run, slowest first."""
+    return load().cpu_isas()
+
+
+def cpu_isa() -> str:
+    """The instruction set in use (``VGGFAST_CPU_ISA`` chooses another when the process starts)."""
+    return load().cpu_isa()
+
+
+def set_cpu_isa(name: str) -> None:
+    """Uses instruction set `name`, one of :func:`cpu_isas`, from now on.
+
+    Raises:
+        ValueError: this machine has no such instruction set.
+    """
+    load().set_cpu_isa(name)

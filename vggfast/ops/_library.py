@@ -1,0 +1,120 @@
+"""How an op is registered with torch: one call with its schema and everything that torch may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+_LIBRARY = torch.library.Library("vggfast", "DEF")
+DTYPES = (torch.float32, torch.float64)
+BITS = torch.uint8  # of a selection
+
+
+def register(
+    schema: str,
+    *,
+    run: Callable,
+    fake: Callable,
+    vmap: Callable,
+    setup_context: Callable | None = None,
+    backward: Callable | None = None,
+    autocast: bool = False,
+) -> Callable:
+    """Registers ``vggfast::<schema>`` and returns it as a callable.
+
+    `run` serves every device (and refuses by name those it has no kernel for); `fake` gives shapes and exact strides.
+    With `autocast`, inputs of lower precision are cast to float32 under CPU autocast.
+    """
+    name = f"vggfast::{schema.split('(')[0]}"
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    torch.library.register_fake(name, fake, lib=_LIBRARY)
+    torch.library.register_vmap(name, vmap, lib=_LIBRARY)
+    if backward is not None:
+        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_LIBRARY)
+    if autocast:
+        torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
+    return getattr(torch.ops.vggfast, schema.split("(")[0]).default
+
+
+def needs_grad(*tensors: Tensor | None) -> bool:
+    """Whether a backward may follow an op on these tensors."""
+    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+
+
+# ---- checks: each error names the argument, its value and what is allowed -------------------------------------------
+
+
+def check_float(t: Tensor, name: str, devices: Sequence[str] = ("cpu",)) -> None:
+    if t.dtype not in DTYPES:
+        raise TypeError(f"{name} is {t.dtype}: torch.float32 or torch.float64 is wanted")
+    if t.device.type not in (*devices, "meta"):
+        raise ValueError(f"{name} is on {t.device}: this op has kernels for {', '.join(devices)}")
+
+
+def check_activation(t: Tensor, name: str, devices: Sequence[str] = ("cpu",)) -> None:
+    """A (N, C, H, W) tensor with C, H, W of at least 1."""
+    if t.dim() != 4:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}: 4 axes (N, C, H, W) are wanted")
+    if min(t.shape[1:]) < 1:
+        raise ValueError(f"{name} has shape {tuple(t.shape)}: C, H and W of at least 1 are wanted")
+    check_float(t, name, devices)
+
+
+def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
+    if t.dtype != like.dtype:
+        raise TypeError(f"{name} is {t.dtype} and {like_name} is {like.dtype}: the same dtype is wanted")
+    if t.device != like.device:
+        raise ValueError(f"{name} is on {t.device} and {like_name} on {like.device}: the same device is wanted")
+
+
+# ---- memory format: inside, everything is NHWC ------------------------------------------------------------------------
+
+
+def nhwc(t: Tensor) -> Tensor:
+    """`t` with its pixels' channels side by side in memory; itself where it is so already."""
+    return t.contiguous(memory_format=torch.channels_last)
+
+
+def empty_nhwc(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return like.new_empty(shape).to(memory_format=torch.channels_last)
+
+
+def is_channels_last(t: Tensor) -> bool:
+    """Whether the user handed `t` over as channels_last; a tensor that is both counts as contiguous (NCHW)."""
+    return t.dim() == 4 and t.stride(1) == 1 and not t.is_contiguous()
+
+
+def in_format_of(x: Tensor, y: Tensor) -> Tensor:
+    """`y` in x's memory format: what a user sees of an op's NHWC result."""
+    return y if is_channels_last(x) else y.contiguous()
+
+
+# ---- vmap -----------------------------------------------------------------------------------------------------------
+
+
+def fold(t: Tensor, dim: int | None, size: int) -> Tensor:
+    """(N, ...) per example, batched at `dim`, as one (B * N, ...); an unbatched tensor is repeated."""
+    t = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+    return t.reshape(-1, *t.shape[2:])
+
+
+def unfold(t: Tensor, size: int) -> Tensor:
+    return t.reshape(size, t.shape[0] // size, *t.shape[1:])
+
+
+def loop_over_examples(op: Callable, info, in_dims, args):
+    """A vmap rule for arguments that cannot be folded (a weight per example): the op, example by example."""
+
+    def example(i: int) -> list:
+        return [
+            arg if dim is None else arg.select(dim, i)
+            for arg, dim in zip(args, in_dims, strict=True)
+        ]
+
+    results = [op(*example(i)) for i in range(info.batch_size)]
+    if isinstance(results[0], tuple):
+        return tuple(torch.stack(parts) for parts in zip(*results, strict=True)), (0,) * len(results[0])
+    return torch.stack(results), 0

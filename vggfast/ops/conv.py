@@ -1,0 +1,262 @@
+"""3x3 and 1x1 convolution with bias, ReLU and 2x2 max-pool in one op, differentiable to any order.
+
+The three ops below are closed under differentiation: ``conv`` without an epilogue, ``conv_dgrad`` and ``conv_wgrad``
+are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.selection`).
+Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from vggfast import _native
+from vggfast._native import view
+from vggfast.ops import _library as lib
+from vggfast.ops.selection import empty_selection, scatter_selected
+
+
+def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
+    lib.check_activation(x, x_name)
+    if weight.dim() != 4 or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)) or min(weight.shape) < 1:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) with at least one channel "
+            "on each side is wanted"
+        )
+    if weight.shape[channel_axis] != x.shape[1]:
+        raise ValueError(
+            f"{x_name} has shape {tuple(x.shape)} and weight {tuple(weight.shape)}: axis 1 of {x_name} and "
+            f"axis {channel_axis} of weight must be as long"
+        )
+    lib.check_same(weight, "weight", x, x_name)
+
+
+# ---- conv -------------------------------------------------------------------------------------------------------------
+
+
+def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
+    _check(x, "x", weight, 1)
+    if bias is not None:
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(f"bias has shape {tuple(bias.shape)}: ({weight.shape[0]},), weight's Cout, is wanted")
+        lib.check_same(bias, "bias", x, "x")
+    n, _, h, w = x.shape
+    if pool:
+        if h < 2 or w < 2:
+            raise ValueError(f"x has shape {tuple(x.shape)}: with pool, H and W of at least 2 are wanted")
+        h, w = h // 2, w // 2
+    y = lib.empty_nhwc(x, (n, weight.shape[0], h, w))
+    return y, empty_selection(y, relu, pool) if save else x.new_empty(0, dtype=lib.BITS)
+
+
+def _conv_run(x, weight, bias, relu, pool, save):
+    y, selection = _conv_outputs(x, weight, bias, relu, pool, save)
+    core = _native.load()
+    x_view, weight_view = view(lib.nhwc(x)), view(weight)
+    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view), x)
+    bias_view = None if bias is None else view(bias.contiguous())
+    selection_view = view(selection) if selection.dim() == 5 else None
+    core.conv_fprop(
+        x_view, weight_view, bias_view, relu, pool, view(y), selection_view, view(workspace), _native.threads()
+    )
+    return y, selection
+
+
+def _conv_setup(ctx, inputs, output):
+    x, weight, bias, relu, pool, save = inputs
+    needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+    if (relu or pool) and not save:
+        raise RuntimeError("save is False: True is wanted where a gradient is to go through ReLU or pool")
+    ctx.save_for_backward(
+        x if needs_weight else None, weight if needs_x else None, output[1] if relu or pool else None
+    )
+    ctx.size, ctx.kernel, ctx.bias = x.shape[2:], weight.shape[2], bias is not None and needs_bias
+
+
+def _conv_backward(ctx, gy, _):
+    x, weight, selection = ctx.saved_tensors
+    gz = gy if selection is None else scatter_selected(gy, selection, *ctx.size)
+    gx = gw = gb = None
+    if weight is not None:
+        gx = conv_dgrad(gz, weight)
+    if x is not None:
+        gw, gb = conv_wgrad(x, gz, ctx.kernel, ctx.bias)
+    elif ctx.bias:
+        gb = gz.sum((0, 2, 3))
+    return gx, gw, gb if ctx.bias else None, None, None, None
+
+
+def _conv_vmap(info, in_dims, x, weight, bias, relu, pool, save):
+    if in_dims[1] is not None or in_dims[2] is not None:
+        return lib.loop_over_examples(conv, info, in_dims, (x, weight, bias, relu, pool, save))
+    y, selection = conv(lib.fold(x, in_dims[0], info.batch_size), weight, bias, relu, pool, save)
+    if selection.dim() == 1:
+        return (lib.unfold(y, info.batch_size), selection), (0, None)
+    return (lib.unfold(y, info.batch_size), lib.unfold(selection, info.batch_size)), (0, 0)
+
+
+conv = lib.register(
+    "conv(Tensor x, Tensor weight, Tensor? bias, bool relu, bool pool, bool save) -> (Tensor, Tensor)",
+    run=_conv_run,
+    fake=_conv_outputs,
+    vmap=_conv_vmap,
+    setup_context=_conv_setup,
+    backward=_conv_backward,
+    autocast=True,
+)
+
+
+# ---- dgrad ------------------------------------------------------------------------------------------------------------
+
+
+def _dgrad_output(gy, weight) -> Tensor:
+    _check(gy, "gy", weight, 0)
+    return lib.empty_nhwc(gy, (gy.shape[0], weight.shape[1], *gy.shape[2:]))
+
+
+def _dgrad_run(gy, weight):
+    gx = _dgrad_output(gy, weight)
+    core = _native.load()
+    gy = lib.nhwc(gy)
+    workspace = _native.workspace(core.conv_dgrad_workspace(view(gy), view(weight)), gy)
+    core.conv_dgrad(view(gy), view(weight), view(gx), view(workspace), _native.threads())
+    return gx
+
+
+def _dgrad_setup(ctx, inputs, output):
+    gy, weight = inputs
+    ctx.save_for_backward(
+        gy if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None
+    )
+    ctx.kernel = weight.shape[2]
+
+
+def _dgrad_backward(ctx, ggx):
+    gy, weight = ctx.saved_tensors
+    grad_gy = None if weight is None else conv(ggx, weight, None, False, False, False)[0]
+    grad_weight = None if gy is None else conv_wgrad(ggx, gy, ctx.kernel, False)[0]
+    return grad_gy, grad_weight
+
+
+def _dgrad_vmap(info, in_dims, gy, weight):
+    if in_dims[1] is not None:
+        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, weight))
+    return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], info.batch_size), weight), info.batch_size), 0
+
+
+conv_dgrad = lib.register(
+    "conv_dgrad(Tensor gy, Tensor weight) -> Tensor",
+    run=_dgrad_run,
+    fake=_dgrad_output,
+    vmap=_dgrad_vmap,
+    setup_context=_dgrad_setup,
+    backward=_dgrad_backward,
+)
+
+
+# ---- wgrad ------------------------------------------------------------------------------------------------------------
+
+
+def _wgrad_outputs(x, gy, kernel, bias) -> tuple[Tensor, Tensor]:
+    lib.check_activation(x, "x")
+    lib.check_activation(gy, "gy")
+    lib.check_same(gy, "gy", x, "x")
+    if x.shape[0] != gy.shape[0] or x.shape[2:] != gy.shape[2:]:
+        raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N, H and W are wanted")
+    return x.new_empty(gy.shape[1], x.shape[1], kernel, kernel), x.new_empty(gy.shape[1] if bias else 0)
+
+
+def _wgrad_run(x, gy, kernel, bias):
+    gw, gb = _wgrad_outputs(x, gy, kernel, bias)
+    core = _native.load()
+    x, gy = lib.nhwc(x), lib.nhwc(gy)
+    workspace = _native.workspace(core.conv_wgrad_workspace(view(x), view(gy), kernel), x)
+    gb_view = view(gb) if bias else None
+    core.conv_wgrad(view(x), view(gy), view(gw), gb_view, view(workspace), _native.threads())
+    return gw, gb
+
+
+def _wgrad_setup(ctx, inputs, output):
+    x, gy, _, ctx.has_bias = inputs
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gy if ctx.needs_input_grad[0] else None)
+
+
+def _wgrad_backward(ctx, ggw, ggb):
+    x, gy = ctx.saved_tensors
+    grad_x = None if gy is None else conv_dgrad(gy, ggw)
+    grad_gy = None if x is None else conv(x, ggw, ggb if ctx.has_bias else None, False, False, False)[0]
+    return grad_x, grad_gy, None, None
+
+
+def _wgrad_vmap(info, in_dims, x, gy, kernel, bias):
+    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, kernel, bias))
+
+
+conv_wgrad = lib.register(
+    "conv_wgrad(Tensor x, Tensor gy, int kernel, bool bias) -> (Tensor, Tensor)",
+    run=_wgrad_run,
+    fake=_wgrad_outputs,
+    vmap=_wgrad_vmap,
+    setup_context=_wgrad_setup,
+    backward=_wgrad_backward,
+)
+
+
+# ---- what users call ------------------------------------------------------------------------------------------------
+
+
+def conv_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, pool: bool) -> Tensor:
+    """The op as networks use it: any memory format in, NHWC out."""
+    save = (relu or pool) and lib.needs_grad(x, weight, bias)
+    return conv(x, weight, bias, relu, pool, save)[0]
+
+
+def conv3x3(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False, pool: bool = False
+) -> Tensor:
+    """3x3 convolution, stride 1, padding 1; then bias, ReLU and 2x2/2 max-pool as asked, in one pass.
+
+    Args:
+        x: (N, Cin, H, W), float32 or float64, contiguous or channels_last. N may be 0; H and W at least 1 (2 with pool).
+        weight: (Cout, Cin, 3, 3), any strides.
+        bias: (Cout,) or None.
+        relu: max(0, .) after the bias.
+        pool: the maximum of each 2x2 window; an odd last row or column is left out.
+
+    Returns:
+        (N, Cout, H, W), or (N, Cout, H // 2, W // 2) with pool, in x's memory format.
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.
+
+    Source: Simonyan & Zisserman, section 2.1.
+    """
+    if has_torch_function((x, weight, bias)):
+        return handle_torch_function(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
+    if tuple(weight.shape[2:]) != (3, 3):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 3, 3) is wanted")
+    return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, pool))
+
+
+def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+    """1x1 convolution, stride 1; then bias and ReLU as asked, in one pass.
+
+    Args:
+        x: (N, Cin, H, W), as for :func:`conv3x3`.
+        weight: (Cout, Cin, 1, 1), any strides.
+        bias: (Cout,) or None.
+        relu: max(0, .) after the bias.
+
+    Returns:
+        (N, Cout, H, W) in x's memory format.
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.
+
+    Source: Simonyan & Zisserman, section 2.1 (configuration C).
+    """
+    if has_torch_function((x, weight, bias)):
+        return handle_torch_function(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
+    if tuple(weight.shape[2:]) != (1, 1):
+        raise ValueError(f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 1, 1) is wanted")
+    return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, False))

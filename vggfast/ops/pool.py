@@ -1,0 +1,149 @@
+"""2x2/2 max-pool that remembers two bits an output, and the sum-pool that ends a dense evaluation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from vggfast import _native
+from vggfast._native import view
+from vggfast.ops import _library as lib
+from vggfast.ops.selection import empty_selection, scatter_selected
+
+# ---- max_pool ---------------------------------------------------------------------------------------------------------
+
+
+def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
+    lib.check_activation(x, "x", devices=("cpu", "cuda"))
+    n, c, h, w = x.shape
+    if not ceil_mode and (h < 2 or w < 2):
+        raise ValueError(f"x has shape {tuple(x.shape)}: without ceil_mode, H and W of at least 2 are wanted")
+    up = 1 if ceil_mode else 0
+    y = lib.empty_nhwc(x, (n, c, (h + up) // 2, (w + up) // 2))
+    return y, empty_selection(y, False, True) if save else x.new_empty(0, dtype=lib.BITS)
+
+
+def _max_pool_run(x, ceil_mode, save):
+    y, selection = _max_pool_outputs(x, ceil_mode, save)
+    core = _native.load()
+    views = view(lib.nhwc(x)), view(y), view(selection) if save else None
+    if x.device.type == "cuda":
+        if not hasattr(core, "cuda_max_pool2x2"):
+            raise ValueError(f"x is on {x.device}: this build has no CUDA kernels (VGGFAST_CUDA); cpu is wanted")
+        with torch.cuda.device(x.device):
+            core.cuda_max_pool2x2(*views, torch.cuda.current_stream().cuda_stream)
+    else:
+        core.max_pool2x2(*views, _native.threads())
+    return y, selection
+
+
+def _max_pool_setup(ctx, inputs, output):
+    x, _, save = inputs
+    if not save:
+        raise RuntimeError("save is False: True is wanted where a gradient is to go through max_pool")
+    ctx.save_for_backward(output[1])
+    ctx.size = x.shape[2:]
+
+
+def _max_pool_backward(ctx, gy, _):
+    (selection,) = ctx.saved_tensors
+    return scatter_selected(gy, selection, *ctx.size), None, None
+
+
+def _max_pool_vmap(info, in_dims, x, ceil_mode, save):
+    y, selection = max_pool(lib.fold(x, in_dims[0], info.batch_size), ceil_mode, save)
+    y = lib.unfold(y, info.batch_size)
+    return ((y, lib.unfold(selection, info.batch_size)), (0, 0)) if save else ((y, selection), (0, None))
+
+
+max_pool = lib.register(
+    "max_pool(Tensor x, bool ceil_mode, bool save) -> (Tensor, Tensor)",
+    run=_max_pool_run,
+    fake=_max_pool_outputs,
+    vmap=_max_pool_vmap,
+    setup_context=_max_pool_setup,
+    backward=_max_pool_backward,
+    autocast=True,
+)
+
+
+def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
+    """Maximum of each 2x2 window, stride 2.
+
+    The first maximum of a window takes the gradient; NaN passes through, as in torch.
+
+    Args:
+        x: (N, C, H, W), float32 or float64, contiguous or channels_last. On CUDA, forward only.
+        ceil_mode: an odd last row or column makes windows of its own instead of being left out.
+
+    Returns:
+        (N, C, H // 2, W // 2), rounded up with ceil_mode, in x's memory format.
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.
+
+    Source: Simonyan & Zisserman, section 2.1.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(max_pool2x2, (x,), x, ceil_mode=ceil_mode)
+    return lib.in_format_of(x, max_pool(x, ceil_mode, lib.needs_grad(x))[0])
+
+
+# ---- sum_pool ---------------------------------------------------------------------------------------------------------
+
+
+def _sum_pool_output(x, mean) -> Tensor:
+    lib.check_activation(x, "x")
+    return x.new_empty(x.shape[:2])
+
+
+def _sum_pool_run(x, mean):
+    y = _sum_pool_output(x, mean)
+    _native.load().sum_pool(view(lib.nhwc(x)), mean, view(y), _native.threads())
+    return y
+
+
+def _sum_pool_setup(ctx, inputs, output):
+    x, ctx.mean = inputs
+    ctx.size = x.shape[2:]
+
+
+def _sum_pool_backward(ctx, gy):
+    h, w = ctx.size
+    gx = gy[:, :, None, None].expand(*gy.shape, h, w)
+    return gx / (h * w) if ctx.mean else gx, None
+
+
+def _sum_pool_vmap(info, in_dims, x, mean):
+    return lib.unfold(sum_pool_scores(lib.fold(x, in_dims[0], info.batch_size), mean), info.batch_size), 0
+
+
+sum_pool_scores = lib.register(
+    "sum_pool(Tensor x, bool mean) -> Tensor",
+    run=_sum_pool_run,
+    fake=_sum_pool_output,
+    vmap=_sum_pool_vmap,
+    setup_context=_sum_pool_setup,
+    backward=_sum_pool_backward,
+    autocast=True,
+)
+
+
+def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
+    """A class score map (N, C, H, W) as class scores (N, C): the mean or sum over its pixels.
+
+    Args:
+        x: (N, C, H, W), float32 or float64, contiguous or channels_last.
+        reduce: "mean" (the paper's spatial average) or "sum".
+
+    Raises:
+        ValueError, TypeError: a shape, dtype, device or `reduce` that does not fit; the text names it.
+
+    Source: Simonyan & Zisserman, section 3.2.
+    """
+    if has_torch_function_unary(x):
+        return handle_torch_function(sum_pool, (x,), x, reduce=reduce)
+    if reduce not in ("mean", "sum"):
+        raise ValueError(f"reduce is {reduce!r}: 'mean' or 'sum' is wanted")
+    return sum_pool_scores(x, reduce == "mean")
