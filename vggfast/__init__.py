@@ -1,0 +1,37 @@
+"""vggfast: the fastest and most faithful way to run and train VGG networks."""
+
+from vggfast import ops
+from vggfast._version import __version__
+from vggfast.models import (
+    VGG,
+    VGG11,
+    VGG13,
+    VGG16,
+    VGG19,
+    vgg11,
+    vgg11_bn,
+    vgg13,
+    vgg13_bn,
+    vgg16,
+    vgg16_bn,
+    vgg19,
+    vgg19_bn,
+)
+
+__all__ = [
+    "VGG",
+    "VGG11",
+    "VGG13",
+    "VGG16",
+    "VGG19",
+    "__version__",
+    "ops",
+    "vgg11",
+    "vgg11_bn",
+    "vgg13",
+    "vgg13_bn",
+    "vgg16",
+    "vgg16_bn",
+    "vgg19",
+    "vgg19_bn",
+]

@@ -1,0 +1,302 @@
+"""The networks of the paper, A, A-LRN, B, C, D and E, as drop-in modules: torchvision's module tree and state_dict keys.
+
+Source: Simonyan & Zisserman, table 1 (configurations), section 3.1 (initialisation), section 3.2 (dense head).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggfast import ops
+from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, LocalResponseNorm, MaxPool2x2
+
+# A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
+CONFIGURATIONS: dict[str, list[int | str]] = {
+    "A": [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
+    "A-LRN": [64, "LRN", "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
+    "B": [64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
+    "C": [64, 64, "M", 128, 128, "M", 256, 256, "1x1", "M", 512, 512, "1x1", "M", 512, 512, "1x1", "M"],
+    "D": [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M"],
+    "E": [64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M"],
+}  # fmt: skip
+HEADS = ("linear", "conv", "none")
+
+
+def _one_of(name: str, value: Any, allowed) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} is {value!r}: one of {', '.join(map(repr, allowed))} is wanted")
+
+
+def make_features(config: str, in_channels: int, batch_norm: bool, width: float) -> tuple[FusedSequential, int]:
+    """The convolutional layers of a configuration, and the channels that come out."""
+    layers: list[nn.Module] = []
+    channels = in_channels
+    for item in CONFIGURATIONS[config]:
+        if item == "M":
+            layers.append(MaxPool2x2())
+        elif item == "LRN":
+            layers.append(LocalResponseNorm())
+        else:
+            if isinstance(item, int):
+                out = max(1, round(item * width))
+                layers.append(Conv3x3(channels, out))
+                channels = out
+            else:
+                layers.append(Conv1x1(channels, channels))
+            if batch_norm:
+                layers.append(nn.BatchNorm2d(channels))
+            layers.append(nn.ReLU(inplace=True))
+    return FusedSequential(*layers), channels
+
+
+def _linear_head(channels: int, pool_size: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(channels * pool_size**2, hidden),
+        nn.ReLU(True),
+        nn.Dropout(p=dropout),
+        nn.Linear(hidden, hidden),
+        nn.ReLU(True),
+        nn.Dropout(p=dropout),
+        nn.Linear(hidden, num_classes),
+    )
+
+
+def _conv_head(channels: int, pool_size: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
+    return FusedSequential(
+        nn.Conv2d(channels, hidden, pool_size),
+        nn.ReLU(True),
+        nn.Dropout(p=dropout),
+        Conv1x1(hidden, hidden),
+        nn.ReLU(True),
+        nn.Dropout(p=dropout),
+        Conv1x1(hidden, num_classes),
+    )
+
+
+class VGG(nn.Module):
+    """A network of the paper.
+
+    Args:
+        config: "A", "A-LRN", "B", "C", "D" or "E" (11, 11, 13, 16, 16 and 19 weight layers).
+        num_classes: outputs of the last layer.
+        in_channels: channels of the input; 3 for RGB.
+        dropout: probability, in [0, 1), after each of the first two FC layers.
+        batch_norm: a BatchNorm2d after each convolution (not in the paper; torchvision's ``_bn`` variants).
+        head: "linear": FC layers behind an adaptive average pool to `pool_size`, as torchvision has them.
+            "conv": the same layers as convolutions over the whole map, their class score map averaged (the paper's
+            dense evaluation). "none": no head, the model returns its feature map.
+        init: "glorot", "paper" (normal, std 0.01), "paper-literal" (normal, variance 0.01, so std 0.1; diverges),
+            "torchvision" (Kaiming), or None for what the layers' own constructors do.
+        width: scales the channels of every convolution, for networks smaller than the paper's.
+        hidden: width of the two hidden FC layers.
+        pool_size: extent of the map that the head sees; the paper's 224 / 32 = 7.
+
+    Input: (N, in_channels, H, W), H and W at least 32 (32 * pool_size with head="conv"). Output: (N, num_classes)
+    logits, or the feature map (N, C, H // 32, W // 32).
+
+    Raises:
+        ValueError: an argument or an input that does not fit; the text names it.
+    """
+
+    def __init__(
+        self,
+        config: str,
+        num_classes: int = 1000,
+        in_channels: int = 3,
+        dropout: float = 0.5,
+        batch_norm: bool = False,
+        head: str = "linear",
+        init: str | None = "glorot",
+        *,
+        width: float = 1.0,
+        hidden: int = 4096,
+        pool_size: int = 7,
+    ) -> None:
+        super().__init__()
+        _one_of("config", config, CONFIGURATIONS)
+        _one_of("head", head, HEADS)
+        _one_of("init", init, (*INITS, None))
+        for name, value in {"num_classes": num_classes, "in_channels": in_channels, "hidden": hidden,
+                            "pool_size": pool_size}.items():  # fmt: skip
+            if value < 1:
+                raise ValueError(f"{name} is {value}: 1 or more is wanted")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout is {dropout}: a probability in [0, 1) is wanted")
+        if width <= 0:
+            raise ValueError(f"width is {width}: more than 0 is wanted")
+        # What builds the same network again; a checkpoint carries it.
+        self.arguments = {
+            "config": config, "num_classes": num_classes, "in_channels": in_channels, "dropout": dropout,
+            "batch_norm": batch_norm, "head": head, "width": width, "hidden": hidden, "pool_size": pool_size,
+        }  # fmt: skip
+        self.features, channels = make_features(config, in_channels, batch_norm, width)
+        if head != "none":
+            make_head = _linear_head if head == "linear" else _conv_head
+            self.avgpool = nn.AdaptiveAvgPool2d((pool_size, pool_size)) if head == "linear" else nn.Identity()
+            self.classifier = make_head(channels, pool_size, hidden, num_classes, dropout)
+        if init is not None:
+            initialise(self, init)
+
+    @property
+    def head(self) -> str:
+        return self.arguments["head"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.head == "conv":
+            return ops.sum_pool(self.score_map(x))
+        x = self.features(x)
+        if self.head == "none":
+            return x
+        return self.classifier(torch.flatten(self.avgpool(x), 1))
+
+    def score_map(self, x: Tensor) -> Tensor:
+        """(N, num_classes, h, w): the class scores at every place where the head fits; head="conv" only.
+
+        h = H // 32 - pool_size + 1, w likewise.
+
+        Source: Simonyan & Zisserman, section 3.2.
+        """
+        if self.head != "conv":
+            raise ValueError(f"head is {self.head!r}: a score map wants 'conv' (see to_conv_head)")
+        least = 32 * self.arguments["pool_size"]
+        if x.dim() == 4 and min(x.shape[2:]) < least:
+            raise ValueError(f"x has shape {tuple(x.shape)}: the dense head wants H and W of at least {least}")
+        return self.classifier(self.features(x))
+
+    def to_conv_head(self) -> VGG:
+        """This network with its FC layers as convolutions; shares every parameter's memory with this one."""
+        return self._with_head("conv")
+
+    def to_linear_head(self) -> VGG:
+        """This network with its head as FC layers; shares every parameter's memory with this one."""
+        return self._with_head("linear")
+
+    def _with_head(self, head: str) -> VGG:
+        if self.head == "none":
+            raise ValueError("head is 'none': there are no FC layers to convert")
+        # On the meta device nothing is allocated: every parameter is then replaced by this network's own.
+        with torch.device("meta"):
+            other = VGG(**{**self.arguments, "head": head}, init=None)
+        other.features = self.features
+        for mine, theirs in zip(self.classifier, other.classifier, strict=True):
+            for name, parameter in mine.named_parameters():
+                shape = theirs.get_parameter(name).shape
+                shared = nn.Parameter(parameter.detach().view(shape), requires_grad=parameter.requires_grad)
+                setattr(theirs, name, shared)
+        return other.train(self.training)
+
+
+# ---- initialisation -----------------------------------------------------------------------------------------------
+
+
+def _normal(std: float) -> Callable[[nn.Module], None]:
+    return lambda module: nn.init.normal_(module.weight, 0.0, std)
+
+
+def _kaiming_as_torchvision(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        nn.init.normal_(module.weight, 0.0, 0.01)
+
+
+INITS: dict[str, Callable[[nn.Module], Any]] = {
+    "glorot": lambda module: nn.init.xavier_uniform_(module.weight),
+    "paper": _normal(0.01),
+    "paper-literal": _normal(math.sqrt(0.01)),
+    "torchvision": _kaiming_as_torchvision,
+}
+
+
+def initialise(model: nn.Module, init: str) -> None:
+    """Draws every conv and FC weight anew by `init` (see :class:`VGG`); biases 0, batch norm 1 and 0.
+
+    Source: Simonyan & Zisserman, section 3.1; Glorot & Bengio, 2010.
+    """
+    _one_of("init", init, INITS)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            INITS[init](module)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+# ---- the names that torchvision's users know ------------------------------------------------------------------------
+
+
+class _Named(VGG):
+    _config: str
+
+    def __init__(
+        self, num_classes: int = 1000, init_weights: bool = True, dropout: float = 0.5, **arguments: Any
+    ) -> None:
+        arguments.setdefault("init", "glorot")
+        if not init_weights:
+            arguments["init"] = None
+        super().__init__(self._config, num_classes=num_classes, dropout=dropout, **arguments)
+
+
+class VGG11(_Named):
+    """Configuration A. Arguments: `num_classes`, `init_weights`, `dropout`, and by name those of :class:`VGG`."""
+
+    _config = "A"
+
+
+class VGG13(_Named):
+    """Configuration B. Arguments: `num_classes`, `init_weights`, `dropout`, and by name those of :class:`VGG`."""
+
+    _config = "B"
+
+
+class VGG16(_Named):
+    """Configuration D. Arguments: `num_classes`, `init_weights`, `dropout`, and by name those of :class:`VGG`."""
+
+    _config = "D"
+
+
+class VGG19(_Named):
+    """Configuration E. Arguments: `num_classes`, `init_weights`, `dropout`, and by name those of :class:`VGG`."""
+
+    _config = "E"
+
+
+def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Callable[..., VGG]:
+    def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> VGG:
+        from vggfast.weights import state_dict_of
+
+        if weights is None:
+            return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
+        state = state_dict_of(weights, progress)
+        kwargs.setdefault("num_classes", state["classifier.6.weight"].shape[0])
+        model = network(batch_norm=batch_norm, init_weights=False, **kwargs)
+        model.load_state_dict(state)
+        return model
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"""torchvision's ``{name}`` on our kernels.
+
+    Args:
+        weights: None for random weights (torchvision's initialisation), a path to a .pth or .safetensors file, a
+            state_dict, or a torchvision weights enum (which torchvision then downloads).
+        progress: whether a download shows its progress.
+        **kwargs: of :class:`{network.__name__}`.
+    """
+    return build
+
+
+vgg11 = _as_torchvision(VGG11, "vgg11", False)
+vgg11_bn = _as_torchvision(VGG11, "vgg11_bn", True)
+vgg13 = _as_torchvision(VGG13, "vgg13", False)
+vgg13_bn = _as_torchvision(VGG13, "vgg13_bn", True)
+vgg16 = _as_torchvision(VGG16, "vgg16", False)
+vgg16_bn = _as_torchvision(VGG16, "vgg16_bn", True)
+vgg19 = _as_torchvision(VGG19, "vgg19", False)
+vgg19_bn = _as_torchvision(VGG19, "vgg19_bn", True)

@@ -1,0 +1,144 @@
+"""Modules on our ops that stand in for torch's: the same classes by inheritance, the same attributes and state.
+
+Each checks its own settings when it runs: one that was changed to something our kernels do not compute (a stride of 2,
+say) runs torch's op instead, so that rewriting a network keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules import module as _module
+from torch.overrides import has_torch_function_unary
+
+from vggfast import ops
+from vggfast.ops import _library as lib
+from vggfast.ops.conv import conv_nhwc
+
+
+class _Conv(nn.Conv2d):
+    _kernel: int
+    _padding: int
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, self._kernel, padding=self._padding, bias=bias)
+
+    def is_ours(self) -> bool:
+        """Whether the settings are still those that our kernels compute."""
+        return (
+            self.kernel_size == (self._kernel,) * 2
+            and self.padding == (self._padding,) * 2
+            and self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+            and self.padding_mode == "zeros"
+        )
+
+
+class Conv3x3(_Conv):
+    """``nn.Conv2d(in, out, 3, padding=1)`` on :func:`vggfast.ops.conv3x3`. Input (N, Cin, H, W), float32 or float64."""
+
+    _kernel, _padding = 3, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv3x3(x, self.weight, self.bias) if self.is_ours() else super().forward(x)
+
+
+class Conv1x1(_Conv):
+    """``nn.Conv2d(in, out, 1)`` on :func:`vggfast.ops.conv1x1`. Input (N, Cin, H, W), float32 or float64."""
+
+    _kernel, _padding = 1, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.conv1x1(x, self.weight, self.bias) if self.is_ours() else super().forward(x)
+
+
+class MaxPool2x2(nn.MaxPool2d):
+    """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), float32 or float64."""
+
+    def __init__(self, ceil_mode: bool = False) -> None:
+        super().__init__(kernel_size=2, stride=2, ceil_mode=ceil_mode)
+
+    def is_ours(self) -> bool:
+        """Whether the settings are still those that our kernels compute."""
+        return (
+            self.kernel_size in (2, (2, 2))
+            and self.stride in (2, (2, 2))
+            and self.padding in (0, (0, 0))
+            and self.dilation in (1, (1, 1))
+            and not self.return_indices
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.max_pool2x2(x, ceil_mode=self.ceil_mode) if self.is_ours() else super().forward(x)
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """``nn.LocalResponseNorm`` on :func:`vggfast.ops.local_response_norm`, with the paper's parameters as defaults."""
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
+        super().__init__(size, alpha, beta, k)  # alpha is divided by size, as in the authors' Caffe
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+
+def _is_bare(module: nn.Module) -> bool:
+    """Whether nobody watches or replaces this module's own forward."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def _any_global_hooks() -> bool:
+    return bool(
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+    )
+
+
+def _bare(modules: list[nn.Module], i: int, kind: type) -> Any:
+    """The i-th module where it is exactly of this kind and bare, else None."""
+    return modules[i] if i < len(modules) and type(modules[i]) is kind and _is_bare(modules[i]) else None
+
+
+class FusedSequential(nn.Sequential):
+    """An ``nn.Sequential`` that runs conv, ReLU and max-pool in a row as one op.
+
+    What is fused is decided at each call, from the modules as they are then: a hook, a replaced module or a changed
+    setting un-fuses its run. NCHW input is converted to NHWC once at the edge, and the output back.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if has_torch_function_unary(x) or _any_global_hooks():
+            return super().forward(x)
+        y = x
+        for module, epilogue in self._steps():
+            y = module(y) if epilogue is None else conv_nhwc(y, module.weight, module.bias, *epilogue)
+        converted = y is not x and y.dim() == 4 and not lib.is_channels_last(x)
+        return y.contiguous() if converted else y
+
+    def _steps(self) -> Iterator[tuple[Any, tuple[bool, bool] | None]]:
+        """(convolution, (relu, pool)) for a run to fuse, (module, None) for any other module."""
+        modules = list(self)
+        i = 0
+        while i < len(modules):
+            conv = _bare(modules, i, Conv3x3) or _bare(modules, i, Conv1x1)
+            if conv is None or not conv.is_ours():
+                yield modules[i], None
+                i += 1
+                continue
+            i += 1
+            relu = _bare(modules, i, nn.ReLU) is not None
+            i += relu
+            pool = _bare(modules, i, MaxPool2x2)
+            fused = pool is not None and pool.is_ours() and not pool.ceil_mode
+            i += fused
+            yield conv, (relu, fused)

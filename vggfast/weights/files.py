@@ -1,0 +1,127 @@
+"""Weight files: .safetensors (ours: weights and the arguments that build the network) and torch's .pth, .pt.
+
+Files are written beside their place and renamed, so that a reader sees the old one or the new one, never a half.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_METADATA = "vggfast"
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
+    """Calls `write` with a temporary path in the same folder, then renames it to `path`.
+
+    Raises:
+        OSError: the text names `path`; what stood there before still does.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except Exception as error:
+        # torch and safetensors report a full disk in exceptions of their own.
+        raise OSError(f"{path} could not be written ({error}); what stood there before is unchanged") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors, .pth or .pt file. Nothing in the file is executed.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
+    """
+    return _read(Path(path))[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """(tensors, arguments of the network or None) of a weight file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such weight file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                metadata = (file.metadata() or {}).get(_METADATA)
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            return tensors, json.loads(metadata) if metadata else None
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+        raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
+    except Exception as error:
+        if type(error).__name__ == "SafetensorError":
+            raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
+        raise
+    arguments = None
+    if isinstance(content, Mapping) and "model" in content:  # a training checkpoint of ours
+        content, arguments = content["model"], content.get("arguments")
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ValueError(f"{path} holds no state_dict: a mapping from names to tensors is wanted")
+    return dict(content), arguments
+
+
+def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
+    """The state_dict behind a path, a mapping, or an object with torchvision's ``get_state_dict``."""
+    if isinstance(weights, Mapping):
+        return dict(weights)
+    if isinstance(weights, str | Path):
+        return read_state_dict(weights)
+    if hasattr(weights, "get_state_dict"):
+        return dict(weights.get_state_dict(progress=progress, check_hash=True))
+    raise TypeError(f"weights is {type(weights).__name__}: a path, a state_dict or a torchvision weights enum is wanted")
+
+
+def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
+    """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` (JSON) as metadata."""
+    from safetensors.torch import save_file
+
+    metadata = {_METADATA: json.dumps({**model.arguments, **({"extra": dict(extra)} if extra else {})})}
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+
+
+def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
+    """(the network in evaluation mode, its `extra`) of a file by :func:`save_model` or of a training checkpoint.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not one of ours; the text names the path.
+    """
+    from vggfast.models import VGG
+
+    path = Path(path)
+    tensors, arguments = _read(path)
+    if arguments is None:
+        raise ValueError(f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted")
+    arguments = dict(arguments)
+    extra = arguments.pop("extra", {})
+    try:
+        model = VGG(**arguments, init=None)
+        model.load_state_dict(tensors)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{path} does not hold the network that it names ({arguments}): {error}") from error
+    return model.eval(), extra
