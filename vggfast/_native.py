@@ -18,7 +18,10 @@ _ADVICE = """vggfast's compiled module cannot be loaded: {error}
 def _advice() -> str:
     built = sorted(Path(__file__).parent.glob("_C.*"))
     if not built:
-        return "It was not built. In the source tree: python setup.py build_ext --inplace; else: pip install --force-reinstall vggfast"
+        return (
+            "It was not built. In the source tree: python setup.py build_ext --inplace; "
+            "else: pip install --force-reinstall vggfast"
+        )
     names = ", ".join(path.name for path in built)
     return (
         f"Found {names}, which this Python or this system cannot load. "

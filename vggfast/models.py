@@ -1,4 +1,4 @@
-"""The networks of the paper, A, A-LRN, B, C, D and E, as drop-in modules: torchvision's module tree and state_dict keys.
+"""The networks of the paper, A, A-LRN, B, C, D and E, as drop-in modules: torchvision's module tree and keys.
 
 Source: Simonyan & Zisserman, table 1 (configurations), section 3.1 (initialisation), section 3.2 (dense head).
 """
@@ -130,7 +130,7 @@ class VGG(nn.Module):
         if width <= 0:
             raise ValueError(f"width is {width}: more than 0 is wanted")
         # What builds the same network again; a checkpoint carries it.
-        self.arguments = {
+        self.arguments: dict[str, Any] = {
             "config": config, "num_classes": num_classes, "in_channels": in_channels, "dropout": dropout,
             "batch_norm": batch_norm, "head": head, "width": width, "hidden": hidden, "pool_size": pool_size,
         }  # fmt: skip
@@ -194,18 +194,18 @@ class VGG(nn.Module):
 # ---- initialisation -----------------------------------------------------------------------------------------------
 
 
-def _normal(std: float) -> Callable[[nn.Module], None]:
+def _normal(std: float) -> Callable[[nn.Conv2d | nn.Linear], Any]:
     return lambda module: nn.init.normal_(module.weight, 0.0, std)
 
 
-def _kaiming_as_torchvision(module: nn.Module) -> None:
+def _kaiming_as_torchvision(module: nn.Conv2d | nn.Linear) -> None:
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     else:
         nn.init.normal_(module.weight, 0.0, 0.01)
 
 
-INITS: dict[str, Callable[[nn.Module], Any]] = {
+INITS: dict[str, Callable[[nn.Conv2d | nn.Linear], Any]] = {
     "glorot": lambda module: nn.init.xavier_uniform_(module.weight),
     "paper": _normal(0.01),
     "paper-literal": _normal(math.sqrt(0.01)),
@@ -229,7 +229,7 @@ def initialise(model: nn.Module, init: str) -> None:
             nn.init.zeros_(module.bias)
 
 
-# ---- the names that torchvision's users know ------------------------------------------------------------------------
+# ---- the names that torchvision's users know ----------------------------------------------------------------------
 
 
 class _Named(VGG):

@@ -74,9 +74,18 @@ void run_fprop(const Tensor& x, const WeightView<T>& weight, const T* bias, Epil
   cpu::parallel_for(blocks, context.threads,
                     [&](int64_t block, int) { kernels.conv_pack(weight, block, packed + block * block_values); });
 
-  const ConvArgs<T> args{.x = x.as<T>(), .in = extent_of(x), .kernel = weight.kernel, .cout = weight.out,
-                         .packed = packed, .bias = padded_bias, .zeros = zeros, .y = y.as<T>(),
-                         .oh = y.size(2), .ow = y.size(3), .relu = e.relu, .pool = e.pool,
+  const ConvArgs<T> args{.x = x.as<T>(),
+                         .in = extent_of(x),
+                         .kernel = weight.kernel,
+                         .cout = weight.out,
+                         .packed = packed,
+                         .bias = padded_bias,
+                         .zeros = zeros,
+                         .y = y.as<T>(),
+                         .oh = y.size(2),
+                         .ow = y.size(3),
+                         .relu = e.relu,
+                         .pool = e.pool,
                          .selection = selection ? selection->as<uint8_t>() : nullptr};
   const int64_t outputs = y.size(0) * y.size(2) * y.size(3);
   const int64_t tiles = ceil_div(outputs, kernels.tile_pixels / (e.pool ? 4 : 1));
@@ -120,10 +129,16 @@ void run_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, const Tensor
   std::fill_n(partial, split.values(), T(0));
 
   const int64_t rows = in.n * in.h, units = split.blocks * split.input_units;
-  cpu::parallel_for(split.groups * units, context.threads, [&](int64_t task, int) {
+  const int64_t tasks = x.numel() > 0 ? split.groups * units : 0;  // without pixels, the zeros are the sums
+  cpu::parallel_for(tasks, context.threads, [&](int64_t task, int) {
     const int64_t group = task / units, unit = task % units, row = group * split.rows_per_group;
-    const WgradArgs<T> args{.x = x.as<T>(), .gy = gy.as<T>(), .in = in, .kernel = kernel, .cout = cout,
-                            .row_begin = row, .row_end = std::min(row + split.rows_per_group, rows),
+    const WgradArgs<T> args{.x = x.as<T>(),
+                            .gy = gy.as<T>(),
+                            .in = in,
+                            .kernel = kernel,
+                            .cout = cout,
+                            .row_begin = row,
+                            .row_end = std::min(row + split.rows_per_group, rows),
                             .partial = partial + group * split.partial_values,
                             .partial_bias = gb ? partial_bias + group * split.bias_values : nullptr};
     kernels.conv_wgrad(args, unit % split.input_units, unit / split.input_units);
@@ -155,22 +170,21 @@ void run_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, const Tensor
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight) {
   check_nhwc(x, "x");
   check_kernel(weight, x.size(1), 1, "x");
-  return cpu::for_float(x, "x", [&]<class T>() {
-    return fprop_workspace<T>(weight.size(1), weight.size(0), weight.size(2));
-  });
+  return cpu::for_float(x, "x",
+                        [&]<class T>() { return fprop_workspace<T>(weight.size(1), weight.size(0), weight.size(2)); });
 }
 
 size_t conv_dgrad_workspace(const Tensor& gy, const Tensor& weight) {
   check_nhwc(gy, "gy");
   check_kernel(weight, gy.size(1), 0, "gy");
-  return cpu::for_float(gy, "gy", [&]<class T>() {
-    return fprop_workspace<T>(weight.size(0), weight.size(1), weight.size(2));
-  });
+  return cpu::for_float(gy, "gy",
+                        [&]<class T>() { return fprop_workspace<T>(weight.size(0), weight.size(1), weight.size(2)); });
 }
 
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, int64_t kernel) {
   check_nhwc(x, "x");
   check_nhwc(gy, "gy");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
   return cpu::for_float(x, "x", [&]<class T>() {
     return sizeof(T) *
            static_cast<size_t>(WgradSplit(cpu::kernels().of<T>(), extent_of(x), gy.size(1), kernel).values());
@@ -188,8 +202,9 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
   if (bias) check_like(*bias, "bias", {cout}, x.dtype, x.device);
   if (selection) check_selection(*selection, e, y);
   cpu::for_float(x, "x", [&]<class T>() {
-    const WeightView<T> view{weight.as<T>(),   cout,             weight.size(1),   weight.size(2),
-                             weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+    const WeightView<T> view{
+        weight.as<T>(),  cout, weight.size(1), weight.size(2), weight.stride(0), weight.stride(1), weight.stride(2),
+        weight.stride(3)};
     VGGFAST_CHECK(!bias || bias->stride(0) == 1 || cout == 1, "bias is not contiguous");
     run_fprop<T>(x, view, bias ? bias->as<T>() : nullptr, e, y, selection, workspace, context);
   });

@@ -24,15 +24,15 @@ template <class T>
 struct ConvArgs {
   const T* x;
   Extent in;
-  int64_t kernel;     // 1 or 3
+  int64_t kernel;  // 1 or 3
   int64_t cout;
-  const T* packed;    // [block][tap][cin][block_channels], zero-padded
-  const T* bias;      // [block][block_channels], zero-padded
-  const T* zeros;     // cin zeros: what a tap outside the image reads
+  const T* packed;  // [block][tap][cin][block_channels], zero-padded
+  const T* bias;    // [block][block_channels], zero-padded
+  const T* zeros;   // cin zeros: what a tap outside the image reads
   T* y;
-  int64_t oh, ow;     // y's extents: pooled when `pool`
+  int64_t oh, ow;  // y's extents: pooled when `pool`
   bool relu, pool;
-  uint8_t* selection; // null, or as in vggfast/selection.h
+  uint8_t* selection;  // null, or as in vggfast/selection.h
 };
 
 template <class T>
@@ -48,8 +48,8 @@ struct WgradArgs {
 
 template <class T>
 struct SelectArgs {
-  T* z;        // the larger side, (n, h, w, c)
-  T* y;        // the smaller side, (n, oh, ow, c)
+  T* z;  // the larger side, (n, h, w, c)
+  T* y;  // the smaller side, (n, oh, ow, c)
   uint8_t* selection;
   Extent big;
   int64_t oh, ow;

@@ -1,6 +1,7 @@
 // Threads come from the OpenMP runtime that the process has already loaded (in Python, torch's), so that there is one
 // pool of threads and not two. It is found by name at run time rather than linked: GOMP_parallel is the entry point of
-// libgomp, and LLVM's and Intel's runtimes export it too. Without one, libgomp is loaded; without that, one thread works.
+// libgomp, and LLVM's and Intel's runtimes export it too. Without one, libgomp is loaded; without that, one thread
+// works.
 #include "cpu/parallel.h"
 
 #include <dlfcn.h>
@@ -65,10 +66,9 @@ void cpu::parallel_ranges(int64_t units, int64_t grain, int threads,
                           const std::function<void(int64_t, int64_t, int)>& body) {
   constexpr int64_t pieces_per_thread = 8;  // so that a thread that loses its core delays the others little
   const int64_t pieces = std::max(threads, 1) * pieces_per_thread;
-  const int64_t piece = std::max(grain, (units + pieces - 1) / pieces);
-  parallel_for((units + piece - 1) / piece, threads, [&](int64_t task, int worker) {
-    body(task * piece, std::min(units, (task + 1) * piece), worker);
-  });
+  const int64_t piece = std::max<int64_t>({1, grain, (units + pieces - 1) / pieces});
+  parallel_for((units + piece - 1) / piece, threads,
+               [&](int64_t task, int worker) { body(task * piece, std::min(units, (task + 1) * piece), worker); });
 }
 
 }  // namespace vggfast

@@ -1,6 +1,8 @@
 // Max-pool, selections and sum-pool on the CPU. Kernels: cpu/kernels/pool.h.
 #include "vggfast/pool.h"
 
+#include <algorithm>
+
 #include "cpu/dtypes.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
@@ -13,16 +15,20 @@ using cpu::SelectArgs;
 
 constexpr int64_t grain_values = 1 << 14;  // values that make a piece of work worth a thread
 
-int64_t rows_worth_a_task(const Tensor& y) {
-  return 1 + grain_values / (1 + y.size(1) * y.size(3));
-}
+int64_t rows_worth_a_task(const Tensor& y) { return 1 + grain_values / (1 + y.size(1) * y.size(3)); }
 
 /// The arguments that the three selecting ops share, checked.
 template <class T>
 SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* selection, Epilogue e) {
   check_pool_outputs(z, y, selection, e);
-  return {.z = z.as<T>(), .y = y.as<T>(), .selection = selection ? selection->as<uint8_t>() : nullptr,
-          .big = extent_of(z), .oh = y.size(2), .ow = y.size(3), .relu = e.relu, .pool = e.pool};
+  return {.z = z.as<T>(),
+          .y = y.as<T>(),
+          .selection = selection ? selection->as<uint8_t>() : nullptr,
+          .big = extent_of(z),
+          .oh = y.size(2),
+          .ow = y.size(3),
+          .relu = e.relu,
+          .pool = e.pool};
 }
 
 }  // namespace
@@ -48,6 +54,10 @@ void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const
 void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context) {
   cpu::for_float(z, "z", [&]<class T>() {
     const SelectArgs<T> args = select_args<T>(z, y, &selection, e);
+    if (y.numel() == 0) {  // a single row or column may have no window
+      std::fill_n(args.z, z.numel(), T(0));
+      return;
+    }
     cpu::parallel_ranges(
         y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
         [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().scatter_selected(args, begin, end); });
@@ -57,7 +67,9 @@ void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, cons
 void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context) {
   check_nhwc(x, "x");
   check_like(y, "y", {x.size(0), x.size(1)}, x.dtype, x.device);
-  VGGFAST_CHECK(y.numel() == 0 || (y.stride(1) == 1 || y.size(1) == 1), "y is not contiguous");
+  VGGFAST_CHECK(
+      y.numel() == 0 || ((y.stride(1) == 1 || y.size(1) == 1) && (y.stride(0) == y.size(1) || y.size(0) == 1)),
+      "y is not contiguous");
   cpu::for_float(x, "x", [&]<class T>() {
     const int64_t channels = x.size(1), pixels = x.size(2) * x.size(3);
     const T scale = mean ? T(1) / static_cast<T>(pixels) : T(1);

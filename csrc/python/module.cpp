@@ -31,15 +31,13 @@ Device device_named(const std::string& name) {
   return Device::cuda;
 }
 
-Tensor make_tensor(const py::object& /*owner*/, uintptr_t data, std::vector<int64_t> shape, std::vector<int64_t> strides, const std::string& dtype,
-                   const std::string& device) {
+Tensor make_tensor(const py::object& /*owner*/, uintptr_t data, std::vector<int64_t> shape,
+                   std::vector<int64_t> strides, const std::string& dtype, const std::string& device) {
   return {reinterpret_cast<void*>(data), dtype_named(dtype), device_named(device), std::move(shape),
           std::move(strides)};
 }
 
-Workspace workspace_of(const Tensor& t) {
-  return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)};
-}
+Workspace workspace_of(const Tensor& t) { return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)}; }
 
 LrnParams lrn_params(int64_t size, double alpha, double beta, double k) { return {size, alpha, beta, k}; }
 
@@ -51,9 +49,8 @@ void bind_conv(py::module_& m) {
   m.def(
       "conv_fprop",
       [](const Tensor& x, const Tensor& weight, const Tensor* bias, bool relu, bool pool, const Tensor& y,
-         const Tensor* selection, const Tensor& workspace, int threads) {
-        conv_fprop(x, weight, bias, {relu, pool}, y, selection, workspace_of(workspace), {threads});
-      },
+         const Tensor* selection, const Tensor& workspace,
+         int threads) { conv_fprop(x, weight, bias, {relu, pool}, y, selection, workspace_of(workspace), {threads}); },
       no_gil);
   m.def(
       "conv_dgrad",
@@ -114,9 +111,8 @@ void bind_lrn(py::module_& m) {
   m.def(
       "lrn_dgrad",
       [](const Tensor& gy, const Tensor& x, int64_t size, double alpha, double beta, double k, const Tensor& gx,
-         const Tensor& workspace, int threads) {
-        lrn_dgrad(gy, x, lrn_params(size, alpha, beta, k), gx, workspace_of(workspace), {threads});
-      },
+         const Tensor& workspace,
+         int threads) { lrn_dgrad(gy, x, lrn_params(size, alpha, beta, k), gx, workspace_of(workspace), {threads}); },
       no_gil);
 }
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vggfast.ops._autograd import make_kernel
+
 _LIBRARY = torch.library.Library("vggfast", "DEF")
 DTYPES = (torch.float32, torch.float64)
 BITS = torch.uint8  # of a selection
@@ -18,8 +20,8 @@ def register(
     run: Callable,
     fake: Callable,
     vmap: Callable,
-    setup_context: Callable | None = None,
-    backward: Callable | None = None,
+    setup_context: Callable,
+    backward: Callable,
     autocast: bool = False,
 ) -> Callable:
     """Registers ``vggfast::<schema>`` and returns it as a callable.
@@ -32,15 +34,17 @@ def register(
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_vmap(name, vmap, lib=_LIBRARY)
-    if backward is not None:
-        torch.library.register_autograd(name, backward, setup_context=setup_context, lib=_LIBRARY)
+    op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
+    _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
     if autocast:
         torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
-    return getattr(torch.ops.vggfast, schema.split("(")[0]).default
+    return op
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
-    """Whether a backward may follow an op on these tensors."""
+    """Whether a backward may follow an op on these tensors; what ``torch.func`` does around it cannot be seen here."""
+    if torch._C._are_functorch_transforms_active():
+        return True
     return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
 
 
@@ -58,7 +62,7 @@ def check_activation(t: Tensor, name: str, devices: Sequence[str] = ("cpu",)) ->
     """A (N, C, H, W) tensor with C, H, W of at least 1."""
     if t.dim() != 4:
         raise ValueError(f"{name} has shape {tuple(t.shape)}: 4 axes (N, C, H, W) are wanted")
-    if min(t.shape[1:]) < 1:
+    if any(extent < 1 for extent in t.shape[1:]):  # min() would compare extents, a guard each under torch.compile
         raise ValueError(f"{name} has shape {tuple(t.shape)}: C, H and W of at least 1 are wanted")
     check_float(t, name, devices)
 
@@ -70,7 +74,7 @@ def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
         raise ValueError(f"{name} is on {t.device} and {like_name} on {like.device}: the same device is wanted")
 
 
-# ---- memory format: inside, everything is NHWC ------------------------------------------------------------------------
+# ---- memory format: inside, everything is NHWC ----------------------------------------------------------------------
 
 
 def nhwc(t: Tensor) -> Tensor:
@@ -109,10 +113,7 @@ def loop_over_examples(op: Callable, info, in_dims, args):
     """A vmap rule for arguments that cannot be folded (a weight per example): the op, example by example."""
 
     def example(i: int) -> list:
-        return [
-            arg if dim is None else arg.select(dim, i)
-            for arg, dim in zip(args, in_dims, strict=True)
-        ]
+        return [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
 
     results = [op(*example(i)) for i in range(info.batch_size)]
     if isinstance(results[0], tuple):

@@ -18,7 +18,7 @@ from vggfast.ops.selection import empty_selection, scatter_selected
 
 def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
     lib.check_activation(x, x_name)
-    if weight.dim() != 4 or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)) or min(weight.shape) < 1:
+    if weight.dim() != 4 or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)) or 0 in weight.shape:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) with at least one channel "
             "on each side is wanted"
@@ -31,7 +31,7 @@ def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
     lib.check_same(weight, "weight", x, x_name)
 
 
-# ---- conv -------------------------------------------------------------------------------------------------------------
+# ---- conv -----------------------------------------------------------------------------------------------------------
 
 
 def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
@@ -67,9 +67,7 @@ def _conv_setup(ctx, inputs, output):
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     if (relu or pool) and not save:
         raise RuntimeError("save is False: True is wanted where a gradient is to go through ReLU or pool")
-    ctx.save_for_backward(
-        x if needs_weight else None, weight if needs_x else None, output[1] if relu or pool else None
-    )
+    ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None, output[1] if relu or pool else None)
     ctx.size, ctx.kernel, ctx.bias = x.shape[2:], weight.shape[2], bias is not None and needs_bias
 
 
@@ -106,7 +104,7 @@ conv = lib.register(
 )
 
 
-# ---- dgrad ------------------------------------------------------------------------------------------------------------
+# ---- dgrad ----------------------------------------------------------------------------------------------------------
 
 
 def _dgrad_output(gy, weight) -> Tensor:
@@ -125,9 +123,7 @@ def _dgrad_run(gy, weight):
 
 def _dgrad_setup(ctx, inputs, output):
     gy, weight = inputs
-    ctx.save_for_backward(
-        gy if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None
-    )
+    ctx.save_for_backward(gy if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
     ctx.kernel = weight.shape[2]
 
 
@@ -154,13 +150,15 @@ conv_dgrad = lib.register(
 )
 
 
-# ---- wgrad ------------------------------------------------------------------------------------------------------------
+# ---- wgrad ----------------------------------------------------------------------------------------------------------
 
 
 def _wgrad_outputs(x, gy, kernel, bias) -> tuple[Tensor, Tensor]:
     lib.check_activation(x, "x")
     lib.check_activation(gy, "gy")
     lib.check_same(gy, "gy", x, "x")
+    if kernel not in (1, 3):
+        raise ValueError(f"kernel is {kernel}: 1 or 3 is wanted")
     if x.shape[0] != gy.shape[0] or x.shape[2:] != gy.shape[2:]:
         raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N, H and W are wanted")
     return x.new_empty(gy.shape[1], x.shape[1], kernel, kernel), x.new_empty(gy.shape[1] if bias else 0)
@@ -211,13 +209,11 @@ def conv_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, pool: 
     return conv(x, weight, bias, relu, pool, save)[0]
 
 
-def conv3x3(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False, pool: bool = False
-) -> Tensor:
+def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False, pool: bool = False) -> Tensor:
     """3x3 convolution, stride 1, padding 1; then bias, ReLU and 2x2/2 max-pool as asked, in one pass.
 
     Args:
-        x: (N, Cin, H, W), float32 or float64, contiguous or channels_last. N may be 0; H and W at least 1 (2 with pool).
+        x: (N, Cin, H, W), float32 or float64, contiguous or channels_last. N may be 0; H, W at least 1 (2 with pool).
         weight: (Cout, Cin, 3, 3), any strides.
         bias: (Cout,) or None.
         relu: max(0, .) after the bias.

@@ -49,7 +49,7 @@ lrn = lib.register(
 )
 
 
-# ---- dgrad ------------------------------------------------------------------------------------------------------------
+# ---- dgrad ----------------------------------------------------------------------------------------------------------
 
 
 def _dgrad_output(gy, x, *params) -> Tensor:
@@ -119,9 +119,7 @@ lrn_dgrad = lib.register(
 )
 
 
-def local_response_norm(
-    x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
-) -> Tensor:
+def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> Tensor:
     """x / (k + alpha / size * (sum of squares over `size` neighbouring channels)) ** beta.
 
     Args:

@@ -11,7 +11,7 @@ from vggfast._native import view
 from vggfast.ops import _library as lib
 from vggfast.ops.selection import empty_selection, scatter_selected
 
-# ---- max_pool ---------------------------------------------------------------------------------------------------------
+# ---- max_pool -------------------------------------------------------------------------------------------------------
 
 
 def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
@@ -90,7 +90,7 @@ def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     return lib.in_format_of(x, max_pool(x, ceil_mode, lib.needs_grad(x))[0])
 
 
-# ---- sum_pool ---------------------------------------------------------------------------------------------------------
+# ---- sum_pool -------------------------------------------------------------------------------------------------------
 
 
 def _sum_pool_output(x, mean) -> Tensor:

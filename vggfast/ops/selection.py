@@ -38,7 +38,7 @@ def _check(t: Tensor, name: str, selection: Tensor, size: tuple[int, int]) -> tu
     return selection.shape[1] != 2, selection.shape[1] >= 2
 
 
-# ---- gather: the elements that were selected --------------------------------------------------------------------------
+# ---- gather: the elements that were selected ------------------------------------------------------------------------
 
 
 def _gather_output(z, selection) -> Tensor:
@@ -81,7 +81,7 @@ gather_selected = lib.register(
 )
 
 
-# ---- scatter: its transpose -------------------------------------------------------------------------------------------
+# ---- scatter: its transpose -----------------------------------------------------------------------------------------
 
 
 def _scatter_output(y, selection, h, w) -> Tensor:

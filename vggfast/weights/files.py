@@ -93,11 +93,13 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
         return read_state_dict(weights)
     if hasattr(weights, "get_state_dict"):
         return dict(weights.get_state_dict(progress=progress, check_hash=True))
-    raise TypeError(f"weights is {type(weights).__name__}: a path, a state_dict or a torchvision weights enum is wanted")
+    raise TypeError(
+        f"weights is {type(weights).__name__}: a path, a state_dict or a torchvision weights enum is wanted"
+    )
 
 
 def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` (JSON) as metadata."""
+    """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata."""
     from safetensors.torch import save_file
 
     metadata = {_METADATA: json.dumps({**model.arguments, **({"extra": dict(extra)} if extra else {})})}

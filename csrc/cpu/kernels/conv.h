@@ -17,11 +17,12 @@ namespace {
 
 template <class T>
 struct ConvTraits {
-  static constexpr int pixels = VGGFAST_CONV_PIXELS;    // P, a multiple of 4
+  static constexpr int pixels = VGGFAST_CONV_PIXELS;                         // P, a multiple of 4
   static constexpr int vectors = VGGFAST_CONV_VECTORS * (int)sizeof(T) / 4;  // V
   static constexpr int64_t lanes = Vec<T>::lanes;
   static constexpr int64_t channels = vectors * lanes;  // of a block
   static constexpr int max_taps = 9;
+  static constexpr int64_t partial_terms = 128;  // summed by themselves, which bounds the rounding of long sums
   static_assert(pixels % 4 == 0 && channels % 8 == 0);
 };
 
@@ -48,8 +49,7 @@ void conv_pack(const WeightView<T>& w, int64_t block, T* packed) {
 /// `width` values of the block.
 template <class T, bool Whole = true>
 inline __attribute__((always_inline)) void multiply_add(Accumulators<T>& acc, const T* const* a, int64_t a_step,
-                                                        const T* b, int64_t b_step, int64_t count,
-                                                        int64_t width = 0) {
+                                                        const T* b, int64_t b_step, int64_t count, int64_t width = 0) {
   using Traits = ConvTraits<T>;
   for (int64_t k = 0; k < count; ++k, b += b_step) {
     typename Vec<T>::Value column[Traits::vectors];
@@ -62,6 +62,20 @@ inline __attribute__((always_inline)) void multiply_add(Accumulators<T>& acc, co
     for (int p = 0; p < Traits::pixels; ++p) {
 #pragma GCC unroll 16
       for (int v = 0; v < Traits::vectors; ++v) acc[p][v] = Vec<T>::fma(a[p][k * a_step], column[v], acc[p][v]);
+    }
+  }
+}
+
+/// total += acc; acc = 0.
+template <class T>
+inline __attribute__((always_inline)) void flush(Accumulators<T>& acc, Accumulators<T>& total) {
+  using Traits = ConvTraits<T>;
+#pragma GCC unroll 16
+  for (int p = 0; p < Traits::pixels; ++p) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Traits::vectors; ++v) {
+      total[p][v] += acc[p][v];
+      acc[p][v] = Vec<T>::zero();
     }
   }
 }
@@ -86,8 +100,7 @@ void find_rows(const ConvArgs<T>& a, int64_t tile, const T** rows) {
       for (int64_t s = 0; s < a.kernel; ++s) {
         const int64_t yy = y + r - pad, xx = x + s - pad;
         const bool inside = index < outputs && yy >= 0 && yy < a.in.h && xx >= 0 && xx < a.in.w;
-        rows[(r * a.kernel + s) * P + p] =
-            inside ? a.x + ((n * a.in.h + yy) * a.in.w + xx) * a.in.c : a.zeros;
+        rows[(r * a.kernel + s) * P + p] = inside ? a.x + ((n * a.in.h + yy) * a.in.w + xx) * a.in.c : a.zeros;
       }
     }
   }
@@ -149,12 +162,18 @@ void conv_fprop(const ConvArgs<T>& a, int64_t tile_begin, int64_t tile_end, int6
     find_rows(a, tile, rows);
     for (int64_t block = block_begin; block < block_end; ++block) {
       const T* packed = a.packed + block * taps * a.in.c * Traits::channels;
-      Accumulators<T> acc{};
+      Accumulators<T> total{}, acc{};
+      int64_t terms = 0;  // in acc
       for (int64_t tap = 0; tap < taps; ++tap) {
-        multiply_add<T>(acc, rows + tap * Traits::pixels, 1, packed + tap * a.in.c * Traits::channels,
-                        Traits::channels, a.in.c);
+        multiply_add<T>(acc, rows + tap * Traits::pixels, 1, packed + tap * a.in.c * Traits::channels, Traits::channels,
+                        a.in.c);
+        terms += a.in.c;
+        if (terms >= Traits::partial_terms || tap + 1 == taps) {
+          flush<T>(acc, total);
+          terms = 0;
+        }
       }
-      store_tile(a, tile, block, acc);
+      store_tile(a, tile, block, total);
     }
   }
 }

@@ -41,8 +41,8 @@ void lrn_fprop(const LrnArgs<T>& a, int64_t pixel_begin, int64_t pixel_end) {
 
 template <class T>
 void lrn_dgrad(const LrnArgs<T>& a, int64_t pixel_begin, int64_t pixel_end, T* scratch) {
-  T* power = scratch;                // s, then s^-beta
-  T* product = scratch + a.channels; // gy x s^(-beta - 1)
+  T* power = scratch;                 // s, then s^-beta
+  T* product = scratch + a.channels;  // gy x s^(-beta - 1)
   for (int64_t pixel = pixel_begin; pixel < pixel_end; ++pixel) {
     const T* x = a.x + pixel * a.channels;
     const T* gy = a.gy + pixel * a.channels;

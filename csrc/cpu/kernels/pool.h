@@ -56,17 +56,21 @@ void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
   }
 }
 
-/// Calls visit(y, z, masks...) for each vector of channels of each output: which element of z it came from.
+/// Calls visit(y, z, c, inside, masks...) for each vector of channels of each output: which element of z it came from.
+/// inside(i) says whether the window has element i: one that the image's edge cuts lacks some, whatever the bits say.
 /// `pass` is all ones without ReLU; column and row are all zeros without pool.
 template <class T, class Visit>
-inline __attribute__((always_inline)) void for_each_selected(const SelectArgs<T>& a, int64_t row_begin,
-                                                             int64_t row_end, Visit visit) {
+inline __attribute__((always_inline)) void for_each_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end,
+                                                             Visit visit) {
   using V = Vec<T>;
   const int64_t channels = a.big.c, bytes = (channels + 7) / 8, plane = a.oh * a.ow * bytes;
   const int64_t stride = a.pool ? 2 : 1;
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t z_row = row / a.oh * a.big.h + stride * (row % a.oh);
+    const bool high = 2 * (row % a.oh) + 1 < a.big.h;
     for (int64_t x = 0; x < a.ow; ++x) {
+      const bool wide = 2 * x + 1 < a.big.w;
+      const auto inside = [&](int i) { return (wide || i % 2 == 0) && (high || i / 2 == 0); };
       T* y = a.y + (row * a.ow + x) * channels;
       T* z = a.z + (z_row * a.big.w + stride * x) * channels;
       const uint8_t* bits = selection_at(a, row, x, bytes);
@@ -78,7 +82,7 @@ inline __attribute__((always_inline)) void for_each_selected(const SelectArgs<T>
           column = load_bits<T>(pooled, bytes, c);
           below = load_bits<T>(pooled + plane, bytes, c);
         }
-        visit(y, z, c, pass, column, below);
+        visit(y, z, c, inside, pass, column, below);
       }
     }
   }
@@ -94,16 +98,16 @@ template <class T>
 void gather_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
-  for_each_selected(a, row_begin, row_end, [&](T* y, const T* z, int64_t c, auto pass, auto column, auto below) {
-    typename V::Value picked = load_channels(z, c, channels);
-    for (int i = 1; i < (a.pool ? 4 : 1); ++i) {
-      const typename V::Mask here = is_element<T>(i, column, below);
-      // A window cut by the image's edge has no such element, and then no lane asks for it.
-      if (V::bits(here) == 0) continue;
-      picked = V::select(here, load_channels(z + (i / 2 * a.big.w + i % 2) * channels, c, channels), picked);
-    }
-    store_channels(y, c, channels, V::select(pass, picked, V::zero()));
-  });
+  for_each_selected(
+      a, row_begin, row_end, [&](T* y, const T* z, int64_t c, auto inside, auto pass, auto column, auto below) {
+        typename V::Value picked = load_channels(z, c, channels);
+        for (int i = 1; i < (a.pool ? 4 : 1); ++i) {
+          const typename V::Mask here = is_element<T>(i, column, below);
+          if (!inside(i) || V::bits(here) == 0) continue;
+          picked = V::select(here, load_channels(z + (i / 2 * a.big.w + i % 2) * channels, c, channels), picked);
+        }
+        store_channels(y, c, channels, V::select(pass, picked, V::zero()));
+      });
 }
 
 template <class T>
@@ -118,14 +122,15 @@ void scatter_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end
       __builtin_memset(top, 0, (size_t)((last - 2 * y) * row_values) * sizeof(T));
     }
   }
-  for_each_selected(a, row_begin, row_end, [&](const T* y, T* z, int64_t c, auto pass, auto column, auto below) {
-    const typename V::Value g = V::select(pass, load_channels(y, c, channels), V::zero());
-    for (int i = 0; i < (a.pool ? 4 : 1); ++i) {
-      const typename V::Mask here = is_element<T>(i, column, below);
-      if (V::bits(here) == 0) continue;
-      store_channels(z + (i / 2 * a.big.w + i % 2) * channels, c, channels, V::select(here, g, V::zero()));
-    }
-  });
+  for_each_selected(
+      a, row_begin, row_end, [&](const T* y, T* z, int64_t c, auto inside, auto pass, auto column, auto below) {
+        const typename V::Value g = V::select(pass, load_channels(y, c, channels), V::zero());
+        for (int i = 0; i < (a.pool ? 4 : 1); ++i) {
+          const typename V::Mask here = is_element<T>(i, column, below);
+          if (!inside(i) || V::bits(here) == 0) continue;
+          store_channels(z + (i / 2 * a.big.w + i % 2) * channels, c, channels, V::select(here, g, V::zero()));
+        }
+      });
 }
 
 /// Each channel is summed in double, in the order of the pixels.

@@ -13,9 +13,7 @@ namespace vggfast {
 enum class DType { f32, f64, u8 };
 enum class Device { cpu, cuda };
 
-constexpr size_t size_of(DType dtype) {
-  return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 1;
-}
+constexpr size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 1; }
 constexpr const char* name_of(DType dtype) {
   return dtype == DType::f64 ? "float64" : dtype == DType::f32 ? "float32" : "uint8";
 }

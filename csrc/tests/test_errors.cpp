@@ -1,0 +1,229 @@
+// What the ops refuse, and that the error's text names the argument, its value and what is allowed. Nothing is written.
+#include <cstdlib>
+
+#include "reference.h"
+#include "vggfast/build_info.h"
+#include "vggfast/conv.h"
+
+namespace vggfast::test {
+namespace {
+
+constexpr DType f32 = DType::f32;
+constexpr Context one_thread{1};
+
+/// A tensor's view with something changed.
+template <class Change>
+Tensor with(const Tensor& t, Change change) {
+  Tensor out = t;
+  change(out);
+  return out;
+}
+Tensor of_shape(const Tensor& t, std::vector<int64_t> shape) {
+  return with(t, [&](Tensor& out) { out.shape = std::move(shape); });
+}
+Tensor of_strides(const Tensor& t, std::vector<int64_t> strides) {
+  return with(t, [&](Tensor& out) { out.strides = std::move(strides); });
+}
+Tensor of_dtype(const Tensor& t, DType dtype) {
+  return with(t, [&](Tensor& out) { out.dtype = dtype; });
+}
+Tensor on_cuda(const Tensor& t) {
+  return with(t, [](Tensor& out) { out.device = Device::cuda; });
+}
+bool untouched(const Held& held) {
+  const auto* bytes = static_cast<const unsigned char*>(held.memory->data());
+  for (size_t i = 0; i < held.memory->bytes(); ++i) {
+    if (bytes[i] != 0xFF) return false;
+  }
+  return true;
+}
+
+/// One convolution that is right, to be made wrong one argument at a time.
+struct Conv {
+  Held x = make_nhwc(f32, 2, 3, 5, 4), weight = make(f32, {7, 3, 3, 3}, {0, 1, 2, 3}), bias = make_vector(f32, 7);
+  Held y = make_nhwc(f32, 2, 7, 5, 4), gw = make(f32, {7, 3, 3, 3}, {0, 1, 2, 3});
+  Held selection = make_selection({.relu = true}, 2, 7, 5, 4);
+  Held output_x = make_nhwc(f32, 2, 3, 5, 4);
+
+  void fprop(const Tensor& x_, const Tensor& weight_, const Tensor& bias_, const Tensor& y_, const Tensor& selection_,
+             Epilogue e = {.relu = true}) {
+    const HeldWorkspace workspace(conv_fprop_workspace(x, weight));
+    conv_fprop(x_, weight_, &bias_, e, y_, &selection_, workspace, one_thread);
+  }
+};
+
+void check_conv_inputs() {
+  Conv c;
+  const auto x = [&](const Tensor& wrong) { c.fprop(wrong, c.weight, c.bias, c.y, c.selection); };
+  CHECK_ERROR(x(of_shape(c.x, {2, 3, 20})), "x has shape (2, 3, 20)", "4 axes (N, C, H, W)");
+  CHECK_ERROR(x(of_shape(c.x, {})), "x has shape ()", "4 axes (N, C, H, W)");
+  CHECK_ERROR(x(of_shape(c.x, {-1, 3, 5, 4})), "x has shape (-1, 3, 5, 4)", "0 or more");
+  CHECK_ERROR(x(of_strides(c.x, {60, 20, 4, 1})), "x has strides (60, 20, 4, 1)", "(2, 3, 5, 4)", "dense NHWC");
+  CHECK_ERROR(x(of_strides(c.x, {120, 1, 12, 3})), "x has strides (120, 1, 12, 3)", "dense NHWC");
+  CHECK_ERROR(x(of_dtype(c.x, DType::u8)), "weight is float32", "uint8 is wanted");
+  CHECK_ERROR(x(on_cuda(c.x)), "weight is on cpu", "cuda is wanted");
+  CHECK_ERROR(x(of_dtype(c.x, DType::f64)), "weight is float32", "float64 is wanted");
+
+  const auto weight = [&](const Tensor& wrong) { c.fprop(c.x, wrong, c.bias, c.y, c.selection); };
+  for (const auto& shape : std::vector<std::vector<int64_t>>{{7, 27}, {7, 3, 5, 5}, {7, 3, 2, 2}, {7, 3, 1, 3}}) {
+    CHECK_ERROR(weight(of_shape(c.weight, shape)), ("weight has shape " + describe(shape)).c_str(),
+                "(Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
+  }
+  CHECK_ERROR(weight(of_shape(c.weight, {0, 3, 3, 3})), "weight has shape (0, 3, 3, 3)", "at least one channel");
+  CHECK_ERROR(weight(of_shape(c.weight, {7, 4, 3, 3})), "weight has shape (7, 4, 3, 3)", "x has 3 channels", "axis 1");
+  CHECK_ERROR(weight(of_dtype(c.weight, DType::f64)), "weight is float64", "float32 is wanted");
+  CHECK_ERROR(weight(on_cuda(c.weight)), "weight is on cuda", "cpu is wanted");
+  CHECK(untouched(c.y) && untouched(c.selection));
+}
+
+void check_conv_outputs() {
+  Conv c;
+  const auto bias = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, wrong, c.y, c.selection); };
+  CHECK_ERROR(bias(of_shape(c.bias, {6})), "bias has shape (6)", "(7) is wanted");
+  CHECK_ERROR(bias(of_dtype(c.bias, DType::f64)), "bias is float64", "float32 is wanted");
+  CHECK_ERROR(bias(of_strides(c.bias, {2})), "bias is not contiguous");
+
+  const auto y = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, wrong, c.selection); };
+  CHECK_ERROR(y(of_shape(c.y, {2, 7, 20})), "y has shape (2, 7, 20)", "4 axes");
+  CHECK_ERROR(y(of_strides(c.y, {140, 20, 4, 1})), "y has strides (140, 20, 4, 1)", "dense NHWC");
+  CHECK_ERROR(y(make_nhwc(f32, 2, 8, 5, 4)), "y has shape (2, 8, 5, 4)", "(2, 7, 5, 4) is wanted");
+  CHECK_ERROR(y(of_dtype(c.y, DType::f64)), "y is float64", "float32 is wanted");
+  CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, make_nhwc(f32, 2, 7, 3, 2), c.selection, {.pool = true}),
+              "y has shape (2, 7, 3, 2)", "(2, 7, 2, 2) is wanted");
+
+  const auto selection = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, c.y, wrong); };
+  CHECK_ERROR(selection(of_shape(c.selection, {2, 2, 5, 4, 1})), "selection has shape (2, 2, 5, 4, 1)",
+              "(2, 1, 5, 4, 1) is wanted");
+  CHECK_ERROR(selection(of_dtype(c.selection, f32)), "selection is float32", "uint8 is wanted");
+  CHECK_ERROR(selection(of_strides(c.selection, {20, 20, 1, 5, 1})), "selection is not contiguous");
+  CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, c.y, c.selection, {}), "neither ReLU nor pool");
+  CHECK(untouched(c.y) && untouched(c.selection));
+}
+
+void check_conv_gradients() {
+  Conv c;
+  const Tensor& gy = c.y;
+  const HeldWorkspace workspace(conv_dgrad_workspace(gy, c.weight)), sums(conv_wgrad_workspace(c.x, gy, 3));
+  const auto dgrad = [&](const Tensor& gy_, const Tensor& weight, const Tensor& gx) {
+    conv_dgrad(gy_, weight, gx, workspace, one_thread);
+  };
+  CHECK_ERROR(dgrad(of_shape(gy, {2, 7, 20}), c.weight, c.output_x), "gy has shape (2, 7, 20)", "4 axes");
+  CHECK_ERROR(dgrad(gy, of_shape(c.weight, {6, 3, 3, 3}), c.output_x), "weight has shape (6, 3, 3, 3)",
+              "gy has 7 channels", "axis 0");
+  CHECK_ERROR(dgrad(gy, c.weight, make_nhwc(f32, 2, 3, 4, 5)), "gx has shape (2, 3, 4, 5)", "(2, 3, 5, 4) is wanted");
+  CHECK_ERROR(dgrad(gy, of_dtype(c.weight, DType::f64), c.output_x), "weight is float64", "float32 is wanted");
+
+  const auto wgrad = [&](const Tensor& x, const Tensor& gy_, const Tensor& gw, const Tensor& gb) {
+    conv_wgrad(x, gy_, gw, &gb, sums, one_thread);
+  };
+  CHECK_ERROR(wgrad(of_strides(c.x, {60, 20, 4, 1}), gy, c.gw, c.bias), "x has strides (60, 20, 4, 1)", "dense NHWC");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 7, 4, 5), c.gw, c.bias), "gy has shape (2, 7, 4, 5)", "(2, 7, 5, 4)");
+  CHECK_ERROR(wgrad(c.x, of_dtype(gy, DType::f64), c.gw, c.bias), "gy is float64", "float32 is wanted");
+  CHECK_ERROR(wgrad(c.x, gy, of_dtype(c.gw, DType::f64), c.bias), "gw is float64", "float32 is wanted");
+  CHECK_ERROR(wgrad(c.x, gy, of_shape(c.gw, {7, 4, 3, 3}), c.bias), "weight has shape (7, 4, 3, 3)", "x has 3");
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, of_shape(c.bias, {3})), "gb has shape (3)", "(7) is wanted");
+  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, 5), "kernel is 5", "1 or 3");
+  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight), "x is uint8", "float32 or float64");
+  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight), "x is on cuda", "cpu is wanted");
+  CHECK(untouched(c.output_x) && untouched(c.gw) && untouched(c.bias));
+}
+
+/// A workspace one byte short of what the op's own function says.
+void check_workspaces() {
+  for_each_setting([&](DType dtype, const std::string& setting) {
+    const Held x = make_nhwc(dtype, 1, 3, 2, 2), y = make_nhwc(dtype, 1, 7, 2, 2), gx = make_nhwc(dtype, 1, 3, 2, 2);
+    const Held weight = make(dtype, {7, 3, 3, 3}, {0, 1, 2, 3}), gw = make(dtype, {7, 3, 3, 3}, {0, 1, 2, 3});
+    const auto check = [&](size_t bytes, auto run) {
+      const std::string has = "workspace has " + std::to_string(bytes - 1) + " bytes";
+      const std::string wanted = ": " + std::to_string(bytes) + " are wanted";
+      CHECK_ERROR(run(HeldWorkspace(bytes - 1)), has.c_str(), wanted.c_str());
+    };
+    check(conv_fprop_workspace(x, weight),
+          [&](const HeldWorkspace& w) { conv_fprop(x, weight, nullptr, {}, y, nullptr, w, one_thread); });
+    check(conv_dgrad_workspace(y, weight), [&](const HeldWorkspace& w) { conv_dgrad(y, weight, gx, w, one_thread); });
+    check(conv_wgrad_workspace(x, y, 3), [&](const HeldWorkspace& w) { conv_wgrad(x, y, gw, nullptr, w, one_thread); });
+    check(lrn_dgrad_workspace(x, {3}), [&](const HeldWorkspace& w) { lrn_dgrad(x, x, {}, gx, w, {3}); });
+    CHECK(untouched(y) && untouched(gx) && untouched(gw), setting);
+  });
+}
+
+void check_pools() {
+  const Epilogue e{.relu = false, .pool = true};
+  const Held x = make_nhwc(f32, 2, 3, 5, 4), y = make_nhwc(f32, 2, 3, 2, 2), bits = make_selection(e, 2, 3, 2, 2);
+  const Held sums = make(f32, {2, 3}, {0, 1}), odd = make_nhwc(f32, 2, 3, 4, 2);
+  const auto pool = [&](const Tensor& x_, const Tensor& y_, const Tensor& bits_) {
+    max_pool2x2(x_, y_, &bits_, one_thread);
+  };
+  CHECK_ERROR(pool(of_shape(x, {2, 3, 20}), y, bits), " has shape (2, 3, 20)", "4 axes (N, C, H, W)");
+  CHECK_ERROR(pool(of_strides(x, {60, 20, 4, 1}), y, bits), " has strides (60, 20, 4, 1)", "dense NHWC");
+  CHECK_ERROR(pool(of_dtype(x, DType::u8), y, bits), "x is uint8", "float32 or float64 is wanted");
+  CHECK_ERROR(pool(on_cuda(x), y, bits), "x is on cuda", "cpu is wanted");
+  CHECK_ERROR(pool(x, of_dtype(y, DType::f64), bits), "y is float64", "float32 is wanted");
+  CHECK_ERROR(pool(x, odd, bits), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
+  CHECK_ERROR(pool(x, y, of_shape(bits, {2, 3, 2, 2, 1})), "selection has shape (2, 3, 2, 2, 1)", "(2, 2, 2, 2, 1)");
+  CHECK_ERROR(gather_selected(x, bits, {}, x, one_thread), "neither ReLU nor pool");
+  CHECK_ERROR(gather_selected(of_dtype(x, DType::u8), bits, e, y, one_thread), "z is uint8", "float32 or float64");
+  CHECK_ERROR(scatter_selected(odd, bits, e, x, one_thread), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
+  CHECK_ERROR(scatter_selected(y, of_dtype(bits, f32), e, x, one_thread), "selection is float32", "uint8 is wanted");
+
+  CHECK_ERROR(sum_pool(of_shape(x, {2, 3}), false, sums, one_thread), "x has shape (2, 3)", "4 axes");
+  CHECK_ERROR(sum_pool(x, false, of_shape(sums, {3, 2}), one_thread), "y has shape (3, 2)", "(2, 3) is wanted");
+  CHECK_ERROR(sum_pool(x, false, of_strides(sums, {1, 2}), one_thread), "y is not contiguous");
+  CHECK_ERROR(sum_pool(x, false, of_strides(sums, {6, 1}), one_thread), "y is not contiguous");
+  CHECK_ERROR(sum_pool(x, false, of_dtype(sums, DType::f64), one_thread), "y is float64", "float32 is wanted");
+  CHECK(untouched(x) && untouched(y) && untouched(bits) && untouched(sums));
+}
+
+void check_lrn() {
+  const Held x = make_nhwc(f32, 2, 3, 5, 4), y = make_nhwc(f32, 2, 3, 5, 4);
+  const HeldWorkspace workspace(lrn_dgrad_workspace(x, one_thread));
+  CHECK_ERROR(lrn_fprop(of_shape(x, {2, 3}), {}, y, one_thread), "x has shape (2, 3)", "4 axes");
+  CHECK_ERROR(lrn_fprop(of_strides(x, {60, 20, 4, 1}), {}, y, one_thread), "x has strides (60, 20, 4, 1)", "NHWC");
+  CHECK_ERROR(lrn_fprop(x, {}, of_shape(y, {2, 3, 4, 5}), one_thread), "y has", "(2, 3, 4, 5)");
+  CHECK_ERROR(lrn_fprop(x, {}, of_dtype(y, DType::f64), one_thread), "y is float64", "float32 is wanted");
+  CHECK_ERROR(lrn_fprop(x, {.size = 0}, y, one_thread), "size is 0", "1 or more");
+  CHECK_ERROR(lrn_fprop(of_dtype(x, DType::u8), {}, of_dtype(y, DType::u8), one_thread), "x is uint8", "float32");
+  CHECK_ERROR(lrn_dgrad_workspace(of_shape(x, {}), one_thread), "x has shape ()", "4 axes");
+  CHECK_ERROR(lrn_dgrad(of_dtype(x, DType::f64), x, {}, y, workspace, one_thread), "gy is float64", "float32");
+  CHECK_ERROR(lrn_dgrad(x, x, {.size = -3}, y, workspace, one_thread), "size is -3", "1 or more");
+  CHECK(untouched(x) && untouched(y));
+}
+
+/// First of all: what VGGFAST_CPU_ISA says counts when the instruction set is first asked for.
+void check_isas() {
+  const char* before = std::getenv("VGGFAST_CPU_ISA");
+  const std::string kept = before ? before : "";
+  setenv("VGGFAST_CPU_ISA", "abacus", 1);
+  CHECK_ERROR(cpu_isa(), "VGGFAST_CPU_ISA is 'abacus'", "portable");
+  setenv("VGGFAST_CPU_ISA", kept.c_str(), 1);
+  const std::vector<std::string> isas = cpu_isas();
+  CHECK_EQUAL(cpu_isa(), kept.empty() ? isas.back() : kept);
+  CHECK_EQUAL(isas.front(), "portable");
+  for (const std::string& isa : isas) {
+    set_cpu_isa(isa);
+    CHECK_EQUAL(cpu_isa(), isa);
+    CHECK_ERROR(set_cpu_isa("abacus"), "isa is 'abacus'", "this machine runs portable", isa.c_str());
+    CHECK_EQUAL(cpu_isa(), isa, "after an unknown one was asked for");
+  }
+}
+
+void check_build_info() {
+  for (const auto& [name, value] : build_info()) CHECK(!name.empty() && !value.empty(), name, " is '", value, "'");
+  CHECK(!build_info().empty());
+}
+
+}  // namespace
+}  // namespace vggfast::test
+
+int main() {
+  using namespace vggfast::test;
+  check_isas();
+  check_conv_inputs();
+  check_conv_outputs();
+  check_conv_gradients();
+  check_workspaces();
+  check_pools();
+  check_lrn();
+  check_build_info();
+  return result();
+}

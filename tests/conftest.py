@@ -1,0 +1,204 @@
+"""What all tests share: back ends, threads, torchvision, data sets, and the project's rule for rounding errors."""
+
+import copy
+import functools
+import importlib.util
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vggfast import _native
+
+# ---- back ends -----------------------------------------------------------------------------------------------------
+
+# What each kind of back end computes; a test that needs more (see `needs` below) is not made for it.
+ALL_OPS = {"conv", "max_pool", "max_pool_backward", "lrn", "sum_pool"}
+OPS_OF = {"cpu": ALL_OPS, "cuda": {"max_pool"}}
+BACKENDS = {"cpu-portable": (), "cpu-avx2": (), "cpu-avx512": (), "cuda": (pytest.mark.cuda,)}
+
+
+@dataclass(frozen=True)
+class Backend:
+    name: str
+    device: str
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "needs(*ops): what a test of the `backend` fixture asks of a back end; else all")
+
+
+def pytest_generate_tests(metafunc):
+    if "backend" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("needs")
+    needed = set(marker.args) if marker else ALL_OPS
+    able = [pytest.param(name, marks=marks) for name, marks in BACKENDS.items() if needed <= OPS_OF[name.split("-")[0]]]
+    metafunc.parametrize("backend", able, indirect=True)
+
+
+@pytest.fixture
+def backend(request):
+    """A back end, in use until the test ends; skips by name where this machine or build has none."""
+    device, _, isa = request.param.partition("-")
+    if device == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA GPU")
+        if not hasattr(_native.load(), "cuda_max_pool2x2"):
+            pytest.skip("this build has no CUDA kernels")
+        yield Backend(request.param, device)
+        return
+    if isa not in _native.cpu_isas():
+        pytest.skip(f"this machine has no {isa}")
+    before = _native.cpu_isa()
+    _native.set_cpu_isa(isa)
+    yield Backend(request.param, device)
+    _native.set_cpu_isa(before)
+
+
+@pytest.fixture
+def set_threads():
+    """torch.set_num_threads, undone when the test ends."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def one_thread(set_threads):
+    """For tests of tensors too small for more, where threads that wait for each other would take most of the time."""
+    set_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+# ---- what may be absent -------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _torchvision_ops() -> torch.library.Library:
+    """The two ops that torchvision's Python code wants to find, for a torchvision whose compiled part does not load."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
+        if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
+            library.define(schema)
+    return library
+
+
+@pytest.fixture(scope="session")
+def torchvision():
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    _torchvision_ops()
+    return importlib.import_module("torchvision")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no data sets at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_imagenet(shared_data, tmp_path_factory) -> Path:
+    """Tiny-ImageNet, unpacked where a test may write."""
+    folder = tmp_path_factory.mktemp("tiny-imagenet")
+    with tarfile.open(shared_data / "tiny-imagenet-200.tar") as archive:
+        archive.extractall(folder, filter="data")
+    return folder / "tiny-imagenet-200"
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder with two classes of ten pictures each: noisy red, noisy blue."""
+    generator = np.random.default_rng(0)
+    for name, channel in (("red", 0), ("blue", 2)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = generator.integers(0, 100, (40, 48, 3), np.uint8)
+            pixels[..., channel] += 150
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty file system of 1 MiB; skips by name where none may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("this user may not mount a tmpfs")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+# ---- comparing ----------------------------------------------------------------------------------------------------
+
+
+def relative_error(got, want) -> float:
+    """Relative L2 error; absolute where all of `want` is 0."""
+    got, want = (np.asarray(t.detach().cpu() if torch.is_tensor(t) else t, np.longdouble) for t in (got, want))
+    assert got.shape == want.shape
+    scale = np.sqrt((want * want).sum())
+    return float(np.sqrt(((got - want) ** 2).sum()) / (scale or 1))
+
+
+def assert_as_accurate_as_torch(ours, torchs, exact):
+    """The project's rule: an error of at most twice torch's own, plus one rounding."""
+    assert ours.dtype == torchs.dtype
+    assert relative_error(ours, exact) <= 2 * relative_error(torchs, exact) + torch.finfo(ours.dtype).eps
+
+
+def assert_same_bits(a, b):
+    """Equal values, signs of zero and places of NaN."""
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+    assert torch.equal(a.isnan(), b.isnan())
+    assert torch.equal(a.signbit() & ~a.isnan(), b.signbit() & ~b.isnan())
+
+
+def results(op, inputs, **options) -> list[torch.Tensor]:
+    """An op's output, and the gradients with respect to every input for a fixed gradient of small numbers."""
+    inputs = [None if t is None else t.detach().requires_grad_() for t in inputs]
+    y = op(*inputs, **options)
+    steps = torch.arange(y.numel(), dtype=y.dtype, device=y.device)
+    gy = (steps * 7 % 11 - 5).reshape(y.shape) / 4
+    return [y.detach(), *torch.autograd.grad(y, [t for t in inputs if t is not None], gy)]
+
+
+def integers(*shape, dtype=torch.float64) -> torch.Tensor:
+    """Small whole numbers: their sums of products are exact in any order, and ties are many."""
+    return torch.randint(-3, 4, shape).to(dtype)
+
+
+def in_format(t: torch.Tensor, name: str) -> torch.Tensor:
+    return t.contiguous(memory_format=getattr(torch, name))
+
+
+def plain_torch(module: torch.nn.Module) -> torch.nn.Module:
+    """The same network, hand-made of torch's own layers; its parameters are copies."""
+    nn = torch.nn
+    if isinstance(module, nn.Conv2d):
+        twin = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding)
+    elif isinstance(module, nn.MaxPool2d):
+        twin = nn.MaxPool2d(module.kernel_size, module.stride, ceil_mode=module.ceil_mode)
+    elif isinstance(module, nn.LocalResponseNorm):
+        twin = nn.LocalResponseNorm(module.size, module.alpha, module.beta, module.k)
+    elif isinstance(module, nn.Sequential):
+        return nn.Sequential(*(plain_torch(child) for child in module))
+    else:
+        return copy.deepcopy(module)
+    for name, parameter in module.named_parameters():
+        setattr(twin, name, torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
+    return twin

@@ -1,0 +1,148 @@
+"""The command line as a stranger uses it."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from vggfast.cli import main
+
+
+def _run(capsys, *arguments):
+    code = main(list(map(str, arguments)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A short run on the digits."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    arguments = ["train", "--data", "digits", "--out", str(out), "--width", "0.1", "--hidden", "16", "--steps", "25"]
+    assert main(arguments) == 0
+    return out
+
+
+def test_train_writes_the_whole_folder(run_folder):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names == {
+        "config.json", "metrics.json", "metrics.csv", "steps.csv", "curves.png", "predictions.png",
+        "model.safetensors", "checkpoint.pt",
+    }  # fmt: skip
+    for name in ("curves.png", "predictions.png"):
+        with Image.open(run_folder / name) as image:
+            assert min(image.size) > 300
+    metrics = json.loads((run_folder / "metrics.json").read_text())
+    assert metrics["steps"] == 25
+    assert set(metrics["evaluation"]) == {"dense, one scale", "dense, 3 scales"}
+
+
+@pytest.mark.parametrize(("protocol", "scales"), [("single", [36]), ("dense", [32, 36, 40])])
+def test_eval_repeats_the_runs_figures(run_folder, capsys, tmp_path, protocol, scales):
+    found = tmp_path / "found.json"
+    model = run_folder / "model.safetensors"
+    code, out, _ = _run(capsys, "eval", "--model", model, "--protocol", protocol, "--json", found)
+    assert code == 0
+    assert "top-1 error %" in out
+    found = json.loads(found.read_text())
+    assert found["scales"] == scales
+    recorded = json.loads((run_folder / "metrics.json").read_text())["evaluation"]
+    assert {"top1": found["top1"], "top5": found["top5"]} in [
+        {"top1": row["top1"], "top5": row["top5"]} for row in recorded.values()
+    ]
+
+
+def test_predict_prints_the_top_classes(run_folder, capsys, tmp_path):
+    Image.new("L", (40, 60)).save(tmp_path / "a.png")
+    code, out, _ = _run(capsys, "predict", "--model", run_folder / "checkpoint.pt", "--top", 3, tmp_path / "a.png")
+    assert code == 0
+    assert out.splitlines()[0].endswith("a.png")
+    assert len(out.splitlines()) == 4
+
+
+def test_info(capsys):
+    code, out, _ = _run(capsys, "info")
+    assert code == 0
+    for name in ("torch", "module: compiler", "module: CUDA architectures", "instruction set in use", "OpenMP runtime"):
+        assert f"\n{name} " in out
+
+
+def test_info_says_why_the_module_does_not_load(tmp_path):
+    program = (
+        "import sys, importlib, vggfast._native as n\n"
+        "n.importlib.import_module = lambda name: (_ for _ in ()).throw(ImportError('libfoo.so: cannot open'))\n"
+        "from vggfast.cli import main\nsys.exit(main(['info']))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "cannot be loaded: libfoo.so: cannot open" in done.stdout
+    assert "python setup.py build_ext --inplace" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "--model", "nothing.safetensors"], "nothing.safetensors: no such weight file"),
+        (["train", "--data", "cifar"], "data is 'cifar': digits, imagefolder:DIR or tiny-imagenet:DIR is wanted"),
+        (["train", "--resume", "nowhere"], "config.json: not there, so there is no run to resume"),
+        (["train", "--data", "digits", "--lr", "-1"], "lr is -1.0: 0 or more is wanted"),
+    ],
+)
+def test_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = _run(capsys, *arguments)
+    assert code == 1
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_resumed_run_keeps_its_recipe(run_folder, capsys):
+    code, _, err = _run(capsys, "train", "--resume", run_folder, "--lr", 0.5)
+    assert code == 1
+    assert "--lr is 0.5, and the run in" in err
+
+
+def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
+    model = run_folder / "model.safetensors"
+    (tmp_path / "a.png").write_text("no image")
+    assert "a.png: not an image that decodes" in _run(capsys, "predict", "--model", model, tmp_path / "a.png")[2]
+    assert "--top is 11: 1 to 10" in _run(capsys, "predict", "--model", model, "--top", 11, tmp_path / "a.png")[2]
+    assert "classes that are not the 2" in _run(capsys, "eval", "--model", model, "--data", f"imagefolder:{photos}")[2]
+    assert "'single' wants one" in _run(
+        capsys, "eval", "--model", model, "--protocol", "single", "--scales", 32, 36
+    )[2]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "info"])
+def test_help_and_unknown_options(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: vggfast" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--colour"])
+    assert stop.value.code == 2
+
+
+def test_import_stays_light():
+    heavy = ["matplotlib", "sklearn", "PIL", "rich", "safetensors"]
+    program = f"import sys, vggfast; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("isa", "code"), [("portable", 0), ("mmx", 1)])
+def test_environment_chooses_the_instruction_set(isa, code):
+    environment = {**os.environ, "VGGFAST_CPU_ISA": isa}
+    done = subprocess.run([sys.executable, "-m", "vggfast", "info"], env=environment, capture_output=True, text=True)
+    assert done.returncode == code
+    wanted = (
+        "instruction set in use         portable"
+        if code == 0
+        else "VGGFAST_CPU_ISA is 'mmx': this machine runs portable"
+    )
+    assert wanted in done.stdout

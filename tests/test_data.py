@@ -1,0 +1,167 @@
+"""Data sets, transforms and batches."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vggfast.data import Augmentation, Batches, Preprocessing, colour_statistics, open_dataset, open_image, rescale
+from vggfast.data.transforms import centre_crop
+
+
+def test_digits_split_is_fixed_disjoint_and_complete():
+    train, val = open_dataset("digits", "train"), open_dataset("digits", "val")
+    assert len(train) + len(val) == 1797
+    assert not set(train.sources) & set(val.sources)
+    assert open_dataset("digits", "val").sources == val.sources
+    assert np.bincount(val.labels).min() >= 34
+    assert train.image(0).size == (32, 32)
+    assert train.image(0).mode == "RGB"
+
+
+def test_folder_without_splits_holds_out_a_tenth_of_each_class(photos):
+    train, val = open_dataset(f"imagefolder:{photos}", "train"), open_dataset(f"imagefolder:{photos}", "val")
+    assert train.classes == val.classes == ["blue", "red"]
+    assert np.bincount(train.labels).tolist() == [9, 9]
+    assert np.bincount(val.labels).tolist() == [1, 1]
+
+
+def test_folder_with_splits(photos, tmp_path):
+    for split in ("train", "val"):
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / split).symlink_to(photos)
+    assert len(open_dataset(f"imagefolder:{tmp_path / 'set'}", "val")) == 20
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("mnist", "data is 'mnist': digits, imagefolder:DIR or tiny-imagenet:DIR is wanted"),
+        ("imagefolder:", "data is 'imagefolder:'"),
+        ("imagefolder:nowhere", "nowhere: no such folder"),
+        ("tiny-imagenet:nowhere", "wnids.txt: not there; Tiny-ImageNet's own layout is wanted"),
+    ],
+)
+def test_unknown_data(spec, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_dataset(spec, "train")
+
+
+def test_empty_class_folder_is_named(photos):
+    (photos / "green").mkdir()
+    with pytest.raises(ValueError, match="green has no images"):
+        open_dataset(f"imagefolder:{photos}", "train")
+
+
+def test_image_that_does_not_decode_is_named(tmp_path):
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"not a jpeg")
+    with pytest.raises(ValueError, match=r"bad\.jpg: not an image that decodes"):
+        open_image(bad)
+    good = tmp_path / "cut.png"
+    Image.effect_noise((64, 64), 50).save(good)
+    good.write_bytes(good.read_bytes()[:500])
+    with pytest.raises(ValueError, match=r"cut\.png: not an image that decodes"):
+        open_image(good)
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "RGBA"])
+def test_every_mode_becomes_rgb(mode, tmp_path):
+    path = tmp_path / ("x.tif" if mode in ("CMYK", "I;16") else "x.png")
+    Image.new(mode, (5, 4)).save(path)
+    assert open_image(path).mode == "RGB"
+
+
+def test_rescale_sets_the_shorter_side():
+    assert rescale(Image.new("RGB", (300, 200)), 100).size == (150, 100)
+    assert rescale(Image.new("RGB", (33, 32)), 36).size == (37, 36)
+
+
+def test_colour_statistics_of_known_pixels():
+    pixels = np.zeros((2, 2, 3), np.uint8)
+    pixels[0] = 255
+    found = colour_statistics([Image.fromarray(pixels)])
+    assert found.mean == pytest.approx([127.5] * 3)
+    assert found.std == pytest.approx([127.5] * 3)
+    assert found.variances == pytest.approx([0, 0, 0.75], abs=1e-9)
+    assert np.abs(found.axes[:, 2]) == pytest.approx([3**-0.5] * 3)
+
+
+def _augmentation(**changes):
+    statistics = colour_statistics([Image.fromarray(np.random.default_rng(0).integers(0, 255, (9, 9, 3), np.uint8))])
+    values = dict(crop=8, scales=(10, 14), flip=True, colour_shift=0.1, statistics=statistics)
+    return Augmentation(**{**values, "preprocessing": Preprocessing((0, 0, 0)), **changes})
+
+
+def test_augmentation_without_chance_is_the_crop():
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 8, 3), np.uint8))
+    plain = _augmentation(scales=(8, 8), flip=False, colour_shift=0.0)(image, np.random.default_rng(0))
+    assert torch.equal(plain, torch.from_numpy(np.array(image)).permute(2, 0, 1).float())
+
+
+def test_colour_shift_is_one_colour_for_the_whole_crop():
+    image = Image.new("RGB", (20, 20), (100, 100, 100))
+    shifted = _augmentation()(image, np.random.default_rng(0)) - 100
+    assert shifted.abs().max() > 0.5
+    assert torch.allclose(shifted, shifted[:, :1, :1].expand_as(shifted))
+
+
+def test_flip_is_drawn():
+    image = Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3))
+    augment = _augmentation(scales=(8, 8), colour_shift=0.0)
+    crops = [augment(image, np.random.default_rng(i)) for i in range(20)]
+    flipped = [torch.equal(crop, crops[0].flip(2)) for crop in crops]
+    assert 3 < sum(flipped) < 17
+
+
+def test_crop_larger_than_the_image_is_refused():
+    with pytest.raises(ValueError, match="crop is 16 and the scales 10 to 14"):
+        _augmentation(crop=16)
+
+
+def test_centre_crop():
+    pixels = np.zeros((10, 20, 3), np.uint8)
+    pixels[:, 9:11] = 255
+    crop = centre_crop(Image.fromarray(pixels), 10, 10, Preprocessing((0, 0, 0)))
+    assert crop.shape == (3, 10, 10)
+    assert crop[0, 0].nonzero().flatten().tolist() == [4, 5]
+
+
+def _all(batches, epoch, first=0):
+    return [(images.clone(), labels.clone()) for images, labels in batches.epoch(epoch, first)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_depend_on_seed_epoch_and_position_alone(photos, workers):
+    images = open_dataset(f"imagefolder:{photos}", "train")
+    once = _all(Batches(images, _augmentation(), 4, shuffle=True, seed=1), epoch=3)
+    again = _all(Batches(images, _augmentation(), 4, shuffle=True, seed=1, workers=workers), epoch=3, first=2)
+    assert len(once) == 4
+    for (a, b), (c, d) in zip(once[2:], again, strict=True):
+        assert torch.equal(a, c)
+        assert torch.equal(b, d)
+    other = _all(Batches(images, _augmentation(), 4, shuffle=True, seed=1), epoch=4)
+    assert not torch.equal(once[0][0], other[0][0])
+
+
+def test_batches_in_order_are_whole(photos):
+    images = open_dataset(f"imagefolder:{photos}", "train")
+    labels = [labels for _, labels in _all(Batches(images, _augmentation(), 4, shuffle=False), 0)]
+    assert torch.cat(labels).tolist() == images.labels.tolist()
+
+
+@pytest.mark.parametrize(("size", "message"), [(0, "batch_size is 0"), (19, "batch_size is 19: at most 18")])
+def test_batch_size_that_cannot_be(photos, size, message):
+    images = open_dataset(f"imagefolder:{photos}", "train")
+    with pytest.raises(ValueError, match=message):
+        Batches(images, _augmentation(), size, shuffle=True)
+
+
+def test_tiny_imagenet_as_distributed(tiny_imagenet):
+    train, val = (open_dataset(f"tiny-imagenet:{tiny_imagenet}", split) for split in ("train", "val"))
+    assert len(train.classes) == 200
+    assert len(train) == 40_000
+    assert len(val) == 5_000
+    assert np.bincount(val.labels).tolist() == [25] * 200
+    assert val.image(0).size == (64, 64)

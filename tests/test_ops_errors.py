@@ -1,0 +1,99 @@
+"""Each argument that does not fit gives one error that names it, the value it has and what is wanted."""
+
+import pytest
+import torch
+
+from vggfast import _native, ops
+from vggfast.ops.conv import conv_dgrad, conv_wgrad
+from vggfast.ops.lrn import lrn_dgrad
+from vggfast.ops.selection import gather_selected, scatter_selected
+
+
+def t(*shape, dtype=torch.float32, device="cpu") -> torch.Tensor:
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def bits(*shape) -> torch.Tensor:
+    return t(*shape, dtype=torch.uint8)
+
+
+X, W, W1, B = t(2, 3, 4, 4), t(5, 3, 3, 3), t(5, 3, 1, 1), t(5)
+
+# (call, error, what the text must say), the text as a regular expression
+BAD = {
+    "conv3x3 rank": (lambda: ops.conv3x3(t(3, 4, 4), W), ValueError, r"x has shape \(3, 4, 4\): 4 axes .* are wanted"),
+    "conv3x3 no rows": (lambda: ops.conv3x3(t(2, 3, 0, 4), W), ValueError, r"x has shape \(2, 3, 0, 4\): .*at least 1"),
+    "conv3x3 no channels": (lambda: ops.conv3x3(t(2, 0, 4, 4), W), ValueError, r"x has shape \(2, 0, 4, 4\)"),
+    "conv3x3 channels": (lambda: ops.conv3x3(t(2, 4, 4, 4), W), ValueError,
+                         r"x has shape \(2, 4, 4, 4\) and weight \(5, 3, 3, 3\): axis 1 of x and axis 1 of weight"),
+    "conv3x3 kernel": (lambda: ops.conv3x3(X, W1), ValueError, r"weight has shape \(5, 3, 1, 1\): \(Cout, Cin, 3, 3\)"),
+    "conv3x3 weight rank": (lambda: ops.conv3x3(X, t(5, 27)), ValueError, r"weight has shape \(5, 27\): \(Cout, Cin,"),
+    "conv3x3 no outputs": (lambda: ops.conv3x3(X, t(0, 3, 3, 3)), ValueError, r"weight has shape \(0, 3, 3, 3\)"),
+    "conv3x3 half": (lambda: ops.conv3x3(X.half(), W.half()), TypeError,
+                     "x is torch.float16: torch.float32 or torch.float64 is wanted"),
+    "conv3x3 int64": (lambda: ops.conv3x3(X.long(), W.long()), TypeError, "x is torch.int64: torch.float32 or"),
+    "conv3x3 dtypes": (lambda: ops.conv3x3(X, W.double()), TypeError,
+                       "weight is torch.float64 and x is torch.float32: the same dtype is wanted"),
+    "conv3x3 bias dtype": (lambda: ops.conv3x3(X, W, B.double()), TypeError, "bias is torch.float64 and x is torch.f"),
+    "conv3x3 bias shape": (lambda: ops.conv3x3(X, W, t(4)), ValueError, r"bias has shape \(4,\): \(5,\).* is wanted"),
+    "conv3x3 bias rank": (lambda: ops.conv3x3(X, W, t(5, 1)), ValueError, r"bias has shape \(5, 1\): \(5,\)"),
+    "conv3x3 devices": (lambda: ops.conv3x3(X, W.to("meta")), ValueError,
+                        "weight is on meta and x on cpu: the same device is wanted"),
+    "conv3x3 bias device": (lambda: ops.conv3x3(X, W, B.to("meta")), ValueError, "bias is on meta and x on cpu"),
+    "conv3x3 pool of a row": (lambda: ops.conv3x3(t(1, 3, 1, 8), W, pool=True), ValueError,
+                              r"x has shape \(1, 3, 1, 8\): with pool, H and W of at least 2 are wanted"),
+    "conv1x1 kernel": (lambda: ops.conv1x1(X, W), ValueError, r"weight has shape \(5, 3, 3, 3\): \(Cout, Cin, 1, 1\)"),
+    "conv1x1 channels": (lambda: ops.conv1x1(t(1, 2, 4, 4), W1), ValueError, r"x has shape \(1, 2, 4, 4\) and weight"),
+    "max_pool rank": (lambda: ops.max_pool2x2(t(4, 4)), ValueError, r"x has shape \(4, 4\): 4 axes"),
+    "max_pool int64": (lambda: ops.max_pool2x2(X.long()), TypeError, "x is torch.int64"),
+    "max_pool of a pixel": (lambda: ops.max_pool2x2(t(1, 3, 1, 1)), ValueError,
+                            r"x has shape \(1, 3, 1, 1\): without ceil_mode, H and W of at least 2 are wanted"),
+    "sum_pool reduce": (lambda: ops.sum_pool(X, reduce="max"), ValueError,
+                        "reduce is 'max': 'mean' or 'sum' is wanted"),
+    "sum_pool rank": (lambda: ops.sum_pool(t(2, 3)), ValueError, r"x has shape \(2, 3\): 4 axes"),
+    "sum_pool half": (lambda: ops.sum_pool(X.half()), TypeError, "x is torch.float16"),
+    "lrn size": (lambda: ops.local_response_norm(X, size=0), ValueError, "size is 0: 1 or more is wanted"),
+    "lrn no channels": (lambda: ops.local_response_norm(t(1, 0, 2, 2)), ValueError, r"x has shape \(1, 0, 2, 2\)"),
+    "lrn bfloat16": (lambda: ops.local_response_norm(X.bfloat16()), TypeError, "x is torch.bfloat16"),
+    "lrn_dgrad shapes": (lambda: lrn_dgrad(t(2, 3, 4, 5), X, 5, 1.0, 0.75, 1.0), ValueError,
+                         r"gy has shape \(2, 3, 4, 5\) and x \(2, 3, 4, 4\): the same shape is wanted"),
+    "conv_dgrad channels": (lambda: conv_dgrad(t(2, 4, 4, 4), W), ValueError,
+                            r"gy has shape \(2, 4, 4, 4\) and weight .*: axis 1 of gy and axis 0 of weight"),
+    "conv_wgrad shapes": (lambda: conv_wgrad(X, t(2, 5, 4, 3), 3, True), ValueError,
+                          r"x has shape \(2, 3, 4, 4\) and gy \(2, 5, 4, 3\): the same N, H and W are wanted"),
+    "conv_wgrad kernel": (lambda: conv_wgrad(X, t(2, 5, 4, 4), 2, False), ValueError, "kernel is 2: 1 or 3 is wanted"),
+    "gather dtype": (lambda: gather_selected(X, t(2, 1, 4, 4, 1)), ValueError,
+                     r"selection is torch.float32 of shape \(2, 1, 4, 4, 1\): torch.uint8, .* is wanted"),
+    "gather planes": (lambda: gather_selected(X, bits(2, 4, 4, 4, 1)), ValueError,
+                      r"selection is .* \(2, 4, 4, 4, 1\)"),
+    "gather bytes": (lambda: gather_selected(X, bits(2, 1, 4, 4, 2)), ValueError,
+                     r"selection has shape \(2, 1, 4, 4, 2\): \(2, 4, 4, 1\), with the planes after N, is wanted"),
+    "scatter extents": (lambda: scatter_selected(X, bits(2, 2, 4, 4, 1), 11, 8), ValueError,
+                        r"y has shape \(2, 3, 4, 4\): \(2, 3, 5, 4\) is wanted"),
+    "instruction set": (lambda: _native.set_cpu_isa("mmx"), ValueError, "mmx.*portable"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "text"), BAD.values(), ids=BAD)
+def test_error(call, error, text):
+    with pytest.raises(error, match=text) as caught:
+        call()
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None
+    assert "\n" not in str(caught.value)
+
+
+def test_meta_tensors_give_shapes_and_the_same_errors():
+    x, w = X.to("meta"), W.to("meta")
+    y = ops.conv3x3(x, w, relu=True, pool=True)
+    assert y.device.type == "meta"
+    assert y.shape == (2, 5, 2, 2)
+    with pytest.raises(ValueError, match="weight is on cpu and x on meta"):
+        ops.conv3x3(x, W)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
+def test_ops_without_a_cuda_kernel_say_so():
+    with pytest.raises(ValueError, match=r"x is on cuda:0: this op has kernels for cpu"):
+        ops.conv3x3(X.cuda(), W.cuda())

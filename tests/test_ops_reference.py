@@ -1,0 +1,258 @@
+"""Every op, forward and backward, on every back end, against vggfast.ops.reference in higher precision."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_as_accurate_as_torch, assert_same_bits, in_format, integers, results
+
+from vggfast import ops
+from vggfast.ops import reference
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+FORMATS = ("contiguous_format", "channels_last")
+# n, cin, cout, h, w: single elements, no vector's width, one more than a vector or a block, no images at all.
+CONV_SHAPES = [
+    (2, 3, 5, 6, 6),
+    (1, 1, 1, 2, 2),
+    (2, 8, 16, 5, 7),
+    (1, 17, 33, 9, 4),
+    (3, 31, 70, 7, 3),
+    (1, 64, 130, 3, 5),
+    (0, 3, 4, 5, 5),
+    (2, 16, 257, 2, 3),
+]
+EPILOGUES = [{"relu": relu, "pool": pool} for relu in (False, True) for pool in (False, True)]
+
+
+def name_of(options) -> str:
+    return "-".join(f"{key}={value}" for key, value in options.items()) or "plain"
+
+
+def compare(name, inputs, **options):
+    """Ours in the inputs' dtype against the reference in float64, with torch's own error as the measure."""
+    ours = results(getattr(ops, name), inputs, **options)
+    theirs = results(getattr(reference, name), inputs, **options)
+    exact = results(getattr(reference, name), [None if t is None else t.double() for t in inputs], **options)
+    for triple in zip(ours, theirs, exact, strict=True):
+        assert_as_accurate_as_torch(*triple)
+
+
+def draw(shape, dtype, memory_format):
+    """float64 has nothing to be compared with in torch, so its numbers are such that nothing is rounded."""
+    t = torch.randn(shape) if dtype == torch.float32 else integers(*shape, dtype=dtype)
+    return in_format(t, memory_format)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+class TestShapes:
+    @pytest.mark.parametrize("shape", CONV_SHAPES, ids=str)
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("epilogue", EPILOGUES, ids=name_of)
+    def test_conv3x3(self, backend, dtype, memory_format, shape, bias, epilogue):
+        n, cin, cout, h, w = shape
+        x, weight = draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 3, 3), dtype, memory_format)
+        compare("conv3x3", [x, weight, draw((cout, 1, 1, 1), dtype, memory_format).flatten() if bias else None],
+                **epilogue)  # fmt: skip
+
+    @pytest.mark.parametrize("shape", [*CONV_SHAPES, (2, 5, 6, 1, 1), (1, 3, 4, 1, 9)], ids=str)
+    @pytest.mark.parametrize("bias", [False, True])
+    @pytest.mark.parametrize("relu", [False, True])
+    def test_conv1x1(self, backend, dtype, memory_format, shape, bias, relu):
+        n, cin, cout, h, w = shape
+        x, weight = draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 1, 1), dtype, memory_format)
+        compare("conv1x1", [x, weight, draw((cout, 1, 1, 1), dtype, memory_format).flatten() if bias else None],
+                relu=relu)  # fmt: skip
+
+    @pytest.mark.parametrize("shape", [(1, 3, 4, 1, 1), (2, 5, 7, 1, 6), (1, 9, 8, 7, 1)], ids=str)
+    @pytest.mark.parametrize("relu", [False, True])
+    def test_conv3x3_of_one_row_or_column(self, backend, dtype, memory_format, shape, relu):
+        n, cin, cout, h, w = shape
+        compare("conv3x3", [draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 3, 3), dtype, memory_format)],
+                relu=relu)  # fmt: skip
+
+    @pytest.mark.parametrize("shape", [(2, 3, 6, 8), (1, 17, 5, 7), (0, 4, 4, 4), (3, 1, 2, 9), (1, 70, 3, 3)], ids=str)
+    @pytest.mark.parametrize("ceil_mode", [False, True])
+    def test_max_pool2x2(self, backend, dtype, memory_format, shape, ceil_mode):
+        x = draw(shape, dtype, memory_format)
+        ours, theirs = (results(m.max_pool2x2, [x], ceil_mode=ceil_mode) for m in (ops, reference))
+        for a, b in zip(ours, theirs, strict=True):
+            assert_same_bits(a, b)
+
+    @pytest.mark.parametrize("shape", [(2, 10, 1, 1), (3, 1, 5, 7), (1, 130, 9, 4), (0, 4, 2, 2)], ids=str)
+    @pytest.mark.parametrize("reduce", ["mean", "sum"])
+    def test_sum_pool(self, backend, dtype, memory_format, shape, reduce):
+        compare("sum_pool", [draw(shape, dtype, memory_format)], reduce=reduce)
+
+
+@pytest.mark.needs("max_pool")
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 1, 6), (2, 5, 7, 1), (2, 40, 13, 11), (0, 4, 4, 4)], ids=str)
+def test_max_pool2x2_forward(backend, shape, memory_format):
+    x = in_format(torch.randn(shape, device=backend.device), memory_format)
+    assert_same_bits(ops.max_pool2x2(x, ceil_mode=True), reference.max_pool2x2(x, ceil_mode=True))
+    if min(shape[2:]) > 1:
+        assert_same_bits(ops.max_pool2x2(x), reference.max_pool2x2(x))
+
+
+# ---- LRN, and what random float64 numbers give --------------------------------------------------------------------
+
+
+def window_sums(t, before, after):
+    """Over axis 1, `before` channels back and `after` on."""
+    padded = np.pad(t, ((0, 0), (before, after), (0, 0), (0, 0)))
+    return sum(padded[:, i : i + t.shape[1]] for i in range(before + after + 1))
+
+
+def lrn_in_long_double(x, gy, size, alpha, beta, k):
+    x, gy = (t.numpy().astype(np.longdouble) for t in (x, gy))
+    before, after, a = size // 2, (size - 1) // 2, np.longdouble(alpha) / size
+    s = k + a * window_sums(x * x, before, after)
+    t = window_sums(gy * x * s ** (-beta - 1), after, before)
+    return x * s**-beta, gy * s**-beta - 2 * a * beta * x * t
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", [(2, 7, 5, 3), (3, 1, 8, 9), (2, 70, 3, 4), (0, 5, 2, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "alpha", "beta", "k"),
+    [(5, 1e-4, 0.75, 2.0), (5, 2.0, 0.75, 1.0), (4, 0.5, 0.5, 1.0), (1, 1.0, 1.0, 1.0), (2, 3.0, 1.3, 0.5),
+     (9, 1.0, 0.75, 2.0), (40, 1.0, 0.25, 1.0)],
+)  # fmt: skip
+def test_local_response_norm(backend, dtype, memory_format, shape, size, alpha, beta, k):
+    x = in_format(torch.randn(shape, dtype=dtype), memory_format)
+    options = {"size": size, "alpha": alpha, "beta": beta, "k": k}
+    gy = (torch.arange(x.numel(), dtype=dtype) * 7 % 11 - 5).reshape(shape) / 4  # as in results()
+    exact = lrn_in_long_double(x, gy, **options)
+    ours, theirs = (results(m.local_response_norm, [x], **options) for m in (ops, reference))
+    for triple in zip(ours, theirs, exact, strict=True):
+        assert_as_accurate_as_torch(*triple)
+
+
+def conv_in_long_double(x, weight, gy):
+    """y, gx, gw of a convolution, tap by tap."""
+    x, weight, gy = (t.numpy().astype(np.longdouble) for t in (x, weight, gy))
+    h, w, kernel = x.shape[2], x.shape[3], weight.shape[2]
+    pad = kernel // 2
+    x = np.pad(x, ((0, 0), (0, 0), (pad, pad), (pad, pad)))
+    y, gx, gw = np.zeros_like(gy), np.zeros_like(x), np.zeros_like(weight)
+    for r in range(kernel):
+        for s in range(kernel):
+            place = (slice(None), slice(None), slice(r, r + h), slice(s, s + w))
+            y += np.einsum("nchw,oc->nohw", x[place], weight[:, :, r, s])
+            gx[place] += np.einsum("nohw,oc->nchw", gy, weight[:, :, r, s])
+            gw[:, :, r, s] = np.einsum("nohw,nchw->oc", gy, x[place])
+    return y, gx[:, :, pad : pad + h, pad : pad + w], gw
+
+
+@pytest.mark.parametrize("name", ["conv3x3", "conv1x1"])
+def test_conv_in_float64(backend, name):
+    kernel = int(name[4])
+    x, weight = torch.randn(2, 19, 9, 11).double(), torch.randn(23, 19, kernel, kernel).double()
+    x, weight = x * 1.1, weight * 1.1  # so that all 53 bits are in use
+    ours, theirs = (results(getattr(m, name), [x, weight]) for m in (ops, reference))
+    gy = (torch.arange(ours[0].numel()).double() * 7 % 11 - 5).reshape(ours[0].shape) / 4
+    for triple in zip(ours, theirs, conv_in_long_double(x, weight, gy), strict=True):
+        assert_as_accurate_as_torch(*triple)
+
+
+@pytest.mark.parametrize("shape", [(1, 512, 300, 7, 9), (2, 130, 256, 6, 5)], ids=str)
+def test_long_sums(backend, shape):
+    n, cin, cout, h, w = shape
+    compare("conv3x3", [torch.randn(n, cin, h, w), torch.randn(cout, cin, 3, 3), torch.randn(cout)])
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES, ids=name_of)
+def test_conv3x3_of_a_large_map(backend, epilogue):
+    """Many chunks of rows and many tasks, long sums in wgrad."""
+    compare("conv3x3", [torch.randn(2, 20, 61, 43), torch.randn(24, 20, 3, 3), torch.randn(24)], **epilogue)
+
+
+# ---- ties, NaN, infinities, zeros ---------------------------------------------------------------------------------
+
+CASES = [
+    ("conv3x3", [(2, 5, 9, 8), (6, 5, 3, 3), (6,)], {}),
+    ("conv3x3", [(2, 5, 9, 8), (6, 5, 3, 3), (6,)], {"relu": True}),
+    ("conv3x3", [(2, 5, 9, 8), (6, 5, 3, 3), (6,)], {"pool": True}),
+    ("conv3x3", [(2, 5, 9, 8), (6, 5, 3, 3), (6,)], {"relu": True, "pool": True}),
+    ("conv1x1", [(2, 5, 9, 8), (6, 5, 1, 1), (6,)], {"relu": True}),
+    ("max_pool2x2", [(2, 20, 9, 8)], {"ceil_mode": True}),
+    ("max_pool2x2", [(2, 20, 9, 8)], {"ceil_mode": False}),
+    ("local_response_norm", [(2, 20, 3, 4)], {}),
+    ("sum_pool", [(2, 20, 3, 4)], {"reduce": "mean"}),
+]
+over_cases = pytest.mark.parametrize(
+    ("name", "shapes", "options"), CASES, ids=[f"{name}-{name_of(options)}" for name, _, options in CASES]
+)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("name", ["conv3x3", "max_pool2x2"])
+def test_the_first_maximum_takes_the_gradient(backend, name, memory_format):
+    """Three values only, so that nearly every window is tied, and a ReLU cuts at exactly 0."""
+    x = in_format(torch.randint(-1, 2, (2, 24, 9, 10)).float(), memory_format)
+    inputs, options = [x], {}
+    if name == "conv3x3":
+        weight = torch.zeros(24, 24, 3, 3)
+        weight[torch.arange(24), torch.arange(24), 1, 1] = 1  # the identity
+        inputs, options = [x, weight], {"relu": True, "pool": True}
+    ours, theirs = (results(getattr(m, name), inputs, **options) for m in (ops, reference))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+@over_cases
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_non_finite_values_pass_through(backend, name, shapes, options, value):
+    inputs = [torch.randn(shape) for shape in shapes]
+    x = inputs[0]
+    x[0, 1, 2, 1] = x[0, 1, 2, 2] = x[-1, 3, 0, 0] = x[-1, 4, -1, -1] = value
+    ours, theirs = (results(getattr(m, name), inputs, **options) for m in (ops, reference))
+    assert not ours[0].isfinite().all() or value == -float("inf")
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, equal_nan=True)
+
+
+def test_several_nans_in_a_window(backend):
+    x = torch.randn(1, 40, 8, 8)
+    x[torch.rand(x.shape) < 0.4] = float("nan")
+    ours, theirs = (results(m.max_pool2x2, [x]) for m in (ops, reference))
+    for a, b in zip(ours, theirs, strict=True):
+        assert_same_bits(a, b)
+
+
+def test_negative_zero(backend):
+    x = torch.tensor([0.0, -0.0])[torch.randint(0, 2, (2, 9, 6, 6))]
+    assert_same_bits(ops.max_pool2x2(x), reference.max_pool2x2(x))
+    assert not ops.conv1x1(x, torch.ones(4, 9, 1, 1), -torch.zeros(4), relu=True).signbit().any()
+
+
+# ---- repeatable, and in the user's memory format ------------------------------------------------------------------
+
+
+@over_cases
+def test_results_do_not_depend_on_the_threads_or_the_run(backend, set_threads, name, shapes, options):
+    (_, c, *_), *others = shapes
+    inputs = [torch.randn(3, c, 65, 43), *(torch.randn(shape) for shape in others)]
+    first = None
+    for threads in (1, 2, 3, 3):
+        set_threads(threads)
+        now = results(getattr(ops, name), inputs, **options)
+        first = first or now
+        for a, b in zip(now, first, strict=True):
+            assert_same_bits(a, b)
+
+
+@over_cases
+@pytest.mark.parametrize("memory_format", FORMATS)
+def test_output_keeps_the_memory_format(backend, name, shapes, options, memory_format):
+    x, *others = [torch.randn(shape) for shape in shapes]
+    y = getattr(ops, name)(in_format(x, memory_format), *others, **options)
+    assert y.dim() == 2 or y.is_contiguous(memory_format=getattr(torch, memory_format))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 6), (3, 5, 1, 1)], ids=str)
+def test_a_tensor_of_both_formats_counts_as_contiguous(backend, shape):
+    x = torch.randn(shape)
+    assert ops.conv3x3(x, torch.randn(7, shape[1], 3, 3)).is_contiguous()

@@ -1,0 +1,7 @@
+"""``python -m vggfast``."""
+
+import sys
+
+from vggfast.cli import main
+
+sys.exit(main())

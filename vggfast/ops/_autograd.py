@@ -1,0 +1,51 @@
+"""An op's Autograd kernel: :func:`torch.library.register_autograd` that also serves ``torch.func``.
+
+torch's own registration refuses ``torch.func.grad`` and drops forward-mode tangents without a word. This one is a
+single-level function, which is what functorch makes of any op: each ``grad`` or ``vmap`` around the call runs it once
+with the tensors of its own level, and the call inside goes on to the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch._functorch.autograd_function import enable_single_level_autograd_function
+from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.function import _SingleLevelFunction
+
+
+def make_kernel(op: torch._ops.OpOverload, setup_context: Callable, backward: Callable) -> Callable:
+    """The kernel for dispatch key Autograd; `setup_context` and `backward` as register_autograd takes them."""
+
+    def below(keyset, args):
+        with torch._C._AutoDispatchBelowAutograd():
+            return op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    class Generated(_SingleLevelFunction):
+        @staticmethod
+        def forward(ctx, *args_and_keyset):
+            *args, keyset = args_and_keyset
+            with torch.enable_grad():  # for the transforms around this one
+                result = below(keyset, args)
+            setup_context(ctx=ctx, inputs=tuple(args), output=result)
+            return result
+
+        @staticmethod
+        def backward(ctx, *grads):
+            result = backward(ctx, *grads)
+            return (*result, None) if isinstance(result, tuple) else (result, None)
+
+    Generated.__name__ = Generated.__qualname__ = op.name().replace("::", "_")
+
+    def kernel(keyset, *args):
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if any(unpack_dual(t).tangent is not None for t in tensors):
+            raise NotImplementedError(f"{op.name()} has no forward-mode derivative: reverse mode (backward) is wanted")
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+            return below(keyset, args)
+        with enable_single_level_autograd_function():
+            return Generated.apply(*args, keyset)  # type: ignore[attr-defined]
+
+    return kernel
