@@ -27,7 +27,7 @@ fast: module
 $(VENV)/ready: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet setuptools pybind11 cmake ninja
+	$(BIN)/pip install --quiet setuptools wheel pybind11 cmake ninja
 	VGGFAST_CUDA=$(or $(VGGFAST_CUDA),off) $(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0
 	touch $@
