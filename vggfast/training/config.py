@@ -102,7 +102,7 @@ class TrainConfig:
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "crop": 32, "scale_min": 36, "scale_max": 36, "pool_size": 1, "width": 0.5, "hidden": 256, "batch_size": 64,
-        "epochs": 40, "patience": 6,
+        "epochs": 40, "patience": 4,
     },
     "tiny-imagenet": {
         # Without batch norm the loss stays at ln(200) in the first 100 steps.
