@@ -11,13 +11,13 @@ import time
 import pytest
 import torch
 
-from vggfast.training import TrainConfig, Trainer
-from vggfast.training.config import PRESETS
+from vggfast.training.config import PRESETS, TrainConfig
+from vggfast.training.trainer import Trainer
 from vggfast.weights import read_state_dict
 
 
 def _config(photos, **changes):
-    small = {"crop": 32, "scale_min": 36, "scale_max": 40, "pool_size": 1, "width": 0.1, "hidden": 16, "batch_size": 4,
+    small = {"crop": 32, "scale_min": 36, "scale_max": 40, "width": 0.1, "hidden": 16, "batch_size": 4,
              "epochs": 3, "log_every": 2}  # fmt: skip
     return TrainConfig(data=f"imagefolder:{photos}", **{**small, **changes})
 
@@ -86,7 +86,8 @@ def test_learning_rate_drops_three_times_at_most(photos, tmp_path):
         ({"config": "F"}, "config is 'F': one of A, A-LRN, B, C, D, E is wanted"),
         ({"batch_size": 0}, "batch_size is 0: 1 or more is wanted"),
         ({"lr": -1.0}, r"lr is -1\.0: 0 or more is wanted"),
-        ({"crop": 100}, r"crop is 100 and pool_size 7: crop = 32 \* pool_size is wanted"),
+        ({"lr": float("nan")}, "lr is nan: 0 or more is wanted"),
+        ({"crop": 100}, "crop is 100: a multiple of 32 is wanted"),
         ({"scale_min": 200}, "crop <= scale_min <= scale_max is wanted"),
     ],
 )

@@ -1,4 +1,4 @@
-"""vggfast: the fastest and most faithful way to run and train VGG networks."""
+"""vggfast: VGG networks on hand-written kernels, run, trained and evaluated as in the paper."""
 
 from vggfast import ops
 from vggfast._version import __version__

@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,12 @@ _MAY_CHANGE = ("epochs", "steps", "workers", "log_every", "checkpoint_every")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command line; the process' exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage."""
-    parsed = _parser().parse_args(arguments)
     try:
+        parsed = _parser().parse_args(arguments)
         return parsed.run(parsed)
+    except ModuleNotFoundError as error:
+        print(f"vggfast: {error}: this command wants the extra, pip install 'vggfast[train]'", file=sys.stderr)
+        return 1
     except (OSError, ValueError, TypeError, FloatingPointError, ImportError) as error:
         if os.environ.get("VGGFAST_TRACEBACK"):
             raise
@@ -52,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_train(commands: Any) -> None:
-    from vggfast.training.config import TrainConfig
+    from vggfast.training.config import PRESETS, TrainConfig
 
     parser = commands.add_parser(
         "train",
@@ -71,7 +73,8 @@ def _add_train(commands: Any) -> None:
         name = field.metadata["group"]
         group = groups.setdefault(name, None) or parser.add_argument_group(name)
         groups[name] = group
-        text = f"{field.metadata['help']} (default {field.default})"
+        presets = "".join(f"; {kind} {values[field.name]}" for kind, values in PRESETS.items() if field.name in values)
+        text = f"{field.metadata['help']} (default {field.default}{presets})"
         if isinstance(field.default, bool):
             group.add_argument(_flag(field.name), action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
@@ -99,6 +102,8 @@ def _train_config(parsed: argparse.Namespace) -> tuple[TrainConfig, Path]:
         for field in dataclasses.fields(TrainConfig)
         if getattr(parsed, field.name) is not None
     }
+    if parsed.resume is not None and (parsed.out is not None or parsed.overwrite):
+        raise ValueError(f"--resume {parsed.resume} goes on in its own folder: --out and --overwrite are not for it")
     if parsed.resume is None:
         data = given.get("data", "digits")
         config = TrainConfig(**{**preset_for(data), **given})
@@ -114,14 +119,12 @@ def _train_config(parsed: argparse.Namespace) -> tuple[TrainConfig, Path]:
 
 
 def _train(parsed: argparse.Namespace) -> int:
-    from vggfast.training import Trainer
     from vggfast.training.console import console
     from vggfast.training.finish import finish
+    from vggfast.training.trainer import Trainer
 
     config, out = _train_config(parsed)
-    if parsed.overwrite and parsed.resume is None and (out / "checkpoint.pt").exists():
-        shutil.rmtree(out)
-    trainer = Trainer(config, out, resume=parsed.resume is not None)
+    trainer = Trainer(config, out, resume=parsed.resume is not None, overwrite=parsed.overwrite)
     parameters = sum(p.numel() for p in trainer.model.parameters())
     console.print(
         f"{config.config} ({parameters:,} parameters) on {config.data}: {len(trainer.train_set)} training and "
@@ -162,14 +165,23 @@ def _add_eval(commands: Any) -> None:
     parser.set_defaults(run=_eval)
 
 
+def _load_run(path: Path) -> tuple[Any, dict[str, Any]]:
+    """(network, classes, preprocessing, data and scales) of a file that training wrote."""
+    from vggfast.weights import load_model
+
+    model, facts = load_model(path)
+    if missing := {"classes", "preprocessing", "data", "scales"} - facts.keys():
+        raise ValueError(f"{path} has weights but no {', '.join(sorted(missing))}: a file of a training run is wanted")
+    return model, facts
+
+
 def _eval(parsed: argparse.Namespace) -> int:
     from vggfast.data import Preprocessing, open_dataset
     from vggfast.evaluation import evaluate_dense
     from vggfast.training.console import Live, print_table
     from vggfast.training.finish import write_json
-    from vggfast.weights import load_model
 
-    model, facts = load_model(parsed.model)
+    model, facts = _load_run(parsed.model)
     data = parsed.data or facts["data"]
     images = open_dataset(data, parsed.split)
     if images.classes != facts["classes"]:
@@ -212,9 +224,8 @@ def _add_predict(commands: Any) -> None:
 def _predict(parsed: argparse.Namespace) -> int:
     from vggfast.data import Preprocessing, open_image
     from vggfast.evaluation import dense
-    from vggfast.weights import load_model
 
-    model, facts = load_model(parsed.model)
+    model, facts = _load_run(parsed.model)
     classes = facts["classes"]
     if not 1 <= parsed.top <= len(classes):
         raise ValueError(f"--top is {parsed.top}: 1 to {len(classes)}, the number of classes, is wanted")

@@ -5,8 +5,9 @@ Source: Simonyan & Zisserman, table 1 (configurations), section 3.1 (initialisat
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -169,26 +170,77 @@ class VGG(nn.Module):
         return self.classifier(self.features(x))
 
     def to_conv_head(self) -> VGG:
-        """This network with its FC layers as convolutions; shares every parameter's memory with this one."""
+        """This network with its FC layers as convolutions. Both share their parameters' memory.
+
+        Raises:
+            ValueError: there is no head, or a layer in it has no counterpart; the text names it.
+        """
         return self._with_head("conv")
 
     def to_linear_head(self) -> VGG:
-        """This network with its head as FC layers; shares every parameter's memory with this one."""
+        """This network with its head as FC layers. Both share their parameters' memory, but for channels_last weights.
+
+        Raises:
+            ValueError: there is no head, or a layer in it has no counterpart; the text names it.
+        """
         return self._with_head("linear")
 
     def _with_head(self, head: str) -> VGG:
         if self.head == "none":
             raise ValueError("head is 'none': there are no FC layers to convert")
-        # On the meta device nothing is allocated: every parameter is then replaced by this network's own.
+        other = VGG.__new__(VGG)
+        nn.Module.__init__(other)
+        pool_size = self.arguments["pool_size"]
+        convert = _as_conv if head == "conv" else _as_linear
+        layers = [convert(layer, pool_size if i == 0 else 1, i) for i, layer in enumerate(self.classifier)]
+        # Shallow copies share parameters and buffers, but not the training mode.
+        other.features = FusedSequential(*map(copy.copy, self.features))
+        other.avgpool = nn.Identity() if head == "conv" else nn.AdaptiveAvgPool2d((pool_size, pool_size))
+        other.classifier = FusedSequential(*layers) if head == "conv" else nn.Sequential(*layers)
+        other.arguments = {**self.arguments, "head": head}
+        for module in other.modules():
+            module.training = self.training
+        return other
+
+
+def _shared(layer: nn.Module, like: nn.Linear | nn.Conv2d, shape: Sequence[int]) -> nn.Module:
+    """`layer`, made on the meta device, with the parameters of `like`."""
+    weight = like.weight
+    layer.weight = nn.Parameter(weight.detach().reshape(shape), requires_grad=weight.requires_grad)
+    layer.register_parameter("bias", like.bias)
+    return layer
+
+
+def _as_conv(layer: nn.Module, extent: int, index: int) -> nn.Module:
+    """The layer of a linear head as a convolution of this extent."""
+    if isinstance(layer, nn.Linear):
+        channels = layer.in_features // extent**2
         with torch.device("meta"):
-            other = VGG(**{**self.arguments, "head": head}, init=None)
-        other.features = self.features
-        for mine, theirs in zip(self.classifier, other.classifier, strict=True):
-            for name, parameter in mine.named_parameters():
-                shape = theirs.get_parameter(name).shape
-                shared = nn.Parameter(parameter.detach().view(shape), requires_grad=parameter.requires_grad)
-                setattr(theirs, name, shared)
-        return other.train(self.training)
+            conv = (
+                Conv1x1(channels, layer.out_features)
+                if extent == 1
+                else nn.Conv2d(channels, layer.out_features, extent)
+            )
+        return _shared(conv, layer, (layer.out_features, channels, extent, extent))
+    return _copied(layer, index, nn.Conv2d)
+
+
+def _as_linear(layer: nn.Module, _: int, index: int) -> nn.Module:
+    """The layer of a conv head as an FC layer."""
+    if isinstance(layer, nn.Conv2d):
+        with torch.device("meta"):
+            linear = nn.Linear(layer.weight[0].numel(), layer.out_channels)
+        return _shared(linear, layer, (layer.out_channels, -1))
+    return _copied(layer, index, nn.Linear)
+
+
+def _copied(layer: nn.Module, index: int, wanted: type[nn.Module]) -> nn.Module:
+    """A shallow copy of a layer that needs no conversion: it is of the wanted kind, or has no parameters."""
+    if not isinstance(layer, wanted) and any(True for _ in layer.parameters()):
+        raise ValueError(
+            f"classifier[{index}] is {layer}: nn.Linear, nn.Conv2d or a layer without parameters is wanted"
+        )
+    return copy.copy(layer)
 
 
 # ---- initialisation -----------------------------------------------------------------------------------------------

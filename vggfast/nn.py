@@ -6,7 +6,7 @@ say) runs torch's op instead, so that rewriting a network keeps its meaning.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -16,6 +16,11 @@ from torch.overrides import has_torch_function_unary
 from vggfast import ops
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
+
+
+def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """run(x), where torch's modules also take one image without N."""
+    return run(x[None])[0] if x.dim() == 3 else run(x)
 
 
 class _Conv(nn.Conv2d):
@@ -35,6 +40,11 @@ class _Conv(nn.Conv2d):
             and self.padding_mode == "zeros"
         )
 
+    def _run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
+        if not self.is_ours():
+            return nn.Conv2d.forward(self, x)
+        return _batched(lambda batch: op(batch, self.weight, self.bias), x)
+
 
 class Conv3x3(_Conv):
     """``nn.Conv2d(in, out, 3, padding=1)`` on :func:`vggfast.ops.conv3x3`. Input (N, Cin, H, W), float32 or float64."""
@@ -42,7 +52,7 @@ class Conv3x3(_Conv):
     _kernel, _padding = 3, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.conv3x3(x, self.weight, self.bias) if self.is_ours() else super().forward(x)
+        return self._run(ops.conv3x3, x)
 
 
 class Conv1x1(_Conv):
@@ -51,7 +61,7 @@ class Conv1x1(_Conv):
     _kernel, _padding = 1, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.conv1x1(x, self.weight, self.bias) if self.is_ours() else super().forward(x)
+        return self._run(ops.conv1x1, x)
 
 
 class MaxPool2x2(nn.MaxPool2d):
@@ -71,7 +81,9 @@ class MaxPool2x2(nn.MaxPool2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return ops.max_pool2x2(x, ceil_mode=self.ceil_mode) if self.is_ours() else super().forward(x)
+        if not self.is_ours():
+            return super().forward(x)
+        return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), x)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):
@@ -117,13 +129,16 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if has_torch_function_unary(x) or _any_global_hooks():
+        if has_torch_function_unary(x) or x.dim() != 4 or _any_global_hooks():
             return super().forward(x)
+        nchw = not lib.is_channels_last(x)
         y = x
         for module, epilogue in self._steps():
-            y = module(y) if epilogue is None else conv_nhwc(y, module.weight, module.bias, *epilogue)
-        converted = y is not x and y.dim() == 4 and not lib.is_channels_last(x)
-        return y.contiguous() if converted else y
+            if epilogue is not None:
+                y = conv_nhwc(y, module.weight, module.bias, *epilogue)
+            else:  # a hook sees the layout that the caller uses
+                y = module(y.contiguous() if nchw and not _is_bare(module) else y)
+        return y.contiguous() if nchw and y is not x and y.dim() == 4 else y
 
     def _steps(self) -> Iterator[tuple[Any, tuple[bool, bool] | None]]:
         """(convolution, (relu, pool)) for a run to fuse, (module, None) for any other module."""

@@ -77,13 +77,12 @@ struct Kernels {
   /// Units: rows of y, n * oh of them.
   void (*max_pool)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
   void (*gather_selected)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
-  /// Units: images.
   void (*scatter_selected)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
   /// Units: pixels. `scratch` holds 2 * channels values.
   void (*lrn_fprop)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end);
   void (*lrn_dgrad)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end, T* scratch);
-  /// One image's pixels, `channels` of `stride` channels, into y.
-  void (*sum_pool)(const T* x, int64_t pixels, int64_t channels, int64_t stride, T scale, T* y);
+  /// One image's pixels, into y.
+  void (*sum_pool)(const T* x, int64_t pixels, int64_t channels, T scale, T* y);
 };
 
 struct KernelTable {

@@ -74,7 +74,7 @@ void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context) {
     const int64_t channels = x.size(1), pixels = x.size(2) * x.size(3);
     const T scale = mean ? T(1) / static_cast<T>(pixels) : T(1);
     cpu::parallel_for(x.size(0), context.threads, [&](int64_t n, int) {
-      cpu::kernels().of<T>().sum_pool(x.as<T>() + n * pixels * channels, pixels, channels, channels, scale,
+      cpu::kernels().of<T>().sum_pool(x.as<T>() + n * pixels * channels, pixels, channels, scale,
                                       y.as<T>() + n * channels);
     });
   });

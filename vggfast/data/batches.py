@@ -19,12 +19,18 @@ class _Epoch(Dataset):
     def __init__(self, images: ImageSet, transform: Transform, seed: int, epoch: int) -> None:
         self.images, self.transform, self.seed, self.epoch = images, transform, seed, epoch
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> tuple[Tensor, int] | Exception:
         generator = np.random.default_rng((self.seed, self.epoch, index))
-        return self.transform(self.images.image(index), generator), int(self.images.labels[index])
+        try:
+            return self.transform(self.images.image(index), generator), int(self.images.labels[index])
+        except (OSError, ValueError) as error:
+            return error  # raised in the parent: a worker's exception would carry its traceback as its text
 
 
-def _collate(samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
+def _collate(samples: list[tuple[Tensor, int] | Exception]) -> tuple[Tensor, Tensor] | Exception:
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return sample
     images, labels = zip(*samples, strict=True)
     return torch.stack(images).contiguous(memory_format=torch.channels_last), torch.tensor(labels)
 
@@ -64,6 +70,10 @@ class Batches:
         dataset = _Epoch(self.images, self.transform, self.seed, epoch)
         # A generator of its own: else DataLoader draws from torch's, and dropout depends on where a run resumed.
         generator = torch.Generator().manual_seed(self.seed)
-        yield from DataLoader(
+        loader = DataLoader(
             dataset, batch_sampler=batches, num_workers=self.workers, collate_fn=_collate, generator=generator
         )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch

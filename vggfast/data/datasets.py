@@ -65,6 +65,8 @@ def _held_out(labels: np.ndarray, fraction: float) -> np.ndarray:
     mask = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise ValueError(f"class number {label} has one image: two are wanted, one of them to hold out")
         mask[members[: max(1, round(fraction * len(members)))]] = True
     return mask
 
@@ -132,12 +134,12 @@ def _tiny_imagenet(root: Path, split: str) -> ImageSet:
         return ImageSet(str(root), classes, labels, list(files), open_image)
     rows = [line.split("\t")[:2] for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    paths = [(root / "val" / "images" / name, label_of[wnid]) for name, wnid in rows]
-    present = [(path, label) for path, label in paths if path.exists()]
-    if not present:
-        raise ValueError(f"{root / 'val' / 'images'} has none of the images of val_annotations.txt")
-    val_labels = np.array([label for _, label in present], dtype=np.int64)
-    return ImageSet(str(root), classes, val_labels, [path for path, _ in present], open_image)
+    if strangers := {wnid for _, wnid in rows} - label_of.keys():
+        raise ValueError(f"{root / 'val' / 'val_annotations.txt'} has {min(strangers)}, which wnids.txt has not")
+    paths = [root / "val" / "images" / name for name, _ in rows]
+    if missing := [path for path in paths if not path.exists()]:
+        raise FileNotFoundError(f"{missing[0]}: not there, and {len(missing) - 1} more of val_annotations.txt")
+    return ImageSet(str(root), classes, np.array([label_of[wnid] for _, wnid in rows]), list(paths), open_image)
 
 
 def open_dataset(spec: str, split: str) -> ImageSet:

@@ -51,13 +51,6 @@ class ColourStatistics:
     axes: np.ndarray  # (3, 3), principal axes of RGB
     variances: np.ndarray  # (3,), along them
 
-    def as_dict(self) -> dict[str, Any]:
-        return {name: np.asarray(value).tolist() for name, value in self.__dict__.items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> ColourStatistics:
-        return cls(**{name: np.asarray(value) for name, value in values.items()})
-
 
 def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
     """Mean, deviation and principal axes of the RGB values of `images`."""

@@ -41,13 +41,15 @@ def dense(
         batch_size: images of one size that run together.
 
     Raises:
-        ValueError: no scale, or one at which the head does not fit; the text names it.
+        ValueError: no image, no scale, or one at which the head does not fit; the text names it.
     """
     least = 32 * model.arguments["pool_size"]
     if not scales or min(scales) < least:
         raise ValueError(f"scales is {list(scales)}: one or more of at least {least} are wanted")
-    network = (model if model.head == "conv" else model.to_conv_head()).eval()
-    posteriors = torch.zeros(len(images), model.arguments["num_classes"])
+    if not images:
+        raise ValueError("images is empty: at least one image is wanted")
+    network = model.to_conv_head().eval()  # modules of its own: the caller's keep their training mode
+    posteriors = [torch.zeros(())] * len(images)
 
     def scores(batch: Tensor) -> Tensor:
         return ops.sum_pool(network.score_map(batch), reduce=pool).softmax(1)
@@ -65,5 +67,6 @@ def dense(
                 result = scores(batch)
                 if flip:
                     result = (result + scores(batch.flip(3))) / 2
-                posteriors[list(indices)] += result / len(scales)
-    return posteriors
+                for index, row in zip(indices, result, strict=True):
+                    posteriors[index] = posteriors[index] + row / len(scales)
+    return torch.stack(posteriors)

@@ -83,7 +83,7 @@ def nhwc(t: Tensor) -> Tensor:
 
 
 def empty_nhwc(like: Tensor, shape: Sequence[int]) -> Tensor:
-    return like.new_empty(shape).to(memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def is_channels_last(t: Tensor) -> bool:

@@ -1,6 +1,8 @@
-"""The paper's training recipe on one process. Needs the extra ``vggfast[train]``."""
+"""The paper's training recipe on one process: TrainConfig says what, :class:`vggfast.training.trainer.Trainer` does it.
+
+Importing this is light; the trainer needs the extra ``vggfast[train]``.
+"""
 
 from vggfast.training.config import TrainConfig
-from vggfast.training.trainer import Trainer
 
-__all__ = ["TrainConfig", "Trainer"]
+__all__ = ["TrainConfig"]

@@ -22,6 +22,7 @@ class Progress:
         step: optimiser steps done.
         epoch: the epoch that the next step belongs to, from 0.
         batch: batches of it done.
+        epoch_loss, epoch_seconds: sum of the losses, and time, of those batches.
         best_top1: lowest validation top-1 error so far, per cent.
         epochs: a row per finished validation.
         window: losses since the last row of steps.csv.
@@ -30,6 +31,8 @@ class Progress:
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    epoch_loss: float = 0.0
+    epoch_seconds: float = 0.0
     best_top1: float = float("inf")
     epochs: list[dict[str, float]] = field(default_factory=list)
     window: list[float] = field(default_factory=list)
@@ -59,6 +62,8 @@ def restore(path: Path, model: Any, optimiser: Any, schedule: Any) -> Progress:
         raise FileNotFoundError(f"{path}: not there, so there is no run to resume")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(content, dict) or "format" not in content:
+            raise ValueError(f"{path} is not a checkpoint of a run: a file that training wrote is wanted")
         if content["format"] != _FORMAT:
             raise ValueError(f"{path} is a checkpoint of format {content['format']}: {_FORMAT} is wanted")
         saved = {name: value for name, value in content["arguments"].items() if name != "extra"}

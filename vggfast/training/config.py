@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def _option(default: Any, text: str, group: str, choices: Any = None) -> Any:
 @dataclass
 class TrainConfig:
     data: str = _option("digits", "digits, imagefolder:DIR or tiny-imagenet:DIR", "data")
-    crop: int = _option(224, "side of the square training crop, pixels", "data")
+    crop: int = _option(224, "side of the square training crop, a multiple of 32 pixels", "data")
     scale_min: int = _option(256, "shortest side S of the rescaled training image", "data")
     scale_max: int = _option(256, "S is drawn from scale-min to scale-max per image; equal values fix it", "data")
     flip: bool = _option(True, "mirror every other training image", "data")
@@ -32,7 +33,6 @@ class TrainConfig:
     config: str = _option("A", "configuration of the paper", "network", tuple(CONFIGURATIONS))
     width: float = _option(1.0, "scales the channels of every convolution", "network")
     hidden: int = _option(4096, "width of the two hidden FC layers", "network")
-    pool_size: int = _option(7, "extent of the map that the head sees: crop / 32", "network")
     batch_norm: bool = _option(False, "batch norm after each convolution (not in the paper)", "network")
     dropout: float = _option(0.5, "dropout after the first two FC layers", "network")
     init: str = _option("glorot", "initialisation", "network", tuple(INITS))
@@ -62,18 +62,20 @@ class TrainConfig:
                              (("steps", "workers", "drops", "patience", "lr", "momentum", "weight_decay",
                                "colour_shift", "clip_norm", "seed"), 0)):  # fmt: skip
             for name in names:
-                if getattr(self, name) < least:
+                if not least <= getattr(self, name) < math.inf:
                     raise ValueError(f"{name} is {getattr(self, name)}: {least} or more is wanted")
-        if self.crop != 32 * self.pool_size:
-            raise ValueError(
-                f"crop is {self.crop} and pool_size {self.pool_size}: crop = 32 * pool_size is wanted, "
-                "so that training and dense evaluation see the same network"
-            )
+        if self.crop % 32:
+            raise ValueError(f"crop is {self.crop}: a multiple of 32 is wanted, what the five pools divide by")
         if not self.crop <= self.scale_min <= self.scale_max:
             raise ValueError(
                 f"crop, scale_min and scale_max are {self.crop}, {self.scale_min}, {self.scale_max}: "
                 "crop <= scale_min <= scale_max is wanted"
             )
+
+    @property
+    def pool_size(self) -> int:
+        """Extent of the map that the head sees; training and dense evaluation see the same network."""
+        return self.crop // 32
 
     def test_scales(self) -> tuple[int, int, int]:
         """The paper's three test scales Q: around a fixed S by S / 8 (its 32 of 256), or across the range of S."""
@@ -101,12 +103,12 @@ class TrainConfig:
 # What changes from the paper's ImageNet recipe where the images are smaller; chosen by the kind of data.
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
-        "crop": 32, "scale_min": 36, "scale_max": 36, "pool_size": 1, "width": 0.5, "hidden": 256, "batch_size": 64,
+        "crop": 32, "scale_min": 36, "scale_max": 36, "width": 0.5, "hidden": 256, "batch_size": 64,
         "epochs": 40, "patience": 4,
     },
     "tiny-imagenet": {
         # Without batch norm the loss stays at ln(200) in the first 100 steps.
-        "crop": 64, "scale_min": 73, "scale_max": 73, "pool_size": 2, "hidden": 1024, "batch_size": 64, "workers": 2,
+        "crop": 64, "scale_min": 73, "scale_max": 73, "hidden": 1024, "batch_size": 64, "workers": 2,
         "batch_norm": True,
     },
     "imagefolder": {"workers": 2},

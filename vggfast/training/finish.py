@@ -37,7 +37,7 @@ def finish(trainer: Trainer) -> None:
 
     curves(read_csv(out / "steps.csv"), trainer.progress.epochs, out / "curves.png")
     _draw_sheet(trainer, posteriors, out / "predictions.png")
-    seconds = sum(row["seconds"] for row in trainer.progress.epochs)
+    seconds = sum({row["epoch"]: row["seconds"] for row in trainer.progress.epochs}.values())
     best = min(trainer.progress.epochs, key=lambda row: row["val_top1"])
     write_json(
         out / "metrics.json",

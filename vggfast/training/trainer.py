@@ -35,6 +35,10 @@ from vggfast.weights.files import write_atomically
 
 STEP_COLUMNS = ("step", "epoch", "loss", "lr")
 EPOCH_COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds", "images_per_s")
+RUN_FILES = (
+    "config.json", "checkpoint.pt", "model.safetensors", "steps.csv", "metrics.csv", "metrics.json", "curves.png",
+    "predictions.png",
+)  # fmt: skip
 _STATISTICS_IMAGES = 2000  # drawn from the training set for mean, deviation and principal axes of its colours
 
 
@@ -71,15 +75,16 @@ class Trainer:
         config: what defines the run.
         out: its folder; made when absent.
         resume: go on from the folder's checkpoint.
+        overwrite: replace the run that the folder holds; its files go once everything else has been checked.
 
     Raises:
-        FileExistsError: the folder holds a run and `resume` is False.
+        FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is True.
         FileNotFoundError, ValueError: data, configuration or checkpoint do not fit; the text says which.
     """
 
-    def __init__(self, config: TrainConfig, out: str | Path, resume: bool = False) -> None:
+    def __init__(self, config: TrainConfig, out: str | Path, resume: bool = False, overwrite: bool = False) -> None:
         self.config, self.out = config, Path(out)
-        if not resume and (self.out / "checkpoint.pt").exists():
+        if not (resume or overwrite) and (self.out / "checkpoint.pt").exists():
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
         self.train_set, self.val_set = open_dataset(config.data, "train"), open_dataset(config.data, "val")
         statistics = measure_colours(self.train_set)
@@ -114,6 +119,8 @@ class Trainer:
             row for row in read_csv(self.out / "steps.csv") if resume and row["step"] <= self.progress.step
         ]
         self._stop_signal: int | None = None
+        for name in RUN_FILES if overwrite else ():
+            (self.out / name).unlink(missing_ok=True)
         config.write(self.out / "config.json")
 
     @property
@@ -144,46 +151,65 @@ class Trainer:
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             with Live("training", self.total_steps, self.progress.step) as live:
-                while self.progress.step < self.total_steps and self._stop_signal is None:
-                    self._epoch(live)
+                while not self._finished():
+                    if not self._train_epoch(live):
+                        return False
+                    self._close_epoch(live)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        return self._stop_signal is None
+        return True
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self._stop_signal = number
 
-    def _epoch(self, live: Live) -> None:
+    def _finished(self) -> bool:
+        rows = self.progress.epochs
+        return self.progress.step >= self.total_steps and bool(rows) and rows[-1]["step"] == self.progress.step
+
+    def _train_epoch(self, live: Live) -> bool:
+        """Trains to the end of the epoch or of the run; False where a signal stopped it first."""
         progress, config = self.progress, self.config
-        began, first_step, losses = time.monotonic(), progress.step, []
         self.model.train()
+        began = time.monotonic()
         for images, labels in self.batches.epoch(progress.epoch, progress.batch):
-            losses.append(self._step(images, labels))
+            if self._stop_signal is not None or progress.step >= self.total_steps:
+                break
+            loss = self._step(images, labels)
             progress.step += 1
             progress.batch += 1
-            self._log_step(losses[-1])
-            rate = (progress.step - first_step) * config.batch_size / (time.monotonic() - began)
-            live.to(
-                progress.step, f"epoch {progress.epoch}  loss {losses[-1]:.3f}  lr {self.lr:g}  {rate:.0f} images/s"
-            )
-            if self._stop_signal is not None:
-                self._save()
-                return
-            if progress.step == self.total_steps:
-                break
+            progress.epoch_loss += loss
+            progress.epoch_seconds += time.monotonic() - began
+            began = time.monotonic()
+            self._log_step(loss)
+            rate = progress.batch * config.batch_size / progress.epoch_seconds
+            live.to(progress.step, f"epoch {progress.epoch}  loss {loss:.3f}  lr {self.lr:g}  {rate:.0f} images/s")
             if progress.step % config.checkpoint_every == 0:
                 self._save()
-        seconds = time.monotonic() - began
+        if self._stop_signal is not None and progress.step < self.total_steps:
+            self._save()
+            return False
+        return True
+
+    def _close_epoch(self, live: Live) -> None:
+        """Validates, lets the schedule know, keeps the best weights, writes everything."""
+        progress = self.progress
         row = {
-            "epoch": progress.epoch, "step": progress.step, "lr": self.lr, "train_loss": float(np.mean(losses)),
-            **self.validate(), "seconds": seconds, "images_per_s": len(losses) * config.batch_size / seconds,
+            "epoch": progress.epoch, "step": progress.step, "lr": self.lr,
+            "train_loss": progress.epoch_loss / max(progress.batch, 1), **self.validate(),
+            "seconds": progress.epoch_seconds,
+            "images_per_s": progress.batch * self.config.batch_size / max(progress.epoch_seconds, 1e-9),
         }  # fmt: skip
         progress.epochs.append(row)
         if progress.batch == len(self.batches):  # else `steps` ended the run within an epoch
             self.schedule.step(row["val_top1"])
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        if row["val_top1"] < progress.best_top1:
+            progress.epoch, progress.batch, progress.epoch_loss, progress.epoch_seconds = (
+                progress.epoch + 1,
+                0,
+                0.0,
+                0.0,
+            )
+        if row["val_top1"] < progress.best_top1 or not (self.out / "model.safetensors").exists():
             progress.best_top1 = row["val_top1"]
             save_model(self.model, self.out / "model.safetensors", self.run_facts)
         self._save()

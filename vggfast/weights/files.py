@@ -26,11 +26,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         OSError: the text names `path`; what stood there before still does.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         write(temporary)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
@@ -40,7 +41,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         # torch and safetensors report a full disk in exceptions of their own.
         raise OSError(f"{path} could not be written ({error}); what stood there before is unchanged") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -90,6 +92,11 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
     if isinstance(weights, Mapping):
         return dict(weights)
     if isinstance(weights, str | Path):
+        if not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"{weights}: no such weight file; a path, a state_dict or a torchvision weights enum "
+                "(torchvision.models.VGG16_Weights.DEFAULT) is wanted"
+            )
         return read_state_dict(weights)
     if hasattr(weights, "get_state_dict"):
         return dict(weights.get_state_dict(progress=progress, check_hash=True))
@@ -99,11 +106,30 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
 
 
 def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
-    """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata."""
+    """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata.
+
+    Raises:
+        ValueError: layers were changed so that the arguments no longer build the network.
+        OSError: it could not be written; the text names the path.
+    """
     from safetensors.torch import save_file
 
-    metadata = {_METADATA: json.dumps({**model.arguments, **({"extra": dict(extra)} if extra else {})})}
+    from vggfast.models import VGG
+
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    arguments = dict(model.arguments)
+    if "classifier.6.weight" in tensors:  # the last layer is what fine-tuning replaces
+        arguments["num_classes"] = len(tensors["classifier.6.weight"])
+    with torch.device("meta"):
+        wanted = VGG(**arguments, init=None).state_dict()
+    shapes, wanted_shapes = ({name: tuple(t.shape) for name, t in each.items()} for each in (tensors, wanted))
+    if shapes != wanted_shapes:
+        odd = sorted(name for name in shapes.keys() | wanted_shapes if shapes.get(name) != wanted_shapes.get(name))
+        raise ValueError(
+            f"model is no longer the network that its arguments name ({', '.join(odd[:4])} differ): "
+            "save its state_dict with torch.save instead"
+        )
+    metadata = {_METADATA: json.dumps({**arguments, **({"extra": dict(extra)} if extra else {})})}
     write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
 
 

@@ -123,17 +123,18 @@ void store_tile(const ConvArgs<T>& a, int64_t tile, int64_t block, Accumulators<
     for (int v = 0; v < Traits::vectors; ++v) {
       const int64_t c = block * Traits::channels + v * Traits::lanes;
       if (c >= a.cout) break;
-      typename V::Value best = acc[p][v];
+      const typename V::Value bias = V::load(a.bias + c);
+      typename V::Value best = acc[p][v] + bias;
       typename V::Mask column{}, row{};
       if (a.pool) {
         for (int i = 1; i < 4; ++i) {
-          const typename V::Mask better = replaces<T>(acc[p + i][v], best);
-          best = V::select(better, acc[p + i][v], best);
+          const typename V::Value next = acc[p + i][v] + bias;
+          const typename V::Mask better = replaces<T>(next, best);
+          best = V::select(better, next, best);
           column = better ? (typename V::Mask){} - (i & 1) : column;
           row = better ? (typename V::Mask){} - (i >> 1) : row;
         }
       }
-      best += V::load(a.bias + c);
       const typename V::Mask pass = passes<T>(best);
       if (a.relu) best = V::select(pass, best, V::zero());
       if (bits) {

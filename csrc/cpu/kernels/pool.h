@@ -135,13 +135,13 @@ void scatter_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end
 
 /// Each channel is summed in double, in the order of the pixels.
 template <class T>
-void sum_pool(const T* x, int64_t pixels, int64_t channels, int64_t stride, T scale, T* y) {
+void sum_pool(const T* x, int64_t pixels, int64_t channels, T scale, T* y) {
   constexpr int64_t width = 64;
   for (int64_t begin = 0; begin < channels; begin += width) {
     const int64_t count = min(width, channels - begin);
     double sums[width] = {};
     for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-      for (int64_t c = 0; c < count; ++c) sums[c] += x[pixel * stride + begin + c];
+      for (int64_t c = 0; c < count; ++c) sums[c] += x[pixel * channels + begin + c];
     }
     for (int64_t c = 0; c < count; ++c) y[begin + c] = (T)(sums[c] * scale);
   }
