@@ -203,7 +203,7 @@ class VGG(nn.Module):
         return other
 
 
-def _shared(layer: nn.Module, like: nn.Linear | nn.Conv2d, shape: Sequence[int]) -> nn.Module:
+def _shared(layer: nn.Module, like: Any, shape: Sequence[int]) -> nn.Module:
     """`layer`, made on the meta device, with the parameters of `like`."""
     weight = like.weight
     layer.weight = nn.Parameter(weight.detach().reshape(shape), requires_grad=weight.requires_grad)

@@ -107,9 +107,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 40, "patience": 4,
     },
     "tiny-imagenet": {
-        # Without batch norm the loss stays at ln(200) in the first 100 steps.
+        # The paper's recipe as it stands, no batch norm and dropout 0.5, keeps the loss at ln(200) for the first 100
+        # steps of batch 64 and more; these two let it fall from the start.
+        "batch_norm": True, "dropout": 0.2,
         "crop": 64, "scale_min": 73, "scale_max": 73, "hidden": 1024, "batch_size": 64, "workers": 2,
-        "batch_norm": True,
     },
     "imagefolder": {"workers": 2},
 }  # fmt: skip
