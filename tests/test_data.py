@@ -165,3 +165,13 @@ def test_tiny_imagenet_as_distributed(tiny_imagenet):
     assert len(val) == 5_000
     assert np.bincount(val.labels).tolist() == [25] * 200
     assert val.image(0).size == (64, 64)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_bad_image_is_one_line_from_a_worker_too(photos, workers):
+    (photos / "red" / "3.png").write_bytes(b"no image")
+    images = open_dataset(f"imagefolder:{photos}", "train")
+    batches = Batches(images, _augmentation(), 4, shuffle=False, workers=workers)
+    with pytest.raises(ValueError, match=r"3\.png: not an image that decodes") as error:
+        _all(batches, 0)
+    assert "\n" not in str(error.value)

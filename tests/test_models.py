@@ -87,11 +87,12 @@ def weights(model):
     return [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
 
-def wanted_std(init, layer) -> float:
-    taps = layer.weight[0, 0].numel()
-    fan_out, fan_in = layer.weight.shape[0] * taps, layer.weight.shape[1] * taps
+def wanted_std(init, layer, in_head: bool) -> float:
+    """A layer of the head is drawn as the FC layer that it is, also where it is written as a convolution."""
+    taps = 1 if in_head else layer.weight[0, 0].numel()
+    fan_out, fan_in = layer.weight.shape[0] * taps, layer.weight[0].numel()
     if init == "torchvision":
-        return math.sqrt(2 / fan_out) if isinstance(layer, nn.Conv2d) else 0.01
+        return 0.01 if in_head else math.sqrt(2 / fan_out)
     return {"glorot": math.sqrt(2 / (fan_in + fan_out)), "paper": 0.01, "paper-literal": 0.1}[init]
 
 
@@ -99,15 +100,17 @@ def wanted_std(init, layer) -> float:
 @pytest.mark.parametrize("head", ["linear", "conv"])
 def test_initialisation(init, head):
     model = small(width=0.25, hidden=64, num_classes=50, batch_norm=True, head=head, init=init)
+    in_head = set(model.classifier)
     for layer in weights(model):
+        wanted = wanted_std(init, layer, layer in in_head)
         count = layer.weight.numel()
         std = layer.weight.square().mean().sqrt().item()
         # Six standard errors; the variance of a normal number's square is the largest of the two distributions'.
-        assert abs(std / wanted_std(init, layer) - 1) < 6 / math.sqrt(2 * count)
+        assert abs(std / wanted - 1) < 6 / math.sqrt(2 * count)
         assert abs(layer.weight.mean().item()) < 6 * std / math.sqrt(count)
         assert not layer.bias.any()
         if init == "glorot":
-            assert layer.weight.abs().max() <= math.sqrt(3) * wanted_std(init, layer)
+            assert layer.weight.abs().max() <= math.sqrt(3) * wanted
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         assert (norm.weight == 1).all()
         assert not norm.bias.any()
@@ -219,3 +222,30 @@ BAD = {
 def test_error(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+# ---- heads of networks that were changed ----------------------------------------------------------------------------
+
+
+def test_a_replaced_last_layer_survives_the_conversion():
+    model = small("A", num_classes=10, dropout=0.3)
+    model.classifier[6] = nn.Linear(model.classifier[6].in_features, 3)
+    model.classifier[2].p = 0.1
+    dense = model.to_conv_head()
+    assert dense.classifier[6].weight.data_ptr() == model.classifier[6].weight.data_ptr()
+    assert dense.classifier[2].p == 0.1
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(dense.eval()(x), model.eval()(x))
+    model.classifier[6] = nn.Identity()
+    assert not any(p.is_meta for p in model.to_conv_head().parameters())
+    model.classifier[6] = nn.Bilinear(2, 2, 2)
+    with pytest.raises(ValueError, match=r"classifier\[6\] is Bilinear.*nn.Linear, nn.Conv2d or a layer without"):
+        model.to_conv_head()
+
+
+def test_the_converted_network_has_a_training_mode_of_its_own():
+    model = small("A", batch_norm=True).train()
+    model.to_conv_head().eval()
+    assert all(module.training for module in model.modules())
+    model.features[1].eval()
+    assert not model.to_conv_head().features[1].training

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from vggfast.training.config import PRESETS, TrainConfig
-from vggfast.training.trainer import Trainer
+from vggfast.training.trainer import Trainer, read_csv
 from vggfast.weights import read_state_dict
 
 
@@ -136,3 +136,35 @@ def test_tiny_imagenet_trains_a_few_steps(tiny_imagenet, tmp_path):
     assert trainer.run()
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 5
     assert trainer.progress.epochs[-1]["val_top1"] <= 100
+
+
+def test_a_stop_anywhere_changes_no_figure(photos, tmp_path):
+    """Stopped by a signal after 3 and after 4 steps (the last of an epoch), the metrics are those of a whole run."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    Trainer(_config(photos), whole).run()
+    for resume, stop in ((False, 3), (True, 4), (True, 12)):
+        trainer = Trainer(_config(photos), parts, resume=resume)
+        step = trainer._step
+
+        def stepped(images, labels, trainer=trainer, step=step, stop=stop):
+            if trainer.progress.step + 1 == stop:
+                trainer._on_signal(signal.SIGTERM, None)
+            return step(images, labels)
+
+        trainer._step = stepped
+        assert trainer.run() is (stop == 12)
+    timings = {"seconds", "images_per_s"}
+    rows = [[{k: v for k, v in row.items() if k not in timings} for row in read_csv(folder / "metrics.csv")]
+            for folder in (whole, parts)]  # fmt: skip
+    assert rows[0] == rows[1]
+
+
+def test_overwrite_takes_nothing_before_everything_is_checked(photos, tmp_path):
+    Trainer(_config(photos, steps=1), tmp_path / "run").run()
+    (tmp_path / "run" / "mine.txt").write_text("precious")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        Trainer(_config(tmp_path / "nowhere"), tmp_path / "run", overwrite=True)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+    Trainer(_config(photos, steps=2), tmp_path / "run", overwrite=True).run()
+    assert (tmp_path / "run" / "mine.txt").exists()

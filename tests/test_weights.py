@@ -100,3 +100,14 @@ def test_full_disk(tmp_path, small_disk, kind):
     with pytest.raises(OSError, match=r"m\.safetensors could not be written"):
         write()
     assert list(small_disk.iterdir()) == []
+
+
+def test_a_fine_tuned_last_layer_is_saved_with_its_classes(tmp_path):
+    model = _small(num_classes=10)
+    model.classifier[6] = torch.nn.Linear(8, 3)
+    save_model(model, tmp_path / "m.safetensors")
+    assert load_model(tmp_path / "m.safetensors")[0].arguments["num_classes"] == 3
+    model.features[0] = torch.nn.Conv2d(3, 99, 3)
+    with pytest.raises(ValueError, match=r"no longer the network that its arguments name \(features\.0\.bias"):
+        save_model(model, tmp_path / "n.safetensors")
+    assert not (tmp_path / "n.safetensors").exists()

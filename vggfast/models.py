@@ -6,6 +6,7 @@ Source: Simonyan & Zisserman, table 1 (configurations), section 3.1 (initialisat
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -67,18 +68,6 @@ def _linear_head(channels: int, pool_size: int, hidden: int, num_classes: int, d
     )
 
 
-def _conv_head(channels: int, pool_size: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
-    return FusedSequential(
-        nn.Conv2d(channels, hidden, pool_size),
-        nn.ReLU(True),
-        nn.Dropout(p=dropout),
-        Conv1x1(hidden, hidden),
-        nn.ReLU(True),
-        nn.Dropout(p=dropout),
-        Conv1x1(hidden, num_classes),
-    )
-
-
 class VGG(nn.Module):
     """A network of the paper.
 
@@ -137,11 +126,12 @@ class VGG(nn.Module):
         }  # fmt: skip
         self.features, channels = make_features(config, in_channels, batch_norm, width)
         if head != "none":
-            make_head = _linear_head if head == "linear" else _conv_head
-            self.avgpool = nn.AdaptiveAvgPool2d((pool_size, pool_size)) if head == "linear" else nn.Identity()
-            self.classifier = make_head(channels, pool_size, hidden, num_classes, dropout)
+            self.avgpool: nn.Module = nn.AdaptiveAvgPool2d((pool_size, pool_size))
+            self.classifier = _linear_head(channels, pool_size, hidden, num_classes, dropout)
         if init is not None:
             initialise(self, init)
+        if head == "conv":
+            self.avgpool, self.classifier = _convert_head("conv", self.classifier, pool_size)
 
     @property
     def head(self) -> str:
@@ -190,17 +180,21 @@ class VGG(nn.Module):
             raise ValueError("head is 'none': there are no FC layers to convert")
         other = VGG.__new__(VGG)
         nn.Module.__init__(other)
-        pool_size = self.arguments["pool_size"]
-        convert = _as_conv if head == "conv" else _as_linear
-        layers = [convert(layer, pool_size if i == 0 else 1, i) for i, layer in enumerate(self.classifier)]
         # Shallow copies share parameters and buffers, but not the training mode.
         other.features = FusedSequential(*map(copy.copy, self.features))
-        other.avgpool = nn.Identity() if head == "conv" else nn.AdaptiveAvgPool2d((pool_size, pool_size))
-        other.classifier = FusedSequential(*layers) if head == "conv" else nn.Sequential(*layers)
+        other.avgpool, other.classifier = _convert_head(head, self.classifier, self.arguments["pool_size"])
         other.arguments = {**self.arguments, "head": head}
-        for module in other.modules():
-            module.training = self.training
+        other.training = self.training
         return other
+
+
+def _convert_head(head: str, classifier: nn.Sequential, pool_size: int) -> tuple[nn.Module, nn.Sequential]:
+    """(avgpool, classifier) of a head of this kind, with the parameters of `classifier`."""
+    if head == "conv":
+        convs = [_as_conv(layer, pool_size if i == 0 else 1, i) for i, layer in enumerate(classifier)]
+        return nn.Identity(), FusedSequential(*convs)
+    linears = [_as_linear(layer, i) for i, layer in enumerate(classifier)]
+    return nn.AdaptiveAvgPool2d((pool_size, pool_size)), nn.Sequential(*linears)
 
 
 def _shared(layer: nn.Module, like: Any, shape: Sequence[int]) -> nn.Module:
@@ -216,16 +210,13 @@ def _as_conv(layer: nn.Module, extent: int, index: int) -> nn.Module:
     if isinstance(layer, nn.Linear):
         channels = layer.in_features // extent**2
         with torch.device("meta"):
-            conv = (
-                Conv1x1(channels, layer.out_features)
-                if extent == 1
-                else nn.Conv2d(channels, layer.out_features, extent)
-            )
+            kind = Conv1x1 if extent == 1 else functools.partial(nn.Conv2d, kernel_size=extent)
+            conv = kind(channels, layer.out_features)
         return _shared(conv, layer, (layer.out_features, channels, extent, extent))
     return _copied(layer, index, nn.Conv2d)
 
 
-def _as_linear(layer: nn.Module, _: int, index: int) -> nn.Module:
+def _as_linear(layer: nn.Module, index: int) -> nn.Module:
     """The layer of a conv head as an FC layer."""
     if isinstance(layer, nn.Conv2d):
         with torch.device("meta"):
