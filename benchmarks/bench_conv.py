@@ -77,11 +77,11 @@ def main() -> None:
             torchs, _ = timing.median_and_spread(samples["torch"])
             row = {"layer": [cin, cout, size], "pass": name, "batch": arguments.batch, "seconds": samples}
             rows.append({**row, "relative_error": errors[name]})
-            table.append((f"{cin} -> {cout}, {size}x{size}", name, f"{flops / ours / 1e9:.0f}",
+            table.append((f"{cin} -> {cout}, {size}²", name, f"{flops / ours / 1e9:.0f}",
                           f"{flops / torchs / 1e9:.0f}", f"{torchs / ours:.2f}", f"{spread:.0%}",
                           f"{errors[name]['vggfast']:.1e}"))  # fmt: skip
-    columns = ("layer", "pass", "vggfast GFLOP/s", "torch GFLOP/s", "ratio", "spread", "rel. error")
-    print_table(f"batch {arguments.batch}, {torch.get_num_threads()} threads", columns, table)
+    columns = ("layer", "pass", "vggfast", "torch", "ratio", "spread", "error")
+    print_table(f"GFLOP/s, batch {arguments.batch}, {torch.get_num_threads()} threads", columns, table)
     if arguments.out:
         timing.write_results(arguments.out, rows)
 
