@@ -50,9 +50,11 @@ def median_and_spread(samples: list[float]) -> tuple[float, float]:
 def environment() -> dict[str, Any]:
     """Versions, flags and machine: what a figure is worth nothing without."""
     model = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    describe = ["git", "describe", "--always", "--dirty"]
+    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     return {
-        "vggfast": vggfast.__version__, "commit": commit or "unknown", "build": dict(_native.load().build_info()), "isa": _native.cpu_isa(),
+        "vggfast": vggfast.__version__, "commit": commit or "unknown",
+        "build": dict(_native.load().build_info()), "isa": _native.cpu_isa(),
         "torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version(),
         "machine": model[0] if model else platform.machine(),
     }  # fmt: skip
