@@ -39,8 +39,6 @@ Tensor make_tensor(const py::object& /*owner*/, uintptr_t data, std::vector<int6
 
 Workspace workspace_of(const Tensor& t) { return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)}; }
 
-LrnParams lrn_params(int64_t size, double alpha, double beta, double k) { return {size, alpha, beta, k}; }
-
 void bind_conv(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("conv_fprop_workspace", &conv_fprop_workspace);
@@ -104,7 +102,7 @@ void bind_lrn(py::module_& m) {
   m.def(
       "lrn_fprop",
       [](const Tensor& x, int64_t size, double alpha, double beta, double k, const Tensor& y, int threads) {
-        lrn_fprop(x, lrn_params(size, alpha, beta, k), y, {threads});
+        lrn_fprop(x, {size, alpha, beta, k}, y, {threads});
       },
       no_gil);
   m.def("lrn_dgrad_workspace", [](const Tensor& x, int threads) { return lrn_dgrad_workspace(x, {threads}); });
@@ -112,7 +110,7 @@ void bind_lrn(py::module_& m) {
       "lrn_dgrad",
       [](const Tensor& gy, const Tensor& x, int64_t size, double alpha, double beta, double k, const Tensor& gx,
          const Tensor& workspace,
-         int threads) { lrn_dgrad(gy, x, lrn_params(size, alpha, beta, k), gx, workspace_of(workspace), {threads}); },
+         int threads) { lrn_dgrad(gy, x, {size, alpha, beta, k}, gx, workspace_of(workspace), {threads}); },
       no_gil);
 }
 

@@ -107,8 +107,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "epochs": 50, "patience": 6,
     },
     "tiny-imagenet": {
-        # The paper's recipe as it stands, no batch norm and dropout 0.5, keeps the loss at ln(200) for the first 100
-        # steps of batch 64 and more; these two let it fall from the start.
+        # With the paper's recipe as it stands, no batch norm and dropout 0.5, the loss was still ln(200) after the 100
+        # steps that were tried; with these two it falls below that by then.
         "batch_norm": True, "dropout": 0.2,
         "crop": 64, "scale_min": 73, "scale_max": 73, "hidden": 1024, "batch_size": 64, "workers": 2,
     },
