@@ -65,7 +65,7 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def write_results(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Every sample of every row, with the environment, as JSON."""
-    text = json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n"
+def write_results(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Every sample of every row, with the environment and what `more` adds to it, as JSON."""
+    text = json.dumps({"environment": {**environment(), **more}, "rows": rows}, indent=1) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))

@@ -1,7 +1,9 @@
 """vggfast: VGG networks on hand-written kernels, run, trained and evaluated as in the paper."""
 
 from vggfast import ops
+from vggfast._native import set_exact
 from vggfast._version import __version__
+from vggfast.engine import Engine
 from vggfast.models import (
     VGG,
     VGG11,
@@ -24,8 +26,10 @@ __all__ = [
     "VGG13",
     "VGG16",
     "VGG19",
+    "Engine",
     "__version__",
     "ops",
+    "set_exact",
     "vgg11",
     "vgg11_bn",
     "vgg13",

@@ -75,3 +75,27 @@ def set_cpu_isa(name: str) -> None:
         ValueError: this machine has no such instruction set.
     """
     load().set_cpu_isa(name)
+
+
+def conv_algorithm() -> str:
+    """What :func:`set_conv_algorithm` chose."""
+    return load().conv_algorithm()
+
+
+def set_conv_algorithm(name: str) -> None:
+    """Uses `name` for float32 convolutions on the CPU from now on.
+
+    "auto" takes the fastest for each shape, "direct" sums the products as they are, "winograd2", "winograd4" and
+    "winograd6" are F(m x m, 3 x 3): fewer multiplications, more rounding. float64 is always direct.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    load().set_conv_algorithm(name)
+
+
+def set_exact(exact: bool) -> None:
+    """With True, convolutions are direct: their rounding is that of plain sums, and Inf and NaN stay in the pixels that
+    they reach. With False, the default, the fastest algorithm is taken, and a tile of up to 6 x 6 pixels shares them.
+    """
+    set_conv_algorithm("direct" if exact else "auto")

@@ -3,5 +3,7 @@
 #define VGGFAST_VECTOR_BYTES 64
 #define VGGFAST_CONV_PIXELS 8
 #define VGGFAST_CONV_VECTORS 2
+#define VGGFAST_GEMM_ROWS 12
+#define VGGFAST_WGRAD_ROWS 8
 
 #include "cpu/kernels/table.h"

@@ -3,5 +3,7 @@
 #define VGGFAST_VECTOR_BYTES 16
 #define VGGFAST_CONV_PIXELS 4
 #define VGGFAST_CONV_VECTORS 2
+#define VGGFAST_GEMM_ROWS 6
+#define VGGFAST_WGRAD_ROWS 4
 
 #include "cpu/kernels/table.h"

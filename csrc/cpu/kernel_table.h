@@ -7,9 +7,34 @@
 
 namespace vggfast::cpu {
 
+/// A bfloat16 as it lies in memory: the upper half of a float.
+struct Bf16 {
+  uint16_t bits;
+};
+
 /// NHWC: the extents of an activation.
 struct Extent {
   int64_t n, h, w, c;
+};
+
+/// What a convolution reads: NHWC of this extent, or what scatter_selected would make of it from the smaller tensor
+/// that is stored (vggfast/selection.h).
+template <class S>
+struct ConvInput {
+  const S* data;
+  Extent extent;
+  const uint8_t* selection = nullptr;  // null: `data` is the activation itself
+  bool relu = false, pool = false;     // of the selection
+  int64_t stored_h = 0, stored_w = 0;  // of `data` where there is a selection
+};
+
+/// What a convolution writes: NHWC, pooled when `pool`.
+template <class S>
+struct ConvOutput {
+  S* y;
+  int64_t h, w, c;
+  bool relu = false, pool = false;
+  uint8_t* selection = nullptr;  // or as in vggfast/selection.h
 };
 
 /// Weights seen as [out][in][row][column], in elements from `data`. dgrad sees them transposed and flipped.
@@ -24,15 +49,64 @@ template <class T>
 struct ConvArgs {
   const T* x;
   Extent in;
-  int64_t kernel;  // 1 or 3
-  int64_t cout;
+  int64_t kernel;   // 1 or 3
   const T* packed;  // [block][tap][cin][block_channels], zero-padded
   const T* bias;    // [block][block_channels], zero-padded
   const T* zeros;   // cin zeros: what a tap outside the image reads
-  T* y;
-  int64_t oh, ow;  // y's extents: pooled when `pool`
-  bool relu, pool;
-  uint8_t* selection;  // null, or as in vggfast/selection.h
+  ConvOutput<T> out;
+};
+
+/// Winograd's tiles of m x m output pixels: so many rows and columns of them to an image.
+struct TileGrid {
+  int64_t rows, columns;
+};
+
+template <class S, class U = float>
+struct WinogradArgs {
+  ConvInput<S> in;
+  TileGrid grid;
+  const U* packed;      // [point][cout block][cin][lanes], zero-padded
+  const float* bias;    // [cout block][lanes], zero-padded
+  ConvOutput<S> out;
+  int64_t group;  // blocks of output channels whose products are kept at a time
+};
+
+/// Kernels of F(m x m, 3 x 3), or for m = 1 of 1x1 convolution, on activations of type S; everything between is float.
+template <class S>
+struct WinogradKernels {
+  /// Units: tiles of the batch, and blocks of `lanes` output channels.
+  void (*fprop)(const WinogradArgs<S>&, int64_t tile_begin, int64_t tile_end, int64_t block_begin, int64_t block_end,
+                float* scratch);
+  /// For wgrad: tiles [begin, end) into planes of `tiles` tiles.
+  void (*inputs)(const ConvInput<S>&, const TileGrid&, int64_t begin, int64_t end, int64_t tiles, float* v);
+  void (*gradients)(const ConvInput<S>&, const TileGrid&, int64_t begin, int64_t end, int64_t tiles, float* z,
+                    float* bias);
+};
+
+/// One point of wgrad's products: planes of V and Z, and dU's part of the point.
+struct WgradPoint {
+  const float* v;
+  const float* z;
+  float* du;
+  int64_t cin, tiles, plane_tiles;  // tiles to sum over, and tiles that a plane has room for
+};
+
+/// What of F(m x m, 3 x 3) does not depend on the type of the activations.
+struct WinogradTable {
+  int m;
+  void (*pack)(const WeightView<float>&, int64_t block, float* packed);
+  void (*unpack)(const float* du, int64_t block, const WeightView<float>& shape, float* gw);
+  WinogradKernels<float> f32;
+  WinogradKernels<Bf16> bf16;
+
+  template <class S>
+  const WinogradKernels<S>& of() const {
+    if constexpr (sizeof(S) == 4) {
+      return f32;
+    } else {
+      return bf16;
+    }
+  }
 };
 
 template <class T>
@@ -87,6 +161,17 @@ struct Kernels {
 
 struct KernelTable {
   const char* name;
+  int64_t lanes;      // floats of a vector
+  int64_t gemm_rows;  // tiles that a register tile of Winograd's products holds
+  WinogradTable winograd[4];  // m = 1, 2, 4, 6
+  /// wgrad's products for cout blocks [begin, end), at most wgrad_vectors of them: added to dU, or its first.
+  int64_t wgrad_vectors;
+  void (*multiply)(const WgradPoint&, int64_t begin, int64_t end, bool add);
+  /// 1x1 convolution, so FC layers too, with weights kept in bfloat16; as WinogradKernels::fprop.
+  void (*fprop_bf16_weights)(const WinogradArgs<float, Bf16>&, int64_t tile_begin, int64_t tile_end,
+                             int64_t block_begin, int64_t block_end, float* scratch);
+  void (*to_bf16)(const float* from, int64_t count, Bf16* to);
+  void (*to_float)(const Bf16* from, int64_t count, float* to);
   Kernels<float> f32;
   Kernels<double> f64;
 

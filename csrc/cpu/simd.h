@@ -5,8 +5,7 @@
 // standard library: what they need is here, with internal linkage.
 #pragma once
 
-#include <stddef.h>
-#include <stdint.h>
+#include "cpu/kernel_table.h"
 
 #if !defined(VGGFAST_ISA) || !defined(VGGFAST_VECTOR_BYTES)
 #error "define VGGFAST_ISA and VGGFAST_VECTOR_BYTES first: this header belongs to the sources cpu/isa_*.cpp"
@@ -70,6 +69,30 @@ struct Vec {
     if constexpr (sizeof(T) == 8) return _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
 #endif
     for (int64_t i = 0; i < n; ++i) p[i] = v[i];
+  }
+  /// bfloat16 in memory, float in registers; stores round to the nearest, ties to even, and keep NaN.
+  static Value load(const Bf16* p) {
+    uint16_t half __attribute__((vector_size(VGGFAST_VECTOR_BYTES / 2)));
+    __builtin_memcpy(&half, p, sizeof half);
+    return (Value)(__builtin_convertvector(half, Mask) << 16);
+  }
+  static Value load(const Bf16* p, int64_t n) {
+    Bf16 whole[lanes] = {};
+    __builtin_memcpy(whole, p, (size_t)n * sizeof(Bf16));
+    return load(whole);
+  }
+  static void store(Bf16* p, Value v) {
+    typedef uint32_t Bits __attribute__((vector_size(VGGFAST_VECTOR_BYTES)));
+    typedef uint16_t Half __attribute__((vector_size(VGGFAST_VECTOR_BYTES / 2)));
+    const Bits bits = (Bits)v;
+    const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16, quiet = (bits >> 16) | 0x40;
+    const Half half = __builtin_convertvector((v != v) ? quiet : rounded, Half);
+    __builtin_memcpy(p, &half, sizeof half);
+  }
+  static void store(Bf16* p, Value v, int64_t n) {
+    Bf16 whole[lanes];
+    store(whole, v);
+    __builtin_memcpy(p, whole, (size_t)n * sizeof(Bf16));
   }
   static Value fma(T a, Value b, Value c) { return a * b + c; }  // contracted where the machine can
   static Value select(Mask m, Value yes, Value no) { return m ? yes : no; }

@@ -6,6 +6,7 @@
 #include "vggfast/build_info.h"
 #include "vggfast/conv.h"
 #include "vggfast/cpu.h"
+#include "vggfast/engine.h"
 #include "vggfast/error.h"
 #include "vggfast/lrn.h"
 #include "vggfast/pool.h"
@@ -39,11 +40,27 @@ Tensor make_tensor(const py::object& /*owner*/, uintptr_t data, std::vector<int6
 
 Workspace workspace_of(const Tensor& t) { return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)}; }
 
+/// The planes of a selection say what it remembers: ReLU 1, pool 2, both 3.
+Selected selected_by(const Tensor* selection) {
+  if (!selection) return {};
+  VGGFAST_CHECK(selection->dim() == 5, "selection has shape ", describe(selection->shape), ": 5 axes are wanted");
+  return {selection, {selection->size(1) != 2, selection->size(1) >= 2}};
+}
+
 void bind_conv(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
-  m.def("conv_fprop_workspace", &conv_fprop_workspace);
-  m.def("conv_dgrad_workspace", &conv_dgrad_workspace);
-  m.def("conv_wgrad_workspace", &conv_wgrad_workspace);
+  m.def("set_conv_algorithm", &set_conv_algorithm);
+  m.def("conv_algorithm", &conv_algorithm);
+  m.def("conv_fprop_workspace", [](const Tensor& x, const Tensor& weight, int threads) {
+    return conv_fprop_workspace(x, weight, {threads});
+  });
+  m.def("conv_dgrad_workspace", [](const Tensor& gy, const Tensor* selection, const Tensor& weight, int64_t h,
+                                   int64_t w, int threads) {
+    return conv_dgrad_workspace(gy, selected_by(selection), weight, h, w, {threads});
+  });
+  m.def("conv_wgrad_workspace", [](const Tensor& x, const Tensor& gy, const Tensor* selection, int64_t kernel) {
+    return conv_wgrad_workspace(x, gy, selected_by(selection), kernel);
+  });
   m.def(
       "conv_fprop",
       [](const Tensor& x, const Tensor& weight, const Tensor* bias, bool relu, bool pool, const Tensor& y,
@@ -52,14 +69,14 @@ void bind_conv(py::module_& m) {
       no_gil);
   m.def(
       "conv_dgrad",
-      [](const Tensor& gy, const Tensor& weight, const Tensor& gx, const Tensor& workspace, int threads) {
-        conv_dgrad(gy, weight, gx, workspace_of(workspace), {threads});
-      },
+      [](const Tensor& gy, const Tensor* selection, const Tensor& weight, const Tensor& gx, const Tensor& workspace,
+         int threads) { conv_dgrad(gy, selected_by(selection), weight, gx, workspace_of(workspace), {threads}); },
       no_gil);
   m.def(
       "conv_wgrad",
-      [](const Tensor& x, const Tensor& gy, const Tensor& gw, const Tensor* gb, const Tensor& workspace, int threads) {
-        conv_wgrad(x, gy, gw, gb, workspace_of(workspace), {threads});
+      [](const Tensor& x, const Tensor& gy, const Tensor* selection, const Tensor& gw, const Tensor* gb,
+         const Tensor& workspace, int threads) {
+        conv_wgrad(x, gy, selected_by(selection), gw, gb, workspace_of(workspace), {threads});
       },
       no_gil);
 }
@@ -114,6 +131,34 @@ void bind_lrn(py::module_& m) {
       no_gil);
 }
 
+void bind_engine(py::module_& m) {
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  py::class_<Engine>(m, "Engine")
+      .def(py::init([](bool bf16, bool bf16_weights, int threads) {
+             return std::make_unique<Engine>(EngineOptions{bf16, bf16_weights, threads});
+           }),
+           py::arg("bf16"), py::arg("bf16_weights"), py::arg("threads"))
+      .def("add_conv", &Engine::add_conv, py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+      .def("add_linear", &Engine::add_linear, no_gil)
+      .def("add_relu", &Engine::add_relu)
+      .def("add_max_pool", &Engine::add_max_pool)
+      .def("add_lrn", [](Engine& e, int64_t size, double alpha, double beta,
+                         double k) { e.add_lrn({size, alpha, beta, k}); })
+      .def("add_flatten", &Engine::add_flatten)
+      .def("add_windows", &Engine::add_windows)
+      .def("add_row_mean", &Engine::add_row_mean)
+      .def("layers", &Engine::layers)
+      .def("output_shape", &Engine::output_shape)
+      .def(
+          "run",
+          [](Engine& e, const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, int threads) {
+            e.run(x, outputs, {threads});
+          },
+          no_gil)
+      .def("bytes", &Engine::bytes)
+      .def("algorithms", &Engine::algorithms);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -136,4 +181,5 @@ PYBIND11_MODULE(_C, m) {
   bind_conv(m);
   bind_pool(m);
   bind_lrn(m);
+  bind_engine(m);
 }

@@ -1,7 +1,8 @@
 """3x3 and 1x1 convolution with bias, ReLU and 2x2 max-pool in one op, differentiable to any order.
 
 The three ops below are closed under differentiation: ``conv`` without an epilogue, ``conv_dgrad`` and ``conv_wgrad``
-are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.selection`).
+are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.selection`): the latter two
+take the epilogue's selection along and read their gradient through it.
 Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 """
 
@@ -13,7 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from vggfast import _native
 from vggfast._native import view
 from vggfast.ops import _library as lib
-from vggfast.ops.selection import empty_selection, scatter_selected
+from vggfast.ops.selection import check_selection, empty_selection, gather_selected, scatter_selected
 
 
 def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
@@ -53,7 +54,7 @@ def _conv_run(x, weight, bias, relu, pool, save):
     y, selection = _conv_outputs(x, weight, bias, relu, pool, save)
     core = _native.load()
     x_view, weight_view = view(lib.nhwc(x)), view(weight)
-    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view), x)
+    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view, _native.threads()), x)
     bias_view = None if bias is None else view(bias.contiguous())
     selection_view = view(selection) if selection.dim() == 5 else None
     core.conv_fprop(
@@ -73,14 +74,13 @@ def _conv_setup(ctx, inputs, output):
 
 def _conv_backward(ctx, gy, _):
     x, weight, selection = ctx.saved_tensors
-    gz = gy if selection is None else scatter_selected(gy, selection, *ctx.size)
     gx = gw = gb = None
     if weight is not None:
-        gx = conv_dgrad(gz, weight)
+        gx = conv_dgrad(gy, selection, weight, *ctx.size)
     if x is not None:
-        gw, gb = conv_wgrad(x, gz, ctx.kernel, ctx.bias)
+        gw, gb = conv_wgrad(x, gy, selection, ctx.kernel, ctx.bias)
     elif ctx.bias:
-        gb = gz.sum((0, 2, 3))
+        gb = (gy if selection is None else scatter_selected(gy, selection, *ctx.size)).sum((0, 2, 3))
     return gx, gw, gb if ctx.bias else None, None, None, None
 
 
@@ -107,41 +107,62 @@ conv = lib.register(
 # ---- dgrad ----------------------------------------------------------------------------------------------------------
 
 
-def _dgrad_output(gy, weight) -> Tensor:
+def _check_gradient(gy, selection, h, w) -> None:
+    """`gy` is the gradient of an output of extents h x w, or of what the epilogue of `selection` made of it."""
+    lib.check_activation(gy, "gy")
+    pool = selection is not None and check_selection(gy, "gy", selection, tuple(gy.shape[2:]))[1]
+    wanted = (h // 2, w // 2) if pool else (h, w)
+    if tuple(gy.shape[2:]) != wanted:
+        raise ValueError(f"gy has shape {tuple(gy.shape)}: H, W of {wanted} are wanted")
+
+
+def _selection_view(selection):
+    return None if selection is None else view(selection.contiguous())
+
+
+def _gathered(z, selection):
+    return z if selection is None else gather_selected(z, selection)
+
+
+def _dgrad_output(gy, selection, weight, h, w) -> Tensor:
+    _check_gradient(gy, selection, h, w)
     _check(gy, "gy", weight, 0)
-    return lib.empty_nhwc(gy, (gy.shape[0], weight.shape[1], *gy.shape[2:]))
+    return lib.empty_nhwc(gy, (gy.shape[0], weight.shape[1], h, w))
 
 
-def _dgrad_run(gy, weight):
-    gx = _dgrad_output(gy, weight)
-    core = _native.load()
-    gy = lib.nhwc(gy)
-    workspace = _native.workspace(core.conv_dgrad_workspace(view(gy), view(weight)), gy)
-    core.conv_dgrad(view(gy), view(weight), view(gx), view(workspace), _native.threads())
+def _dgrad_run(gy, selection, weight, h, w):
+    gx = _dgrad_output(gy, selection, weight, h, w)
+    core, threads = _native.load(), _native.threads()
+    gy_view, selection_view, weight_view = view(lib.nhwc(gy)), _selection_view(selection), view(weight)
+    workspace = _native.workspace(core.conv_dgrad_workspace(gy_view, selection_view, weight_view, h, w, threads), gy)
+    core.conv_dgrad(gy_view, selection_view, weight_view, view(gx), view(workspace), threads)
     return gx
 
 
 def _dgrad_setup(ctx, inputs, output):
-    gy, weight = inputs
-    ctx.save_for_backward(gy if ctx.needs_input_grad[1] else None, weight if ctx.needs_input_grad[0] else None)
+    gy, selection, weight, *_ = inputs
+    needs_gy, _, needs_weight = ctx.needs_input_grad[:3]
+    ctx.save_for_backward(gy if needs_weight else None, selection, weight if needs_gy else None)
     ctx.kernel = weight.shape[2]
 
 
 def _dgrad_backward(ctx, ggx):
-    gy, weight = ctx.saved_tensors
-    grad_gy = None if weight is None else conv(ggx, weight, None, False, False, False)[0]
-    grad_weight = None if gy is None else conv_wgrad(ggx, gy, ctx.kernel, False)[0]
-    return grad_gy, grad_weight
+    gy, selection, weight = ctx.saved_tensors
+    grad_gy = None if weight is None else _gathered(conv(ggx, weight, None, False, False, False)[0], selection)
+    grad_weight = None if gy is None else conv_wgrad(ggx, gy, selection, ctx.kernel, False)[0]
+    return grad_gy, None, grad_weight, None, None
 
 
-def _dgrad_vmap(info, in_dims, gy, weight):
-    if in_dims[1] is not None:
-        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, weight))
-    return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], info.batch_size), weight), info.batch_size), 0
+def _dgrad_vmap(info, in_dims, gy, selection, weight, h, w):
+    if in_dims[2] is not None:
+        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, selection, weight, h, w))
+    size = info.batch_size
+    folded = None if selection is None else lib.fold(selection, in_dims[1], size)
+    return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], size), folded, weight, h, w), size), 0
 
 
 conv_dgrad = lib.register(
-    "conv_dgrad(Tensor gy, Tensor weight) -> Tensor",
+    "conv_dgrad(Tensor gy, Tensor? selection, Tensor weight, SymInt h, SymInt w) -> Tensor",
     run=_dgrad_run,
     fake=_dgrad_output,
     vmap=_dgrad_vmap,
@@ -153,45 +174,48 @@ conv_dgrad = lib.register(
 # ---- wgrad ----------------------------------------------------------------------------------------------------------
 
 
-def _wgrad_outputs(x, gy, kernel, bias) -> tuple[Tensor, Tensor]:
+def _wgrad_outputs(x, gy, selection, kernel, bias) -> tuple[Tensor, Tensor]:
     lib.check_activation(x, "x")
-    lib.check_activation(gy, "gy")
+    _check_gradient(gy, selection, *x.shape[2:])
     lib.check_same(gy, "gy", x, "x")
     if kernel not in (1, 3):
         raise ValueError(f"kernel is {kernel}: 1 or 3 is wanted")
-    if x.shape[0] != gy.shape[0] or x.shape[2:] != gy.shape[2:]:
-        raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N, H and W are wanted")
+    if x.shape[0] != gy.shape[0]:
+        raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
     return x.new_empty(gy.shape[1], x.shape[1], kernel, kernel), x.new_empty(gy.shape[1] if bias else 0)
 
 
-def _wgrad_run(x, gy, kernel, bias):
-    gw, gb = _wgrad_outputs(x, gy, kernel, bias)
+def _wgrad_run(x, gy, selection, kernel, bias):
+    gw, gb = _wgrad_outputs(x, gy, selection, kernel, bias)
     core = _native.load()
-    x, gy = lib.nhwc(x), lib.nhwc(gy)
-    workspace = _native.workspace(core.conv_wgrad_workspace(view(x), view(gy), kernel), x)
+    x_view, gy_view, selection_view = view(lib.nhwc(x)), view(lib.nhwc(gy)), _selection_view(selection)
+    workspace = _native.workspace(core.conv_wgrad_workspace(x_view, gy_view, selection_view, kernel), x)
     gb_view = view(gb) if bias else None
-    core.conv_wgrad(view(x), view(gy), view(gw), gb_view, view(workspace), _native.threads())
+    core.conv_wgrad(x_view, gy_view, selection_view, view(gw), gb_view, view(workspace), _native.threads())
     return gw, gb
 
 
 def _wgrad_setup(ctx, inputs, output):
-    x, gy, _, ctx.has_bias = inputs
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gy if ctx.needs_input_grad[0] else None)
+    x, gy, selection, _, ctx.has_bias = inputs
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gy if ctx.needs_input_grad[0] else None, selection)
+    ctx.size = x.shape[2:]
 
 
 def _wgrad_backward(ctx, ggw, ggb):
-    x, gy = ctx.saved_tensors
-    grad_x = None if gy is None else conv_dgrad(gy, ggw)
-    grad_gy = None if x is None else conv(x, ggw, ggb if ctx.has_bias else None, False, False, False)[0]
-    return grad_x, grad_gy, None, None
+    x, gy, selection = ctx.saved_tensors
+    grad_x = None if gy is None else conv_dgrad(gy, selection, ggw, *ctx.size)
+    grad_gy = None
+    if x is not None:
+        grad_gy = _gathered(conv(x, ggw, ggb if ctx.has_bias else None, False, False, False)[0], selection)
+    return grad_x, grad_gy, None, None, None
 
 
-def _wgrad_vmap(info, in_dims, x, gy, kernel, bias):
-    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, kernel, bias))
+def _wgrad_vmap(info, in_dims, x, gy, selection, kernel, bias):
+    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, selection, kernel, bias))
 
 
 conv_wgrad = lib.register(
-    "conv_wgrad(Tensor x, Tensor gy, int kernel, bool bias) -> (Tensor, Tensor)",
+    "conv_wgrad(Tensor x, Tensor gy, Tensor? selection, int kernel, bool bias) -> (Tensor, Tensor)",
     run=_wgrad_run,
     fake=_wgrad_outputs,
     vmap=_wgrad_vmap,

@@ -22,7 +22,7 @@ def empty_selection(y: Tensor, relu: bool, pool: bool) -> Tensor:
     return y.new_empty((n, planes, h, w, (c + 7) // 8), dtype=lib.BITS)
 
 
-def _check(t: Tensor, name: str, selection: Tensor, size: tuple[int, int]) -> tuple[bool, bool]:
+def check_selection(t: Tensor, name: str, selection: Tensor, size: tuple[int, int]) -> tuple[bool, bool]:
     """(relu, pool) of a selection that fits outputs (N, C) of `t` and extents `size`."""
     lib.check_activation(t, name)
     wanted = (t.shape[0], *size, (t.shape[1] + 7) // 8)
@@ -42,7 +42,7 @@ def _check(t: Tensor, name: str, selection: Tensor, size: tuple[int, int]) -> tu
 
 
 def _gather_output(z, selection) -> Tensor:
-    _check(z, "z", selection, (selection.shape[2], selection.shape[3]))
+    check_selection(z, "z", selection, (selection.shape[2], selection.shape[3]))
     return lib.empty_nhwc(z, (*z.shape[:2], selection.shape[2], selection.shape[3]))
 
 
@@ -85,7 +85,7 @@ gather_selected = lib.register(
 
 
 def _scatter_output(y, selection, h, w) -> Tensor:
-    _check(y, "y", selection, (y.shape[2], y.shape[3]))
+    check_selection(y, "y", selection, (y.shape[2], y.shape[3]))
     return lib.empty_nhwc(y, (*y.shape[:2], h, w))
 
 

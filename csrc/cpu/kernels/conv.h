@@ -9,8 +9,7 @@
 // Cache   a packed block (taps * cin * block_channels) is meant for L2, a tile's inputs for L1.
 #pragma once
 
-#include "cpu/kernel_table.h"
-#include "cpu/kernels/selection_bits.h"
+#include "cpu/kernels/epilogue.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -85,14 +84,14 @@ template <class T>
 void find_rows(const ConvArgs<T>& a, int64_t tile, const T** rows) {
   constexpr int P = ConvTraits<T>::pixels;
   const int64_t pad = a.kernel / 2;
-  const int64_t group = a.pool ? 4 : 1;  // consecutive pixels of a tile that belong to one output
-  const int64_t outputs = a.in.n * a.oh * a.ow;
+  const int64_t group = a.out.pool ? 4 : 1;  // consecutive pixels of a tile that belong to one output
+  const int64_t outputs = a.in.n * a.out.h * a.out.w;
   for (int p = 0; p < P; ++p) {
     const int64_t index = tile * (P / group) + p / group;
-    const int64_t n = index / (a.oh * a.ow);
-    int64_t y = index / a.ow % a.oh;
-    int64_t x = index % a.ow;
-    if (a.pool) {
+    const int64_t n = index / (a.out.h * a.out.w);
+    int64_t y = index / a.out.w % a.out.h;
+    int64_t x = index % a.out.w;
+    if (a.out.pool) {
       y = 2 * y + p % 4 / 2;
       x = 2 * x + p % 2;
     }
@@ -106,50 +105,26 @@ void find_rows(const ConvArgs<T>& a, int64_t tile, const T** rows) {
   }
 }
 
-/// Bias, ReLU, pool, selection, store: the sums of one tile and one block.
+/// The epilogue of one tile and one block.
 template <class T>
-void store_tile(const ConvArgs<T>& a, int64_t tile, int64_t block, Accumulators<T>& acc) {
+void store_tile(const ConvArgs<T>& a, int64_t tile, int64_t block, const Accumulators<T>& acc) {
   using Traits = ConvTraits<T>;
   using V = Vec<T>;
-  constexpr int P = Traits::pixels;
-  const int64_t group = a.pool ? 4 : 1;
-  const int64_t outputs = a.in.n * a.oh * a.ow, image = a.oh * a.ow;
-  const int64_t bytes = (a.cout + 7) / 8;
-  const int64_t planes = (a.relu ? 1 : 0) + (a.pool ? 2 : 0);
-  for (int p = 0; p < P; p += (int)group) {
-    const int64_t index = tile * (P / group) + p / group;
-    if (index >= outputs) return;
-    uint8_t* bits = a.selection ? a.selection + (index / image * planes * image + index % image) * bytes : nullptr;
+  const int group = a.out.pool ? 4 : 1;
+  const int64_t outputs = a.in.n * a.out.h * a.out.w;
+  for (int p = 0; p < Traits::pixels; p += group) {
+    const int64_t pixel = tile * (Traits::pixels / group) + p / group;
+    if (pixel >= outputs) return;
     for (int v = 0; v < Traits::vectors; ++v) {
       const int64_t c = block * Traits::channels + v * Traits::lanes;
-      if (c >= a.cout) break;
+      if (c >= a.out.c) break;
       const typename V::Value bias = V::load(a.bias + c);
-      typename V::Value best = acc[p][v] + bias;
-      typename V::Mask column{}, row{};
-      if (a.pool) {
-        for (int i = 1; i < 4; ++i) {
-          const typename V::Value next = acc[p + i][v] + bias;
-          const typename V::Mask better = replaces<T>(next, best);
-          best = V::select(better, next, best);
-          column = better ? (typename V::Mask){} - (i & 1) : column;
-          row = better ? (typename V::Mask){} - (i >> 1) : row;
-        }
+      if (a.out.pool) {
+        const typename V::Value sums[4] = {acc[p][v], acc[p + 1][v], acc[p + 2][v], acc[p + 3][v]};
+        store_output<true, T>(a.out, pixel, c, bias, sums);
+      } else {
+        store_output<false, T>(a.out, pixel, c, bias, &acc[p][v]);
       }
-      const typename V::Mask pass = passes<T>(best);
-      if (a.relu) best = V::select(pass, best, V::zero());
-      if (bits) {
-        uint8_t* plane = bits;
-        if (a.relu) {
-          store_bits<T>(plane, bytes, c, pass);
-          plane += image * bytes;
-        }
-        if (a.pool) {
-          store_bits<T>(plane, bytes, c, column);
-          store_bits<T>(plane + image * bytes, bytes, c, row);
-        }
-      }
-      T* y = a.y + index * a.cout + c;
-      c + Traits::lanes <= a.cout ? V::store(y, best) : V::store(y, best, a.cout - c);
     }
   }
 }

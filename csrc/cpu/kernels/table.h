@@ -4,6 +4,7 @@
 #include "cpu/kernels/conv.h"
 #include "cpu/kernels/lrn.h"
 #include "cpu/kernels/pool.h"
+#include "cpu/kernels/winograd_wgrad.h"
 
 #define VGGFAST_STRING_(x) #x
 #define VGGFAST_STRING(x) VGGFAST_STRING_(x)
@@ -27,10 +28,41 @@ constexpr Kernels<T> kernels_of() {
           .sum_pool = sum_pool<T>};
 }
 
+template <class From, class To>
+void convert(const From* from, int64_t count, To* to) {
+  int64_t i = 0;
+  for (; i + Vf::lanes <= count; i += Vf::lanes) Vf::store(to + i, Vf::load(from + i));
+  if (i < count) Vf::store(to + i, Vf::load(from + i, count - i), count - i);
+}
+
+template <int M, class S>
+constexpr WinogradKernels<S> winograd_on() {
+  return {.fprop = winograd_fprop<M, S, float>, .inputs = transform_inputs<M, S>, .gradients = transform_gradients<M, S>};
+}
+
+template <int M>
+constexpr WinogradTable winograd_of() {
+  return {.m = M,
+          .pack = winograd_pack<M>,
+          .unpack = winograd_unpack<M>,
+          .f32 = winograd_on<M, float>(),
+          .bf16 = winograd_on<M, Bf16>()};
+}
+
 }  // namespace
 
 const KernelTable& table() {
-  static constexpr KernelTable value{VGGFAST_STRING(VGGFAST_ISA), kernels_of<float>(), kernels_of<double>()};
+  static constexpr KernelTable value{.name = VGGFAST_STRING(VGGFAST_ISA),
+                                     .lanes = Vf::lanes,
+                                     .gemm_rows = VGGFAST_GEMM_ROWS,
+                                     .winograd = {winograd_of<1>(), winograd_of<2>(), winograd_of<4>(), winograd_of<6>()},
+                                     .wgrad_vectors = 3,
+                                     .multiply = multiply_gradients,
+                                     .fprop_bf16_weights = winograd_fprop<1, float, Bf16>,
+                                     .to_bf16 = convert<float, Bf16>,
+                                     .to_float = convert<Bf16, float>,
+                                     .f32 = kernels_of<float>(),
+                                     .f64 = kernels_of<double>()};
   return value;
 }
 

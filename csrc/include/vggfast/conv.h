@@ -9,17 +9,31 @@
 
 namespace vggfast {
 
-size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight);
-size_t conv_dgrad_workspace(const Tensor& gy, const Tensor& weight);
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, int64_t kernel);
+/// Uses `name` for float32 convolutions from now on: "auto", "direct", or "winograd2", "winograd4", "winograd6" for 3x3
+/// ones by F(m x m, 3 x 3). float64 is always direct. Throws Error for another name.
+void set_conv_algorithm(const std::string& name);
+std::string conv_algorithm();
+
+/// The gradient of an epilogue's output, and what the epilogue selected: together the gradient of its input. Without a
+/// selection, the gradient itself.
+struct Selected {
+  const Tensor* selection = nullptr;
+  Epilogue epilogue = {};
+};
+
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Context context);
+size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
+                            Context context);
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel);
 
 /// y = epilogue(conv(x, weight) + bias). `bias` (Cout) and `selection` may be null.
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                 const Tensor* selection, Workspace workspace, Context context);
-/// gx: the gradient with respect to x of the convolution alone (no epilogue).
-void conv_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Workspace workspace, Context context);
-/// gw, and gb (Cout) unless null: the gradients with respect to weight and bias of the convolution alone.
-void conv_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, const Tensor* gb, Workspace workspace,
-                Context context);
+/// gx: the gradient with respect to x.
+void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx,
+                Workspace workspace, Context context);
+/// gw, and gb (Cout) unless null: the gradients with respect to weight and bias.
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+                Workspace workspace, Context context);
 
 }  // namespace vggfast

@@ -1,0 +1,50 @@
+"""vggfast: the planned engine, and the plain module for comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import vggfast
+from peers.engine_torch import to_array
+from peers.face import Runner
+from peers.network import Spec, weights
+
+
+def module(spec: Spec, cache: Path, dropout: float = 0.5) -> vggfast.VGG:
+    """Our network with the common weights."""
+    head = "linear" if spec.part == "whole" else "none"
+    model = vggfast.VGG(
+        spec.network, num_classes=spec.classes, dropout=dropout, head=head, init=None, width=spec.width,
+        hidden=spec.hidden, pool_size=spec.extent,
+    )  # fmt: skip
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for key, array in weights(spec, cache):
+            parameters.pop(key).copy_(torch.from_numpy(array))
+    if parameters:
+        raise ValueError(f"{', '.join(parameters)}: no common weights for these parameters of vggfast.VGG")
+    return model
+
+
+def build(spec: Spec, cache: Path, planned: bool = True) -> Runner:
+    """Args: `planned` takes vggfast.Engine; else the plain module under torch.inference_mode."""
+    torch.set_num_threads(spec.threads)
+    model = module(spec, cache).eval()
+    if planned:
+        dtype, stored = {"fp32": ("fp32", "fp32"), "bf16": ("bf16", "fp32"), "fp32+bf16-fc": ("fp32", "bf16")}[
+            spec.dtype
+        ]
+        engine = vggfast.Engine(model, dtype=dtype, weights=stored, threads=spec.threads)
+        call = engine if spec.part == "whole" else engine.features
+        del model
+    else:
+        call = model
+
+    def run(x: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return call(x)
+
+    return Runner(lambda x: torch.from_numpy(x).contiguous(memory_format=torch.channels_last), run, to_array)

@@ -1,0 +1,79 @@
+#include "cpu/heuristics.h"
+
+#include <atomic>
+#include <string>
+
+#include "cpu/parallel.h"
+#include "vggfast/conv.h"
+#include "vggfast/error.h"
+
+namespace vggfast {
+namespace {
+
+constexpr int automatic = -1;
+
+struct Named {
+  const char* name;
+  int m;
+};
+constexpr Named algorithms[] = {{"auto", automatic}, {"direct", 0}, {"winograd2", 2}, {"winograd4", 4},
+                                {"winograd6", 6}};
+
+std::atomic<int>& wanted() {
+  static std::atomic<int> m{automatic};
+  return m;
+}
+
+}  // namespace
+
+void set_conv_algorithm(const std::string& name) {
+  std::string allowed;
+  for (const Named& algorithm : algorithms) {
+    if (name == algorithm.name) {
+      wanted() = algorithm.m;
+      return;
+    }
+    allowed += std::string(allowed.empty() ? "" : ", ") + algorithm.name;
+  }
+  fail("algorithm is '", name, "': one of ", allowed, " is wanted");
+}
+
+std::string conv_algorithm() {
+  for (const Named& algorithm : algorithms) {
+    if (algorithm.m == wanted()) return algorithm.name;
+  }
+  return "auto";
+}
+
+namespace cpu {
+namespace {
+
+/// Estimates, in multiply-adds of the direct convolution: per point of a tile, what moving one channel through a
+/// transform costs; and per point of one pair of channels, what its transformed weights cost to pack, or to stream.
+constexpr double transform_cost = 14, pack_cost = 12, stream_cost = 3;
+
+double cost(int m, Extent in, int64_t cout, bool packed) {
+  const double points = (m + 2) * (m + 2), weights = static_cast<double>(in.c * cout);
+  const double tiles = static_cast<double>(in.n * ceil_div(in.h, m) * ceil_div(in.w, m));
+  const double channels = static_cast<double>(in.c + cout);
+  return points * (tiles * (weights + transform_cost * channels) + weights * (packed ? stream_cost : pack_cost));
+}
+
+}  // namespace
+
+int choose_winograd(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed) {
+  const int m = wanted();
+  if (m == 0) return 0;
+  if (kernel == 1) return 1;
+  if (m != automatic) return m;
+  // F(6 x 6) of wgrad is less exact than the others: left out.
+  int best = 2;
+  for (int candidate : {4, 6}) {
+    if (candidate == 6 && pass == Pass::wgrad) continue;
+    if (cost(candidate, in, cout, packed) < cost(best, in, cout, packed)) best = candidate;
+  }
+  return best;
+}
+
+}  // namespace cpu
+}  // namespace vggfast

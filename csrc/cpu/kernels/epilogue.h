@@ -1,0 +1,48 @@
+// What a convolution does to its sums before it stores them: bias, ReLU, 2x2/2 max-pool, selection.
+#pragma once
+
+#include "cpu/kernel_table.h"
+#include "cpu/kernels/selection_bits.h"
+
+namespace vggfast::cpu::VGGFAST_ISA {
+namespace {
+
+/// Stores channels [c, c + lanes) of output pixel `pixel` (of the whole batch) from its sums: sums[0], or with Pool the
+/// four of its window, row-major.
+template <bool Pool, class T, class S>
+inline __attribute__((always_inline)) void store_output(const ConvOutput<S>& out, int64_t pixel, int64_t c,
+                                                        typename Vec<T>::Value bias,
+                                                        const typename Vec<T>::Value* sums) {
+  using V = Vec<T>;
+  typename V::Value best = sums[0] + bias;
+  typename V::Mask column{}, below{};
+  if constexpr (Pool) {
+#pragma GCC unroll 4
+    for (int i = 1; i < 4; ++i) {
+      const typename V::Value next = sums[i] + bias;
+      const typename V::Mask better = replaces<T>(next, best);
+      best = V::select(better, next, best);
+      column = better ? (typename V::Mask){} - (i & 1) : column;
+      below = better ? (typename V::Mask){} - (i >> 1) : below;
+    }
+  }
+  const typename V::Mask pass = passes<T>(best);
+  if (out.relu) best = V::select(pass, best, V::zero());
+  if (out.selection) {
+    const int64_t image = out.h * out.w, bytes = (out.c + 7) / 8, planes = (out.relu ? 1 : 0) + (Pool ? 2 : 0);
+    uint8_t* plane = out.selection + (pixel / image * planes * image + pixel % image) * bytes;
+    if (out.relu) {
+      store_bits<T>(plane, bytes, c, pass);
+      plane += image * bytes;
+    }
+    if constexpr (Pool) {
+      store_bits<T>(plane, bytes, c, column);
+      store_bits<T>(plane + image * bytes, bytes, c, below);
+    }
+  }
+  S* y = out.y + pixel * out.c + c;
+  c + V::lanes <= out.c ? V::store(y, best) : V::store(y, best, out.c - c);
+}
+
+}  // namespace
+}  // namespace vggfast::cpu::VGGFAST_ISA

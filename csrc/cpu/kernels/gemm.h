@@ -1,0 +1,58 @@
+// A register tile of a matrix product: Rows x Vecs accumulators, the sum over k of a's scalars times b's vectors,
+// stored to c or added to it.
+//
+// Matrices lie in blocks of `lanes` columns, [block][row][lanes], so that every vector is one whole cache line and the
+// scalars of a tile lie close together. RowStep and KStep say which of a's axes is the row:
+//   fprop   a's blocks run over k:    RowStep = lanes, KStep = 1, `outer` blocks of `inner` columns
+//   wgrad   a's blocks run over rows: RowStep = 1, KStep = lanes, one block, `inner` rows of it
+// b may be bfloat16 in memory.
+// Cache   b's vectors stream from L2 or beyond, once per tile; a's scalars are read from L1 after the first touch.
+#pragma once
+
+#include "cpu/simd.h"
+
+namespace vggfast::cpu::VGGFAST_ISA {
+namespace {
+
+struct GemmShape {
+  int64_t outer, inner, last_inner;  // blocks of k; the last one may be narrower
+  int64_t a_outer;                   // elements from one block of a to the next
+  int64_t b_vector, c_vector;        // elements from one block of columns to the next
+};
+
+template <class T, class U, int Rows, int Vecs, int RowStep, int KStep, bool Accumulate>
+void gemm_tile(const GemmShape& g, const T* a, const U* b, T* c) {
+  using V = Vec<T>;
+  typename V::Value acc[Rows][Vecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) acc[r][v] = V::zero();
+  }
+  for (int64_t o = 0; o < g.outer; ++o, a += g.a_outer) {
+    const T* scalars = a;
+    const int64_t inner = o + 1 < g.outer ? g.inner : g.last_inner;
+#pragma GCC unroll 2
+    for (int64_t k = 0; k < inner; ++k, b += V::lanes, scalars += KStep) {
+      typename V::Value column[Vecs];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vecs; ++v) column[v] = V::load(b + v * g.b_vector);
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+        for (int v = 0; v < Vecs; ++v) acc[r][v] = V::fma(scalars[r * RowStep], column[v], acc[r][v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vecs; ++v) {
+      T* sum = c + v * g.c_vector + r * V::lanes;
+      V::store(sum, Accumulate ? V::load(sum) + acc[r][v] : acc[r][v]);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace vggfast::cpu::VGGFAST_ISA

@@ -1,0 +1,258 @@
+// 3x3 convolution by Winograd's F(m x m, 3 x 3), m = 2, 4, 6, over NHWC, and 1x1 convolution as its degenerate case
+// m = 1; dgrad is fprop with the weights transposed and flipped, and reads through ReLU's and the pool's selection.
+//
+//   V [point][channel block][tile][lanes]  the transformed inputs of one range of tiles
+//   U [point][cout block][cin][lanes]      the transformed weights, packed beforehand
+//   M [point][cout block][tile][lanes]     their products, point by point
+//
+// A call does all three steps for its tiles and waits for nobody. Its V and M are scratch of the calling thread, meant
+// for L2 when channels are few and for L3 when they are many; U streams once per call. Planes of V and M are an odd
+// number of cache lines long, so that a tile's n * n stores fall into different cache sets.
+#pragma once
+
+#include "cpu/kernels/epilogue.h"
+#include "cpu/kernels/gemm.h"
+#include "cpu/kernels/winograd_transforms.h"
+
+namespace vggfast::cpu::VGGFAST_ISA {
+namespace {
+
+using Vf = Vec<float>;
+
+inline int64_t blocks_of(int64_t channels) { return (channels + Vf::lanes - 1) / Vf::lanes; }
+/// Elements of a plane of so many vectors.
+inline int64_t plane_of(int64_t vectors) { return (vectors | 1) * Vf::lanes; }
+
+/// Where tile number `tile` of the batch lies: its image and its first output pixel.
+struct TilePlace {
+  int64_t n, y, x;
+  template <int M>
+  static TilePlace of(const TileGrid& grid, int64_t tile) {
+    const int64_t image = grid.rows * grid.columns;
+    return {tile / image, tile % image / grid.columns * M, tile % grid.columns * M};
+  }
+};
+
+/// Channels [c, c + count) of pixel (n, y, x) of what scatter_selected would make of `in`.
+template <class S>
+Vf::Value read_selected(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x, int64_t c, int64_t count) {
+  const int64_t sy = in.pool ? y / 2 : y, sx = in.pool ? x / 2 : x;
+  if (sy >= in.stored_h || sx >= in.stored_w) return Vf::zero();  // an odd last row or column belongs to no window
+  const int64_t plane = in.stored_h * in.stored_w, pixel = sy * in.stored_w + sx, bytes = (in.extent.c + 7) / 8;
+  const uint8_t* bits = in.selection + (n * ((in.relu ? 1 : 0) + (in.pool ? 2 : 0)) * plane + pixel) * bytes;
+  Vf::Mask pass = ~Vf::Mask{};
+  if (in.relu) {
+    pass = load_bits<float>(bits, bytes, c);
+    bits += plane * bytes;
+  }
+  if (in.pool) {
+    const Vf::Mask column = load_bits<float>(bits, bytes, c), below = load_bits<float>(bits + plane * bytes, bytes, c);
+    pass &= (x & 1 ? column : ~column) & (y & 1 ? below : ~below);
+  }
+  const S* p = in.data + (n * plane + pixel) * in.extent.c + c;
+  return Vf::select(pass, count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count), Vf::zero());
+}
+
+/// Calls body(read) with the cheapest read(i, j) that is right for the `extent` x `extent` pixels from (y, x) on.
+template <class S, class Body>
+inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x,
+                                                       int64_t extent, int64_t c, Body body) {
+  const Extent e = in.extent;
+  const int64_t count = e.c - c;
+  const bool inside = y >= 0 && x >= 0 && y + extent <= e.h && x + extent <= e.w && count >= Vf::lanes;
+  if (inside && !in.selection) {
+    const S* first = in.data + ((n * e.h + y) * e.w + x) * e.c + c;
+    const int64_t row = e.w * e.c;
+    for (int64_t i = 0; i < extent; ++i) {
+      for (int64_t j = 0; j < extent; ++j) __builtin_prefetch(first + i * row + (j + extent - 2) * e.c, 0, 2);
+    }
+    body([=](int64_t i, int64_t j) { return Vf::load(first + i * row + j * e.c); });
+  } else {
+    body([&](int64_t i, int64_t j) {
+      const int64_t yy = y + i, xx = x + j;
+      if (yy < 0 || xx < 0 || yy >= e.h || xx >= e.w) return Vf::zero();
+      if (in.selection) return read_selected(in, n, yy, xx, c, count);
+      const S* p = in.data + ((n * e.h + yy) * e.w + xx) * e.c + c;
+      return count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count);
+    });
+  }
+}
+
+/// Bt d B of every channel of tiles [begin, end), as planes of `tiles` tiles from `v` on.
+template <int M, class S>
+void transform_inputs(const ConvInput<S>& in, const TileGrid& grid, int64_t begin, int64_t end, int64_t tiles,
+                      float* v) {
+  using W = Winograd<M>;
+  constexpr int n = W::n;
+  const int64_t blocks = blocks_of(in.extent.c), plane = plane_of(blocks * tiles);
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const TilePlace place = TilePlace::of<M>(grid, tile);
+    for (int64_t block = 0; block < blocks; ++block) {
+      float* out = v + (block * tiles + tile - begin) * Vf::lanes;
+      with_reader(in, place.n, place.y - W::taps / 2, place.x - W::taps / 2, n, block * Vf::lanes, [&](auto read) {
+        Vf::Value half[n][n], column[n], line[n];
+        for (int j = 0; j < n; ++j) {
+#pragma GCC unroll 8
+          for (int i = 0; i < n; ++i) column[i] = read(i, j);
+          W::input(column, line);
+#pragma GCC unroll 8
+          for (int i = 0; i < n; ++i) half[i][j] = line[i];
+        }
+        for (int i = 0; i < n; ++i) {
+          W::input(half[i], line);
+#pragma GCC unroll 8
+          for (int j = 0; j < n; ++j) Vf::store(out + (i * n + j) * plane, line[j]);
+        }
+      });
+    }
+  }
+}
+
+/// At M A, epilogue and store of output channels [block_begin, block_end) * lanes of tiles [begin, end).
+template <int M, bool Pool, class S, class U>
+void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, int64_t block_begin, int64_t block_end,
+                       const float* products) {
+  using W = Winograd<M>;
+  constexpr int n = W::n, window = Pool ? 2 : 1;
+  static_assert(M % window == 0);
+  const int64_t tiles = end - begin, plane = plane_of((block_end - block_begin) * tiles);
+  for (int64_t tile = begin; tile < end; ++tile) {
+    const TilePlace place = TilePlace::of<M>(a.grid, tile);
+    const int64_t oy = place.y / window, ox = place.x / window, first = (place.n * a.out.h + oy) * a.out.w + ox;
+    const int64_t rows = min<int64_t>(M / window, a.out.h - oy), columns = min<int64_t>(M / window, a.out.w - ox);
+    for (int64_t block = block_begin; block < block_end && block * Vf::lanes < a.out.c; ++block) {
+      const float* in = products + ((block - block_begin) * tiles + tile - begin) * Vf::lanes;
+      for (int64_t i = 0; i < rows; ++i) {
+        const S* y = a.out.y + (first + i * a.out.w) * a.out.c + block * Vf::lanes;
+        for (int64_t j = 0; j < columns; ++j) __builtin_prefetch(y + j * a.out.c, 1);
+      }
+      const Vf::Value bias = Vf::load(a.bias + block * Vf::lanes);
+      Vf::Value half[M][n], column[n], line[M], y[M][M];
+      for (int j = 0; j < n; ++j) {
+#pragma GCC unroll 8
+        for (int i = 0; i < n; ++i) column[i] = Vf::load(in + (i * n + j) * plane);
+        W::output(column, line);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) half[i][j] = line[i];
+      }
+      for (int i = 0; i < M; ++i) W::output(half[i], y[i]);
+      for (int64_t i = 0; i < rows; ++i) {
+        for (int64_t j = 0; j < columns; ++j) {
+          const int64_t pixel = first + i * a.out.w + j;
+          if constexpr (Pool) {
+            const Vf::Value sums[4] = {y[2 * i][2 * j], y[2 * i][2 * j + 1], y[2 * i + 1][2 * j],
+                                       y[2 * i + 1][2 * j + 1]};
+            store_output<true, float>(a.out, pixel, block * Vf::lanes, bias, sums);
+          } else {
+            store_output<false, float>(a.out, pixel, block * Vf::lanes, bias, &y[i][j]);
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class U>
+using GemmTile = void (*)(const GemmShape&, const float* a, const U* b, float* c);
+
+/// The register tile of `rows` rows.
+template <class U, int Vecs, int RowStep, int KStep, bool Accumulate, int Rows>
+GemmTile<U> tile_of(int64_t rows) {
+  if constexpr (Rows > 1) {
+    if (rows < Rows) return tile_of<U, Vecs, RowStep, KStep, Accumulate, Rows - 1>(rows);
+  }
+  return gemm_tile<float, U, Rows, Vecs, RowStep, KStep, Accumulate>;
+}
+
+/// The register tile of fprop for `rows` tiles and one or two blocks: stored at the first term, then added.
+template <class U>
+GemmTile<U> fprop_tile(int64_t rows, bool pair, bool first) {
+  constexpr int most = VGGFAST_GEMM_ROWS, lanes = Vf::lanes;
+  if (pair) return first ? tile_of<U, 2, lanes, 1, false, most>(rows) : tile_of<U, 2, lanes, 1, true, most>(rows);
+  return first ? tile_of<U, 1, lanes, 1, false, most>(rows) : tile_of<U, 1, lanes, 1, true, most>(rows);
+}
+
+/// One point's product V [tile][cin] x U [cin][cout block] for `tiles` tiles and `blocks` blocks. Every `partial_terms`
+/// channels are summed by themselves: the transforms that follow magnify the rounding of long sums; and their weights
+/// stay in L1 while the tiles go by.
+template <class U>
+void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, const U* u, float* products) {
+  constexpr int64_t lanes = Vf::lanes, partial_terms = 128;
+  const int64_t parts = (tiles + VGGFAST_GEMM_ROWS - 1) / VGGFAST_GEMM_ROWS;
+  for (int64_t block = 0; block < blocks; block += 2) {
+    for (int64_t k = 0; k < cin; k += partial_terms) {
+      const int64_t terms = min(partial_terms, cin - k), k_blocks = (terms + lanes - 1) / lanes;
+      const GemmShape shape{k_blocks, lanes, terms - (k_blocks - 1) * lanes, tiles * lanes, cin * lanes, tiles * lanes};
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t tile = part * tiles / parts, count = (part + 1) * tiles / parts - tile;
+        fprop_tile<U>(count, block + 1 < blocks, k == 0)(shape, v + k * tiles + tile * lanes,
+                                                         u + (block * cin + k) * lanes,
+                                                         products + (block * tiles + tile) * lanes);
+      }
+    }
+  }
+}
+
+template <int M, class S, class U>
+void winograd_fprop(const WinogradArgs<S, U>& a, int64_t tile_begin, int64_t tile_end, int64_t block_begin,
+                    int64_t block_end, float* scratch) {
+  const int64_t tiles = tile_end - tile_begin, cin = a.in.extent.c, v_plane = plane_of(blocks_of(cin) * tiles);
+  float* v = scratch;
+  float* products = scratch + Winograd<M>::points * v_plane;
+  transform_inputs<M>(a.in, a.grid, tile_begin, tile_end, tiles, v);
+  for (int64_t block = block_begin; block < block_end; block += a.group) {
+    const int64_t blocks = min<int64_t>(a.group, block_end - block), m_plane = plane_of(blocks * tiles);
+    for (int64_t point = 0; point < Winograd<M>::points; ++point) {
+      multiply_point(tiles, cin, blocks, v + point * v_plane,
+                     a.packed + (point * blocks_of(a.out.c) + block) * cin * Vf::lanes, products + point * m_plane);
+    }
+    if constexpr (M % 2 == 0) {
+      if (a.out.pool) {
+        transform_outputs<M, true>(a, tile_begin, tile_end, block, block + blocks, products);
+        continue;
+      }
+    }
+    transform_outputs<M, false>(a, tile_begin, tile_end, block, block + blocks, products);
+  }
+}
+
+/// U of one block of output channels: G g Gt, for every input channel.
+template <int M>
+void winograd_pack(const WeightView<float>& w, int64_t block, float* packed) {
+  using W = Winograd<M>;
+  constexpr int n = W::n, K = W::taps;
+  const int64_t first = block * Vf::lanes, count = min<int64_t>(Vf::lanes, w.out - first);
+  const int64_t plane = blocks_of(w.out) * w.in * Vf::lanes;
+  for (int64_t in = 0; in < w.in; ++in) {
+    float taps[K * K][Vf::lanes] = {};
+    for (int64_t out = 0; out < count; ++out) {
+      const float* p = w.data + (first + out) * w.stride_out + in * w.stride_in;
+#pragma GCC unroll 9
+      for (int tap = 0; tap < K * K; ++tap) taps[tap][out] = p[tap / K * w.stride_row + tap % K * w.stride_column];
+    }
+    Vf::Value half[n][K];
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 3
+      for (int s = 0; s < K; ++s) {
+        half[i][s] = Vf::zero();
+#pragma GCC unroll 3
+        for (int r = 0; r < K; ++r) half[i][s] += (float)W::weight(i, r) * Vf::load(taps[r * K + s]);
+      }
+    }
+    float* out = packed + (block * w.in + in) * Vf::lanes;
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < n; ++j) {
+        Vf::Value u = Vf::zero();
+#pragma GCC unroll 3
+        for (int s = 0; s < K; ++s) u += (float)W::weight(j, s) * half[i][s];
+        Vf::store(out + (i * n + j) * plane, u);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace vggfast::cpu::VGGFAST_ISA

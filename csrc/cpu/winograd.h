@@ -1,0 +1,44 @@
+// Winograd convolution on the CPU: sizes, packing, and the sharing of tiles among threads.
+// Kernels: cpu/kernels/winograd.h.
+#pragma once
+
+#include "cpu/kernel_table.h"
+
+namespace vggfast::cpu {
+
+/// One layer's convolution by F(m x m, 3 x 3), or for m = 1 its 1x1 convolution, by the instruction set in use.
+class Winograd {
+ public:
+  /// `m` is 1, 2, 4 or 6.
+  Winograd(int m, int64_t cin, int64_t cout);
+
+  /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
+  int64_t packed_values() const { return (points_ * cin_ + 1) * out_blocks_ * kernels_.lanes; }
+  int64_t scratch_values(Extent in, int threads) const { return threads * cut(in, threads).scratch; }
+
+  void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
+  template <class S>
+  void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
+
+  /// The same for m = 1 with weights in bfloat16: `packed` is the packed weights without their bias.
+  int64_t weight_values() const { return points_ * cin_ * out_blocks_ * kernels_.lanes; }
+  void fprop(const ConvInput<float>& in, const Bf16* packed, const float* bias, const ConvOutput<float>& out,
+             float* scratch, int threads) const;
+
+ private:
+  /// How a batch is cut into tasks.
+  struct Cut {
+    TileGrid grid;
+    int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, scratch;
+  };
+  Cut cut(Extent in, int threads) const;
+  template <class S, class U, class Kernel>
+  void share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out, float* scratch,
+             int threads, Kernel kernel) const;
+
+  const KernelTable& kernels_;
+  const WinogradTable& table_;
+  int64_t m_, points_, cin_, cout_, in_blocks_, out_blocks_;
+};
+
+}  // namespace vggfast::cpu

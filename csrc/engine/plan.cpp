@@ -1,0 +1,148 @@
+#include "engine/plan.h"
+
+#include <algorithm>
+
+#include "cpu/heuristics.h"
+#include "cpu/parallel.h"
+#include "cpu/winograd.h"
+#include "vggfast/error.h"
+#include "vggfast/pool.h"
+
+namespace vggfast::engine {
+namespace {
+
+constexpr int64_t cache_bytes = 20 << 20;  // of activations that a stage should keep in L3
+constexpr int64_t nominal_batch = 8;       // algorithms are chosen for it, so that weights are packed in one way only
+constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
+constexpr size_t alignment = 64;
+
+size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+bool spatial(Kind kind) {
+  return kind == Kind::conv || kind == Kind::relu || kind == Kind::max_pool || kind == Kind::lrn;
+}
+
+/// The longest run of layers from `first` on that one step computes; none but its last is an output.
+Step fuse(const std::vector<Layer>& layers, size_t first, const std::vector<int64_t>& outputs) {
+  Step step{.first = first, .last = first, .in = {}, .out = {}};
+  const auto next_is = [&](Kind kind) {
+    return step.last + 1 < layers.size() && layers[step.last + 1].kind == kind &&
+           !std::binary_search(outputs.begin(), outputs.end(), static_cast<int64_t>(step.last));
+  };
+  const Kind kind = layers[first].kind;
+  if (kind != Kind::conv && kind != Kind::linear) return step;
+  if (next_is(Kind::relu)) {
+    step.relu = true;
+    ++step.last;
+  }
+  if (kind == Kind::conv && next_is(Kind::max_pool) && !layers[step.last + 1].ceil_mode) {
+    step.pool = true;
+    ++step.last;
+  }
+  return step;
+}
+
+size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
+  if (layer.kind == Kind::linear) {
+    return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, threads));
+  }
+  if (layer.kind == Kind::conv && step.algorithm > 0) {
+    const cpu::Winograd winograd(step.algorithm, in.c, layer.channels);
+    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, threads));
+  }
+  // What has no bfloat16 kernel runs in float, on copies of its input and output.
+  return 2 * aligned(sizeof(float) * static_cast<size_t>(std::max(values_of(in), values_of(step.out))));
+}
+
+/// A stage ends with each change of resolution, and where rows begin: they are computed for all images together.
+std::vector<Stage> cut(const std::vector<Layer>& layers, const std::vector<Step>& steps, int64_t images,
+                       size_t value_bytes) {
+  std::vector<Stage> stages;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const Step& step = steps[i];
+    int64_t group = images;
+    if (spatial(layers[step.first].kind)) {
+      const int64_t bytes = (values_of(step.in) + values_of(step.out)) / images * static_cast<int64_t>(value_bytes);
+      group = std::clamp<int64_t>(cache_bytes / std::max<int64_t>(bytes, 1), 1, images);
+    }
+    const bool begins = i == 0 || step.in.h != steps[i - 1].in.h || !spatial(layers[step.first].kind);
+    if (begins) stages.push_back({i, i, images});
+    stages.back().end = i + 1;
+    stages.back().images = std::min(stages.back().images, group);
+  }
+  return stages;
+}
+
+}  // namespace
+
+Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
+  switch (layer.kind) {
+    case Kind::conv:
+      VGGFAST_CHECK(layer.weight.size(1) == in.c, "x has ", in.c, " channels: ", layer.weight.size(1),
+                    " are wanted");
+      return {in.n, in.h, in.w, layer.channels};
+    case Kind::max_pool: {
+      const Shape out{in.n, pooled(in.h, layer.ceil_mode), pooled(in.w, layer.ceil_mode), in.c};
+      VGGFAST_CHECK(out.h > 0 && out.w > 0, "x is too small: a max-pool sees ", in.h, " x ", in.w,
+                    " pixels, and 2 x 2 are wanted");
+      return out;
+    }
+    case Kind::flatten:
+      return {in.n, 1, 1, in.c * layer.size * layer.size};
+    case Kind::windows:
+      VGGFAST_CHECK(in.h >= layer.size && in.w >= layer.size, "x is too small: the head sees ", in.h, " x ", in.w,
+                    " places, and ", layer.size, " x ", layer.size, " are wanted");
+      return {in.n * (in.h - layer.size + 1) * (in.w - layer.size + 1), 1, 1, in.c * layer.size * layer.size};
+    case Kind::linear:
+      VGGFAST_CHECK(layer.weight.size(1) == in.c, "the head sees rows of ", in.c, " values: ", layer.weight.size(1),
+                    " are wanted");
+      return {in.n, 1, 1, layer.channels};
+    case Kind::row_mean:
+      return {images, 1, 1, in.c};
+    default:
+      return in;
+  }
+}
+
+Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vector<int64_t>& outputs,
+               size_t value_bytes, int threads) {
+  Plan plan;
+  Shape shape = in;
+  const size_t count = static_cast<size_t>(outputs.back()) + 1;
+  for (size_t first = 0; first < count; first = plan.steps.back().last + 1) {
+    Step step = fuse(layers, first, outputs);
+    step.in = shape;
+    for (size_t i = first; i <= step.last; ++i) shape = shape_after(layers[i], shape, in.n);
+    step.out = shape;
+    if (layers[first].kind == Kind::conv) {
+      const Shape nominal{nominal_batch, step.in.h, step.in.w, step.in.c};
+      step.algorithm = cpu::choose_winograd(cpu::Pass::fprop, nominal, layers[first].channels,
+                                            layers[first].weight.size(2), true);
+      if (step.algorithm == 0 && value_bytes != sizeof(float)) step.algorithm = most_exact;
+    }
+    const auto found = std::find(outputs.begin(), outputs.end(), static_cast<int64_t>(step.last));
+    if (found != outputs.end()) step.output = static_cast<int>(found - outputs.begin());
+    plan.steps.push_back(step);
+  }
+  if (in.n == 0) return plan;
+
+  plan.stages = cut(layers, plan.steps, in.n, value_bytes);
+  const auto bytes = [&](const Shape& s, size_t each) { return aligned(static_cast<size_t>(values_of(s)) * each); };
+  plan.whole[0] = bytes(in, value_bytes);
+  for (size_t i = 0; i < plan.stages.size(); ++i) {
+    const Stage& stage = plan.stages[i];
+    for (size_t s = stage.begin; s < stage.end; ++s) {
+      const Step& step = plan.steps[s];
+      const Kind kind = layers[step.first].kind;
+      const size_t each = spatial(kind) ? value_bytes : sizeof(float);
+      Shape group_in = step.in, group_out = step.out;
+      if (spatial(kind)) group_in.n = group_out.n = stage.images;
+      size_t& room = s + 1 == stage.end ? plan.whole[(i + 1) % 2] : plan.inner[(s - stage.begin) % 2];
+      room = std::max(room, bytes(s + 1 == stage.end ? step.out : group_out, each));
+      plan.scratch = std::max(plan.scratch, aligned(scratch_of(layers[step.first], step, group_in, threads)));
+    }
+  }
+  return plan;
+}
+
+}  // namespace vggfast::engine

@@ -1,0 +1,60 @@
+// A whole network, ready for inference: weights packed once, one arena, one call per batch.
+//
+// Layers are added in order; then run() computes any of their outputs. For each shape of input a plan is made once and
+// kept: which algorithm each convolution uses, which ReLUs and pools are fused, where each activation lies. Unlike the
+// ops, an engine owns memory: packed weights, and one arena that grows to what the largest plan needs.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "vggfast/lrn.h"
+#include "vggfast/tensor.h"
+
+namespace vggfast {
+
+struct EngineOptions {
+  bool bf16 = false;          // activations between layers are kept in bfloat16; all arithmetic is float
+  bool bf16_weights = false;  // weights of FC layers are kept in bfloat16
+  int threads = 1;            // for packing
+};
+
+class Engine {
+ public:
+  explicit Engine(EngineOptions options);
+  ~Engine();
+
+  // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, of any strides; those of
+  // convolutions must outlive the engine, those of FC layers are copied.
+  void add_conv(const Tensor& weight, const Tensor* bias);  // as conv_fprop
+  void add_relu();
+  void add_max_pool(bool ceil_mode);  // 2x2/2
+  void add_lrn(LrnParams params);
+  /// (N, C, H, W) to rows (N, C * size * size) of its average over a size x size grid.
+  void add_flatten(int64_t size);
+  /// To rows, one for each place of a size x size window: (N * places, C * size * size), places in raster order.
+  void add_windows(int64_t size);
+  void add_linear(const Tensor& weight, const Tensor* bias);
+  /// Rows (N * places, C) to their average over the places, (N, C).
+  void add_row_mean();
+
+  int64_t layers() const;
+  /// The shape of layer number `layer`'s output for x of shape (n, c, h, w): 4 axes, or 2 for rows.
+  std::vector<int64_t> output_shape(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) const;
+  /// Computes the outputs of the given layers: float32, NHWC or rows. x: (N, C, H, W), float32, any strides. Any number
+  /// of threads may call; they take turns.
+  void run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, Context context);
+
+  /// Bytes that the engine holds: packed weights and arena.
+  size_t bytes() const;
+  /// For each convolution, the algorithm that an image of this shape runs by.
+  std::vector<std::string> algorithms(int64_t c, int64_t h, int64_t w) const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace vggfast
