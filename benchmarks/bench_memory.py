@@ -1,8 +1,8 @@
 """Peak memory of inference, of a training step, and of features with frozen weights and a gradient to the images.
 
-A fresh process per case. Its imports are done before the count begins; resident is what it holds after building, peak
-the most while it ran a few times (VmHWM of Linux); the first call, in which torch.compile compiles, is left out. Both
-are given with and without what the imports took. A ratio above 1 means that vggfast takes less.
+A fresh process per case. Its imports are done before the count begins; resident is what it holds after a first call,
+peak the most while it ran a few times more (VmHWM of Linux), so that what torch.compile takes to compile is left out.
+Both are given with and without what the imports took. A ratio above 1 means that vggfast takes less.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def table(group: Sequence[tuple[Case, dict[str, Any]]]) -> list[list[str]]:
             rows.append([f"{case.engine.name}: not available", case.engine.dtype, *"-----"])
             continue
         base = row["imported"]
-        figures = (row["built"], row["peak_running"], row["built"] - base, row["peak_running"] - base)
+        figures = (row["resident"], row["peak_running"], row["resident"] - base, row["peak_running"] - base)
         rows.append([case.engine.name, case.engine.dtype, *(f"{f / MIB:.0f}" for f in figures), ratio(row, ours)])
     return rows
 

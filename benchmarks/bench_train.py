@@ -21,7 +21,7 @@ CASES = [("D", 224, 8), ("A", 64, 64)]
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    command.add_common(made, list(TRAINING), OUT)
+    command.add_common(made, list(TRAINING), OUT, seconds=120.0)
     made.add_argument("--batches", nargs="+", type=int, metavar="N",
                       help="images of a step (default: D at 224 with 8, and A at 64 with 64)")  # fmt: skip
     made.add_argument("--network", choices=ALLOWED["network"], help="configuration (default D with --batches)")

@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 from peers import command, registry, report  # noqa: E402
+from peers.load import Neighbours  # noqa: E402
 from peers.network import Spec, layers, reference_file, weights  # noqa: E402
 from peers.race import Outcome, race  # noqa: E402
 from peers.registry import INFERENCE, TRAINING, Engine, chosen  # noqa: E402
@@ -63,13 +64,13 @@ def test_ratio_is_the_peers_time_over_ours():
 
 
 def test_table_gives_milliseconds_an_image_and_names_who_is_out():
-    outcomes = outcomes_of(vggfast=[0.02, 0.02, 0.02], ncnn=[0.05, 0.05, 0.05])
+    outcomes = outcomes_of(vggfast=[0.02, 0.02, 0.02, 0.016, 0.02], ncnn=[0.05, 0.05, 0.05])
     outcomes.append(Outcome(INFERENCE["openvino"], "not available", "no such module"))
     columns, rows = report.table(outcomes, Spec(batch=4))
-    assert columns == ["engine", "dtype", "ms/image", "spread", "error", "/ vggfast"]
-    assert rows[0] == ["vggfast", "fp32", "5.00", "0%", "1.0e-06", "1.00"]
-    assert rows[1] == ["ncnn", "fp32", "12.50", "0%", "1.0e-06", "2.50"]
-    assert rows[2] == ["openvino: not available", "fp32", "-", "-", "", "-"]
+    assert columns == ["engine", "dtype", "ms/image", "least", "spread", "error", "/ vggfast"]
+    assert rows[0] == ["vggfast", "fp32", "5.00", "4.00", "5%", "1.0e-06", "1.00"]
+    assert rows[1] == ["ncnn", "fp32", "12.50", "12.50", "0%", "1.0e-06", "2.50"]
+    assert rows[2] == ["openvino: not available", "fp32", "-", "-", "-", "", "-"]
 
 
 def test_no_ratio_without_ours():
@@ -241,6 +242,14 @@ def test_engine_that_cannot_be_held_to_an_instruction_set_says_so(cache):
     assert outcome.reason == "isa is 'avx2': no way is known to hold ncnn to it"
 
 
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="load is read from Linux's /proc")
+def test_share_of_others_is_of_the_whole_machine():
+    neighbours = Neighbours()
+    assert neighbours.share is None
+    neighbours.known, neighbours.seconds, neighbours.taken = True, 2.0, 1.0
+    assert neighbours.share == 0.5 / os.cpu_count()
+
+
 def test_limits():
     assert INFERENCE["vggfast"].error_limit == INFERENCE["vggfast-module"].error_limit == 1e-5
     assert INFERENCE["ncnn"].error_limit == 1e-3
@@ -265,5 +274,5 @@ def test_memory_of_a_case(use, cache):
     spec = Spec(**{**TINY.as_dict(), "part": "features" if use == "perceptual" else "whole"})
     found = bench_memory.measure(bench_memory.Case(use, engine, spec), cache)
     assert "reason" not in found, found
-    assert 0 < found["imported"] <= found["built"] <= found["peak_starting"]
+    assert 0 < found["imported"] <= found["resident"] <= found["peak_starting"]
     assert found["peak_running"] >= found["imported"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -48,9 +50,22 @@ def view(t: Tensor):
     return load().TensorView(t, t.data_ptr(), t.shape, t.stride(), dtype, t.device.type)
 
 
-def workspace(bytes_: int, like: Tensor) -> Tensor:
-    """Scratch memory on the device of `like`, from torch's own allocator."""
-    return torch.empty(bytes_, dtype=torch.uint8, device=like.device)
+_POOLED_BYTES = 1 << 20  # from here on, touching fresh pages costs more than finding used ones
+
+
+def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format):
+    """:func:`torch.empty` on the CPU. A large one comes from our cache of huge pages, and goes back there."""
+    bytes_ = math.prod(shape) * dtype.itemsize
+    if bytes_ < _POOLED_BYTES:
+        return torch.empty(shape, dtype=dtype, memory_format=memory_format)
+    storage = torch.frombuffer(load().CachedBuffer(bytes_), dtype=torch.uint8).untyped_storage()
+    strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
+    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape), strides)
+
+
+def workspace(bytes_: int) -> Tensor:
+    """Scratch memory of a CPU op."""
+    return empty((bytes_,), torch.uint8)
 
 
 def threads() -> int:

@@ -30,7 +30,7 @@ class Case:
     name: str
 
 
-def add_common(parser: argparse.ArgumentParser, engines: Sequence[str], out: str) -> None:
+def add_common(parser: argparse.ArgumentParser, engines: Sequence[str], out: str, seconds: float) -> None:
     """The options that every command of races has."""
     add = parser.add_argument
     # fmt: off
@@ -39,8 +39,8 @@ def add_common(parser: argparse.ArgumentParser, engines: Sequence[str], out: str
     add("--engines", nargs="+", metavar="NAME", help=f"engines to compare: {', '.join(engines)}")
     add("--threads", nargs="+", type=int, metavar="N", help="threads of each engine (default 2 1)")
     add("--rounds", type=int, metavar="N", help="samples of each engine (default 9 or fewer, by case)")
-    add("--seconds", type=float, default=60.0, metavar="S",
-        help="take fewer rounds, but at least 3, where one case would take longer (default 60)")
+    add("--seconds", type=float, default=seconds, metavar="S",
+        help="take fewer rounds, but at least 3, where one case would take longer (default %(default).0f)")
     add("--isa", choices=ISAS, default="best",
         help="instruction set: the machine's best, or AVX2 for vggfast and torch (default best)")
     add("--wait", choices=WAITS, default="own",

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from peers.load import Neighbours
 from peers.network import Spec
 from peers.registry import Engine
 
@@ -95,13 +96,14 @@ class Outcome:
     build_seconds: float | None = None
     calls: int = 1
     samples: list[float] = field(default_factory=list)
+    neighbours: Neighbours = field(default_factory=Neighbours)
 
     def as_row(self, spec: Spec, isa: str) -> dict[str, Any]:
         case = {**spec.as_dict(), "dtype": self.engine.dtype, "isa": isa}
         return {
             "engine": self.engine.name, "case": case, "status": self.status, "reason": self.reason,
             "relative_error": self.error, "build_seconds": self.build_seconds, "calls_per_sample": self.calls,
-            "seconds": self.samples,
+            "taken_by_others": self.neighbours.share, "seconds": self.samples,
         }  # fmt: skip
 
 
@@ -189,4 +191,6 @@ def _take_turns(
 
 
 def _sample(outcome: Outcome, child: Child) -> None:
+    outcome.neighbours.start(child.process.pid)
     outcome.samples.append(child.ask(CALL_LIMIT, do="run", calls=outcome.calls)["seconds"])
+    outcome.neighbours.stop(child.process.pid)

@@ -10,6 +10,7 @@ import timing
 from rich.console import Console
 from rich.table import Table
 
+from peers.load import TRUSTED
 from peers.network import Spec
 from peers.race import Outcome
 from vggfast.training.console import console
@@ -32,20 +33,28 @@ def ratios(outcomes: Iterable[Outcome], ours: str) -> dict[str, float]:
 
 
 def table(outcomes: Sequence[Outcome], spec: Spec) -> tuple[list[str], list[list[str]]]:
-    """(columns, rows): an engine a row, and a column of ratios for each timed engine of ours."""
+    """(columns, rows): an engine a row, and a column of ratios to each timed engine of ours ("/ bf16": -bf16)."""
     ours = [o.engine.name for o in outcomes if o.engine.ours and o.status == "timed"]
     ours = [name for name in ours if not name.endswith("-module")] or ours
     against = {name: ratios(outcomes, name) for name in ours}
-    columns = ["engine", "dtype", "ms/image", "spread", "error", *(f"/ {name}" for name in ours)]
+    columns = ["engine", "dtype", "ms/image", "least", "spread", "error"]
+    columns += [f"/ {name.removeprefix('vggfast-')}" for name in ours]
     rows = []
     for outcome in outcomes:
         name = outcome.engine.name
         error = "" if outcome.error is None else f"{outcome.error:.1e}"
         if outcome.status == "timed":
             time, spread = per_image(outcome, spec)
-            figures = [f"{time:.2f}", f"{spread:.0%}", error, *(f"{against[o][name]:.2f}" for o in ours)]
+            least = min(outcome.samples) / spec.batch * 1e3
+            figures = [
+                f"{time:.2f}",
+                f"{least:.2f}",
+                f"{spread:.0%}",
+                error,
+                *(f"{against[o][name]:.2f}" for o in ours),
+            ]
         else:
-            figures = ["-", "-", error, *["-"] * len(ours)]
+            figures = ["-", "-", "-", error, *["-"] * len(ours)]
             name = f"{name}: {outcome.status}"
         rows.append([name, outcome.engine.dtype, *figures])
     return columns, rows
@@ -69,6 +78,11 @@ def show(name: str, outcomes: Sequence[Outcome], spec: Spec) -> None:
             console.print(f"{outcome.engine.name}: {outcome.status}: {outcome.reason}")
     if line := summary(outcomes):
         console.print(line)
+    taken = max((o.neighbours.share or 0.0 for o in outcomes), default=0.0)
+    if taken > TRUSTED:
+        console.print(
+            f"other processes took up to {taken:.0%} of the machine meanwhile: run this again when it is idle"
+        )
     console.print("")
 
 
@@ -108,6 +122,7 @@ def plot(path: Path, cases: Sequence[tuple[str, Spec, Sequence[Outcome]]], headi
         axis.remove()
     for axis, (name, spec, outcomes) in zip(axes.flat, cases, strict=False):
         _panel(axis, name, spec, outcomes)
+    heading = f"{heading} (red: vggfast; violet: others in bf16; bars: half the distance between the quartiles)"
     figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.985))
     path.parent.mkdir(parents=True, exist_ok=True)

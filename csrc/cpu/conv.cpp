@@ -4,6 +4,7 @@
 #include "cpu/direct.h"
 #include "cpu/dtypes.h"
 #include "cpu/heuristics.h"
+#include "cpu/stem.h"
 #include "cpu/wgrad.h"
 #include "cpu/winograd.h"
 #include "vggfast/error.h"
@@ -31,21 +32,25 @@ void check_workspace(Workspace workspace, size_t wanted) {
   VGGFAST_CHECK(workspace.bytes >= wanted, "workspace has ", workspace.bytes, " bytes: ", wanted, " are wanted");
 }
 
-/// The m of the Winograd algorithm that a call is to use, 0 for a direct convolution: float64 is always direct.
+/// The algorithm that a call is to use: float64 is always direct.
 template <class T>
-int winograd_of(Pass pass, Extent in, int64_t cout, int64_t kernel) {
+int algorithm_of(Pass pass, Extent in, int64_t cout, int64_t kernel) {
   if constexpr (sizeof(T) == 8) {
-    return 0;
+    return cpu::direct;
   } else {
-    return cpu::choose_winograd(pass, in, cout, kernel, false);
+    return cpu::choose_algorithm(pass, in, cout, kernel, false);
   }
 }
 
 template <class T>
 size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool selected, int threads) {
+  const int algorithm = algorithm_of<T>(pass, in, cout, kernel);
   int64_t values;
-  if (const int m = winograd_of<T>(pass, in, cout, kernel)) {
-    const cpu::Winograd layer(m, in.c, cout);
+  if (algorithm == cpu::stem) {
+    const cpu::Stem layer(cout);
+    values = layer.packed_values() + layer.scratch_values(in, threads);
+  } else if (algorithm != cpu::direct) {
+    const cpu::Winograd layer(algorithm, in.c, cout);
     values = layer.packed_values() + layer.scratch_values(in, threads);
   } else {
     values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (selected ? in.n * in.h * in.w * in.c : 0);
@@ -81,11 +86,18 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
   check_workspace(workspace,
                   fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.selection, context.threads));
   T* packed = static_cast<T*>(workspace.data);
-  if (const int m = winograd_of<T>(pass, in.extent, weight.out, weight.kernel)) {
+  const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel);
+  if (algorithm != cpu::direct) {
     if constexpr (sizeof(T) == 4) {
-      const cpu::Winograd layer(m, weight.in, weight.out);
-      layer.pack(weight, bias, packed, context.threads);
-      layer.fprop(in, packed, out, packed + layer.packed_values(), context.threads);
+      if (algorithm == cpu::stem) {
+        const cpu::Stem layer(weight.out);
+        layer.pack(weight, bias, packed);
+        layer.fprop(in, packed, out, packed + layer.packed_values(), context.threads);
+      } else {
+        const cpu::Winograd layer(algorithm, weight.in, weight.out);
+        layer.pack(weight, bias, packed, context.threads);
+        layer.fprop(in, packed, out, packed + layer.packed_values(), context.threads);
+      }
     }
   } else {
     const cpu::Direct<T> layer(weight.in, weight.out, weight.kernel);
@@ -95,10 +107,13 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
 }
 
 template <class T>
-size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, bool selected) {
+size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, bool selected, int threads) {
+  const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel);
   int64_t values;
-  if (const int m = winograd_of<T>(Pass::wgrad, in, cout, kernel)) {
-    values = cpu::WinogradWgrad(m, in, cout).workspace_values();
+  if (algorithm == cpu::stem) {
+    values = cpu::Stem(cout).wgrad_values(in, threads);
+  } else if (algorithm != cpu::direct) {
+    values = cpu::WinogradWgrad(algorithm, in, cout).workspace_values();
   } else {
     values = cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected ? in.n * in.h * in.w * cout : 0);
   }
@@ -154,12 +169,14 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Te
   });
 }
 
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel) {
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
+                            Context context) {
   check_nhwc(x, "x");
   check_gradient(gy, selected, x.size(2), x.size(3));
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
-  return cpu::for_float(
-      x, "x", [&]<class T>() { return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, selected.selection); });
+  return cpu::for_float(x, "x", [&]<class T>() {
+    return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, selected.selection, context.threads);
+  });
 }
 
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
@@ -215,15 +232,21 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
   cpu::for_float(x, "x", [&]<class T>() {
     const Extent in = extent_of(x);
     const int64_t cout = gw.size(0), kernel = gw.size(2), gb_stride = gb ? gb->stride(0) : 0;
-    check_workspace(workspace, wgrad_workspace<T>(in, cout, kernel, selected.selection));
+    check_workspace(workspace, wgrad_workspace<T>(in, cout, kernel, selected.selection, context.threads));
     const ConvInput<T> gradient = gradient_of<T>(gy, selected, in.h, in.w);
     T* values = static_cast<T*>(workspace.data);
     T* bias = gb ? gb->as<T>() : nullptr;
-    if (const int m = winograd_of<T>(Pass::wgrad, in, cout, kernel)) {
+    const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel);
+    if (algorithm != cpu::direct) {
       if constexpr (sizeof(T) == 4) {
-        cpu::WinogradWgrad(m, in, cout)
-            .run({.data = x.as<T>(), .extent = in}, gradient, view_of<T>(gw), gw.as<T>(), bias, gb_stride, values,
-                 context.threads);
+        const ConvInput<float> input{.data = x.as<float>(), .extent = in};
+        const WeightView<float> shape = view_of<float>(gw);
+        if (algorithm == cpu::stem) {
+          cpu::Stem(cout).wgrad(input, gradient, shape, gw.as<T>(), bias, gb_stride, values, context.threads);
+        } else {
+          cpu::WinogradWgrad(algorithm, in, cout)
+              .run(input, gradient, shape, gw.as<T>(), bias, gb_stride, values, context.threads);
+        }
       }
     } else {
       const cpu::DirectWgrad<T> sums(in, cout, kernel);

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cpu/parallel.h"
+#include "cpu/stem.h"
 #include "vggfast/conv.h"
 #include "vggfast/error.h"
 
@@ -16,7 +17,7 @@ struct Named {
   const char* name;
   int m;
 };
-constexpr Named algorithms[] = {{"auto", automatic}, {"direct", 0}, {"winograd2", 2}, {"winograd4", 4},
+constexpr Named algorithms[] = {{"auto", automatic}, {"direct", cpu::direct}, {"winograd2", 2}, {"winograd4", 4},
                                 {"winograd6", 6}};
 
 std::atomic<int>& wanted() {
@@ -61,9 +62,10 @@ double cost(int m, Extent in, int64_t cout, bool packed) {
 
 }  // namespace
 
-int choose_winograd(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed) {
+int choose_algorithm(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed) {
   const int m = wanted();
-  if (m == 0) return 0;
+  if (m <= direct && pass != Pass::dgrad && Stem::suits(in.c, kernel)) return stem;
+  if (m == direct) return direct;
   if (kernel == 1) return 1;
   if (m != automatic) return m;
   // F(6 x 6) of wgrad is less exact than the others: left out.

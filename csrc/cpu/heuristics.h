@@ -7,8 +7,10 @@ namespace vggfast::cpu {
 
 enum class Pass { fprop, dgrad, wgrad };
 
-/// The m of F(m x m, 3 x 3) that suits a float convolution best, or 0 for the direct one. `packed`: whether weights are
-/// packed beforehand, and for many calls.
-int choose_winograd(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed);
+/// What a float convolution runs by: the m of F(m x m, 3 x 3) (1 for 1x1), or one of the direct ways.
+enum : int { direct = 0, stem = -3 };
+
+/// `packed`: whether weights are packed beforehand, and for many calls.
+int choose_algorithm(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed);
 
 }  // namespace vggfast::cpu

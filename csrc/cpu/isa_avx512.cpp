@@ -5,5 +5,6 @@
 #define VGGFAST_CONV_VECTORS 2
 #define VGGFAST_GEMM_ROWS 12
 #define VGGFAST_WGRAD_ROWS 8
+#define VGGFAST_STEM_ROWS 3
 
 #include "cpu/kernels/table.h"

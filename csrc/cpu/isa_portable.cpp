@@ -5,5 +5,6 @@
 #define VGGFAST_CONV_VECTORS 2
 #define VGGFAST_GEMM_ROWS 6
 #define VGGFAST_WGRAD_ROWS 4
+#define VGGFAST_STEM_ROWS 1
 
 #include "cpu/kernels/table.h"

@@ -109,6 +109,14 @@ struct WinogradTable {
   }
 };
 
+template <class S>
+struct StemArgs {
+  ConvInput<S> in;      // 3 channels
+  const float* packed;  // [cout block][kernel row][kernel column][channel][lanes], zero-padded
+  const float* bias;    // [cout block][lanes], zero-padded
+  ConvOutput<S> out;
+};
+
 template <class T>
 struct WgradArgs {
   const T* x;
@@ -170,11 +178,25 @@ struct KernelTable {
   /// 1x1 convolution, so FC layers too, with weights kept in bfloat16; as WinogradKernels::fprop.
   void (*fprop_bf16_weights)(const WinogradArgs<float, Bf16>&, int64_t tile_begin, int64_t tile_end,
                              int64_t block_begin, int64_t block_end, float* scratch);
+  /// The first layer. Units: rows of the output (fprop), rows of the input (wgrad).
+  int64_t stem_segment;  // pixels whose products its scratch holds, twice 2 vectors of them
+  void (*stem_fprop_f32)(const StemArgs<float>&, int64_t row_begin, int64_t row_end, float* scratch);
+  void (*stem_fprop_bf16)(const StemArgs<Bf16>&, int64_t row_begin, int64_t row_end, float* scratch);
+  void (*stem_wgrad)(const ConvInput<float>& x, const ConvInput<float>& gy, int64_t row_begin, int64_t row_end,
+                     float* partial, float* bias, float* scratch);
   void (*to_bf16)(const float* from, int64_t count, Bf16* to);
   void (*to_float)(const Bf16* from, int64_t count, float* to);
   Kernels<float> f32;
   Kernels<double> f64;
 
+  template <class S>
+  auto stem_fprop() const {
+    if constexpr (sizeof(S) == 4) {
+      return stem_fprop_f32;
+    } else {
+      return stem_fprop_bf16;
+    }
+  }
   template <class T>
   const Kernels<T>& of() const {
     if constexpr (sizeof(T) == 4) {

@@ -154,9 +154,8 @@ std::vector<std::string> Engine::algorithms(int64_t c, int64_t h, int64_t w) con
   const Plan plan = make_plan(impl_->layers, {1, h, w, c}, {layers() - 1}, impl_->value_bytes(), 1);
   for (const Step& step : plan.steps) {
     if (impl_->layers[step.first].kind != Kind::conv) continue;
-    names.push_back(step.algorithm == 0   ? "direct"
-                    : step.algorithm == 1 ? "1x1"
-                                          : "winograd" + std::to_string(step.algorithm));
+    const int m = step.algorithm;
+    names.push_back(m <= 0 ? "direct" : m == 1 ? "1x1" : "winograd" + std::to_string(m));
   }
   return names;
 }

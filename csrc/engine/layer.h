@@ -4,7 +4,7 @@
 #include <map>
 
 #include "cpu/kernel_table.h"
-#include "engine/buffer.h"
+#include "vggfast/memory.h"
 #include "vggfast/lrn.h"
 #include "vggfast/tensor.h"
 

@@ -4,6 +4,7 @@
 
 #include "cpu/heuristics.h"
 #include "cpu/parallel.h"
+#include "cpu/stem.h"
 #include "cpu/winograd.h"
 #include "vggfast/error.h"
 #include "vggfast/pool.h"
@@ -46,7 +47,10 @@ size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
   if (layer.kind == Kind::linear) {
     return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, threads));
   }
-  if (layer.kind == Kind::conv && step.algorithm > 0) {
+  if (layer.kind == Kind::conv && step.algorithm == cpu::stem) {
+    return sizeof(float) * static_cast<size_t>(cpu::Stem(layer.channels).scratch_values(in, threads));
+  }
+  if (layer.kind == Kind::conv && step.algorithm != cpu::direct) {
     const cpu::Winograd winograd(step.algorithm, in.c, layer.channels);
     return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, threads));
   }
@@ -116,9 +120,9 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
     step.out = shape;
     if (layers[first].kind == Kind::conv) {
       const Shape nominal{nominal_batch, step.in.h, step.in.w, step.in.c};
-      step.algorithm = cpu::choose_winograd(cpu::Pass::fprop, nominal, layers[first].channels,
+      step.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, nominal, layers[first].channels,
                                             layers[first].weight.size(2), true);
-      if (step.algorithm == 0 && value_bytes != sizeof(float)) step.algorithm = most_exact;
+      if (step.algorithm == cpu::direct && value_bytes != sizeof(float)) step.algorithm = most_exact;
     }
     const auto found = std::find(outputs.begin(), outputs.end(), static_cast<int64_t>(step.last));
     if (found != outputs.end()) step.output = static_cast<int>(found - outputs.begin());

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "cpu/direct.h"
+#include "cpu/heuristics.h"
+#include "cpu/stem.h"
 #include "cpu/winograd.h"
 #include "engine/edges.h"
 #include "vggfast/pool.h"
@@ -110,9 +112,11 @@ class Runner {
     const float* packed = layer.packed.at(step.algorithm).template as<float>();
     const ConvInput<S> input{.data = from, .extent = in};
     const ConvOutput<S> output{.y = to, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool};
-    if (step.algorithm > 0) {
-      cpu::Winograd(step.algorithm, in.c, out.c)
-          .fprop(input, packed, output, reinterpret_cast<float*>(scratch_), threads_);
+    float* scratch = reinterpret_cast<float*>(scratch_);
+    if (step.algorithm == cpu::stem) {
+      cpu::Stem(out.c).fprop(input, packed, output, scratch, threads_);
+    } else if (step.algorithm != cpu::direct) {
+      cpu::Winograd(step.algorithm, in.c, out.c).fprop(input, packed, output, scratch, threads_);
     } else if constexpr (sizeof(S) == sizeof(float)) {
       cpu::Direct<float>(in.c, out.c, layer.weight.size(2)).fprop(input, packed, output, threads_);
     }
@@ -168,7 +172,14 @@ void pack_layer(Layer& layer, int algorithm, bool bf16_weights, int threads) {
   if (layer.packed.count(algorithm)) return;
   const WeightView<float> weight = view_of(layer.weight);
   const float* bias = layer.bias.as<float>();
-  if (algorithm == 0) {
+  if (algorithm == cpu::stem) {
+    const cpu::Stem stem(weight.out);
+    Buffer buffer(sizeof(float) * static_cast<size_t>(stem.packed_values()));
+    stem.pack(weight, bias, buffer.as<float>());
+    layer.packed[algorithm] = std::move(buffer);
+    return;
+  }
+  if (algorithm == cpu::direct) {
     const cpu::Direct<float> direct(weight.in, weight.out, weight.kernel);
     Buffer buffer(sizeof(float) * static_cast<size_t>(direct.packed_values()));
     direct.pack(weight, bias, buffer.as<float>(), threads);

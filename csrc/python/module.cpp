@@ -9,6 +9,7 @@
 #include "vggfast/engine.h"
 #include "vggfast/error.h"
 #include "vggfast/lrn.h"
+#include "vggfast/memory.h"
 #include "vggfast/pool.h"
 #ifdef VGGFAST_WITH_CUDA
 #include "vggfast/cuda.h"
@@ -58,8 +59,9 @@ void bind_conv(py::module_& m) {
                                    int64_t w, int threads) {
     return conv_dgrad_workspace(gy, selected_by(selection), weight, h, w, {threads});
   });
-  m.def("conv_wgrad_workspace", [](const Tensor& x, const Tensor& gy, const Tensor* selection, int64_t kernel) {
-    return conv_wgrad_workspace(x, gy, selected_by(selection), kernel);
+  m.def("conv_wgrad_workspace", [](const Tensor& x, const Tensor& gy, const Tensor* selection, int64_t kernel,
+                                   int threads) {
+    return conv_wgrad_workspace(x, gy, selected_by(selection), kernel, {threads});
   });
   m.def(
       "conv_fprop",
@@ -178,6 +180,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", &cpu_isa);
   m.def("set_cpu_isa", &set_cpu_isa);
   m.def("openmp_runtime", &openmp_runtime);
+  py::class_<CachedBuffer>(m, "CachedBuffer", py::buffer_protocol())
+      .def(py::init<size_t>(), py::arg("bytes"))
+      .def_buffer([](CachedBuffer& b) { return py::buffer_info(static_cast<uint8_t*>(b.data()), b.bytes()); });
+  m.def("held_bytes", &CachedBuffer::held);
+  m.def("release_unused", &CachedBuffer::release_unused);
   bind_conv(m);
   bind_pool(m);
   bind_lrn(m);

@@ -65,14 +65,14 @@ inline Array channel_sums(const Array& a) {
 
 /// An epilogue's output, and which element it took: number 0 to 3 of its window (0 without pool), -1 where ReLU cut.
 /// `window` says the number even where ReLU cut.
-struct Selected {
+struct Chosen {
   Array y, from, window;
 };
 
-inline Selected select(const Array& z, Epilogue e, bool ceil_mode) {
+inline Chosen select(const Array& z, Epilogue e, bool ceil_mode) {
   const int64_t step = e.pool ? 2 : 1;
   const int64_t oh = e.pool ? pooled(z.h, ceil_mode) : z.h, ow = e.pool ? pooled(z.w, ceil_mode) : z.w;
-  Selected out{Array(z.n, z.c, oh, ow), Array(z.n, z.c, oh, ow), Array(z.n, z.c, oh, ow)};
+  Chosen out{Array(z.n, z.c, oh, ow), Array(z.n, z.c, oh, ow), Array(z.n, z.c, oh, ow)};
   for (int64_t n = 0; n < z.n; ++n)
     for (int64_t c = 0; c < z.c; ++c)
       for (int64_t y = 0; y < oh; ++y)
@@ -96,17 +96,22 @@ inline Selected select(const Array& z, Epilogue e, bool ceil_mode) {
   return out;
 }
 
-inline Array gather(const Array& z, const Array& from, Epilogue e) {
+/// At random among the elements that each window has; ReLU cuts half of them. y is what `z` has there.
+inline Chosen choose(const Array& z, Epilogue e, bool ceil_mode, Random& random) {
+  Chosen out = select(z, e, ceil_mode);
   const int64_t step = e.pool ? 2 : 1;
-  Array y(from.n, from.c, from.h, from.w);
-  for (int64_t n = 0; n < y.n; ++n)
-    for (int64_t c = 0; c < y.c; ++c)
-      for (int64_t row = 0; row < y.h; ++row)
-        for (int64_t x = 0; x < y.w; ++x) {
-          const int i = static_cast<int>(from.at(n, c, row, x));
-          y.at(n, c, row, x) = i < 0 ? 0 : z.at(n, c, step * row + i / 2, step * x + i % 2);
+  for (int64_t n = 0; n < z.n; ++n)
+    for (int64_t c = 0; c < z.c; ++c)
+      for (int64_t y = 0; y < out.y.h; ++y)
+        for (int64_t x = 0; x < out.y.w; ++x) {
+          const int row = e.pool && 2 * y + 1 < z.h ? random.integer(0, 1) : 0;
+          const int column = e.pool && 2 * x + 1 < z.w ? random.integer(0, 1) : 0;
+          const bool cut = e.relu && random.integer(0, 1);
+          out.window.at(n, c, y, x) = 2 * row + column;
+          out.from.at(n, c, y, x) = cut ? -1 : 2 * row + column;
+          out.y.at(n, c, y, x) = cut ? 0 : z.at(n, c, step * y + row, step * x + column);
         }
-  return y;
+  return out;
 }
 
 inline Array scatter(const Array& y, const Array& from, Epilogue e, int64_t h, int64_t w) {
@@ -149,7 +154,7 @@ void for_each_bit(const Tensor& s, Epilogue e, const Array& from, const Array& w
 }
 
 template <class... Parts>
-void check_selection_bits(const Tensor& s, Epilogue e, const Selected& wanted, const Parts&... parts) {
+void check_selection_bits(const Tensor& s, Epilogue e, const Chosen& wanted, const Parts&... parts) {
   bool reported = false;
   for_each_bit(s, e, wanted.from, wanted.window, [&](const uint8_t& byte, int64_t bit, bool want) {
     ++checks;
@@ -158,6 +163,22 @@ void check_selection_bits(const Tensor& s, Epilogue e, const Selected& wanted, c
              " is ", !want, ", wanted ", want, "; ", parts...);
     }
   });
+}
+
+/// What z has where a selection points: 0 where ReLU cut. The y of an epilogue that selected so.
+inline Array gather(const Array& z, const Tensor& s, Epilogue e) {
+  const int64_t step = e.pool ? 2 : 1;
+  Array y(z.n, z.c, s.size(2), s.size(3));
+  for (int64_t n = 0; n < y.n; ++n)
+    for (int64_t row = 0; row < y.h; ++row)
+      for (int64_t x = 0; x < y.w; ++x)
+        for (int64_t c = 0; c < y.c; ++c) {
+          const auto bit = [&](int64_t plane) { return (selection_byte(s, n, plane, row, x, c) >> (c % 8)) & 1; };
+          const int64_t pool = e.relu ? 1 : 0;
+          const int64_t column = e.pool ? bit(pool) : 0, below = e.pool ? bit(pool + 1) : 0;
+          if (!e.relu || bit(0)) y.at(n, c, row, x) = z.at(n, c, step * row + below, step * x + column);
+        }
+  return y;
 }
 
 /// The selection that says `from` and `window`; bits that belong to no channel are all `padding`.

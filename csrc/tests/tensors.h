@@ -120,6 +120,7 @@ struct Array {
   double at(int64_t in, int64_t ic, int64_t iy, int64_t ix) const {
     return const_cast<Array*>(this)->at(in, ic, iy, ix);
   }
+  std::vector<int64_t> shape() const { return {n, c, h, w}; }
 };
 
 inline Array absolute(Array a) {

@@ -47,7 +47,7 @@ struct Conv {
 
   void fprop(const Tensor& x_, const Tensor& weight_, const Tensor& bias_, const Tensor& y_, const Tensor& selection_,
              Epilogue e = {.relu = true}) {
-    const HeldWorkspace workspace(conv_fprop_workspace(x, weight));
+    const HeldWorkspace workspace(conv_fprop_workspace(x, weight, one_thread));
     conv_fprop(x_, weight_, &bias_, e, y_, &selection_, workspace, one_thread);
   }
 };
@@ -100,32 +100,71 @@ void check_conv_outputs() {
   CHECK(untouched(c.y) && untouched(c.selection));
 }
 
-void check_conv_gradients() {
+void check_conv_dgrad() {
+  Conv c;
+  const Tensor &gy = c.y, &weight = c.weight, &gx = c.output_x;
+  const Selected selected{.selection = &c.selection.view, .epilogue = {.relu = true}};
+  const HeldWorkspace workspace(conv_dgrad_workspace(gy, selected, weight, 5, 4, one_thread));
+  const auto dgrad = [&](const Tensor& gy_, const Selected& selected_, const Tensor& weight_, const Tensor& gx_) {
+    conv_dgrad(gy_, selected_, weight_, gx_, workspace, one_thread);
+  };
+  const auto asked = [&](const Tensor& gy_, const Selected& selected_, int64_t h, int64_t w) {
+    (void)conv_dgrad_workspace(gy_, selected_, weight, h, w, one_thread);
+  };
+  CHECK_ERROR(dgrad(of_shape(gy, {2, 7, 20}), {}, weight, gx), "gy has shape (2, 7, 20)", "4 axes");
+  CHECK_ERROR(dgrad(gy, {}, of_shape(weight, {6, 3, 3, 3}), gx), "weight has shape (6, 3, 3, 3)", "gy has 7 channels",
+              "axis 0");
+  CHECK_ERROR(dgrad(gy, {}, weight, make_nhwc(f32, 2, 3, 4, 5)), "gy has shape (2, 7, 5, 4)", "H 4 and W 5 are wanted");
+  CHECK_ERROR(dgrad(gy, {}, weight, make_nhwc(f32, 2, 2, 5, 4)), "gx has shape (2, 2, 5, 4)", "(2, 3, 5, 4) is wanted");
+  CHECK_ERROR(dgrad(gy, {}, of_dtype(weight, DType::f64), gx), "weight is float64", "float32 is wanted");
+  CHECK_ERROR(asked(gy, {}, 5, 3), "gy has shape (2, 7, 5, 4)", "H 5 and W 3 are wanted");
+
+  // Extents that fit no selection: gy is as large as the map before the pool, or the map belongs to another gy.
+  for (const Epilogue& e : {Epilogue{.relu = false, .pool = true}, Epilogue{.relu = true, .pool = true}}) {
+    const Held bits = make_selection(e, 2, 7, 2, 2), small = make_nhwc(f32, 2, 7, 2, 2);
+    const Selected pooled{.selection = &bits.view, .epilogue = e};
+    CHECK_ERROR(dgrad(gy, pooled, weight, gx), "gy has shape (2, 7, 5, 4)", "H 2 and W 2 are wanted");
+    CHECK_ERROR(asked(gy, pooled, 5, 4), "gy has shape (2, 7, 5, 4)", "H 2 and W 2 are wanted");
+    CHECK_ERROR(asked(small, pooled, 6, 4), "gy has shape (2, 7, 2, 2)", "H 3 and W 2 are wanted");
+    CHECK_ERROR(asked(small, selected, 2, 2), "selection has shape (2, 1, 5, 4, 1)", "(2, 1, 2, 2, 1) is wanted");
+    CHECK_ERROR(dgrad(small, {.selection = &bits.view, .epilogue = {.relu = true}}, weight, gx), "gy has shape");
+  }
+  const auto selection = [&](const Tensor& wrong, Epilogue e) {
+    dgrad(gy, {.selection = &wrong, .epilogue = e}, weight, gx);
+  };
+  CHECK_ERROR(selection(of_dtype(c.selection, f32), {.relu = true}), "selection is float32", "uint8 is wanted");
+  CHECK_ERROR(selection(of_shape(c.selection, {2, 1, 5, 4, 2}), {.relu = true}), "selection has shape (2, 1, 5, 4, 2)",
+              "(2, 1, 5, 4, 1) is wanted");
+  CHECK_ERROR(selection(of_strides(c.selection, {20, 20, 1, 5, 1}), {.relu = true}), "selection is not contiguous");
+  CHECK_ERROR(selection(c.selection, {}), "neither ReLU nor pool");
+  CHECK(untouched(c.output_x));
+}
+
+void check_conv_wgrad() {
   Conv c;
   const Tensor& gy = c.y;
-  const HeldWorkspace workspace(conv_dgrad_workspace(gy, c.weight)), sums(conv_wgrad_workspace(c.x, gy, 3));
-  const auto dgrad = [&](const Tensor& gy_, const Tensor& weight, const Tensor& gx) {
-    conv_dgrad(gy_, weight, gx, workspace, one_thread);
-  };
-  CHECK_ERROR(dgrad(of_shape(gy, {2, 7, 20}), c.weight, c.output_x), "gy has shape (2, 7, 20)", "4 axes");
-  CHECK_ERROR(dgrad(gy, of_shape(c.weight, {6, 3, 3, 3}), c.output_x), "weight has shape (6, 3, 3, 3)",
-              "gy has 7 channels", "axis 0");
-  CHECK_ERROR(dgrad(gy, c.weight, make_nhwc(f32, 2, 3, 4, 5)), "gx has shape (2, 3, 4, 5)", "(2, 3, 5, 4) is wanted");
-  CHECK_ERROR(dgrad(gy, of_dtype(c.weight, DType::f64), c.output_x), "weight is float64", "float32 is wanted");
-
-  const auto wgrad = [&](const Tensor& x, const Tensor& gy_, const Tensor& gw, const Tensor& gb) {
-    conv_wgrad(x, gy_, gw, &gb, sums, one_thread);
-  };
+  const Selected selected{.selection = &c.selection.view, .epilogue = {.relu = true}};
+  const HeldWorkspace sums(conv_wgrad_workspace(c.x, gy, selected, 3));
+  const auto wgrad = [&](const Tensor& x, const Tensor& gy_, const Tensor& gw, const Tensor& gb,
+                         const Selected& selected_ = {}) { conv_wgrad(x, gy_, selected_, gw, &gb, sums, one_thread); };
   CHECK_ERROR(wgrad(of_strides(c.x, {60, 20, 4, 1}), gy, c.gw, c.bias), "x has strides (60, 20, 4, 1)", "dense NHWC");
-  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 7, 4, 5), c.gw, c.bias), "gy has shape (2, 7, 4, 5)", "(2, 7, 5, 4)");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 7, 4, 5), c.gw, c.bias), "gy has shape (2, 7, 4, 5)", "H 5 and W 4");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 1, 7, 5, 4), c.gw, c.bias), "gy has shape (1, 7, 5, 4)", "(2, 7, 5, 4)");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 6, 5, 4), c.gw, c.bias), "gy has shape (2, 6, 5, 4)", "(2, 7, 5, 4)");
   CHECK_ERROR(wgrad(c.x, of_dtype(gy, DType::f64), c.gw, c.bias), "gy is float64", "float32 is wanted");
   CHECK_ERROR(wgrad(c.x, gy, of_dtype(c.gw, DType::f64), c.bias), "gw is float64", "float32 is wanted");
   CHECK_ERROR(wgrad(c.x, gy, of_shape(c.gw, {7, 4, 3, 3}), c.bias), "weight has shape (7, 4, 3, 3)", "x has 3");
   CHECK_ERROR(wgrad(c.x, gy, c.gw, of_shape(c.bias, {3})), "gb has shape (3)", "(7) is wanted");
-  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, 5), "kernel is 5", "1 or 3");
-  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight), "x is uint8", "float32 or float64");
-  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight), "x is on cuda", "cpu is wanted");
-  CHECK(untouched(c.output_x) && untouched(c.gw) && untouched(c.bias));
+  const Epilogue both{.relu = true, .pool = true};
+  const Held bits = make_selection(both, 2, 7, 2, 2);
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.selection = &bits.view, .epilogue = both}), "gy has shape (2, 7, 5, 4)",
+              "H 2 and W 2 are wanted");
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.selection = &bits.view, .epilogue = {.relu = true}}),
+              "selection has shape (2, 3, 2, 2, 1)", "(2, 1, 5, 4, 1) is wanted");
+  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5), "kernel is 5", "1 or 3");
+  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, one_thread), "x is uint8", "float32 or float64");
+  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, one_thread), "x is on cuda", "cpu is wanted");
+  CHECK(untouched(c.gw) && untouched(c.bias));
 }
 
 /// A workspace one byte short of what the op's own function says.
@@ -133,18 +172,28 @@ void check_workspaces() {
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held x = make_nhwc(dtype, 1, 3, 2, 2), y = make_nhwc(dtype, 1, 7, 2, 2), gx = make_nhwc(dtype, 1, 3, 2, 2);
     const Held weight = make(dtype, {7, 3, 3, 3}, {0, 1, 2, 3}), gw = make(dtype, {7, 3, 3, 3}, {0, 1, 2, 3});
+    const Held bits = make_selection({.relu = true}, 1, 7, 2, 2);
+    const Context context{3};
     const auto check = [&](size_t bytes, auto run) {
       const std::string has = "workspace has " + std::to_string(bytes - 1) + " bytes";
       const std::string wanted = ": " + std::to_string(bytes) + " are wanted";
       CHECK_ERROR(run(HeldWorkspace(bytes - 1)), has.c_str(), wanted.c_str());
     };
-    check(conv_fprop_workspace(x, weight),
-          [&](const HeldWorkspace& w) { conv_fprop(x, weight, nullptr, {}, y, nullptr, w, one_thread); });
-    check(conv_dgrad_workspace(y, weight), [&](const HeldWorkspace& w) { conv_dgrad(y, weight, gx, w, one_thread); });
-    check(conv_wgrad_workspace(x, y, 3), [&](const HeldWorkspace& w) { conv_wgrad(x, y, gw, nullptr, w, one_thread); });
-    check(lrn_dgrad_workspace(x, {3}), [&](const HeldWorkspace& w) { lrn_dgrad(x, x, {}, gx, w, {3}); });
+    for (const char* algorithm : {"direct", "winograd2", "winograd4", "winograd6"}) {
+      set_conv_algorithm(algorithm);
+      for (const Selected& s : {Selected{}, Selected{.selection = &bits.view, .epilogue = {.relu = true}}}) {
+        check(conv_dgrad_workspace(y, s, weight, 2, 2, context),
+              [&](const HeldWorkspace& w) { conv_dgrad(y, s, weight, gx, w, context); });
+        check(conv_wgrad_workspace(x, y, s, 3),
+              [&](const HeldWorkspace& w) { conv_wgrad(x, y, s, gw, nullptr, w, context); });
+      }
+      check(conv_fprop_workspace(x, weight, context),
+            [&](const HeldWorkspace& w) { conv_fprop(x, weight, nullptr, {}, y, nullptr, w, context); });
+    }
+    check(lrn_dgrad_workspace(x, context), [&](const HeldWorkspace& w) { lrn_dgrad(x, x, {}, gx, w, context); });
     CHECK(untouched(y) && untouched(gx) && untouched(gw), setting);
   });
+  set_conv_algorithm("auto");
 }
 
 void check_pools() {
@@ -220,7 +269,8 @@ int main() {
   check_isas();
   check_conv_inputs();
   check_conv_outputs();
-  check_conv_gradients();
+  check_conv_dgrad();
+  check_conv_wgrad();
   check_workspaces();
   check_pools();
   check_lrn();

@@ -31,7 +31,7 @@ std::vector<Shape> shapes() {
 void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
   const Epilogue e{.relu = false, .pool = true};
   const Array x = random.array(Fill::integers, s.n, s.c, s.h, s.w);
-  const Selected wanted = select(x, e, ceil_mode);
+  const Chosen wanted = select(x, e, ceil_mode);
   const int64_t oh = wanted.y.h, ow = wanted.y.w;
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held = put(dtype, x), first = make_nhwc(dtype, s.n, s.c, oh, ow);
@@ -50,26 +50,11 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
   });
 }
 
-/// Which element each output takes, at random among those that its window has; -1 where ReLU cuts.
-Selected random_selection(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
-  Selected out = select(random.array(Fill::integers, s.n, s.c, s.h, s.w), e, ceil_mode);
-  for (int64_t n = 0; n < s.n; ++n)
-    for (int64_t c = 0; c < s.c; ++c)
-      for (int64_t y = 0; y < out.y.h; ++y)
-        for (int64_t x = 0; x < out.y.w; ++x) {
-          const int row = e.pool && 2 * y + 1 < s.h ? random.integer(0, 1) : 0;
-          const int column = e.pool && 2 * x + 1 < s.w ? random.integer(0, 1) : 0;
-          out.window.at(n, c, y, x) = 2 * row + column;
-          out.from.at(n, c, y, x) = e.relu && random.integer(0, 1) ? -1 : 2 * row + column;
-        }
-  return out;
-}
-
 void check_selections(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
-  const Selected selected = random_selection(s, e, ceil_mode, random);
   const Array z = random.array(Fill::reals, s.n, s.c, s.h, s.w);
+  const Chosen selected = choose(z, e, ceil_mode, random);
   const Array y = random.array(Fill::reals, s.n, s.c, selected.y.h, selected.y.w);
-  const Array gathered = gather(z, selected.from, e), scattered = scatter(y, selected.from, e, s.h, s.w);
+  const Array scattered = scatter(y, selected.from, e, s.h, s.w);
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held_z = put(dtype, z), held_y = put(dtype, y);
     // Bits that belong to no channel mean nothing, whatever they are.
@@ -81,7 +66,7 @@ void check_selections(const Shape& s, Epilogue e, bool ceil_mode, Random& random
              << " padding " << padding << " threads " << threads;
         const Held out_y = make_nhwc(dtype, s.n, s.c, y.h, y.w), out_z = make_nhwc(dtype, s.n, s.c, s.h, s.w);
         gather_selected(held_z, bits, e, out_y, {threads});
-        CHECK_SAME(out_y, gathered, "gather ", name.str());
+        CHECK_SAME(out_y, selected.y, "gather ", name.str());
         scatter_selected(held_y, bits, e, out_z, {threads});
         CHECK_SAME(out_z, scattered, "scatter ", name.str());
       }
@@ -136,8 +121,8 @@ const Window windows[] = {{{4, 4, 4, 4}, 4, 0},
 void check_windows(int64_t channels) {
   const auto count = static_cast<int64_t>(std::size(windows));
   Array x(1, channels, 2, 2 * count), single(1, 1, 2, 2 * count), ones(channels, 1, 1, 1);
-  Selected wanted[2]{{Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)},
-                     {Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)}};
+  Chosen wanted[2]{{Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)},
+                   {Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)}};
   for (int64_t c = 0; c < channels; ++c) {
     ones.at(c, 0, 0, 0) = 1;
     for (int64_t i = 0; i < count; ++i) {
@@ -153,14 +138,18 @@ void check_windows(int64_t channels) {
     }
   }
   for_each_setting([&](DType dtype, const std::string& setting) {
-    for (bool relu : {false, true}) {
-      const Epilogue e{.relu = relu, .pool = true};
-      const Held y = make_nhwc(dtype, 1, channels, 1, count), bits = make_selection(e, 1, channels, 1, count);
-      const Held image = put(dtype, single), weight = put(dtype, ones);
-      const HeldWorkspace workspace(conv_fprop_workspace(image, weight));
-      conv_fprop(image, weight, nullptr, e, y, &bits.view, workspace, {1});
-      CHECK_SAME(y, wanted[relu].y, setting, " windows by conv, relu ", relu, ", channels ", channels);
-      check_selection_bits(bits, e, wanted[relu], setting, " windows by conv, relu ", relu, ", channels ", channels);
+    const Held image = put(dtype, single), weight = put(dtype, ones);
+    for (const char* algorithm : {"direct", "auto"}) {
+      set_conv_algorithm(algorithm);
+      for (bool relu : {false, true}) {
+        const Epilogue e{.relu = relu, .pool = true};
+        const std::string name = setting + " windows by conv " + algorithm + (relu ? ", relu" : "");
+        const Held y = make_nhwc(dtype, 1, channels, 1, count), bits = make_selection(e, 1, channels, 1, count);
+        const HeldWorkspace workspace(conv_fprop_workspace(image, weight, {1}));
+        conv_fprop(image, weight, nullptr, e, y, &bits.view, workspace, {1});
+        CHECK_SAME(y, wanted[relu].y, name, ", channels ", channels);
+        check_selection_bits(bits, e, wanted[relu], name, ", channels ", channels);
+      }
     }
     const Held held = put(dtype, x), y = make_nhwc(dtype, 1, channels, 1, count);
     const Held bits = make_selection({.relu = false, .pool = true}, 1, channels, 1, count);

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from vggfast import _native
 from vggfast.ops._autograd import make_kernel
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
@@ -82,8 +83,15 @@ def nhwc(t: Tensor) -> Tensor:
     return t.contiguous(memory_format=torch.channels_last)
 
 
+def empty(like: Tensor, shape: Sequence[int], memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """Room for a result, of `like`'s dtype and device; fake where `like` is fake."""
+    if like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter):
+        return _native.empty(shape, like.dtype, memory_format)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+
+
 def empty_nhwc(like: Tensor, shape: Sequence[int]) -> Tensor:
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)
+    return empty(like, shape, torch.channels_last)
 
 
 def is_channels_last(t: Tensor) -> bool:

@@ -54,7 +54,7 @@ def _conv_run(x, weight, bias, relu, pool, save):
     y, selection = _conv_outputs(x, weight, bias, relu, pool, save)
     core = _native.load()
     x_view, weight_view = view(lib.nhwc(x)), view(weight)
-    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view, _native.threads()), x)
+    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view, _native.threads()))
     bias_view = None if bias is None else view(bias.contiguous())
     selection_view = view(selection) if selection.dim() == 5 else None
     core.conv_fprop(
@@ -134,7 +134,7 @@ def _dgrad_run(gy, selection, weight, h, w):
     gx = _dgrad_output(gy, selection, weight, h, w)
     core, threads = _native.load(), _native.threads()
     gy_view, selection_view, weight_view = view(lib.nhwc(gy)), _selection_view(selection), view(weight)
-    workspace = _native.workspace(core.conv_dgrad_workspace(gy_view, selection_view, weight_view, h, w, threads), gy)
+    workspace = _native.workspace(core.conv_dgrad_workspace(gy_view, selection_view, weight_view, h, w, threads))
     core.conv_dgrad(gy_view, selection_view, weight_view, view(gx), view(workspace), threads)
     return gx
 
@@ -182,16 +182,17 @@ def _wgrad_outputs(x, gy, selection, kernel, bias) -> tuple[Tensor, Tensor]:
         raise ValueError(f"kernel is {kernel}: 1 or 3 is wanted")
     if x.shape[0] != gy.shape[0]:
         raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
-    return x.new_empty(gy.shape[1], x.shape[1], kernel, kernel), x.new_empty(gy.shape[1] if bias else 0)
+    gw = lib.empty(x, (gy.shape[1], x.shape[1], kernel, kernel))
+    return gw, x.new_empty(gy.shape[1] if bias else 0)
 
 
 def _wgrad_run(x, gy, selection, kernel, bias):
     gw, gb = _wgrad_outputs(x, gy, selection, kernel, bias)
-    core = _native.load()
+    core, threads = _native.load(), _native.threads()
     x_view, gy_view, selection_view = view(lib.nhwc(x)), view(lib.nhwc(gy)), _selection_view(selection)
-    workspace = _native.workspace(core.conv_wgrad_workspace(x_view, gy_view, selection_view, kernel), x)
+    workspace = _native.workspace(core.conv_wgrad_workspace(x_view, gy_view, selection_view, kernel, threads))
     gb_view = view(gb) if bias else None
-    core.conv_wgrad(x_view, gy_view, selection_view, view(gw), gb_view, view(workspace), _native.threads())
+    core.conv_wgrad(x_view, gy_view, selection_view, view(gw), gb_view, view(workspace), threads)
     return gw, gb
 
 

@@ -63,7 +63,7 @@ def _dgrad_run(gy, x, *params):
     gx = _dgrad_output(gy, x, *params)
     core, threads = _native.load(), _native.threads()
     x_view = view(lib.nhwc(x))
-    workspace = _native.workspace(core.lrn_dgrad_workspace(x_view, threads), x)
+    workspace = _native.workspace(core.lrn_dgrad_workspace(x_view, threads))
     core.lrn_dgrad(view(lib.nhwc(gy)), x_view, *params, view(gx), view(workspace), threads)
     return gx
 

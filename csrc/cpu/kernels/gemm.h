@@ -20,6 +20,8 @@ struct GemmShape {
   int64_t b_vector, c_vector;        // elements from one block of columns to the next
 };
 
+constexpr int64_t prefetch_rows = 16;  // of b, ahead of use: the hardware's own prefetch is late for short blocks
+
 template <class T, class U, int Rows, int Vecs, int RowStep, int KStep, bool Accumulate>
 void gemm_tile(const GemmShape& g, const T* a, const U* b, T* c) {
   using V = Vec<T>;
@@ -36,7 +38,10 @@ void gemm_tile(const GemmShape& g, const T* a, const U* b, T* c) {
     for (int64_t k = 0; k < inner; ++k, b += V::lanes, scalars += KStep) {
       typename V::Value column[Vecs];
 #pragma GCC unroll 4
-      for (int v = 0; v < Vecs; ++v) column[v] = V::load(b + v * g.b_vector);
+      for (int v = 0; v < Vecs; ++v) {
+        column[v] = V::load(b + v * g.b_vector);
+        __builtin_prefetch(b + v * g.b_vector + prefetch_rows * V::lanes);
+      }
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4

@@ -4,6 +4,7 @@
 #include "cpu/kernels/conv.h"
 #include "cpu/kernels/lrn.h"
 #include "cpu/kernels/pool.h"
+#include "cpu/kernels/stem.h"
 #include "cpu/kernels/winograd_wgrad.h"
 
 #define VGGFAST_STRING_(x) #x
@@ -59,6 +60,10 @@ const KernelTable& table() {
                                      .wgrad_vectors = 3,
                                      .multiply = multiply_gradients,
                                      .fprop_bf16_weights = winograd_fprop<1, float, Bf16>,
+                                     .stem_segment = Stem::segment,
+                                     .stem_fprop_f32 = stem_fprop<float>,
+                                     .stem_fprop_bf16 = stem_fprop<Bf16>,
+                                     .stem_wgrad = stem_wgrad<float>,
                                      .to_bf16 = convert<float, Bf16>,
                                      .to_float = convert<Bf16, float>,
                                      .f32 = kernels_of<float>(),

@@ -24,7 +24,8 @@ struct Selected {
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
                             Context context);
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel);
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
+                            Context context);
 
 /// y = epilogue(conv(x, weight) + bias). `bias` (Cout) and `selection` may be null.
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,

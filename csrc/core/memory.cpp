@@ -1,0 +1,101 @@
+#include "vggfast/memory.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <list>
+#include <mutex>
+#include <new>
+
+namespace vggfast {
+namespace {
+
+constexpr size_t huge_page = size_t{2} << 20;
+
+struct Cache {
+  std::mutex mutex;
+  std::list<Buffer> unused;  // the one given back last comes first
+  size_t used_bytes = 0, unused_bytes = 0, most_used_bytes = 0;
+
+  /// The unused block that fits best, or none: one of at most a quarter more than asked for.
+  Buffer take(size_t bytes) {
+    auto best = unused.end();
+    for (auto it = unused.begin(); it != unused.end(); ++it) {
+      if (it->bytes() >= bytes && it->bytes() <= bytes + bytes / 4 &&
+          (best == unused.end() || it->bytes() < best->bytes())) {
+        best = it;
+      }
+    }
+    if (best == unused.end()) return {};
+    Buffer found = std::move(*best);
+    unused.erase(best);
+    unused_bytes -= found.bytes();
+    return found;
+  }
+
+  void use(size_t bytes) {
+    used_bytes += bytes;
+    most_used_bytes = std::max(most_used_bytes, used_bytes);
+    shrink(most_used_bytes + most_used_bytes / 4);
+  }
+
+  void shrink(size_t limit) {
+    while (!unused.empty() && used_bytes + unused_bytes > limit) {
+      unused_bytes -= unused.back().bytes();
+      unused.pop_back();
+    }
+  }
+};
+
+Cache& cache() {
+  static Cache* const instance = new Cache;  // never destroyed: buffers may come back while the process ends
+  return *instance;
+}
+
+}  // namespace
+
+Buffer::Buffer(size_t bytes) : bytes_((bytes + huge_page - 1) / huge_page * huge_page) {
+  if (bytes_ == 0) return;
+  data_ = std::aligned_alloc(huge_page, bytes_);
+  if (!data_) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  madvise(data_, bytes_, MADV_HUGEPAGE);  // advice: without it, ordinary pages serve
+#endif
+}
+
+Buffer::~Buffer() { std::free(data_); }
+
+CachedBuffer::CachedBuffer(size_t bytes) {
+  const std::lock_guard lock(cache().mutex);
+  const size_t wanted = (bytes + huge_page - 1) / huge_page * huge_page;
+  buffer_ = cache().take(wanted);
+  cache().use(std::max(wanted, buffer_.bytes()));  // frees what is too much before more is allocated
+  if (buffer_.bytes() == 0 && wanted > 0) {
+    try {
+      buffer_ = Buffer(wanted);
+    } catch (const std::bad_alloc&) {
+      cache().used_bytes -= wanted;
+      throw;
+    }
+  }
+}
+
+CachedBuffer::~CachedBuffer() {
+  const std::lock_guard lock(cache().mutex);
+  cache().used_bytes -= buffer_.bytes();
+  cache().unused_bytes += buffer_.bytes();
+  if (buffer_.bytes() > 0) cache().unused.push_front(std::move(buffer_));
+}
+
+size_t CachedBuffer::held() {
+  const std::lock_guard lock(cache().mutex);
+  return cache().used_bytes + cache().unused_bytes;
+}
+
+void CachedBuffer::release_unused() {
+  const std::lock_guard lock(cache().mutex);
+  cache().shrink(cache().used_bytes);
+}
+
+}  // namespace vggfast
