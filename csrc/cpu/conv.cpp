@@ -43,7 +43,7 @@ int algorithm_of(Pass pass, Extent in, int64_t cout, int64_t kernel) {
 }
 
 template <class T>
-size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool selected, int threads) {
+size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool, bool selected, int threads) {
   const int algorithm = algorithm_of<T>(pass, in, cout, kernel);
   int64_t values;
   if (algorithm == cpu::stem) {
@@ -51,7 +51,7 @@ size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool 
     values = layer.packed_values() + layer.scratch_values(in, threads);
   } else if (algorithm != cpu::direct) {
     const cpu::Winograd layer(algorithm, in.c, cout);
-    values = layer.packed_values() + layer.scratch_values(in, threads);
+    values = layer.packed_values() + layer.scratch_values(in, !pool && !selected, threads);
   } else {
     values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (selected ? in.n * in.h * in.w * in.c : 0);
   }
@@ -84,7 +84,8 @@ template <class T>
 void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, const T* bias, const ConvOutput<T>& out,
                Workspace workspace, Context context) {
   check_workspace(workspace,
-                  fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.selection, context.threads));
+                  fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, out.pool, in.selection,
+                                     context.threads));
   T* packed = static_cast<T*>(workspace.data);
   const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel);
   if (algorithm != cpu::direct) {
@@ -151,11 +152,12 @@ void check_gradient(const Tensor& gy, const Selected& selected, int64_t h, int64
 
 }  // namespace
 
-size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Context context) {
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
   check_nhwc(x, "x");
   check_kernel(weight, x.size(1), 1, "x");
   return cpu::for_float(x, "x", [&]<class T>() {
-    return fprop_workspace<T>(Pass::fprop, extent_of(x), weight.size(0), weight.size(2), false, context.threads);
+    return fprop_workspace<T>(Pass::fprop, extent_of(x), weight.size(0), weight.size(2), e.pool, false,
+                              context.threads);
   });
 }
 
@@ -165,7 +167,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Te
   check_kernel(weight, gy.size(1), 0, "gy");
   return cpu::for_float(gy, "gy", [&]<class T>() {
     return fprop_workspace<T>(Pass::dgrad, {gy.size(0), h, w, gy.size(1)}, weight.size(1), weight.size(2),
-                              selected.selection, context.threads);
+                              false, selected.selection, context.threads);
   });
 }
 

@@ -56,9 +56,11 @@ struct ConvArgs {
   ConvOutput<T> out;
 };
 
-/// Winograd's tiles of m x m output pixels: so many rows and columns of them to an image.
+/// Winograd's tiles of m x m output pixels. They cover mosaics of `down` x `across` images, with a line of zeros between
+/// neighbours, which serves both as padding: small images fill whole tiles better together. Without pool or selection.
 struct TileGrid {
-  int64_t rows, columns;
+  int64_t rows, columns;  // of tiles, to a mosaic
+  int64_t down = 1, across = 1;
 };
 
 template <class S, class U = float>

@@ -14,7 +14,10 @@ class Winograd {
 
   /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
   int64_t packed_values() const { return (points_ * cin_ + 1) * out_blocks_ * kernels_.lanes; }
-  int64_t scratch_values(Extent in, int threads) const { return threads * cut(in, threads).scratch; }
+  /// `plain`: whether the call has neither pool nor selection on its input.
+  int64_t scratch_values(Extent in, bool plain, int threads) const { return threads * cut(in, plain, threads).scratch; }
+  /// Whether a max-pool is better left out of the epilogue: plain, the tiles would be fewer by so much.
+  bool better_plain(Extent in) const;
 
   void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
   template <class S>
@@ -31,7 +34,8 @@ class Winograd {
     TileGrid grid;
     int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, scratch;
   };
-  Cut cut(Extent in, int threads) const;
+  TileGrid grid(Extent in, bool plain) const;
+  Cut cut(Extent in, bool plain, int threads) const;
   template <class S, class U, class Kernel>
   void share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out, float* scratch,
              int threads, Kernel kernel) const;

@@ -12,7 +12,7 @@
 namespace vggfast::engine {
 namespace {
 
-constexpr int64_t cache_bytes = 20 << 20;  // of activations that a stage should keep in L3
+constexpr int64_t cache_bytes = 26 << 20;  // of activations that a stage should keep in L3
 constexpr int64_t nominal_batch = 8;       // algorithms are chosen for it, so that weights are packed in one way only
 constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 constexpr size_t alignment = 64;
@@ -36,23 +36,21 @@ Step fuse(const std::vector<Layer>& layers, size_t first, const std::vector<int6
     step.relu = true;
     ++step.last;
   }
-  if (kind == Kind::conv && next_is(Kind::max_pool) && !layers[step.last + 1].ceil_mode) {
-    step.pool = true;
-    ++step.last;
-  }
+  step.pool = kind == Kind::conv && next_is(Kind::max_pool) && !layers[step.last + 1].ceil_mode;
+  step.last += step.pool;
   return step;
 }
 
 size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
   if (layer.kind == Kind::linear) {
-    return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, threads));
+    return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, true, threads));
   }
   if (layer.kind == Kind::conv && step.algorithm == cpu::stem) {
     return sizeof(float) * static_cast<size_t>(cpu::Stem(layer.channels).scratch_values(in, threads));
   }
   if (layer.kind == Kind::conv && step.algorithm != cpu::direct) {
     const cpu::Winograd winograd(step.algorithm, in.c, layer.channels);
-    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, threads));
+    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, !step.pool, threads));
   }
   // What has no bfloat16 kernel runs in float, on copies of its input and output.
   return 2 * aligned(sizeof(float) * static_cast<size_t>(std::max(values_of(in), values_of(step.out))));
@@ -116,14 +114,19 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
   for (size_t first = 0; first < count; first = plan.steps.back().last + 1) {
     Step step = fuse(layers, first, outputs);
     step.in = shape;
-    for (size_t i = first; i <= step.last; ++i) shape = shape_after(layers[i], shape, in.n);
-    step.out = shape;
     if (layers[first].kind == Kind::conv) {
       const Shape nominal{nominal_batch, step.in.h, step.in.w, step.in.c};
       step.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, nominal, layers[first].channels,
                                             layers[first].weight.size(2), true);
+      if (step.pool && step.algorithm > 0 &&
+          cpu::Winograd(step.algorithm, step.in.c, layers[first].channels).better_plain(step.in)) {
+        step.pool = false;
+        --step.last;
+      }
       if (step.algorithm == cpu::direct && value_bytes != sizeof(float)) step.algorithm = most_exact;
     }
+    for (size_t i = first; i <= step.last; ++i) shape = shape_after(layers[i], shape, in.n);
+    step.out = shape;
     const auto found = std::find(outputs.begin(), outputs.end(), static_cast<int64_t>(step.last));
     if (found != outputs.end()) step.output = static_cast<int>(found - outputs.begin());
     plan.steps.push_back(step);

@@ -52,8 +52,8 @@ void bind_conv(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("set_conv_algorithm", &set_conv_algorithm);
   m.def("conv_algorithm", &conv_algorithm);
-  m.def("conv_fprop_workspace", [](const Tensor& x, const Tensor& weight, int threads) {
-    return conv_fprop_workspace(x, weight, {threads});
+  m.def("conv_fprop_workspace", [](const Tensor& x, const Tensor& weight, bool relu, bool pool, int threads) {
+    return conv_fprop_workspace(x, weight, {relu, pool}, {threads});
   });
   m.def("conv_dgrad_workspace", [](const Tensor& gy, const Tensor* selection, const Tensor& weight, int64_t h,
                                    int64_t w, int threads) {

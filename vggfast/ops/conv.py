@@ -52,14 +52,12 @@ def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
 
 def _conv_run(x, weight, bias, relu, pool, save):
     y, selection = _conv_outputs(x, weight, bias, relu, pool, save)
-    core = _native.load()
+    core, threads = _native.load(), _native.threads()
     x_view, weight_view = view(lib.nhwc(x)), view(weight)
-    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view, _native.threads()))
+    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view, relu, pool, threads))
     bias_view = None if bias is None else view(bias.contiguous())
     selection_view = view(selection) if selection.dim() == 5 else None
-    core.conv_fprop(
-        x_view, weight_view, bias_view, relu, pool, view(y), selection_view, view(workspace), _native.threads()
-    )
+    core.conv_fprop(x_view, weight_view, bias_view, relu, pool, view(y), selection_view, view(workspace), threads)
     return y, selection
 
 

@@ -23,13 +23,39 @@ inline int64_t blocks_of(int64_t channels) { return (channels + Vf::lanes - 1) /
 /// Elements of a plane of so many vectors.
 inline int64_t plane_of(int64_t vectors) { return (vectors | 1) * Vf::lanes; }
 
-/// Where tile number `tile` of the batch lies: its image and its first output pixel.
+/// Where tile number `tile` lies: the first image of its mosaic, and its first output pixel in the mosaic.
 struct TilePlace {
   int64_t n, y, x;
   template <int M>
   static TilePlace of(const TileGrid& grid, int64_t tile) {
-    const int64_t image = grid.rows * grid.columns;
-    return {tile / image, tile % image / grid.columns * M, tile % grid.columns * M};
+    const int64_t mosaic = grid.rows * grid.columns;
+    return {tile / mosaic * grid.down * grid.across, tile % mosaic / grid.columns * M, tile % grid.columns * M};
+  }
+};
+
+/// Where the pixels of a patch of `count` x `count` of a mosaic lie: pixel (i, j) is number row[i] + column[j] of the
+/// batch, and outside every image where either is negative or the sum is not under `pixels`.
+template <int count>
+struct Patch {
+  int64_t row[count], column[count], pixels;
+
+  Patch(const TileGrid& grid, const Extent& e, int64_t n, int64_t y, int64_t x) : pixels(e.n * e.h * e.w) {
+    constexpr int64_t outside = -((int64_t)1 << 60);
+    const int64_t image = e.h * e.w;
+    for (int i = 0; i < count; ++i) {
+      const int64_t yy = y + i, xx = x + i;
+      const int64_t down = grid.down > 1 ? yy / (e.h + 1) : 0, across = grid.across > 1 ? xx / (e.w + 1) : 0;
+      const int64_t in_y = yy - down * (e.h + 1), in_x = xx - across * (e.w + 1);
+      row[i] = yy < 0 || in_y >= e.h || down >= grid.down
+                   ? outside
+                   : (n + down * grid.across) * image + in_y * e.w;
+      column[i] = xx < 0 || in_x >= e.w || across >= grid.across ? outside : across * image + in_x;
+    }
+  }
+  /// The pixel's number, or a negative one.
+  int64_t at(int64_t i, int64_t j) const {
+    const int64_t pixel = row[i] + column[j];
+    return pixel < pixels ? pixel : -1;
   }
 };
 
@@ -53,26 +79,32 @@ Vf::Value read_selected(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x,
   return Vf::select(pass, count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count), Vf::zero());
 }
 
-/// Calls body(read) with the cheapest read(i, j) that is right for the `extent` x `extent` pixels from (y, x) on.
-template <class S, class Body>
-inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x,
-                                                       int64_t extent, int64_t c, Body body) {
+/// Calls body(read) with the cheapest read(i, j) that is right for channels [c, c + lanes) of the `extent` x `extent`
+/// pixels from (y, x) on.
+template <int extent, class S, class Body>
+inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, const Patch<extent>& patch, int64_t n,
+                                                       int64_t y, int64_t x, int64_t c, Body body) {
   const Extent e = in.extent;
   const int64_t count = e.c - c;
   const bool inside = y >= 0 && x >= 0 && y + extent <= e.h && x + extent <= e.w && count >= Vf::lanes;
-  if (inside && !in.selection) {
+  if (inside && !in.selection) {  // in a mosaic: of its first image
     const S* first = in.data + ((n * e.h + y) * e.w + x) * e.c + c;
     const int64_t row = e.w * e.c;
     for (int64_t i = 0; i < extent; ++i) {
       for (int64_t j = 0; j < extent; ++j) __builtin_prefetch(first + i * row + (j + extent - 2) * e.c, 0, 2);
     }
     body([=](int64_t i, int64_t j) { return Vf::load(first + i * row + j * e.c); });
-  } else {
+  } else if (in.selection) {
     body([&](int64_t i, int64_t j) {
       const int64_t yy = y + i, xx = x + j;
       if (yy < 0 || xx < 0 || yy >= e.h || xx >= e.w) return Vf::zero();
-      if (in.selection) return read_selected(in, n, yy, xx, c, count);
-      const S* p = in.data + ((n * e.h + yy) * e.w + xx) * e.c + c;
+      return read_selected(in, n, yy, xx, c, count);
+    });
+  } else {
+    body([&](int64_t i, int64_t j) {
+      const int64_t pixel = patch.at(i, j);
+      if (pixel < 0) return Vf::zero();
+      const S* p = in.data + pixel * e.c + c;
       return count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count);
     });
   }
@@ -87,9 +119,11 @@ void transform_inputs(const ConvInput<S>& in, const TileGrid& grid, int64_t begi
   const int64_t blocks = blocks_of(in.extent.c), plane = plane_of(blocks * tiles);
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = TilePlace::of<M>(grid, tile);
+    const int64_t y = place.y - W::taps / 2, x = place.x - W::taps / 2;
+    const Patch<n> patch(grid, in.extent, place.n, y, x);
     for (int64_t block = 0; block < blocks; ++block) {
       float* out = v + (block * tiles + tile - begin) * Vf::lanes;
-      with_reader(in, place.n, place.y - W::taps / 2, place.x - W::taps / 2, n, block * Vf::lanes, [&](auto read) {
+      with_reader(in, patch, place.n, y, x, block * Vf::lanes, [&](auto read) {
         Vf::Value half[n][n], column[n], line[n];
         for (int j = 0; j < n; ++j) {
 #pragma GCC unroll 8
@@ -118,13 +152,15 @@ void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, 
   const int64_t tiles = end - begin, plane = plane_of((block_end - block_begin) * tiles);
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = TilePlace::of<M>(a.grid, tile);
-    const int64_t oy = place.y / window, ox = place.x / window, first = (place.n * a.out.h + oy) * a.out.w + ox;
-    const int64_t rows = min<int64_t>(M / window, a.out.h - oy), columns = min<int64_t>(M / window, a.out.w - ox);
+    const Patch<M / window> patch(a.grid, {a.in.extent.n, a.out.h, a.out.w, a.out.c}, place.n, place.y / window,
+                                  place.x / window);
     for (int64_t block = block_begin; block < block_end && block * Vf::lanes < a.out.c; ++block) {
       const float* in = products + ((block - block_begin) * tiles + tile - begin) * Vf::lanes;
-      for (int64_t i = 0; i < rows; ++i) {
-        const S* y = a.out.y + (first + i * a.out.w) * a.out.c + block * Vf::lanes;
-        for (int64_t j = 0; j < columns; ++j) __builtin_prefetch(y + j * a.out.c, 1);
+      for (int i = 0; i < M / window; ++i) {
+        for (int j = 0; j < M / window; ++j) {
+          const int64_t pixel = patch.at(i, j);
+          if (pixel >= 0) __builtin_prefetch(a.out.y + pixel * a.out.c + block * Vf::lanes, 1);
+        }
       }
       const Vf::Value bias = Vf::load(a.bias + block * Vf::lanes);
       Vf::Value half[M][n], column[n], line[M], y[M][M];
@@ -136,9 +172,10 @@ void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, 
         for (int i = 0; i < M; ++i) half[i][j] = line[i];
       }
       for (int i = 0; i < M; ++i) W::output(half[i], y[i]);
-      for (int64_t i = 0; i < rows; ++i) {
-        for (int64_t j = 0; j < columns; ++j) {
-          const int64_t pixel = first + i * a.out.w + j;
+      for (int i = 0; i < M / window; ++i) {
+        for (int j = 0; j < M / window; ++j) {
+          const int64_t pixel = patch.at(i, j);
+          if (pixel < 0) continue;
           if constexpr (Pool) {
             const Vf::Value sums[4] = {y[2 * i][2 * j], y[2 * i][2 * j + 1], y[2 * i + 1][2 * j],
                                        y[2 * i + 1][2 * j + 1]};

@@ -24,9 +24,10 @@ void transform_gradients(const ConvInput<S>& in, const TileGrid& grid, int64_t b
   const int64_t blocks = blocks_of(in.extent.c), plane = plane_of(blocks * tiles);
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = TilePlace::of<M>(grid, tile);
+    const Patch<M> patch(grid, in.extent, place.n, place.y, place.x);
     for (int64_t block = 0; block < blocks; ++block) {
       float* out = z + (block * tiles + tile - begin) * Vf::lanes;
-      with_reader(in, place.n, place.y, place.x, M, block * Vf::lanes, [&](auto read) {
+      with_reader(in, patch, place.n, place.y, place.x, block * Vf::lanes, [&](auto read) {
         Vf::Value half[n][M], column[M], line[n], sum = Vf::zero();
         for (int j = 0; j < M; ++j) {
 #pragma GCC unroll 8

@@ -21,7 +21,7 @@ struct Selected {
   Epilogue epilogue = {};
 };
 
-size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Context context);
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
                             Context context);
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
