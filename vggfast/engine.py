@@ -23,7 +23,7 @@ class Engine:
     """A network ready for fast inference on the CPU.
 
     A snapshot of the model as ``model.eval()`` computes it: batch norm is folded into the convolutions, dropout is gone.
-    Build it again after the weights change. It keeps its own packed weights, so the model may be deleted; any number of
+    Build it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model may be deleted; any number of
     threads may share it, and they take turns. After the first call of a shape nothing is allocated but the results.
 
     Args:
@@ -222,9 +222,9 @@ def _with_batch_norm(trunk: nn.Sequential) -> Iterator[tuple[str, nn.Module, nn.
 
 
 def _folded(conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the convolution with its batch norm, computed in float64; copies, which the engine keeps."""
+    """Weight and bias of the convolution with its batch norm, computed in float64."""
     if norm is None:
-        return conv.weight.detach().clone(), None if conv.bias is None else conv.bias.detach().clone()
+        return conv.weight.detach(), None if conv.bias is None else conv.bias.detach().contiguous()
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError(f"{norm} tracks no running statistics: a batch norm without them cannot be folded")
     scale = (norm.running_var.double() + norm.eps).rsqrt()

@@ -92,7 +92,7 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
     if constexpr (sizeof(T) == 4) {
       if (algorithm == cpu::stem) {
         const cpu::Stem layer(weight.out);
-        layer.pack(weight, bias, packed);
+        layer.pack(weight, bias, packed, context.threads);
         layer.fprop(in, packed, out, packed + layer.packed_values(), context.threads);
       } else {
         const cpu::Winograd layer(algorithm, weight.in, weight.out);
@@ -114,7 +114,7 @@ size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, bool selected, i
   if (algorithm == cpu::stem) {
     values = cpu::Stem(cout).wgrad_values(in, threads);
   } else if (algorithm != cpu::direct) {
-    values = cpu::WinogradWgrad(algorithm, in, cout).workspace_values();
+    values = cpu::WinogradWgrad(algorithm, in, cout).workspace_values(threads);
   } else {
     values = cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected ? in.n * in.h * in.w * cout : 0);
   }

@@ -3,8 +3,8 @@
 #include <atomic>
 #include <string>
 
-#include "cpu/parallel.h"
 #include "cpu/stem.h"
+#include "cpu/winograd.h"
 #include "vggfast/conv.h"
 #include "vggfast/error.h"
 
@@ -55,7 +55,7 @@ constexpr double transform_cost = 14, pack_cost = 12, stream_cost = 3;
 
 double cost(int m, Extent in, int64_t cout, bool packed) {
   const double points = (m + 2) * (m + 2), weights = static_cast<double>(in.c * cout);
-  const double tiles = static_cast<double>(in.n * ceil_div(in.h, m) * ceil_div(in.w, m));
+  const double tiles = static_cast<double>(Winograd(m, in.c, cout).tiles(in));
   const double channels = static_cast<double>(in.c + cout);
   return points * (tiles * (weights + transform_cost * channels) + weights * (packed ? stream_cost : pack_cost));
 }
@@ -68,13 +68,16 @@ int choose_algorithm(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pa
   if (m == direct) return direct;
   if (kernel == 1) return 1;
   if (m != automatic) return m;
-  // F(6 x 6) of wgrad is less exact than the others: left out.
   int best = 2;
   for (int candidate : {4, 6}) {
-    if (candidate == 6 && pass == Pass::wgrad) continue;
     if (cost(candidate, in, cout, packed) < cost(best, in, cout, packed)) best = candidate;
   }
   return best;
+}
+
+std::string name_of(int algorithm) {
+  if (algorithm <= direct) return "direct";
+  return algorithm == 1 ? "1x1" : "winograd" + std::to_string(algorithm);
 }
 
 }  // namespace cpu

@@ -1,6 +1,8 @@
 // Which algorithm a convolution runs by: the one table of the CPU back end.
 #pragma once
 
+#include <string>
+
 #include "cpu/kernel_table.h"
 
 namespace vggfast::cpu {
@@ -12,5 +14,8 @@ enum : int { direct = 0, stem = -3 };
 
 /// `packed`: whether weights are packed beforehand, and for many calls.
 int choose_algorithm(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed);
+
+/// "direct", "1x1" or "winograd" and m.
+std::string name_of(int algorithm);
 
 }  // namespace vggfast::cpu

@@ -21,7 +21,7 @@ int64_t Stem::scratch_of(Extent in) const {
   return lines + products + kernels_.lanes;
 }
 
-void Stem::pack(const WeightView<float>& weight, const float* bias, float* packed) const {
+void Stem::pack(const WeightView<float>& weight, const float* bias, float* packed, int) const {
   std::fill_n(packed, packed_values(), 0.0f);
   const int64_t lanes = kernels_.lanes;
   for (int64_t out = 0; out < cout_; ++out) {

@@ -16,7 +16,7 @@ class Stem {
   int64_t packed_values() const { return (values + 1) * padded_; }
   int64_t scratch_values(Extent in, int threads) const { return threads * scratch_of(in); }
 
-  void pack(const WeightView<float>& weight, const float* bias, float* packed) const;
+  void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
   template <class S>
   void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
 

@@ -8,8 +8,13 @@ namespace vggfast::cpu {
 namespace {
 
 constexpr int64_t wgrad_tasks = 64;  // direct wgrad splits its pixels until there are about as many tasks
-constexpr int64_t chunk_values = 2 << 20;  // of V and Z that should lie in L3
-constexpr int64_t tiles_per_part = 16;     // tiles that one task transforms
+
+constexpr int64_t largest_group_du = 3 << 20;     // values of dU up to which groups of tiles have one each
+constexpr int64_t groups_values = 12 << 20;       // of all groups' dU
+constexpr int64_t group_chunk_values = 160 << 10;  // of V and Z that a task should not exceed: most of L2
+constexpr int64_t least_tiles = 32;               // but with fewer tiles, reading and writing dU costs more
+constexpr int64_t shared_chunk_values = 2 << 20;  // of V and Z that should lie in L3
+constexpr int64_t tiles_per_task = 16;            // to transform, where threads share a chunk
 
 }  // namespace
 
@@ -89,49 +94,93 @@ WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout)
       out_blocks_(ceil_div(cout, kernels_.lanes)),
       grid_{ceil_div(in.h, m), ceil_div(in.w, m)},
       tiles_(in.n * grid_.rows * grid_.columns) {
-  // Chunks that L3 holds, but no shorter than what makes reading and writing dU, chunk after chunk, a small part.
-  const int64_t fitting = chunk_values / (points_ * (in_blocks_ + out_blocks_) * kernels_.lanes);
-  const int64_t worthwhile = in_blocks_ * out_blocks_ * kernels_.lanes / (in_blocks_ + out_blocks_);
-  const int64_t chunks = ceil_div(tiles_, std::max(fitting, worthwhile));
-  chunk_ = chunks > 0 ? ceil_div(tiles_, chunks) : 0;
-  parts_ = ceil_div(chunk_, tiles_per_part);
+  const int64_t tile_values = points_ * (in_blocks_ + out_blocks_) * kernels_.lanes, du = points_ * du_plane();
+  chunk_ = std::max(group_chunk_values / tile_values, least_tiles);
+  groups_ = std::min(tiles_ / chunk_, std::clamp<int64_t>(groups_values / du, 4, 16));
+  if (du <= largest_group_du && groups_ > 1) {
+    sums_ = groups_;
+  } else {
+    // Chunks that L3 holds, but no shorter than what makes reading and writing dU, chunk after chunk, a small part.
+    const int64_t worthwhile = in_blocks_ * out_blocks_ * kernels_.lanes / (in_blocks_ + out_blocks_);
+    const int64_t chunks = ceil_div(tiles_, std::max(shared_chunk_values / tile_values, worthwhile));
+    groups_ = 1;
+    chunk_ = chunks > 0 ? ceil_div(tiles_, chunks) : 1;
+    sums_ = ceil_div(chunk_, tiles_per_task);
+  }
 }
 
-int64_t WinogradWgrad::workspace_values() const {
-  const int64_t lanes = kernels_.lanes;
-  const int64_t planes = (in_blocks_ * chunk_ | 1) + (out_blocks_ * chunk_ | 1) + out_blocks_ * in_blocks_ * lanes;
-  return (points_ * planes + parts_ * out_blocks_) * lanes;
+int64_t WinogradWgrad::vector_groups() const { return ceil_div(out_blocks_, kernels_.wgrad_vectors); }
+
+int64_t WinogradWgrad::workspace_values(int threads) const {
+  const int64_t copies = groups_ > 1 ? std::max(threads, 1) : 1;
+  return points_ * (copies * (v_plane() + z_plane()) + groups_ * du_plane()) + sums_ * out_blocks_ * kernels_.lanes;
+}
+
+/// Tiles [first, end) into planes that hold tiles from `chunk` on.
+void WinogradWgrad::transform(const Sources& s, int64_t chunk, int64_t first, int64_t end, float* bias) const {
+  const int64_t offset = (first - chunk) * kernels_.lanes;
+  table_.f32.inputs(s.x, grid_, first, end, chunk_, s.v + offset);
+  table_.f32.gradients(s.gy, grid_, first, end, chunk_, s.z + offset, bias);
+}
+
+void WinogradWgrad::multiply(const Sources& s, int64_t tiles, int64_t point, int64_t group, float* du, bool add) const {
+  const WgradPoint p{s.v + point * v_plane(), s.z + point * z_plane(), du + point * du_plane(), in_.c, tiles, chunk_};
+  const int64_t groups = vector_groups();
+  kernels_.multiply(p, group * out_blocks_ / groups, (group + 1) * out_blocks_ / groups, add);
+}
+
+void WinogradWgrad::run_groups(Sources s, float* du, float* bias, int threads) const {
+  const int64_t channels = out_blocks_ * kernels_.lanes, du_values = points_ * du_plane();
+  const int64_t planes = points_ * (v_plane() + z_plane());
+  parallel_for(groups_, threads, [&](int64_t group, int worker) {
+    const Sources own{s.x, s.gy, s.v + worker * planes, s.v + worker * planes + points_ * v_plane()};
+    const int64_t begin = group * tiles_ / groups_, end = (group + 1) * tiles_ / groups_;
+    for (int64_t chunk = begin; chunk < end; chunk += chunk_) {
+      const int64_t chunk_end = std::min(chunk + chunk_, end);
+      transform(own, chunk, chunk, chunk_end, bias + group * channels);
+      for (int64_t point = 0; point < points_; ++point) {
+        for (int64_t vectors = 0; vectors < vector_groups(); ++vectors) {
+          multiply(own, chunk_end - chunk, point, vectors, du + group * du_values, chunk > begin);
+        }
+      }
+    }
+  });
+  parallel_ranges(du_values, 1 << 14, threads, [&](int64_t begin, int64_t end, int) {
+    for (int64_t group = 1; group < groups_; ++group) {
+      const float* other = du + group * du_values;
+      for (int64_t i = begin; i < end; ++i) du[i] += other[i];
+    }
+  });
+}
+
+void WinogradWgrad::run_shared(const Sources& s, float* du, float* bias, int threads) const {
+  const int64_t channels = out_blocks_ * kernels_.lanes;
+  for (int64_t chunk = 0; chunk < tiles_; chunk += chunk_) {
+    const int64_t tiles = std::min(chunk_, tiles_ - chunk);
+    parallel_for(ceil_div(tiles, tiles_per_task), threads, [&](int64_t task, int) {
+      const int64_t first = chunk + task * tiles_per_task;
+      transform(s, chunk, first, std::min(first + tiles_per_task, chunk + tiles), bias + task * channels);
+    });
+    parallel_for(points_ * vector_groups(), threads, [&](int64_t task, int) {
+      multiply(s, tiles, task / vector_groups(), task % vector_groups(), du, chunk > 0);
+    });
+  }
 }
 
 void WinogradWgrad::run(const ConvInput<float>& x, const ConvInput<float>& gy, const WeightView<float>& shape,
                         float* gw, float* gb, int64_t gb_stride, float* workspace, int threads) const {
-  const int64_t lanes = kernels_.lanes, channels = out_blocks_ * lanes;
-  const int64_t v_plane = (in_blocks_ * chunk_ | 1) * lanes, z_plane = (out_blocks_ * chunk_ | 1) * lanes;
-  const int64_t du_plane = channels * in_blocks_ * lanes;
-  float* v = workspace;
-  float* z = v + points_ * v_plane;
-  float* du = z + points_ * z_plane;
-  float* bias = du + points_ * du_plane;
-  std::fill_n(bias, parts_ * channels, 0.0f);
-  if (tiles_ == 0) std::fill_n(du, points_ * du_plane, 0.0f);
-  const int64_t groups = ceil_div(out_blocks_, kernels_.wgrad_vectors);
-  for (int64_t begin = 0; begin < tiles_; begin += chunk_) {
-    const int64_t tiles = std::min(chunk_, tiles_ - begin);
-    parallel_for(ceil_div(tiles, tiles_per_part), threads, [&](int64_t part, int) {
-      const int64_t first = part * tiles_per_part, end = std::min(first + tiles_per_part, tiles);
-      table_.f32.inputs(x, grid_, begin + first, begin + end, chunk_, v + first * lanes);
-      table_.f32.gradients(gy, grid_, begin + first, begin + end, chunk_, z + first * lanes, bias + part * channels);
-    });
-    parallel_for(points_ * groups, threads, [&](int64_t task, int) {
-      const int64_t point = task / groups, group = task % groups;
-      const WgradPoint p{v + point * v_plane, z + point * z_plane, du + point * du_plane, in_.c, tiles, chunk_};
-      kernels_.multiply(p, group * out_blocks_ / groups, (group + 1) * out_blocks_ / groups, begin > 0);
-    });
-  }
+  const int64_t channels = out_blocks_ * kernels_.lanes;
+  float* bias = workspace;
+  float* du = bias + sums_ * channels;
+  float* v = du + groups_ * points_ * du_plane();
+  std::fill_n(bias, sums_ * channels, 0.0f);
+  if (tiles_ == 0) std::fill_n(du, points_ * du_plane(), 0.0f);
+  const Sources sources{x, gy, v, v + points_ * v_plane()};
+  groups_ > 1 ? run_groups(sources, du, bias, threads) : run_shared(sources, du, bias, threads);
   parallel_for(out_blocks_, threads, [&](int64_t block, int) { table_.unpack(du, block, shape, gw); });
   for (int64_t out = 0; gb && out < cout_; ++out) {
     float sum = 0;
-    for (int64_t part = 0; part < parts_; ++part) sum += bias[part * channels + out];
+    for (int64_t part = 0; part < sums_; ++part) sum += bias[part * channels + out];
     gb[out * gb_stride] = sum;
   }
 }

@@ -40,6 +40,8 @@ TileGrid Winograd::grid(Extent in, bool plain) const {
   return best;
 }
 
+int64_t Winograd::tiles(Extent in) const { return tiles_of(grid(in, true), in.n); }
+
 bool Winograd::better_plain(Extent in) const {
   return 5 * tiles_of(grid(in, true), in.n) <= 4 * tiles_of(grid(in, false), in.n);
 }

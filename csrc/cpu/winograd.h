@@ -16,6 +16,8 @@ class Winograd {
   int64_t packed_values() const { return (points_ * cin_ + 1) * out_blocks_ * kernels_.lanes; }
   /// `plain`: whether the call has neither pool nor selection on its input.
   int64_t scratch_values(Extent in, bool plain, int threads) const { return threads * cut(in, plain, threads).scratch; }
+  /// How many tiles a plain call has.
+  int64_t tiles(Extent in) const;
   /// Whether a max-pool is better left out of the epilogue: plain, the tiles would be fewer by so much.
   bool better_plain(Extent in) const;
 

@@ -1,13 +1,12 @@
 #include "vggfast/engine.h"
 
 #include <algorithm>
-#include <cstring>
 #include <list>
 #include <mutex>
 
+#include "cpu/heuristics.h"
 #include "engine/plan.h"
 #include "engine/run.h"
-#include "vggfast/conv.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
@@ -17,6 +16,8 @@ using namespace engine;
 namespace {
 
 constexpr size_t plans_kept = 16;
+constexpr int64_t nominal_size = 224, nominal_batch = 8;  // algorithms are chosen for such inputs: weights are packed once
+constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 
 void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
   VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu, "weight is ",
@@ -30,8 +31,6 @@ void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
   }
 }
 
-std::string settings_now() { return std::string(cpu::kernels().name) + " " + conv_algorithm(); }
-
 }  // namespace
 
 class Engine::Impl {
@@ -40,7 +39,6 @@ class Engine::Impl {
     Shape in;
     std::vector<int64_t> outputs;
     int threads;
-    std::string settings;
     Plan plan;
   };
 
@@ -51,21 +49,24 @@ class Engine::Impl {
   void add_weighted(Kind kind, const Tensor& weight, const Tensor* bias) {
     check_weight(weight, bias, kind == Kind::conv ? 4 : 2);
     Layer layer(kind);
-    layer.weight = weight;
     layer.channels = weight.size(0);
-    if (bias) layer.bias = *bias;
+    layer.cin = weight.size(1);
     if (kind == Kind::linear) {
-      pack_layer(layer, 1, options.bf16_weights, options.threads);
-      layer.weight.data = layer.bias.data = nullptr;  // packed for good
+      layer.bf16_weights = options.bf16_weights;
+    } else {
+      layer.kernel = weight.size(2);
+      const cpu::Extent nominal{nominal_batch, extent, extent, layer.cin};
+      layer.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, nominal, layer.channels, layer.kernel, true);
+      if (layer.algorithm == cpu::direct && options.bf16) layer.algorithm = layer.kernel == 1 ? 1 : most_exact;
     }
+    pack_layer(layer, weight, bias, options.threads);
     layers.push_back(std::move(layer));
   }
 
   const Plan& plan_for(const Shape& in, const std::vector<int64_t>& outputs, int threads) {
-    const std::string settings = settings_now();
     const auto same = [&](const Kept& kept) {
       return kept.in.n == in.n && kept.in.h == in.h && kept.in.w == in.w && kept.outputs == outputs &&
-             kept.threads == threads && kept.settings == settings;
+             kept.threads == threads;
     };
     const auto found = std::find_if(plans.begin(), plans.end(), same);
     if (found != plans.end()) {
@@ -73,20 +74,18 @@ class Engine::Impl {
       return plans.front().plan;
     }
     Plan plan = make_plan(layers, in, outputs, value_bytes(), threads);
-    for (const Step& step : plan.steps) {
-      if (layers[step.first].kind == Kind::conv) pack_layer(layers[step.first], step.algorithm, false, threads);
-    }
     if (plan.bytes() > arena.bytes()) {
       arena = Buffer();  // first: both at a time would be the peak
       arena = Buffer(plan.bytes());
     }
-    plans.push_front({in, outputs, threads, settings, std::move(plan)});
+    plans.push_front({in, outputs, threads, std::move(plan)});
     if (plans.size() > plans_kept) plans.pop_back();
     return plans.front().plan;
   }
 
   const EngineOptions options;
   const std::string isa;
+  int64_t extent = nominal_size;  // of the activation after the layers so far
   std::vector<Layer> layers;
   std::list<Kept> plans;  // the one used last comes first
   Buffer arena;
@@ -100,7 +99,10 @@ void Engine::add_conv(const Tensor& weight, const Tensor* bias) { impl_->add_wei
 void Engine::add_linear(const Tensor& weight, const Tensor* bias) { impl_->add_weighted(Kind::linear, weight, bias); }
 void Engine::add_relu() { impl_->layers.emplace_back(Kind::relu); }
 void Engine::add_row_mean() { impl_->layers.emplace_back(Kind::row_mean); }
-void Engine::add_max_pool(bool ceil_mode) { impl_->layers.emplace_back(Kind::max_pool).ceil_mode = ceil_mode; }
+void Engine::add_max_pool(bool ceil_mode) {
+  impl_->layers.emplace_back(Kind::max_pool).ceil_mode = ceil_mode;
+  impl_->extent = std::max<int64_t>(impl_->extent / 2, 1);
+}
 void Engine::add_lrn(LrnParams params) { impl_->layers.emplace_back(Kind::lrn).lrn = params; }
 void Engine::add_flatten(int64_t size) { impl_->layers.emplace_back(Kind::flatten).size = size; }
 void Engine::add_windows(int64_t size) { impl_->layers.emplace_back(Kind::windows).size = size; }
@@ -136,26 +138,20 @@ void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>&
                 cpu::kernels().name, " is set now: build another engine");
   const int threads = std::max(context.threads, 1);
   const Plan& plan = impl_->plan_for(cpu::Extent{x.size(0), x.size(2), x.size(3), x.size(1)}, wanted, threads);
-  if (x.size(0) > 0) run_plan(impl_->layers, plan, impl_->options, impl_->arena, x, outputs, threads);
+  if (x.size(0) > 0) run_plan(impl_->layers, plan, impl_->options.bf16, impl_->arena, x, outputs, threads);
 }
 
 size_t Engine::bytes() const {
   const std::lock_guard lock(impl_->mutex);
   size_t total = impl_->arena.bytes();
-  for (const Layer& layer : impl_->layers) {
-    for (const auto& [algorithm, buffer] : layer.packed) total += buffer.bytes();
-  }
+  for (const Layer& layer : impl_->layers) total += layer.packed.bytes();
   return total;
 }
 
-std::vector<std::string> Engine::algorithms(int64_t c, int64_t h, int64_t w) const {
-  const std::lock_guard lock(impl_->mutex);
+std::vector<std::string> Engine::algorithms() const {
   std::vector<std::string> names;
-  const Plan plan = make_plan(impl_->layers, {1, h, w, c}, {layers() - 1}, impl_->value_bytes(), 1);
-  for (const Step& step : plan.steps) {
-    if (impl_->layers[step.first].kind != Kind::conv) continue;
-    const int m = step.algorithm;
-    names.push_back(m <= 0 ? "direct" : m == 1 ? "1x1" : "winograd" + std::to_string(m));
+  for (const Layer& layer : impl_->layers) {
+    if (layer.kind == Kind::conv) names.push_back(cpu::name_of(layer.algorithm));
   }
   return names;
 }

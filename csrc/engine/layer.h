@@ -1,12 +1,9 @@
 // The layers of an engine, as they were added.
 #pragma once
 
-#include <map>
-
 #include "cpu/kernel_table.h"
 #include "vggfast/memory.h"
 #include "vggfast/lrn.h"
-#include "vggfast/tensor.h"
 
 namespace vggfast::engine {
 
@@ -16,11 +13,12 @@ struct Layer {
   explicit Layer(Kind k) : kind(k) {}
 
   Kind kind;
-  int64_t channels = 0;          // conv and linear: of the output
-  Tensor weight, bias;           // conv and linear; bias without data where there is none
-  std::map<int, Buffer> packed;  // their weights by algorithm (linear: 1), packed when first needed
-  bool ceil_mode = false;        // max_pool
-  int64_t size = 0;              // flatten and windows
+  int64_t cin = 0, channels = 0, kernel = 1;  // conv and linear: their input's and output's channels
+  int algorithm = 1;                          // conv: of cpu/heuristics.h; linear is a 1x1 convolution of rows
+  bool bf16_weights = false;                  // linear
+  Buffer packed;                              // conv and linear: weights and bias
+  bool ceil_mode = false;                     // max_pool
+  int64_t size = 0;                           // flatten and windows
   LrnParams lrn;
 };
 

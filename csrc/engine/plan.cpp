@@ -13,8 +13,6 @@ namespace vggfast::engine {
 namespace {
 
 constexpr int64_t cache_bytes = 26 << 20;  // of activations that a stage should keep in L3
-constexpr int64_t nominal_batch = 8;       // algorithms are chosen for it, so that weights are packed in one way only
-constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 constexpr size_t alignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
@@ -45,11 +43,11 @@ size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
   if (layer.kind == Kind::linear) {
     return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, true, threads));
   }
-  if (layer.kind == Kind::conv && step.algorithm == cpu::stem) {
+  if (layer.kind == Kind::conv && layer.algorithm == cpu::stem) {
     return sizeof(float) * static_cast<size_t>(cpu::Stem(layer.channels).scratch_values(in, threads));
   }
-  if (layer.kind == Kind::conv && step.algorithm != cpu::direct) {
-    const cpu::Winograd winograd(step.algorithm, in.c, layer.channels);
+  if (layer.kind == Kind::conv && layer.algorithm != cpu::direct) {
+    const cpu::Winograd winograd(layer.algorithm, in.c, layer.channels);
     return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, !step.pool, threads));
   }
   // What has no bfloat16 kernel runs in float, on copies of its input and output.
@@ -80,7 +78,7 @@ std::vector<Stage> cut(const std::vector<Layer>& layers, const std::vector<Step>
 Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
   switch (layer.kind) {
     case Kind::conv:
-      VGGFAST_CHECK(layer.weight.size(1) == in.c, "x has ", in.c, " channels: ", layer.weight.size(1),
+      VGGFAST_CHECK(layer.cin == in.c, "x has ", in.c, " channels: ", layer.cin,
                     " are wanted");
       return {in.n, in.h, in.w, layer.channels};
     case Kind::max_pool: {
@@ -96,7 +94,7 @@ Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
                     " places, and ", layer.size, " x ", layer.size, " are wanted");
       return {in.n * (in.h - layer.size + 1) * (in.w - layer.size + 1), 1, 1, in.c * layer.size * layer.size};
     case Kind::linear:
-      VGGFAST_CHECK(layer.weight.size(1) == in.c, "the head sees rows of ", in.c, " values: ", layer.weight.size(1),
+      VGGFAST_CHECK(layer.cin == in.c, "the head sees rows of ", in.c, " values: ", layer.cin,
                     " are wanted");
       return {in.n, 1, 1, layer.channels};
     case Kind::row_mean:
@@ -114,16 +112,11 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
   for (size_t first = 0; first < count; first = plan.steps.back().last + 1) {
     Step step = fuse(layers, first, outputs);
     step.in = shape;
-    if (layers[first].kind == Kind::conv) {
-      const Shape nominal{nominal_batch, step.in.h, step.in.w, step.in.c};
-      step.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, nominal, layers[first].channels,
-                                            layers[first].weight.size(2), true);
-      if (step.pool && step.algorithm > 0 &&
-          cpu::Winograd(step.algorithm, step.in.c, layers[first].channels).better_plain(step.in)) {
-        step.pool = false;
-        --step.last;
-      }
-      if (step.algorithm == cpu::direct && value_bytes != sizeof(float)) step.algorithm = most_exact;
+    const Layer& layer = layers[first];
+    if (step.pool && layer.algorithm > 0 &&
+        cpu::Winograd(layer.algorithm, layer.cin, layer.channels).better_plain(step.in)) {
+      step.pool = false;
+      --step.last;
     }
     for (size_t i = first; i <= step.last; ++i) shape = shape_after(layers[i], shape, in.n);
     step.out = shape;

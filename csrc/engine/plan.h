@@ -11,7 +11,6 @@ namespace vggfast::engine {
 struct Step {
   size_t first, last;  // layers [first, last] of the engine
   Shape in, out;
-  int algorithm = 0;  // conv: m, or 0 for direct
   bool relu = false, pool = false;
   int output = -1;  // the caller's output that this step writes, or none
 };

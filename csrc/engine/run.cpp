@@ -32,8 +32,8 @@ Tensor nhwc_tensor(const float* data, const Shape& s) {
 template <class S>
 class Runner {
  public:
-  Runner(const std::vector<Layer>& layers, const Plan& plan, EngineOptions options, const Buffer& arena, int threads)
-      : layers_(layers), plan_(plan), options_(options), threads_(threads) {
+  Runner(const std::vector<Layer>& layers, const Plan& plan, const Buffer& arena, int threads)
+      : layers_(layers), plan_(plan), threads_(threads) {
     std::byte* next = arena.as<std::byte>();
     for (auto [part, bytes] : {std::pair{&whole_[0], plan.whole[0]}, {&whole_[1], plan.whole[1]},
                                {&inner_[0], plan.inner[0]}, {&inner_[1], plan.inner[1]}, {&scratch_, plan.scratch}}) {
@@ -109,32 +109,31 @@ class Runner {
 
   void conv(const Step& step, const Shape& in, const Shape& out, const S* from, S* to) {
     const Layer& layer = layers_[step.first];
-    const float* packed = layer.packed.at(step.algorithm).template as<float>();
+    const float* packed = layer.packed.template as<float>();
     const ConvInput<S> input{.data = from, .extent = in};
     const ConvOutput<S> output{.y = to, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool};
     float* scratch = reinterpret_cast<float*>(scratch_);
-    if (step.algorithm == cpu::stem) {
+    if (layer.algorithm == cpu::stem) {
       cpu::Stem(out.c).fprop(input, packed, output, scratch, threads_);
-    } else if (step.algorithm != cpu::direct) {
-      cpu::Winograd(step.algorithm, in.c, out.c).fprop(input, packed, output, scratch, threads_);
+    } else if (layer.algorithm != cpu::direct) {
+      cpu::Winograd(layer.algorithm, in.c, out.c).fprop(input, packed, output, scratch, threads_);
     } else if constexpr (sizeof(S) == sizeof(float)) {
-      cpu::Direct<float>(in.c, out.c, layer.weight.size(2)).fprop(input, packed, output, threads_);
+      cpu::Direct<float>(in.c, out.c, layer.kernel).fprop(input, packed, output, threads_);
     }
   }
 
   void linear(const Step& step, const Shape& in, const float* from, float* to) {
     const Layer& layer = layers_[step.first];
     const cpu::Winograd winograd(1, in.c, layer.channels);
-    const Buffer& packed = layer.packed.at(1);
     const ConvInput<float> input{.data = from, .extent = in};
     const ConvOutput<float> output{.y = to, .h = 1, .w = 1, .c = layer.channels, .relu = step.relu};
     float* scratch = reinterpret_cast<float*>(scratch_);
-    if (options_.bf16_weights) {
-      const Bf16* weights = packed.as<Bf16>();
+    if (layer.bf16_weights) {
+      const Bf16* weights = layer.packed.as<Bf16>();
       const float* bias = reinterpret_cast<const float*>(weights + winograd.weight_values());
       winograd.fprop(input, weights, bias, output, scratch, threads_);
     } else {
-      winograd.fprop(input, packed.as<float>(), output, scratch, threads_);
+      winograd.fprop(input, layer.packed.as<float>(), output, scratch, threads_);
     }
   }
 
@@ -149,7 +148,7 @@ class Runner {
       float* x = reinterpret_cast<float*>(scratch_);
       float* y = x + plan_.scratch / (2 * sizeof(float));
       cpu::kernels().to_float(from, values_of(in), x);
-      Runner<float>(layers_, plan_, options_, {}, threads_).in_float(layer, in, out, x, y);
+      Runner<float>(layers_, plan_, {}, threads_).in_float(layer, in, out, x, y);
       cpu::kernels().to_bf16(y, values_of(out), to);
     }
   }
@@ -159,7 +158,6 @@ class Runner {
 
   const std::vector<Layer>& layers_;
   const Plan& plan_;
-  const EngineOptions options_;
   const int threads_;
   std::byte* whole_[2];
   std::byte* inner_[2];
@@ -168,43 +166,36 @@ class Runner {
 
 }  // namespace
 
-void pack_layer(Layer& layer, int algorithm, bool bf16_weights, int threads) {
-  if (layer.packed.count(algorithm)) return;
-  const WeightView<float> weight = view_of(layer.weight);
-  const float* bias = layer.bias.as<float>();
-  if (algorithm == cpu::stem) {
-    const cpu::Stem stem(weight.out);
-    Buffer buffer(sizeof(float) * static_cast<size_t>(stem.packed_values()));
-    stem.pack(weight, bias, buffer.as<float>());
-    layer.packed[algorithm] = std::move(buffer);
-    return;
-  }
-  if (algorithm == cpu::direct) {
-    const cpu::Direct<float> direct(weight.in, weight.out, weight.kernel);
-    Buffer buffer(sizeof(float) * static_cast<size_t>(direct.packed_values()));
-    direct.pack(weight, bias, buffer.as<float>(), threads);
-    layer.packed[algorithm] = std::move(buffer);
-    return;
-  }
-  const cpu::Winograd winograd(algorithm, weight.in, weight.out);
-  Buffer buffer(sizeof(float) * static_cast<size_t>(winograd.packed_values()));
-  winograd.pack(weight, bias, buffer.as<float>(), threads);
-  if (bf16_weights) {
+void pack_layer(Layer& layer, const Tensor& given, const Tensor* given_bias, int threads) {
+  const WeightView<float> weight = view_of(given);
+  const float* bias = given_bias ? given_bias->as<float>() : nullptr;
+  const auto packed_by = [&](const auto& way) {
+    Buffer buffer(sizeof(float) * static_cast<size_t>(way.packed_values()));
+    way.pack(weight, bias, buffer.as<float>(), threads);
+    return buffer;
+  };
+  if (layer.algorithm == cpu::stem) {
+    layer.packed = packed_by(cpu::Stem(weight.out));
+  } else if (layer.algorithm == cpu::direct) {
+    layer.packed = packed_by(cpu::Direct<float>(weight.in, weight.out, weight.kernel));
+  } else {
+    const cpu::Winograd winograd(layer.algorithm, weight.in, weight.out);
+    layer.packed = packed_by(winograd);
+    if (!layer.bf16_weights) return;
     const int64_t weights = winograd.weight_values(), biases = winograd.packed_values() - weights;
     Buffer half(sizeof(Bf16) * static_cast<size_t>(weights) + sizeof(float) * static_cast<size_t>(biases));
-    cpu::kernels().to_bf16(buffer.as<float>(), weights, half.as<Bf16>());
-    std::copy_n(buffer.as<float>() + weights, biases, reinterpret_cast<float*>(half.as<Bf16>() + weights));
-    buffer = std::move(half);
+    cpu::kernels().to_bf16(layer.packed.as<float>(), weights, half.as<Bf16>());
+    std::copy_n(layer.packed.as<float>() + weights, biases, reinterpret_cast<float*>(half.as<Bf16>() + weights));
+    layer.packed = std::move(half);
   }
-  layer.packed[algorithm] = std::move(buffer);
 }
 
-void run_plan(const std::vector<Layer>& layers, const Plan& plan, EngineOptions options, const Buffer& arena,
-              const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, int threads) {
-  if (options.bf16) {
-    Runner<Bf16>(layers, plan, options, arena, threads).run(x, outputs);
+void run_plan(const std::vector<Layer>& layers, const Plan& plan, bool bf16, const Buffer& arena, const Tensor& x,
+              const std::vector<std::pair<int64_t, Tensor>>& outputs, int threads) {
+  if (bf16) {
+    Runner<Bf16>(layers, plan, arena, threads).run(x, outputs);
   } else {
-    Runner<float>(layers, plan, options, arena, threads).run(x, outputs);
+    Runner<float>(layers, plan, arena, threads).run(x, outputs);
   }
 }
 

@@ -4,14 +4,14 @@
 #include <utility>
 
 #include "engine/plan.h"
-#include "vggfast/engine.h"
+#include "vggfast/tensor.h"
 
 namespace vggfast::engine {
 
-/// Packs a conv or FC layer's weights for `algorithm` (FC: 1), unless they are.
-void pack_layer(Layer& layer, int algorithm, bool bf16_weights, int threads);
+/// Packs a conv or FC layer's weights, (Cout, Cin, K, K) or (Cout, Cin), and bias (or null) as the layer says.
+void pack_layer(Layer& layer, const Tensor& weight, const Tensor* bias, int threads);
 
-void run_plan(const std::vector<Layer>& layers, const Plan& plan, EngineOptions options, const Buffer& arena,
-              const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, int threads);
+void run_plan(const std::vector<Layer>& layers, const Plan& plan, bool bf16, const Buffer& arena, const Tensor& x,
+              const std::vector<std::pair<int64_t, Tensor>>& outputs, int threads);
 
 }  // namespace vggfast::engine

@@ -140,7 +140,7 @@ void bind_engine(py::module_& m) {
              return std::make_unique<Engine>(EngineOptions{bf16, bf16_weights, threads});
            }),
            py::arg("bf16"), py::arg("bf16_weights"), py::arg("threads"))
-      .def("add_conv", &Engine::add_conv, py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+      .def("add_conv", &Engine::add_conv, no_gil)
       .def("add_linear", &Engine::add_linear, no_gil)
       .def("add_relu", &Engine::add_relu)
       .def("add_max_pool", &Engine::add_max_pool)

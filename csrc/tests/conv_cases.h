@@ -128,7 +128,7 @@ inline Outputs run_fprop(const Way& way, const Tensor& x, const Tensor& weight, 
   const int64_t step = e.pool ? 2 : 1, oh = c.h / step, ow = c.w / step;
   Outputs out{make_nhwc(way.dtype, c.n, c.cout, oh, ow), nullptr};
   if (keep) out.selection = std::make_unique<Held>(make_selection(e, c.n, c.cout, oh, ow));
-  const HeldWorkspace workspace(conv_fprop_workspace(x, weight, {threads}));
+  const HeldWorkspace workspace(conv_fprop_workspace(x, weight, e, {threads}));
   conv_fprop(x, weight, bias, e, out.y, keep ? &out.selection->view : nullptr, workspace, {threads});
   return out;
 }
@@ -223,7 +223,7 @@ inline void check_wgrad(const Way& way, const Gradient& gradient) {
       for (int threads : way.p.thread_counts()) {
         auto gw = std::make_unique<Held>(make(way.dtype, way.p.weight.shape(), layout.order, layout.gap));
         auto gb = std::make_unique<Held>(make_vector(way.dtype, c.cout));
-        const HeldWorkspace workspace(conv_wgrad_workspace(x, held.gy, selected, c.kernel));
+        const HeldWorkspace workspace(conv_wgrad_workspace(x, held.gy, selected, c.kernel, {threads}));
         conv_wgrad(x, held.gy, selected, *gw, with_bias ? &gb->view : nullptr, workspace, {threads});
         CHECK_NEAR(*gw, gradient.gw, way.roundings, gradient.size_gw, held.name, " wgrad ", layout.name, " threads ",
                    threads);

@@ -47,7 +47,7 @@ struct Conv {
 
   void fprop(const Tensor& x_, const Tensor& weight_, const Tensor& bias_, const Tensor& y_, const Tensor& selection_,
              Epilogue e = {.relu = true}) {
-    const HeldWorkspace workspace(conv_fprop_workspace(x, weight, one_thread));
+    const HeldWorkspace workspace(conv_fprop_workspace(x, weight, e, one_thread));
     conv_fprop(x_, weight_, &bias_, e, y_, &selection_, workspace, one_thread);
   }
 };
@@ -144,7 +144,7 @@ void check_conv_wgrad() {
   Conv c;
   const Tensor& gy = c.y;
   const Selected selected{.selection = &c.selection.view, .epilogue = {.relu = true}};
-  const HeldWorkspace sums(conv_wgrad_workspace(c.x, gy, selected, 3));
+  const HeldWorkspace sums(conv_wgrad_workspace(c.x, gy, selected, 3, one_thread));
   const auto wgrad = [&](const Tensor& x, const Tensor& gy_, const Tensor& gw, const Tensor& gb,
                          const Selected& selected_ = {}) { conv_wgrad(x, gy_, selected_, gw, &gb, sums, one_thread); };
   CHECK_ERROR(wgrad(of_strides(c.x, {60, 20, 4, 1}), gy, c.gw, c.bias), "x has strides (60, 20, 4, 1)", "dense NHWC");
@@ -161,9 +161,10 @@ void check_conv_wgrad() {
               "H 2 and W 2 are wanted");
   CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.selection = &bits.view, .epilogue = {.relu = true}}),
               "selection has shape (2, 3, 2, 2, 1)", "(2, 1, 5, 4, 1) is wanted");
-  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5), "kernel is 5", "1 or 3");
-  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, one_thread), "x is uint8", "float32 or float64");
-  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, one_thread), "x is on cuda", "cpu is wanted");
+  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5, one_thread), "kernel is 5", "1 or 3");
+  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread), "x is uint8",
+              "float32 or float64");
+  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, {}, one_thread), "x is on cuda", "cpu is wanted");
   CHECK(untouched(c.gw) && untouched(c.bias));
 }
 
@@ -184,10 +185,10 @@ void check_workspaces() {
       for (const Selected& s : {Selected{}, Selected{.selection = &bits.view, .epilogue = {.relu = true}}}) {
         check(conv_dgrad_workspace(y, s, weight, 2, 2, context),
               [&](const HeldWorkspace& w) { conv_dgrad(y, s, weight, gx, w, context); });
-        check(conv_wgrad_workspace(x, y, s, 3),
+        check(conv_wgrad_workspace(x, y, s, 3, context),
               [&](const HeldWorkspace& w) { conv_wgrad(x, y, s, gw, nullptr, w, context); });
       }
-      check(conv_fprop_workspace(x, weight, context),
+      check(conv_fprop_workspace(x, weight, {}, context),
             [&](const HeldWorkspace& w) { conv_fprop(x, weight, nullptr, {}, y, nullptr, w, context); });
     }
     check(lrn_dgrad_workspace(x, context), [&](const HeldWorkspace& w) { lrn_dgrad(x, x, {}, gx, w, context); });

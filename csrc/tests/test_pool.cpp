@@ -145,7 +145,7 @@ void check_windows(int64_t channels) {
         const Epilogue e{.relu = relu, .pool = true};
         const std::string name = setting + " windows by conv " + algorithm + (relu ? ", relu" : "");
         const Held y = make_nhwc(dtype, 1, channels, 1, count), bits = make_selection(e, 1, channels, 1, count);
-        const HeldWorkspace workspace(conv_fprop_workspace(image, weight, {1}));
+        const HeldWorkspace workspace(conv_fprop_workspace(image, weight, e, {1}));
         conv_fprop(image, weight, nullptr, e, y, &bits.view, workspace, {1});
         CHECK_SAME(y, wanted[relu].y, name, ", channels ", channels);
         check_selection_bits(bits, e, wanted[relu], name, ", channels ", channels);

@@ -48,6 +48,12 @@ void run_all() {
   for (const auto& [n, h, w] : {std::array<int64_t, 3>{0, 5, 3}, {0, 0, 0}, {1, 0, 3}, {2, 3, 0}, {3, 7, 4}}) {
     run({n, h, w, 5, 17, 3, tile});
   }
+  // Small images, several of which may share tiles, and one that is left over.
+  for (int64_t n : {3, 4, 5}) {
+    for (const auto& [h, w] : {std::array<int64_t, 2>{1, 1}, {2, 7}, {7, 7}, {13, 8}, {14, 14}}) {
+      run({.n = n, .h = h, .w = w, .cin = 5, .cout = 17, .kernel = 3, .rounding = tile, .threads = n == 5 && h > 7});
+    }
+  }
   // Several tasks of tiles; so few tiles that tasks share the channels; 1x1 by products alone.
   run({.n = 3, .h = 33, .w = 31, .cin = 5, .cout = 33, .kernel = 3, .rounding = tile, .threads = true});
   run({.n = 1, .h = 5, .w = 6, .cin = 17, .cout = 130, .kernel = 3, .rounding = tile, .threads = true});
@@ -74,7 +80,7 @@ void check_special(double special) {
     const Held x = put(way.dtype, p.x), weight = put(way.dtype, p.weight), gy = put(way.dtype, gradient.gy.y);
     const Held gx = make_nhwc(way.dtype, c.n, c.cin, c.h, c.w), gw = make(way.dtype, p.weight.shape(), {0, 1, 2, 3});
     const HeldWorkspace dgrad(conv_dgrad_workspace(gy, {}, weight, c.h, c.w, {1}));
-    const HeldWorkspace wgrad(conv_wgrad_workspace(x, gy, {}, 3));
+    const HeldWorkspace wgrad(conv_wgrad_workspace(x, gy, {}, 3, {1}));
     conv_dgrad(gy, {}, weight, gx, dgrad, {1});
     conv_wgrad(x, gy, {}, gw, nullptr, wgrad, {1});
     const auto check = [&](const Tensor& got, Array wanted, double terms, const char* name) {

@@ -124,18 +124,18 @@ void transform_inputs(const ConvInput<S>& in, const TileGrid& grid, int64_t begi
     for (int64_t block = 0; block < blocks; ++block) {
       float* out = v + (block * tiles + tile - begin) * Vf::lanes;
       with_reader(in, patch, place.n, y, x, block * Vf::lanes, [&](auto read) {
-        Vf::Value half[n][n], column[n], line[n];
-        for (int j = 0; j < n; ++j) {
+        Vf::Value half[n][n], line[n], column[n];
+        for (int i = 0; i < n; ++i) {  // rows first: the pixels of a row are neighbours
 #pragma GCC unroll 8
-          for (int i = 0; i < n; ++i) column[i] = read(i, j);
-          W::input(column, line);
+          for (int j = 0; j < n; ++j) line[j] = read(i, j);
+          W::input(line, column);
 #pragma GCC unroll 8
-          for (int i = 0; i < n; ++i) half[i][j] = line[i];
+          for (int j = 0; j < n; ++j) half[j][i] = column[j];
         }
-        for (int i = 0; i < n; ++i) {
-          W::input(half[i], line);
+        for (int j = 0; j < n; ++j) {
+          W::input(half[j], column);
 #pragma GCC unroll 8
-          for (int j = 0; j < n; ++j) Vf::store(out + (i * n + j) * plane, line[j]);
+          for (int i = 0; i < n; ++i) Vf::store(out + (i * n + j) * plane, column[i]);
         }
       });
     }

@@ -1,7 +1,7 @@
 // A whole network, ready for inference: weights packed once, one arena, one call per batch.
 //
 // Layers are added in order; then run() computes any of their outputs. For each shape of input a plan is made once and
-// kept: which algorithm each convolution uses, which ReLUs and pools are fused, where each activation lies. Unlike the
+// kept: which ReLUs and pools are fused, how the batch is cut, where each activation lies. Unlike the
 // ops, an engine owns memory: packed weights, and one arena that grows to what the largest plan needs.
 #pragma once
 
@@ -26,8 +26,8 @@ class Engine {
   explicit Engine(EngineOptions options);
   ~Engine();
 
-  // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, of any strides; those of
-  // convolutions must outlive the engine, those of FC layers are copied.
+  // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, weights of any strides; they
+  // are packed at once, for the algorithm that suits an image of 224 x 224.
   void add_conv(const Tensor& weight, const Tensor* bias);  // as conv_fprop
   void add_relu();
   void add_max_pool(bool ceil_mode);  // 2x2/2
@@ -49,8 +49,8 @@ class Engine {
 
   /// Bytes that the engine holds: packed weights and arena.
   size_t bytes() const;
-  /// For each convolution, the algorithm that an image of this shape runs by.
-  std::vector<std::string> algorithms(int64_t c, int64_t h, int64_t w) const;
+  /// For each convolution, the algorithm that it runs by.
+  std::vector<std::string> algorithms() const;
 
  private:
   class Impl;
