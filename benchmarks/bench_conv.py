@@ -1,89 +1,136 @@
-"""Each distinct 3x3 layer of VGG-16: fprop, dgrad and wgrad of ours and of torch (channels_last), float32, on the CPU.
+"""Each distinct 3x3 layer of VGG-16, forward and backward: every algorithm of ours and of torch, float32, on the CPU.
 
-Both are compared with float64 before anything is timed; candidates take turns; GFLOP/s come from medians. A ratio
-above 1 means that vggfast is faster.
+All are compared with float64 before anything is timed; candidates take turns; figures come from medians. GFLOP/s count
+the work of a direct convolution, so Winograd may exceed the machine's ceiling, which is measured in the same run. The
+process runs with an allocator that keeps its memory and advises huge pages: torch's best case, since fresh pages cost
+it more than some of these layers.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 
 import timing
 import torch
-import torch.nn.functional as F
+from layers import ALGORITHMS, LAYERS, PASSES, TORCHS, candidates, exact, relative_error
 from rich.progress import track
-from torch import Tensor
 
-from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
+from vggfast import _native
 from vggfast.training.console import print_table
 
-# (Cin, Cout, H = W) of configuration D at 224x224
-LAYERS = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56),
-          (256, 512, 28), (512, 512, 28), (512, 512, 14)]  # fmt: skip
 ERROR_LIMIT = 1e-5  # relative L2, fp32 against float64
+ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
+RESULTS = Path(__file__).parent / "results" / "conv-cpu.json"
 
 
-def candidates(x: Tensor, weight: Tensor, gy: Tensor) -> dict[str, dict]:
-    """{pass: {engine: call}}; each call returns the tensor to check."""
-
-    def torchs(*mask: bool):
-        index = mask.index(True)
-        return lambda: torch.ops.aten.convolution_backward(
-            gy, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [*mask, False]
-        )[index]
-
-    return {
-        "fprop": {
-            "vggfast": lambda: conv(x, weight, None, False, False, False)[0],
-            "torch": lambda: F.conv2d(x, weight, padding=1),
-        },
-        "dgrad": {"vggfast": lambda: conv_dgrad(gy, weight), "torch": torchs(True, False)},
-        "wgrad": {"vggfast": lambda: conv_wgrad(x, gy, 3, False)[0], "torch": torchs(False, True)},
-    }
+def ceilings(rounds: int) -> dict[str, float]:
+    """What the machine reaches now: GFLOP/s of a matrix product, GB/s of a copy that exceeds the caches."""
+    a, b, c = (torch.randn(2048, 2048) for _ in range(3))
+    source, target = torch.zeros(64 << 20), torch.zeros(64 << 20)
+    samples = timing.interleaved(
+        {"product": lambda: torch.mm(a, b, out=c), "copy": lambda: target.copy_(source)}, rounds
+    )
+    seconds = {name: timing.median_and_spread(each)[0] for name, each in samples.items()}
+    return {"gflops": 2 * 2048**3 / seconds["product"] / 1e9, "gbytes": 2 * 4 * (64 << 20) / seconds["copy"] / 1e9}
 
 
-def check(x: Tensor, weight: Tensor, gy: Tensor) -> dict[str, dict[str, float]]:
-    """Relative L2 errors against float64; raises where one of ours is too large."""
-    exact = {name: calls["torch"]() for name, calls in candidates(x.double(), weight.double(), gy.double()).items()}
-    errors = {}
-    for name, calls in candidates(x, weight, gy).items():
-        errors[name] = {
-            engine: ((call().double() - exact[name]).norm() / exact[name].norm()).item()
-            for engine, call in calls.items()
-        }
-        if not errors[name]["vggfast"] < ERROR_LIMIT:
-            raise AssertionError(f"{name}: relative error {errors[name]['vggfast']:.1e}: under {ERROR_LIMIT} is wanted")
-    return errors
+def floor(which: str, batch: int, layer: tuple[int, int, int], ceiling: dict[str, float]) -> dict[str, float | str]:
+    """The scheme that "auto" takes: its operations and bytes, and the milliseconds that the ceilings allow them."""
+    cin, cout, size = layer
+    if which == "dgrad":
+        cin, cout = cout, cin
+    _native.set_conv_algorithm("auto")
+    algorithm, multiply_adds, packed = _native.load().conv_cost(which, batch, cin, size, size, cout, 3)
+    # Activations once each; weights as they are packed: written and read.
+    bytes_ = 4 * (batch * size * size * (cin + cout) + 2 * packed + 9 * cin * cout)
+    milliseconds = max(2 * multiply_adds / ceiling["gflops"], bytes_ / ceiling["gbytes"]) / 1e6
+    return {"algorithm": algorithm, "gflop": 2 * multiply_adds / 1e9, "mbytes": bytes_ / 1e6, "floor_ms": milliseconds}
+
+
+def measure(layer: tuple[int, int, int], which: str, batch: int, rounds: int, ceiling: dict[str, float]) -> dict:
+    """Errors and samples of every candidate for one layer and pass."""
+    cin, cout, size = layer
+    x = torch.randn(batch, cin, size, size).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(cout, cin, 3, 3) / (3 * cin**0.5)
+    gy = torch.randn(batch, cout, size, size).contiguous(memory_format=torch.channels_last)
+    calls, reference = candidates(x, weight, gy, which), exact(x, weight, gy, which)
+    errors = {name: relative_error(call(), reference) for name, call in calls.items()}
+    for name in ALGORITHMS:
+        if not errors[name] < ERROR_LIMIT:
+            raise AssertionError(f"{layer} {which}, {name}: error {errors[name]:.1e}: under {ERROR_LIMIT} is wanted")
+    del reference
+    samples = timing.interleaved(calls, rounds)
+    return {"layer": layer, "pass": which, "batch": batch, "errors": errors, "seconds": samples,
+            "scheme": floor(which, batch, layer, ceiling)}  # fmt: skip
+
+
+def row_of(row: dict) -> tuple:
+    """A line of the table."""
+    cin, cout, size = row["layer"]
+    flops = 2 * 9 * cin * cout * size * size * row["batch"]
+    seconds = {name: timing.median_and_spread(each)[0] for name, each in row["seconds"].items()}
+    scheme, ours = row["scheme"], seconds["auto"]
+    ratio = min(seconds[name] for name in TORCHS) / ours
+    return (f"{cin} -> {cout}, {size}²", row["pass"], *(f"{flops / seconds[name] / 1e9:.0f}" for name in seconds),
+            f"{ratio:.2f}", f"{timing.median_and_spread(row['seconds']['auto'])[1]:.0%}", scheme["algorithm"],
+            f"{ours * 1e3:.1f}", f"{scheme['floor_ms']:.1f}", f"{row['errors']['auto']:.1e}")  # fmt: skip
+
+
+def plot(rows: list[dict], path: Path, ceiling: float) -> None:
+    """GFLOP/s of ours and of torch's best, layer by layer."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 3, figsize=(13, 4), sharey=True)
+    for axis, which in zip(axes, PASSES, strict=True):
+        chosen = [row for row in rows if row["pass"] == which]
+        flops = [2 * 9 * r["layer"][0] * r["layer"][1] * r["layer"][2] ** 2 * r["batch"] / 1e9 for r in chosen]
+        for i, (label, names) in enumerate((("vggfast", ("auto",)), ("torch, its best", TORCHS))):
+            speeds = [f / min(timing.median_and_spread(r["seconds"][n])[0] for n in names)
+                      for f, r in zip(flops, chosen, strict=True)]  # fmt: skip
+            axis.bar([x + 0.4 * i for x in range(len(chosen))], speeds, 0.4, label=label)
+        axis.axhline(ceiling, color="gray", linewidth=1, linestyle="--", label="matrix product")
+        axis.set_xticks(range(len(chosen)), ["{}→{}\n{}²".format(*r["layer"]) for r in chosen], fontsize=7)
+        axis.set_title(which)
+    axes[0].set_ylabel("GFLOP/s of direct work")
+    axes[0].legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=["cpu"], default="cpu", help="where to run (default cpu)")
     parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
-    parser.add_argument("--rounds", type=int, default=9, help="samples of each candidate (default 9)")
-    parser.add_argument("--out", type=Path, help="JSON file for every sample")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="samples of each candidate (default 7)")
+    parser.add_argument("--passes", nargs="+", choices=PASSES, default=PASSES, help="default: all three")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for every sample, and its .png")
     arguments = parser.parse_args()
+    if "GLIBC_TUNABLES" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "GLIBC_TUNABLES": ALLOCATOR})
     torch.manual_seed(0)
-    rows, table = [], []
-    for cin, cout, size in track(LAYERS, "layers"):
-        x = torch.randn(arguments.batch, cin, size, size).contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(cout, cin, 3, 3) / (3 * cin**0.5)
-        gy = torch.randn(arguments.batch, cout, size, size).contiguous(memory_format=torch.channels_last)
-        errors = check(x, weight, gy)
-        flops = 2 * 9 * cin * cout * size * size * arguments.batch
-        for name, calls in candidates(x, weight, gy).items():
-            samples = timing.interleaved(calls, arguments.rounds)
-            ours, spread = timing.median_and_spread(samples["vggfast"])
-            torchs, _ = timing.median_and_spread(samples["torch"])
-            row = {"layer": [cin, cout, size], "pass": name, "batch": arguments.batch, "seconds": samples}
-            rows.append({**row, "relative_error": errors[name]})
-            table.append((f"{cin} -> {cout}, {size}²", name, f"{flops / ours / 1e9:.0f}",
-                          f"{flops / torchs / 1e9:.0f}", f"{torchs / ours:.2f}", f"{spread:.0%}",
-                          f"{errors[name]['vggfast']:.1e}"))  # fmt: skip
-    columns = ("layer", "pass", "vggfast", "torch", "ratio", "spread", "error")
-    print_table(f"GFLOP/s, batch {arguments.batch}, {torch.get_num_threads()} threads", columns, table)
-    if arguments.out:
-        timing.write_results(arguments.out, rows)
+    torch.set_num_threads(arguments.threads)
+    ceiling = ceilings(arguments.rounds)
+    cases = [(layer, which) for layer in LAYERS for which in arguments.passes]
+    rows = [
+        measure(layer, which, arguments.batch, arguments.rounds, ceiling) for layer, which in track(cases, "layers")
+    ]
+    names = ("auto", "direct", "F(2)", "F(4)", "F(6)", "NCHW", "ch.last")
+    columns = ("layer", "pass", *names, "ratio", "spread", "scheme", "ms", "floor", "error")
+    print_table(
+        f"GFLOP/s of direct work, batch {arguments.batch}, {arguments.threads} threads; ratio: to torch's best; "
+        f"ceiling {ceiling['gflops']:.0f} GFLOP/s, {ceiling['gbytes']:.0f} GB/s",
+        columns,
+        [row_of(row) for row in rows],
+    )
+    timing.write_results(arguments.out, rows, ceiling=ceiling)
+    plot(rows, arguments.out.with_suffix(".png"), ceiling["gflops"])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all tests share: back ends, threads, torchvision, data sets, and the project's rule for rounding errors."""
+"""What all tests share: back ends, algorithms, threads, torchvision, data sets, and the rule for rounding errors."""
 
 import copy
 import functools
@@ -59,6 +59,27 @@ def backend(request):
     _native.set_cpu_isa(isa)
     yield Backend(request.param, device)
     _native.set_cpu_isa(before)
+
+
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6")
+
+
+@pytest.fixture(params=ALGORITHMS)
+def algorithm(request):
+    """How float32 convolutions are computed on the CPU until the test ends."""
+    before = _native.conv_algorithm()
+    _native.set_conv_algorithm(request.param)
+    yield request.param
+    _native.set_conv_algorithm(before)
+
+
+@pytest.fixture
+def exact():
+    """Direct convolutions until the test ends: their sums of whole numbers are exact, and NaN stays in its pixels."""
+    before = _native.conv_algorithm()
+    _native.set_exact(True)
+    yield
+    _native.set_conv_algorithm(before)
 
 
 @pytest.fixture
@@ -157,6 +178,11 @@ def assert_as_accurate_as_torch(ours, torchs, exact):
     """The project's rule: an error of at most twice torch's own, plus one rounding."""
     assert ours.dtype == torchs.dtype
     assert relative_error(ours, exact) <= 2 * relative_error(torchs, exact) + torch.finfo(ours.dtype).eps
+
+
+def assert_as_accurate_as_winograd(ours, exact):
+    """The rule for 3x3 convolutions that are not direct."""
+    assert relative_error(ours, exact) < 1e-5
 
 
 def assert_same_bits(a, b):

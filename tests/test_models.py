@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from conftest import plain_torch, relative_error
+from conftest import assert_as_accurate_as_torch, plain_torch, relative_error
 from torch import nn
 
 import vggfast
@@ -57,6 +57,20 @@ def test_features_are_those_of_plain_layers(config, batch_norm, size):
     y = model(x)
     assert y.shape == (2, 64, size[0] // 32, size[1] // 32)
     assert relative_error(y, plain_torch(model.features)(x)) < 1e-12
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS)
+@pytest.mark.parametrize("size", [(64, 64), (45, 107)], ids=str)
+def test_features_in_float32(config, algorithm, size):
+    model = small(config, head="none").eval()
+    plain = plain_torch(model.features)
+    x = torch.randn(3, 3, *size)
+    with torch.no_grad():
+        y, theirs, exact = model(x), plain(x), plain.double()(x.double())
+    if algorithm == "direct":
+        assert_as_accurate_as_torch(y, theirs, exact)
+    else:
+        assert relative_error(y, exact) < 1e-5
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 95), (224, 40)], ids=str)

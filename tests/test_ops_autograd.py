@@ -40,19 +40,44 @@ def test_conv1x1(relu):
     check(lambda *tensors: ops.conv1x1(*tensors, relu=relu), doubles(2, 3, 3, 2), doubles(4, 3, 1, 1), doubles(4))
 
 
+def selected(relu, pool, h=5, w=4):
+    """A gradient of 3 channels, and the selection that goes with it; the pool leaves an odd row or column out."""
+    y, selection = conv(torch.randn(2, 2, h, w).double(), torch.randn(3, 2, 3, 3).double(), None, relu, pool, True)
+    return torch.randn_like(y).requires_grad_(), selection if relu or pool else None
+
+
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_conv_dgrad(kernel):
-    check(conv_dgrad, doubles(2, 3, 4, 3), doubles(3, 2, kernel, kernel))
+@pytest.mark.parametrize(("relu", "pool"), EPILOGUES)
+def test_conv_dgrad(kernel, relu, pool):
+    gy, selection = selected(relu, pool)
+    check(lambda gy, weight: conv_dgrad(gy, selection, weight, 5, 4), gy, doubles(3, 2, kernel, kernel))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("bias", [False, True])
-def test_conv_wgrad(kernel, bias):
+@pytest.mark.parametrize(("relu", "pool"), EPILOGUES)
+def test_conv_wgrad(kernel, bias, relu, pool):
+    gy, selection = selected(relu, pool, 3, 5)
+
     def wgrad(x, gy):
-        gw, gb = conv_wgrad(x, gy, kernel, bias)
+        gw, gb = conv_wgrad(x, gy, selection, kernel, bias)
         return (gw, gb) if bias else gw
 
-    check(wgrad, doubles(2, 2, 3, 4), doubles(2, 3, 3, 4))
+    check(wgrad, doubles(2, 2, 3, 5), gy)
+
+
+@pytest.mark.parametrize(("relu", "pool"), EPILOGUES[1:])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_selection_is_a_scatter_before_the_op(exact, relu, pool, dtype):
+    """Also where the gradient that was cut is not finite."""
+    gy, selection = selected(relu, pool, 7, 6)
+    gy = gy.detach().to(dtype)
+    gy[gather_selected(torch.ones(2, 3, 7, 6), selection) == 0] = float("nan")
+    gz = scatter_selected(gy, selection, 7, 6)
+    x, weight = torch.randn(2, 2, 7, 6, dtype=dtype), torch.randn(3, 2, 3, 3, dtype=dtype)
+    assert torch.equal(conv_dgrad(gy, selection, weight, 7, 6), conv_dgrad(gz, None, weight, 7, 6))
+    for ours, plain in zip(conv_wgrad(x, gy, selection, 3, True), conv_wgrad(x, gz, None, 3, True), strict=True):
+        assert torch.equal(ours, plain)
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])

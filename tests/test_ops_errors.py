@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import vggfast
 from vggfast import _native, ops
 from vggfast.ops.conv import conv_dgrad, conv_wgrad
 from vggfast.ops.lrn import lrn_dgrad
@@ -57,11 +58,30 @@ BAD = {
     "lrn bfloat16": (lambda: ops.local_response_norm(X.bfloat16()), TypeError, "x is torch.bfloat16"),
     "lrn_dgrad shapes": (lambda: lrn_dgrad(t(2, 3, 4, 5), X, 5, 1.0, 0.75, 1.0), ValueError,
                          r"gy has shape \(2, 3, 4, 5\) and x \(2, 3, 4, 4\): the same shape is wanted"),
-    "conv_dgrad channels": (lambda: conv_dgrad(t(2, 4, 4, 4), W), ValueError,
+    "conv_dgrad channels": (lambda: conv_dgrad(t(2, 4, 4, 4), None, W, 4, 4), ValueError,
                             r"gy has shape \(2, 4, 4, 4\) and weight .*: axis 1 of gy and axis 0 of weight"),
-    "conv_wgrad shapes": (lambda: conv_wgrad(X, t(2, 5, 4, 3), 3, True), ValueError,
-                          r"x has shape \(2, 3, 4, 4\) and gy \(2, 5, 4, 3\): the same N, H and W are wanted"),
-    "conv_wgrad kernel": (lambda: conv_wgrad(X, t(2, 5, 4, 4), 2, False), ValueError, "kernel is 2: 1 or 3 is wanted"),
+    "conv_dgrad extents": (lambda: conv_dgrad(t(2, 5, 4, 4), None, W, 4, 5), ValueError,
+                           r"gy has shape \(2, 5, 4, 4\): H, W of \(4, 5\) are wanted"),
+    "conv_dgrad pooled": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 3, 4, 4, 1), W, 4, 4), ValueError,
+                          r"gy has shape \(2, 5, 4, 4\): H, W of \(2, 2\) are wanted"),
+    "conv_dgrad selection": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 1, 2, 2, 1), W, 4, 4), ValueError,
+                             r"selection has shape \(2, 1, 2, 2, 1\): \(2, 4, 4, 1\), with the planes after N, is"),
+    "conv_dgrad dtypes": (lambda: conv_dgrad(t(2, 5, 4, 4).double(), None, W, 4, 4), TypeError,
+                          "weight is torch.float32 and gy is torch.float64: the same dtype is wanted"),
+    "conv_wgrad images": (lambda: conv_wgrad(X, t(1, 5, 4, 4), None, 3, True), ValueError,
+                          r"x has shape \(2, 3, 4, 4\) and gy \(1, 5, 4, 4\): the same N is wanted"),
+    "conv_wgrad extents": (lambda: conv_wgrad(X, t(2, 5, 4, 3), None, 3, True), ValueError,
+                           r"gy has shape \(2, 5, 4, 3\): H, W of \(4, 4\) are wanted"),
+    "conv_wgrad pooled": (lambda: conv_wgrad(X, t(2, 5, 1, 2), bits(2, 2, 1, 2, 1), 3, True), ValueError,
+                          r"gy has shape \(2, 5, 1, 2\): H, W of \(2, 2\) are wanted"),
+    "conv_wgrad selection": (lambda: conv_wgrad(X, t(2, 5, 4, 4), t(2, 1, 4, 4, 1), 3, True), ValueError,
+                             "selection is torch.float32 of shape .*: torch.uint8, .* is wanted"),
+    "conv_wgrad dtypes": (lambda: conv_wgrad(X, t(2, 5, 4, 4).double(), None, 3, True), TypeError,
+                          "gy is torch.float64 and x is torch.float32: the same dtype is wanted"),
+    "conv_wgrad kernel": (lambda: conv_wgrad(X, t(2, 5, 4, 4), None, 2, False), ValueError,
+                          "kernel is 2: 1 or 3 is wanted"),
+    "algorithm": (lambda: _native.set_conv_algorithm("winograd8"), ValueError,
+                  "algorithm is 'winograd8': one of auto, direct, winograd2, winograd4, winograd6 is wanted"),
     "gather dtype": (lambda: gather_selected(X, t(2, 1, 4, 4, 1)), ValueError,
                      r"selection is torch.float32 of shape \(2, 1, 4, 4, 1\): torch.uint8, .* is wanted"),
     "gather planes": (lambda: gather_selected(X, bits(2, 4, 4, 4, 1)), ValueError,
@@ -90,6 +110,16 @@ def test_meta_tensors_give_shapes_and_the_same_errors():
     assert y.shape == (2, 5, 2, 2)
     with pytest.raises(ValueError, match="weight is on cpu and x on meta"):
         ops.conv3x3(x, W)
+
+
+def test_set_exact(algorithm):
+    vggfast.set_exact(True)
+    assert _native.conv_algorithm() == "direct"
+    with pytest.raises(ValueError, match="algorithm is 'fast'"):
+        _native.set_conv_algorithm("fast")
+    assert _native.conv_algorithm() == "direct"
+    vggfast.set_exact(False)
+    assert _native.conv_algorithm() == "auto"
 
 
 @pytest.mark.cuda

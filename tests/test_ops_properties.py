@@ -1,11 +1,12 @@
 """Shapes, strides and options drawn by hypothesis, against vggfast.ops.reference in float64.
 
 The tensors hold small whole numbers. Their sums are exact in float32, so that ours must be equal to the reference bit
-by bit, ties at a maximum and at ReLU's 0 included. Where an op divides, the rule of the other tests holds.
+by bit, ties at a maximum and at ReLU's 0 included. Where an op divides, or convolves by way of a transform, the rule of
+the other tests holds.
 """
 
 import torch
-from conftest import assert_as_accurate_as_torch, results
+from conftest import assert_as_accurate_as_torch, relative_error, results
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -62,13 +63,28 @@ seeds = st.integers(0, 2**16)
 
 @many
 @given(images, st.integers(1, 80), st.sampled_from([1, 3]), layouts, layouts, st.booleans(), st.booleans(), seeds)
-def test_conv(backend, one_thread, image, cout, kernel, x_layout, weight_layout, relu, pool, seed):
+def test_conv(backend, exact, one_thread, image, cout, kernel, x_layout, weight_layout, relu, pool, seed):
     n, cin, h, w = image
     x = laid_out((n, cin, h, w), x_layout, seed)
     weight = laid_out((cout, cin, kernel, kernel), weight_layout, seed + 1)
     bias = laid_out((cout, 1, 1, 1), "sliced", seed + 2).flatten()
     options = {"relu": relu, "pool": pool and min(h, w) > 1} if kernel == 3 else {"relu": relu}
     compare(assert_exact, f"conv{kernel}x{kernel}", [x, weight, bias], **options)
+
+
+batches = st.tuples(st.integers(1, 5), st.integers(1, 40), st.integers(1, 15), st.integers(1, 15))
+
+
+@settings(many, max_examples=25)
+@given(batches, st.integers(1, 40), layouts, layouts, seeds)
+def test_conv_by_each_algorithm(backend, algorithm, one_thread, image, cout, x_layout, weight_layout, seed):
+    n, cin, h, w = image
+    x, weight = laid_out(image, x_layout, seed), laid_out((cout, cin, 3, 3), weight_layout, seed + 1)
+    ours = results(ops.conv3x3, [x, weight])
+    exact = results(reference.conv3x3, [x.double(), weight.double()])
+    for a, b, terms in zip(ours, exact, (9 * cin, 9 * cout, n * h * w), strict=True):
+        # Whole numbers may cancel, so an error is measured by what their sums usually come to: the deviation is 2.
+        assert relative_error(a, b) < 1e-5 or (a - b).square().mean().sqrt() < 1e-5 * 4 * terms**0.5
 
 
 @many

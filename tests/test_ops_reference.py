@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_as_accurate_as_torch, assert_same_bits, in_format, integers, results
+from conftest import (
+    ALGORITHMS,
+    assert_as_accurate_as_torch,
+    assert_as_accurate_as_winograd,
+    assert_same_bits,
+    in_format,
+    integers,
+    relative_error,
+    results,
+)
 
 from vggfast import ops
 from vggfast.ops import reference
@@ -28,13 +37,16 @@ def name_of(options) -> str:
     return "-".join(f"{key}={value}" for key, value in options.items()) or "plain"
 
 
-def compare(name, inputs, **options):
+def compare(name, inputs, algorithm="direct", **options):
     """Ours in the inputs' dtype against the reference in float64, with torch's own error as the measure."""
     ours = results(getattr(ops, name), inputs, **options)
     theirs = results(getattr(reference, name), inputs, **options)
     exact = results(getattr(reference, name), [None if t is None else t.double() for t in inputs], **options)
     for triple in zip(ours, theirs, exact, strict=True):
-        assert_as_accurate_as_torch(*triple)
+        if algorithm == "direct" or inputs[0].dtype == torch.float64:
+            assert_as_accurate_as_torch(*triple)
+        else:
+            assert_as_accurate_as_winograd(triple[0], triple[2])
 
 
 def draw(shape, dtype, memory_format):
@@ -43,34 +55,46 @@ def draw(shape, dtype, memory_format):
     return in_format(t, memory_format)
 
 
+def each_algorithm(*names):
+    """float32 by each of these, and float64, which has one."""
+    pairs = [*((torch.float32, name) for name in names), (torch.float64, "auto")]
+    return pytest.mark.parametrize(("dtype", "algorithm"), pairs, indirect=["algorithm"], ids=str)
+
+
+@each_algorithm(*ALGORITHMS)
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-class TestShapes:
+class TestConv3x3:
     @pytest.mark.parametrize("shape", CONV_SHAPES, ids=str)
     @pytest.mark.parametrize("bias", [False, True])
     @pytest.mark.parametrize("epilogue", EPILOGUES, ids=name_of)
-    def test_conv3x3(self, backend, dtype, memory_format, shape, bias, epilogue):
+    def test_shapes(self, backend, dtype, algorithm, memory_format, shape, bias, epilogue):
         n, cin, cout, h, w = shape
         x, weight = draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 3, 3), dtype, memory_format)
         compare("conv3x3", [x, weight, draw((cout, 1, 1, 1), dtype, memory_format).flatten() if bias else None],
-                **epilogue)  # fmt: skip
-
-    @pytest.mark.parametrize("shape", [*CONV_SHAPES, (2, 5, 6, 1, 1), (1, 3, 4, 1, 9)], ids=str)
-    @pytest.mark.parametrize("bias", [False, True])
-    @pytest.mark.parametrize("relu", [False, True])
-    def test_conv1x1(self, backend, dtype, memory_format, shape, bias, relu):
-        n, cin, cout, h, w = shape
-        x, weight = draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 1, 1), dtype, memory_format)
-        compare("conv1x1", [x, weight, draw((cout, 1, 1, 1), dtype, memory_format).flatten() if bias else None],
-                relu=relu)  # fmt: skip
+                algorithm, **epilogue)  # fmt: skip
 
     @pytest.mark.parametrize("shape", [(1, 3, 4, 1, 1), (2, 5, 7, 1, 6), (1, 9, 8, 7, 1)], ids=str)
     @pytest.mark.parametrize("relu", [False, True])
-    def test_conv3x3_of_one_row_or_column(self, backend, dtype, memory_format, shape, relu):
+    def test_one_row_or_column(self, backend, dtype, algorithm, memory_format, shape, relu):
         n, cin, cout, h, w = shape
         compare("conv3x3", [draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 3, 3), dtype, memory_format)],
-                relu=relu)  # fmt: skip
+                algorithm, relu=relu)  # fmt: skip
 
+
+@each_algorithm("auto", "direct")
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("shape", [*CONV_SHAPES, (2, 5, 6, 1, 1), (1, 3, 4, 1, 9)], ids=str)
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_conv1x1(backend, dtype, algorithm, memory_format, shape, bias, relu):
+    n, cin, cout, h, w = shape
+    x, weight = draw((n, cin, h, w), dtype, memory_format), draw((cout, cin, 1, 1), dtype, memory_format)
+    compare("conv1x1", [x, weight, draw((cout, 1, 1, 1), dtype, memory_format).flatten() if bias else None], relu=relu)
+
+
+@pytest.mark.parametrize("memory_format", FORMATS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+class TestPools:
     @pytest.mark.parametrize("shape", [(2, 3, 6, 8), (1, 17, 5, 7), (0, 4, 4, 4), (3, 1, 2, 9), (1, 70, 3, 3)], ids=str)
     @pytest.mark.parametrize("ceil_mode", [False, True])
     def test_max_pool2x2(self, backend, dtype, memory_format, shape, ceil_mode):
@@ -158,15 +182,32 @@ def test_conv_in_float64(backend, name):
 
 
 @pytest.mark.parametrize("shape", [(1, 512, 300, 7, 9), (2, 130, 256, 6, 5)], ids=str)
-def test_long_sums(backend, shape):
+def test_long_sums(backend, algorithm, shape):
     n, cin, cout, h, w = shape
-    compare("conv3x3", [torch.randn(n, cin, h, w), torch.randn(cout, cin, 3, 3), torch.randn(cout)])
+    compare("conv3x3", [torch.randn(n, cin, h, w), torch.randn(cout, cin, 3, 3), torch.randn(cout)], algorithm)
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES, ids=name_of)
-def test_conv3x3_of_a_large_map(backend, epilogue):
-    """Many chunks of rows and many tasks, long sums in wgrad."""
-    compare("conv3x3", [torch.randn(2, 20, 61, 43), torch.randn(24, 20, 3, 3), torch.randn(24)], **epilogue)
+@pytest.mark.parametrize("cin", [3, 20])
+def test_conv3x3_of_a_large_map(backend, algorithm, cin, epilogue):
+    """Many chunks of rows and many tasks, long sums in wgrad; RGB, which has a kernel of its own."""
+    inputs = [torch.randn(2, cin, 61, 43), torch.randn(24, cin, 3, 3), torch.randn(24)]
+    compare("conv3x3", inputs, algorithm, **epilogue)
+
+
+@pytest.mark.parametrize(("relu", "pool"), [(False, False), (True, False), (False, True), (True, True)])
+def test_second_order(backend, algorithm, relu, pool):
+    """A gradient penalty: dgrad and wgrad through their selections, and their own derivatives."""
+    inputs = [torch.randn(2, 5, 9, 8), torch.randn(17, 5, 3, 3), torch.randn(17)]
+
+    def second(module, dtype):
+        leaves = [t.to(dtype).requires_grad_() for t in inputs]
+        y = module.conv3x3(*leaves, relu=relu, pool=pool)
+        first = torch.autograd.grad(y.pow(2).sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.pow(2).sum() for g in first), leaves)
+
+    for ours, exact in zip(second(ops, torch.float32), second(reference, torch.float64), strict=True):
+        assert relative_error(ours, exact) < (1e-6 if algorithm == "direct" else 1e-5)
 
 
 # ---- ties, NaN, infinities, zeros ---------------------------------------------------------------------------------
@@ -189,7 +230,7 @@ over_cases = pytest.mark.parametrize(
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("name", ["conv3x3", "max_pool2x2"])
-def test_the_first_maximum_takes_the_gradient(backend, name, memory_format):
+def test_the_first_maximum_takes_the_gradient(backend, exact, name, memory_format):
     """Three values only, so that nearly every window is tied, and a ReLU cuts at exactly 0."""
     x = in_format(torch.randint(-1, 2, (2, 24, 9, 10)).float(), memory_format)
     inputs, options = [x], {}
@@ -204,7 +245,7 @@ def test_the_first_maximum_takes_the_gradient(backend, name, memory_format):
 
 @over_cases
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_values_pass_through(backend, name, shapes, options, value):
+def test_non_finite_values_pass_through(backend, exact, name, shapes, options, value):
     inputs = [torch.randn(shape) for shape in shapes]
     x = inputs[0]
     x[0, 1, 2, 1] = x[0, 1, 2, 2] = x[-1, 3, 0, 0] = x[-1, 4, -1, -1] = value
@@ -231,10 +272,7 @@ def test_negative_zero(backend):
 # ---- repeatable, and in the user's memory format ------------------------------------------------------------------
 
 
-@over_cases
-def test_results_do_not_depend_on_the_threads_or_the_run(backend, set_threads, name, shapes, options):
-    (_, c, *_), *others = shapes
-    inputs = [torch.randn(3, c, 65, 43), *(torch.randn(shape) for shape in others)]
+def assert_repeatable(set_threads, name, inputs, options):
     first = None
     for threads in (1, 2, 3, 3):
         set_threads(threads)
@@ -242,6 +280,22 @@ def test_results_do_not_depend_on_the_threads_or_the_run(backend, set_threads, n
         first = first or now
         for a, b in zip(now, first, strict=True):
             assert_same_bits(a, b)
+
+
+@over_cases
+def test_results_do_not_depend_on_the_threads_or_the_run(backend, set_threads, name, shapes, options):
+    (_, c, *_), *others = shapes
+    inputs = [torch.randn(3, c, 65, 43), *(torch.randn(shape) for shape in others)]
+    assert_repeatable(set_threads, name, inputs, options)
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES[::3], ids=name_of)
+@pytest.mark.parametrize("cin", [3, 5])
+@pytest.mark.parametrize("size", [(3, 65, 43), (5, 7, 9)], ids=str)
+def test_no_algorithm_depends_on_the_threads_or_the_run(backend, algorithm, set_threads, size, cin, epilogue):
+    n, h, w = size
+    inputs = [torch.randn(n, cin, h, w), torch.randn(33, cin, 3, 3), torch.randn(33)]
+    assert_repeatable(set_threads, "conv3x3", inputs, epilogue)
 
 
 @over_cases

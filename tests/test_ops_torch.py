@@ -26,8 +26,8 @@ def doubles(*shape, requires_grad=False) -> torch.Tensor:
 LRN = (5, 1e-4, 0.75, 2.0)
 
 
-def selection_of(relu, pool) -> torch.Tensor:
-    return conv(torch.randn(2, 3, 5, 4), torch.randn(9, 3, 3, 3), None, relu, pool, True)[1]
+def selection_of(relu, pool, channels=9, h=5, w=4) -> torch.Tensor:
+    return conv(torch.randn(2, 3, h, w), torch.randn(channels, 3, 3, 3), None, relu, pool, True)[1]
 
 
 def samples():
@@ -44,9 +44,12 @@ def samples():
             yield sum_pool_scores, (x, True)
             yield lrn, (x, *LRN)
             yield lrn_dgrad, (t(2, 3, 5, 4), x, *LRN)
-            yield conv_dgrad, (x, t(3, 6, 3, 3))
-            yield conv_wgrad, (x, t(2, 7, 5, 4), 3, True)
-            yield conv_wgrad, (x, t(2, 7, 5, 4), 1, False)
+            yield conv_dgrad, (x, None, t(3, 6, 3, 3), 5, 4)
+            yield conv_dgrad, (x, selection_of(True, False, 3), t(3, 6, 1, 1), 5, 4)
+            yield conv_dgrad, (x, selection_of(True, True, 3, 10, 9), t(3, 6, 3, 3), 10, 9)
+            yield conv_wgrad, (x, t(2, 7, 5, 4), None, 3, True)
+            yield conv_wgrad, (x, t(2, 7, 5, 4), selection_of(True, False, 7), 1, False)
+            yield conv_wgrad, (x, t(2, 7, 2, 2), selection_of(False, True, 7), 3, True)
         yield gather_selected, (t(2, 9, 5, 4), selection_of(True, True))
         yield scatter_selected, (t(2, 9, 5, 4), selection_of(True, False), 5, 4)
         yield scatter_selected, (t(2, 9, 2, 2), selection_of(False, True), 5, 4)
@@ -266,8 +269,8 @@ def test_backward_to_parameters_around_grad():
 @pytest.mark.parametrize(
     ("op", "shapes", "options"),
     [
-        (conv_dgrad, [(2, 3, 4, 5), (3, 6, 3, 3)], ()),
-        (conv_wgrad, [(2, 3, 4, 5), (2, 6, 4, 5)], (3, True)),
+        (lambda gy, weight: conv_dgrad(gy, None, weight, 4, 5), [(2, 3, 4, 5), (3, 6, 3, 3)], ()),
+        (lambda x, gy: conv_wgrad(x, gy, None, 3, True), [(2, 3, 4, 5), (2, 6, 4, 5)], ()),
         (lrn_dgrad, [(2, 3, 4, 5), (2, 3, 4, 5)], LRN),
     ],
 )
@@ -284,6 +287,46 @@ def test_vmap_of_a_derivative_is_a_loop(op, shapes, options, in_dims):
     ]  # fmt: skip
     looped = torch.stack(rows) if torch.is_tensor(rows[0]) else tuple(map(torch.stack, zip(*rows, strict=True)))
     close(vmap(lambda a, b: op(a, b, *options), in_dims)(a, b), looped)
+
+
+@pytest.mark.parametrize(("relu", "pool"), [(True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("in_dims", [(0, 0, None), (0, None, 0), (None, 0, 0), (1, 2, None), (0, 0, 0)], ids=str)
+def test_vmap_of_derivatives_with_selections(relu, pool, in_dims):
+    size = (2, 9, 2, 2) if pool else (2, 9, 5, 4)
+    gy, selection = torch.randn(4, *size), torch.stack([selection_of(relu, pool) for _ in range(4)])
+    x, weight = torch.randn(4, 2, 6, 5, 4), torch.randn(4, 9, 6, 3, 3)
+
+    def looped(op, *args):
+        rows = [op(*(a[0 if dim is None else i] for a, dim in zip(args, in_dims, strict=True))) for i in range(4)]
+        return torch.stack(rows)
+
+    def mapped(op, *args):
+        moved = [a[0] if dim is None else a.movedim(0, dim) for a, dim in zip(args, in_dims, strict=True)]
+        return vmap(op, in_dims)(*moved)
+
+    def dgrad(gy, selection, weight):
+        return conv_dgrad(gy, selection, weight, 5, 4)
+
+    def wgrad(gy, selection, x):
+        return conv_wgrad(x, gy, selection, 3, True)[0]
+
+    close(mapped(dgrad, gy, selection, weight), looped(dgrad, gy, selection, weight))
+    close(mapped(wgrad, gy, selection, x), looped(wgrad, gy, selection, x))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_derivatives_with_selections(dynamic):
+    torch._dynamo.reset()
+
+    def both(gy, selection, weight, x):
+        gx = conv_dgrad(gy, selection, weight, *x.shape[2:])
+        return gx, *conv_wgrad(x, gy, selection, 3, True)
+
+    compiled = torch.compile(both, fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for h, w in ((5, 4), (8, 7)):
+        args = [doubles(2, 9, h // 2, w // 2), selection_of(True, True, 9, h, w), doubles(9, 6, 3, 3)]
+        args.append(doubles(2, 6, h, w))
+        close(compiled(*args), both(*args))
 
 
 def test_compiled_vmap_of_grad():

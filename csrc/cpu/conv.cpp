@@ -42,6 +42,7 @@ int algorithm_of(Pass pass, Extent in, int64_t cout, int64_t kernel) {
   }
 }
 
+/// `pool`: whether one is involved on either side. `selected`: whether the input comes with a selection.
 template <class T>
 size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool, bool selected, int threads) {
   const int algorithm = algorithm_of<T>(pass, in, cout, kernel);
@@ -51,7 +52,7 @@ size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool 
     values = layer.packed_values() + layer.scratch_values(in, threads);
   } else if (algorithm != cpu::direct) {
     const cpu::Winograd layer(algorithm, in.c, cout);
-    values = layer.packed_values() + layer.scratch_values(in, !pool && !selected, threads);
+    values = layer.packed_values() + layer.scratch_values(in, !pool, threads);
   } else {
     values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (selected ? in.n * in.h * in.w * in.c : 0);
   }
@@ -84,8 +85,8 @@ template <class T>
 void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, const T* bias, const ConvOutput<T>& out,
                Workspace workspace, Context context) {
   check_workspace(workspace,
-                  fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, out.pool, in.selection,
-                                     context.threads));
+                  fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool,
+                                     in.selection, context.threads));
   T* packed = static_cast<T*>(workspace.data);
   const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel);
   if (algorithm != cpu::direct) {
@@ -108,15 +109,15 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
 }
 
 template <class T>
-size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, bool selected, int threads) {
+size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, const Selected& selected, int threads) {
   const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel);
   int64_t values;
   if (algorithm == cpu::stem) {
     values = cpu::Stem(cout).wgrad_values(in, threads);
   } else if (algorithm != cpu::direct) {
-    values = cpu::WinogradWgrad(algorithm, in, cout).workspace_values(threads);
+    values = cpu::WinogradWgrad(algorithm, in, cout, !selected.pooled()).workspace_values(threads);
   } else {
-    values = cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected ? in.n * in.h * in.w * cout : 0);
+    values = cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected.selection ? in.n * in.h * in.w * cout : 0);
   }
   return static_cast<size_t>(values) * sizeof(T);
 }
@@ -144,7 +145,7 @@ ConvInput<T> gradient_of(const Tensor& gy, const Selected& selected, int64_t h, 
 
 void check_gradient(const Tensor& gy, const Selected& selected, int64_t h, int64_t w) {
   check_nhwc(gy, "gy");
-  const int64_t scale = selected.selection && selected.epilogue.pool ? 2 : 1;
+  const int64_t scale = selected.pooled() ? 2 : 1;
   VGGFAST_CHECK(gy.size(2) == h / scale && gy.size(3) == w / scale, "gy has shape ", describe(gy.shape), ": H ",
                 h / scale, " and W ", w / scale, " are wanted");
   if (selected.selection) check_selection(*selected.selection, selected.epilogue, gy);
@@ -167,7 +168,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Te
   check_kernel(weight, gy.size(1), 0, "gy");
   return cpu::for_float(gy, "gy", [&]<class T>() {
     return fprop_workspace<T>(Pass::dgrad, {gy.size(0), h, w, gy.size(1)}, weight.size(1), weight.size(2),
-                              false, selected.selection, context.threads);
+                              selected.pooled(), selected.selection, context.threads);
   });
 }
 
@@ -177,7 +178,7 @@ size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& s
   check_gradient(gy, selected, x.size(2), x.size(3));
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
   return cpu::for_float(x, "x", [&]<class T>() {
-    return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, selected.selection, context.threads);
+    return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, selected, context.threads);
   });
 }
 
@@ -234,7 +235,7 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
   cpu::for_float(x, "x", [&]<class T>() {
     const Extent in = extent_of(x);
     const int64_t cout = gw.size(0), kernel = gw.size(2), gb_stride = gb ? gb->stride(0) : 0;
-    check_workspace(workspace, wgrad_workspace<T>(in, cout, kernel, selected.selection, context.threads));
+    check_workspace(workspace, wgrad_workspace<T>(in, cout, kernel, selected, context.threads));
     const ConvInput<T> gradient = gradient_of<T>(gy, selected, in.h, in.w);
     T* values = static_cast<T*>(workspace.data);
     T* bias = gb ? gb->as<T>() : nullptr;
@@ -246,7 +247,7 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
         if (algorithm == cpu::stem) {
           cpu::Stem(cout).wgrad(input, gradient, shape, gw.as<T>(), bias, gb_stride, values, context.threads);
         } else {
-          cpu::WinogradWgrad(algorithm, in, cout)
+          cpu::WinogradWgrad(algorithm, in, cout, !selected.pooled())
               .run(input, gradient, shape, gw.as<T>(), bias, gb_stride, values, context.threads);
         }
       }

@@ -46,12 +46,27 @@ std::string conv_algorithm() {
   return "auto";
 }
 
+ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout,
+                   int64_t kernel) {
+  VGGFAST_CHECK(pass == "fprop" || pass == "dgrad" || pass == "wgrad", "pass is '", pass,
+                "': fprop, dgrad or wgrad is wanted");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
+  const cpu::Pass which = pass == "fprop" ? cpu::Pass::fprop : pass == "dgrad" ? cpu::Pass::dgrad : cpu::Pass::wgrad;
+  const cpu::Extent in{n, h, w, cin};
+  const int m = cpu::choose_algorithm(which, in, cout, kernel, false);
+  if (m <= cpu::direct) {
+    return {cpu::name_of(m), n * h * w * kernel * kernel * cin * cout, kernel * kernel * cin * cout};
+  }
+  const int64_t points = m == 1 ? 1 : (m + 2) * (m + 2);
+  return {cpu::name_of(m), points * cpu::Winograd(m, cin, cout).tiles(in) * cin * cout, points * cin * cout};
+}
+
 namespace cpu {
 namespace {
 
 /// Estimates, in multiply-adds of the direct convolution: per point of a tile, what moving one channel through a
 /// transform costs; and per point of one pair of channels, what its transformed weights cost to pack, or to stream.
-constexpr double transform_cost = 14, pack_cost = 12, stream_cost = 3;
+constexpr double transform_cost = 14, pack_cost = 35, stream_cost = 4;
 
 double cost(int m, Extent in, int64_t cout, bool packed) {
   const double points = (m + 2) * (m + 2), weights = static_cast<double>(in.c * cout);

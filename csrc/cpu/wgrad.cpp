@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/parallel.h"
+#include "cpu/winograd.h"
 
 namespace vggfast::cpu {
 namespace {
@@ -84,7 +85,7 @@ void DirectWgrad<T>::add_up(const T* partial, const T* partial_bias, const Weigh
 template class DirectWgrad<float>;
 template class DirectWgrad<double>;
 
-WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout)
+WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout, bool plain)
     : kernels_(kernels()),
       table_(kernels_.winograd[m / 2]),
       in_(in),
@@ -92,8 +93,8 @@ WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout)
       points_(m == 1 ? 1 : (m + 2) * (m + 2)),
       in_blocks_(ceil_div(in.c, kernels_.lanes)),
       out_blocks_(ceil_div(cout, kernels_.lanes)),
-      grid_{ceil_div(in.h, m), ceil_div(in.w, m)},
-      tiles_(in.n * grid_.rows * grid_.columns) {
+      grid_(Winograd::grid(m, in, plain)),
+      tiles_(Winograd::tiles_of(grid_, in.n)) {
   const int64_t tile_values = points_ * (in_blocks_ + out_blocks_) * kernels_.lanes, du = points_ * du_plane();
   chunk_ = std::max(group_chunk_values / tile_values, least_tiles);
   groups_ = std::min(tiles_ / chunk_, std::clamp<int64_t>(groups_values / du, 4, 16));

@@ -12,10 +12,6 @@ constexpr int64_t least_tiles = 48;          // but with fewer tiles, streaming 
 constexpr int64_t group = 2;                 // blocks of output channels whose products are kept at a time
 constexpr int64_t tasks_per_thread = 4;      // so that a thread that loses its core delays the others little
 
-int64_t tiles_of(const TileGrid& grid, int64_t images) {
-  return ceil_div(images, grid.down * grid.across) * grid.rows * grid.columns;
-}
-
 }  // namespace
 
 Winograd::Winograd(int m, int64_t cin, int64_t cout)
@@ -28,27 +24,31 @@ Winograd::Winograd(int m, int64_t cin, int64_t cout)
       in_blocks_(ceil_div(cin, kernels_.lanes)),
       out_blocks_(ceil_div(cout, kernels_.lanes)) {}
 
-TileGrid Winograd::grid(Extent in, bool plain) const {
-  TileGrid best{ceil_div(in.h, m_), ceil_div(in.w, m_)};
-  if (!plain || m_ == 1) return best;
+int64_t Winograd::tiles_of(const TileGrid& grid, int64_t images) {
+  return ceil_div(images, grid.down * grid.across) * grid.rows * grid.columns;
+}
+
+TileGrid Winograd::grid(int m, Extent in, bool plain) {
+  TileGrid best{ceil_div(in.h, m), ceil_div(in.w, m)};
+  if (!plain || m == 1) return best;
   for (int64_t down : {1, 2}) {
     for (int64_t across : {1, 2}) {
-      const TileGrid grid{ceil_div(down * (in.h + 1) - 1, m_), ceil_div(across * (in.w + 1) - 1, m_), down, across};
+      const TileGrid grid{ceil_div(down * (in.h + 1) - 1, m), ceil_div(across * (in.w + 1) - 1, m), down, across};
       if (tiles_of(grid, in.n) < tiles_of(best, in.n)) best = grid;
     }
   }
   return best;
 }
 
-int64_t Winograd::tiles(Extent in) const { return tiles_of(grid(in, true), in.n); }
+int64_t Winograd::tiles(Extent in) const { return tiles_of(grid(m_, in, true), in.n); }
 
 bool Winograd::better_plain(Extent in) const {
-  return 5 * tiles_of(grid(in, true), in.n) <= 4 * tiles_of(grid(in, false), in.n);
+  return 5 * tiles_of(grid(m_, in, true), in.n) <= 4 * tiles_of(grid(m_, in, false), in.n);
 }
 
 Winograd::Cut Winograd::cut(Extent in, bool plain, int threads) const {
   Cut cut;
-  cut.grid = grid(in, plain);
+  cut.grid = grid(m_, in, plain);
   cut.tiles = tiles_of(cut.grid, in.n);
   const int64_t rows = kernels_.gemm_rows;
   const int64_t fitting = cache_values / (points_ * (in_blocks_ + group) * kernels_.lanes) / rows * rows;
@@ -78,7 +78,7 @@ void Winograd::pack(const WeightView<float>& weight, const float* bias, float* p
 template <class S, class U, class Kernel>
 void Winograd::share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out,
                      float* scratch, int threads, Kernel kernel) const {
-  const Cut cut = this->cut(in.extent, !in.selection && !out.pool, threads);
+  const Cut cut = this->cut(in.extent, !in.pool && !out.pool, threads);
   const WinogradArgs<S, U> args{in, cut.grid, packed, bias, out, group};
   parallel_for(cut.tile_tasks * cut.block_tasks, threads, [&](int64_t task, int worker) {
     const int64_t tile = task / cut.block_tasks * cut.tiles_per_task;

@@ -14,7 +14,10 @@ class Winograd {
 
   /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
   int64_t packed_values() const { return (points_ * cin_ + 1) * out_blocks_ * kernels_.lanes; }
-  /// `plain`: whether the call has neither pool nor selection on its input.
+  /// How a batch is tiled. `plain`: whether no pool is involved, neither in the epilogue nor in the input's selection.
+  static TileGrid grid(int m, Extent in, bool plain);
+  static int64_t tiles_of(const TileGrid& grid, int64_t images);
+
   int64_t scratch_values(Extent in, bool plain, int threads) const { return threads * cut(in, plain, threads).scratch; }
   /// How many tiles a plain call has.
   int64_t tiles(Extent in) const;
@@ -36,7 +39,6 @@ class Winograd {
     TileGrid grid;
     int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, scratch;
   };
-  TileGrid grid(Extent in, bool plain) const;
   Cut cut(Extent in, bool plain, int threads) const;
   template <class S, class U, class Kernel>
   void share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out, float* scratch,

@@ -33,7 +33,7 @@ void run_all() {
                                   {2, 2, 2}, {3, 5, 7}, {1, 0, 3}, {2, 3, 0}, {2, 13, 11}};
     for (const auto& [n, h, w] : extents) run({n, h, w, 3, 17, kernel});
     // RGB, rows longer than one of the first layer's segments.
-    run({.n = 2, .h = 5, .w = 101, .cin = 3, .cout = 70, .kernel = kernel, .threads = true});
+    run({.n = 2, .h = 5, .w = 61, .cin = 3, .cout = 33, .kernel = kernel, .threads = true});
     run({.n = 3, .h = 14, .w = 19, .cin = 7, .cout = 70, .kernel = kernel, .threads = true});
     // So many weights that a task takes some blocks only; so many units that wgrad need not split its rows.
     run({.n = 1, .h = 3, .w = 6, .cin = 300, .cout = 100, .kernel = kernel});
@@ -42,7 +42,7 @@ void run_all() {
     run({.n = 1, .h = 130, .w = 260, .cin = 1, .cout = 2, .kernel = kernel});
     const Rounding own = Rounding::own;
     run({.n = 2, .h = 9, .w = 7, .cin = 33, .cout = 17, .kernel = kernel, .rounding = own, .threads = true});
-    run({.n = 3, .h = 40, .w = 50, .cin = 3, .cout = 18, .kernel = kernel, .rounding = own});
+    run({.n = 3, .h = 20, .w = 50, .cin = 3, .cout = 18, .kernel = kernel, .rounding = own});
     run({.n = 1, .h = 12, .w = 12, .cin = 70, .cout = 33, .kernel = kernel, .rounding = own});
   }
 }

@@ -36,7 +36,7 @@ void run_all() {
   const int64_t channels[] = {1, 3, 5, 16, 17, 31, 33, 48, 130}, extents[] = {1, 2, 3, 5, 6, 7, 13};
   const Rounding tile = Rounding::tile;
   size_t i = 0;
-  for (size_t shift : {0, 2, 5}) {
+  for (size_t shift : {2, 5}) {
     for (size_t from = 0; from < std::size(channels); ++from, ++i) {
       const int64_t h = extents[i % 7], w = extents[(i / 3 + 4) % 7];
       run({2, h, w, channels[from], channels[(from + shift) % 9], 3, tile});
@@ -51,7 +51,7 @@ void run_all() {
   // Small images, several of which may share tiles, and one that is left over.
   for (int64_t n : {3, 4, 5}) {
     for (const auto& [h, w] : {std::array<int64_t, 2>{1, 1}, {2, 7}, {7, 7}, {13, 8}, {14, 14}}) {
-      run({.n = n, .h = h, .w = w, .cin = 5, .cout = 17, .kernel = 3, .rounding = tile, .threads = n == 5 && h > 7});
+      run({.n = n, .h = h, .w = w, .cin = 5, .cout = 17, .kernel = 3, .rounding = tile, .threads = n == 5 && h == 13});
     }
   }
   // Several tasks of tiles; so few tiles that tasks share the channels; 1x1 by products alone.

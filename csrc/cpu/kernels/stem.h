@@ -59,7 +59,10 @@ const float* gradients_of(const ConvInput<S>& in, int64_t n, int64_t y, int64_t 
   }
   step = Vf::lanes;
   for (int64_t x = begin; x < end; ++x, from += e.c) {
-    Vf::store(gz + (x - begin) * step, in.selection ? read_selected(in, n, y, x, c, e.c - c) : Vf::load(from, e.c - c));
+    const int64_t pixel = (n * e.h + y) * e.w + x;
+    Vf::store(gz + (x - begin) * step, in.pool        ? read_unpooled(in, n, y, x, c, e.c - c)
+                                       : in.selection ? read_rectified(in, pixel, c, e.c - c)
+                                                      : Vf::load(from, e.c - c));
   }
   return gz;
 }

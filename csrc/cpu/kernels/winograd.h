@@ -59,24 +59,35 @@ struct Patch {
   }
 };
 
-/// Channels [c, c + count) of pixel (n, y, x) of what scatter_selected would make of `in`.
+/// `count` channels from p on, 0 in the lanes that `pass` leaves out.
 template <class S>
-Vf::Value read_selected(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x, int64_t c, int64_t count) {
-  const int64_t sy = in.pool ? y / 2 : y, sx = in.pool ? x / 2 : x;
+Vf::Value load_selected(const S* p, int64_t count, Vf::Mask pass) {
+  return Vf::select(pass, count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count), Vf::zero());
+}
+
+/// Channels [c, c + count) of pixel number `pixel` of what scatter_selected would make of `in`, for a ReLU alone.
+template <class S>
+Vf::Value read_rectified(const ConvInput<S>& in, int64_t pixel, int64_t c, int64_t count) {
+  const int64_t bytes = (in.extent.c + 7) / 8;
+  return load_selected(in.data + pixel * in.extent.c + c, count,
+                       load_bits<float>(in.selection + pixel * bytes, bytes, c));
+}
+
+/// The same of pixel (n, y, x), for a selection with a pool.
+template <class S>
+Vf::Value read_unpooled(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x, int64_t c, int64_t count) {
+  const int64_t sy = y / 2, sx = x / 2;
   if (sy >= in.stored_h || sx >= in.stored_w) return Vf::zero();  // an odd last row or column belongs to no window
   const int64_t plane = in.stored_h * in.stored_w, pixel = sy * in.stored_w + sx, bytes = (in.extent.c + 7) / 8;
-  const uint8_t* bits = in.selection + (n * ((in.relu ? 1 : 0) + (in.pool ? 2 : 0)) * plane + pixel) * bytes;
+  const uint8_t* bits = in.selection + (n * (in.relu ? 3 : 2) * plane + pixel) * bytes;
   Vf::Mask pass = ~Vf::Mask{};
   if (in.relu) {
     pass = load_bits<float>(bits, bytes, c);
     bits += plane * bytes;
   }
-  if (in.pool) {
-    const Vf::Mask column = load_bits<float>(bits, bytes, c), below = load_bits<float>(bits + plane * bytes, bytes, c);
-    pass &= (x & 1 ? column : ~column) & (y & 1 ? below : ~below);
-  }
-  const S* p = in.data + (n * plane + pixel) * in.extent.c + c;
-  return Vf::select(pass, count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count), Vf::zero());
+  const Vf::Mask column = load_bits<float>(bits, bytes, c), below = load_bits<float>(bits + plane * bytes, bytes, c);
+  pass &= (x & 1 ? column : ~column) & (y & 1 ? below : ~below);
+  return load_selected(in.data + (n * plane + pixel) * in.extent.c + c, count, pass);
 }
 
 /// Calls body(read) with the cheapest read(i, j) that is right for channels [c, c + lanes) of the `extent` x `extent`
@@ -94,16 +105,17 @@ inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, c
       for (int64_t j = 0; j < extent; ++j) __builtin_prefetch(first + i * row + (j + extent - 2) * e.c, 0, 2);
     }
     body([=](int64_t i, int64_t j) { return Vf::load(first + i * row + j * e.c); });
-  } else if (in.selection) {
+  } else if (in.pool) {
     body([&](int64_t i, int64_t j) {
       const int64_t yy = y + i, xx = x + j;
       if (yy < 0 || xx < 0 || yy >= e.h || xx >= e.w) return Vf::zero();
-      return read_selected(in, n, yy, xx, c, count);
+      return read_unpooled(in, n, yy, xx, c, count);
     });
   } else {
     body([&](int64_t i, int64_t j) {
       const int64_t pixel = patch.at(i, j);
       if (pixel < 0) return Vf::zero();
+      if (in.selection) return read_rectified(in, pixel, c, count);
       const S* p = in.data + pixel * e.c + c;
       return count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count);
     });

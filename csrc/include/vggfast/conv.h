@@ -14,11 +14,22 @@ namespace vggfast {
 void set_conv_algorithm(const std::string& name);
 std::string conv_algorithm();
 
+/// What a float32 convolution of x (n, cin, h, w) to `cout` channels runs by now, and what that costs.
+struct ConvCost {
+  std::string algorithm;  // "direct", "1x1", "winograd2", "winograd4" or "winograd6"
+  int64_t multiply_adds;  // of the products; transforms come on top
+  int64_t packed_values;  // floats of its weights as they are read
+};
+/// `pass`: "fprop", "dgrad" or "wgrad"; for dgrad, cin is gy's channels and cout is x's.
+ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel);
+
 /// The gradient of an epilogue's output, and what the epilogue selected: together the gradient of its input. Without a
 /// selection, the gradient itself.
 struct Selected {
   const Tensor* selection = nullptr;
   Epilogue epilogue = {};
+
+  bool pooled() const { return selection && epilogue.pool; }
 };
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
