@@ -18,8 +18,8 @@ import torch
 from layers import ALGORITHMS, LAYERS, PASSES, TORCHS, candidates, exact, relative_error
 from rich.progress import track
 
+from peers.report import draw
 from vggfast import _native
-from vggfast.training.console import print_table
 
 ERROR_LIMIT = 1e-5  # relative L2, fp32 against float64
 ALLOCATOR = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=68719476736"
@@ -67,16 +67,27 @@ def measure(layer: tuple[int, int, int], which: str, batch: int, rounds: int, ce
             "scheme": floor(which, batch, layer, ceiling)}  # fmt: skip
 
 
-def row_of(row: dict) -> tuple:
-    """A line of the table."""
-    cin, cout, size = row["layer"]
-    flops = 2 * 9 * cin * cout * size * size * row["batch"]
-    seconds = {name: timing.median_and_spread(each)[0] for name, each in row["seconds"].items()}
-    scheme, ours = row["scheme"], seconds["auto"]
-    ratio = min(seconds[name] for name in TORCHS) / ours
-    return (f"{cin} -> {cout}, {size}²", row["pass"], *(f"{flops / seconds[name] / 1e9:.0f}" for name in seconds),
-            f"{ratio:.2f}", f"{timing.median_and_spread(row['seconds']['auto'])[1]:.0%}", scheme["algorithm"],
-            f"{ours * 1e3:.1f}", f"{scheme['floor_ms']:.1f}", f"{row['errors']['auto']:.1e}")  # fmt: skip
+def tables(rows: list[dict], ceiling: dict[str, float], title: str) -> None:
+    """Speeds beside torch's; then what the scheme that "auto" takes could reach."""
+    speeds, schemes = [], []
+    for row in rows:
+        cin, cout, size = row["layer"]
+        name = f"{cin} -> {cout}, {size}²"
+        flops = 2 * 9 * cin * cout * size * size * row["batch"]
+        seconds = {each: timing.median_and_spread(samples)[0] for each, samples in row["seconds"].items()}
+        ours, scheme = seconds["auto"], row["scheme"]
+        ratio = min(seconds[each] for each in TORCHS) / ours
+        speeds.append([name, row["pass"], *(f"{flops / each / 1e9:.0f}" for each in seconds.values()), f"{ratio:.2f}",
+                       f"{timing.median_and_spread(row['seconds']['auto'])[1]:.0%}"])  # fmt: skip
+        schemes.append([name, row["pass"], scheme["algorithm"], f"{scheme['gflop']:.2f}", f"{scheme['mbytes']:.0f}",
+                        f"{scheme['floor_ms']:.1f}", f"{ours * 1e3:.1f}", f"{scheme['floor_ms'] / ours / 1e3:.0%}",
+                        f"{flops / ours / ceiling['gflops'] / 1e9:.2f}", f"{row['errors']['auto']:.1e}"])  # fmt: skip
+    names = ("auto", "direct", "F(2)", "F(4)", "F(6)", "torch NCHW", "torch channels_last")
+    draw(f"GFLOP/s of direct work, {title}; ratio: auto to torch's best", ("layer", "pass", *names, "ratio", "spread"),
+         speeds)  # fmt: skip
+    draw(f"auto's scheme; ceilings {ceiling['gflops']:.0f} GFLOP/s, {ceiling['gbytes']:.0f} GB/s",
+         ("layer", "pass", "scheme", "GFLOP", "MB", "floor ms", "ms", "floor/ms", "direct work/ceiling", "error"),
+         schemes)  # fmt: skip
 
 
 def plot(rows: list[dict], path: Path, ceiling: float) -> None:
@@ -121,14 +132,7 @@ def main() -> None:
     rows = [
         measure(layer, which, arguments.batch, arguments.rounds, ceiling) for layer, which in track(cases, "layers")
     ]
-    names = ("auto", "direct", "F(2)", "F(4)", "F(6)", "NCHW", "ch.last")
-    columns = ("layer", "pass", *names, "ratio", "spread", "scheme", "ms", "floor", "error")
-    print_table(
-        f"GFLOP/s of direct work, batch {arguments.batch}, {arguments.threads} threads; ratio: to torch's best; "
-        f"ceiling {ceiling['gflops']:.0f} GFLOP/s, {ceiling['gbytes']:.0f} GB/s",
-        columns,
-        [row_of(row) for row in rows],
-    )
+    tables(rows, ceiling, f"batch {arguments.batch}, {arguments.threads} threads")
     timing.write_results(arguments.out, rows, ceiling=ceiling)
     plot(rows, arguments.out.with_suffix(".png"), ceiling["gflops"])
 

@@ -59,15 +59,19 @@ def scale_of(name, model, tensors) -> float:
     return tensors[name].double().norm().item()
 
 
-# In float64 a ReLU never falls on different sides of 0. In float32 one may, the sooner with batch norm: torch's own is
-# some four times less accurate on channels_last, which is what our convolutions hand it, than on contiguous tensors.
-CASES = [(name, torch.float64, 1e-11) for name in NETWORKS] + [
-    (name, torch.float32, 1e-4) for name, arguments in NETWORKS.items() if "batch_norm" not in arguments
+# In float64 a ReLU never falls on different sides of 0, nor a maximum on another pixel. In float32 one may, the sooner
+# by Winograd's rounding, and then moves the gradients of its layer; and the sooner with batch norm: torch's own is some
+# four times less accurate on channels_last, which is what our convolutions hand it, than on contiguous tensors.
+CASES = [(name, torch.float64, "auto", 1e-11) for name in NETWORKS] + [
+    (name, torch.float32, algorithm, bound)
+    for name, arguments in NETWORKS.items()
+    for algorithm, bound in (("direct", 1e-4), ("auto", 1e-2))
+    if "batch_norm" not in arguments
 ]
 
 
-@pytest.mark.parametrize(("name", "dtype", "bound"), CASES, ids=str)
-def test_steps(name, dtype, bound):
+@pytest.mark.parametrize(("name", "dtype", "algorithm", "bound"), CASES, indirect=["algorithm"], ids=str)
+def test_steps(name, dtype, algorithm, bound):
     arguments = NETWORKS[name]
     model = VGG(num_classes=6, dropout=0.0, width=0.125, hidden=32, pool_size=2, **arguments).to(dtype)
     plain = Plain(model)

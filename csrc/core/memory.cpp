@@ -37,7 +37,7 @@ struct Cache {
   void use(size_t bytes) {
     used_bytes += bytes;
     most_used_bytes = std::max(most_used_bytes, used_bytes);
-    shrink(most_used_bytes + most_used_bytes / 4);
+    shrink(most_used_bytes);
   }
 
   void shrink(size_t limit) {

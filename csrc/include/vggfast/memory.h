@@ -34,8 +34,8 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-/// A block from the process' cache, and back to it in the end. Blocks that nobody uses are freed when, with those in
-/// use, they exceed by a quarter what was ever in use at a time.
+/// A block from the process' cache, and back to it in the end. Blocks that nobody uses are freed, the one unused for
+/// longest first, as soon as all together exceed what was ever in use at a time.
 class CachedBuffer {
  public:
   explicit CachedBuffer(size_t bytes);
