@@ -217,6 +217,7 @@ def plain_torch(module: torch.nn.Module) -> torch.nn.Module:
     nn = torch.nn
     if isinstance(module, nn.Conv2d):
         twin = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding)
+        twin.bias = None
     elif isinstance(module, nn.MaxPool2d):
         twin = nn.MaxPool2d(module.kernel_size, module.stride, ceil_mode=module.ceil_mode)
     elif isinstance(module, nn.LocalResponseNorm):

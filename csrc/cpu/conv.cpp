@@ -61,7 +61,10 @@ size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool 
 
 template <class T>
 Tensor nhwc_tensor(const T* data, Extent e) {
-  return {const_cast<T*>(data), sizeof(T) == 4 ? DType::f32 : DType::f64, Device::cpu, {e.n, e.c, e.h, e.w},
+  return {const_cast<T*>(data),
+          sizeof(T) == 4 ? DType::f32 : DType::f64,
+          Device::cpu,
+          {e.n, e.c, e.h, e.w},
           {e.h * e.w * e.c, 1, e.w * e.c, e.c}};
 }
 
@@ -73,8 +76,11 @@ ConvInput<T> scattered(const ConvInput<T>& in, T* to, Context context) {
   const Epilogue epilogue{in.relu, in.pool};
   const int64_t bytes = (e.c + 7) / 8, row = in.stored_w * bytes, plane = in.stored_h * row;
   const int64_t planes = selection_planes(epilogue);
-  const Tensor selection{const_cast<uint8_t*>(in.selection), DType::u8, Device::cpu,
-                         {e.n, planes, in.stored_h, in.stored_w, bytes}, {planes * plane, plane, row, bytes, 1}};
+  const Tensor selection{const_cast<uint8_t*>(in.selection),
+                         DType::u8,
+                         Device::cpu,
+                         {e.n, planes, in.stored_h, in.stored_w, bytes},
+                         {planes * plane, plane, row, bytes, 1}};
   scatter_selected(nhwc_tensor(in.data, {e.n, in.stored_h, in.stored_w, e.c}), selection, epilogue, nhwc_tensor(to, e),
                    context);
   return {.data = to, .extent = e};
@@ -84,9 +90,8 @@ ConvInput<T> scattered(const ConvInput<T>& in, T* to, Context context) {
 template <class T>
 void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, const T* bias, const ConvOutput<T>& out,
                Workspace workspace, Context context) {
-  check_workspace(workspace,
-                  fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool,
-                                     in.selection, context.threads));
+  check_workspace(workspace, fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool,
+                                                in.selection, context.threads));
   T* packed = static_cast<T*>(workspace.data);
   const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel);
   if (algorithm != cpu::direct) {
@@ -117,7 +122,8 @@ size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, const Selected& 
   } else if (algorithm != cpu::direct) {
     values = cpu::WinogradWgrad(algorithm, in, cout, !selected.pooled()).workspace_values(threads);
   } else {
-    values = cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected.selection ? in.n * in.h * in.w * cout : 0);
+    values =
+        cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected.selection ? in.n * in.h * in.w * cout : 0);
   }
   return static_cast<size_t>(values) * sizeof(T);
 }
@@ -206,8 +212,8 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
   });
 }
 
-void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx,
-                Workspace workspace, Context context) {
+void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+                Context context) {
   check_nhwc(gx, "gx");
   check_gradient(gy, selected, gx.size(2), gx.size(3));
   check_kernel(weight, gy.size(1), 0, "gy");

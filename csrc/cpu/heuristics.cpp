@@ -17,8 +17,8 @@ struct Named {
   const char* name;
   int m;
 };
-constexpr Named algorithms[] = {{"auto", automatic}, {"direct", cpu::direct}, {"winograd2", 2}, {"winograd4", 4},
-                                {"winograd6", 6}};
+constexpr Named algorithms[] = {
+    {"auto", automatic}, {"direct", cpu::direct}, {"winograd2", 2}, {"winograd4", 4}, {"winograd6", 6}};
 
 std::atomic<int>& wanted() {
   static std::atomic<int> m{automatic};

@@ -56,8 +56,9 @@ struct ConvArgs {
   ConvOutput<T> out;
 };
 
-/// Winograd's tiles of m x m output pixels. They cover mosaics of `down` x `across` images, with a line of zeros between
-/// neighbours, which serves both as padding: small images fill whole tiles better together. Without pool or selection.
+/// Winograd's tiles of m x m output pixels. They cover mosaics of `down` x `across` images, with a line of zeros
+/// between neighbours, which serves both as padding: small images fill whole tiles better together. Without pool or
+/// selection.
 struct TileGrid {
   int64_t rows, columns;  // of tiles, to a mosaic
   int64_t down = 1, across = 1;
@@ -67,8 +68,8 @@ template <class S, class U = float>
 struct WinogradArgs {
   ConvInput<S> in;
   TileGrid grid;
-  const U* packed;      // [point][cout block][cin][lanes], zero-padded
-  const float* bias;    // [cout block][lanes], zero-padded
+  const U* packed;    // [point][pair of cout blocks][cin][2][lanes], zero-padded
+  const float* bias;  // [cout block][lanes], zero-padded
   ConvOutput<S> out;
   int64_t group;  // blocks of output channels whose products are kept at a time
 };
@@ -96,7 +97,7 @@ struct WgradPoint {
 /// What of F(m x m, 3 x 3) does not depend on the type of the activations.
 struct WinogradTable {
   int m;
-  void (*pack)(const WeightView<float>&, int64_t block, float* packed);
+  void (*pack)(const WeightView<float>&, int64_t pair, float* packed);
   void (*unpack)(const float* du, int64_t block, const WeightView<float>& shape, float* gw);
   WinogradKernels<float> f32;
   WinogradKernels<Bf16> bf16;
@@ -171,8 +172,8 @@ struct Kernels {
 
 struct KernelTable {
   const char* name;
-  int64_t lanes;      // floats of a vector
-  int64_t gemm_rows;  // tiles that a register tile of Winograd's products holds
+  int64_t lanes;              // floats of a vector
+  int64_t gemm_rows;          // tiles that a register tile of Winograd's products holds
   WinogradTable winograd[4];  // m = 1, 2, 4, 6
   /// wgrad's products for cout blocks [begin, end), at most wgrad_vectors of them: added to dU, or its first.
   int64_t wgrad_vectors;

@@ -13,8 +13,7 @@ int64_t rows_per_group(Extent in) { return std::max<int64_t>(ceil_div(in.n * in.
 
 }  // namespace
 
-Stem::Stem(int64_t cout)
-    : kernels_(kernels()), cout_(cout), padded_(ceil_div(cout, kernels_.lanes) * kernels_.lanes) {}
+Stem::Stem(int64_t cout) : kernels_(kernels()), cout_(cout), padded_(ceil_div(cout, kernels_.lanes) * kernels_.lanes) {}
 
 int64_t Stem::scratch_of(Extent in) const {
   const int64_t lines = 4 * (in.w + 2) * channels, products = 4 * kernels_.stem_segment * kernels_.lanes;
@@ -28,7 +27,8 @@ void Stem::pack(const WeightView<float>& weight, const float* bias, float* packe
     for (int64_t value = 0; value < values; ++value) {
       const int64_t r = value / 9, s = value % 9 / channels, c = value % channels;
       packed[(out / lanes * values + value) * lanes + out % lanes] =
-          weight.data[out * weight.stride_out + c * weight.stride_in + r * weight.stride_row + s * weight.stride_column];
+          weight
+              .data[out * weight.stride_out + c * weight.stride_in + r * weight.stride_row + s * weight.stride_column];
     }
     if (bias) packed[values * padded_ + out] = bias[out];
   }

@@ -69,7 +69,7 @@ Winograd::Cut Winograd::cut(Extent in, bool plain, int threads) const {
 }
 
 void Winograd::pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const {
-  parallel_for(out_blocks_, threads, [&](int64_t block, int) { table_.pack(weight, block, packed); });
+  parallel_for(ceil_div(out_blocks_, 2), threads, [&](int64_t pair, int) { table_.pack(weight, pair, packed); });
   float* padded = packed + weight_values();
   std::fill_n(padded, out_blocks_ * kernels_.lanes, 0.0f);
   if (bias) std::copy_n(bias, cout_, padded);

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "vggfast/memory.h"
 #include "vggfast/lrn.h"
+#include "vggfast/memory.h"
 
 namespace vggfast::engine {
 

@@ -41,7 +41,8 @@ Step fuse(const std::vector<Layer>& layers, size_t first, const std::vector<int6
 
 size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
   if (layer.kind == Kind::linear) {
-    return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, true, threads));
+    return sizeof(float) *
+           static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, true, threads));
   }
   if (layer.kind == Kind::conv && layer.algorithm == cpu::stem) {
     return sizeof(float) * static_cast<size_t>(cpu::Stem(layer.channels).scratch_values(in, threads));
@@ -78,8 +79,7 @@ std::vector<Stage> cut(const std::vector<Layer>& layers, const std::vector<Step>
 Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
   switch (layer.kind) {
     case Kind::conv:
-      VGGFAST_CHECK(layer.cin == in.c, "x has ", in.c, " channels: ", layer.cin,
-                    " are wanted");
+      VGGFAST_CHECK(layer.cin == in.c, "x has ", in.c, " channels: ", layer.cin, " are wanted");
       return {in.n, in.h, in.w, layer.channels};
     case Kind::max_pool: {
       const Shape out{in.n, pooled(in.h, layer.ceil_mode), pooled(in.w, layer.ceil_mode), in.c};
@@ -94,8 +94,7 @@ Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
                     " places, and ", layer.size, " x ", layer.size, " are wanted");
       return {in.n * (in.h - layer.size + 1) * (in.w - layer.size + 1), 1, 1, in.c * layer.size * layer.size};
     case Kind::linear:
-      VGGFAST_CHECK(layer.cin == in.c, "the head sees rows of ", in.c, " values: ", layer.cin,
-                    " are wanted");
+      VGGFAST_CHECK(layer.cin == in.c, "the head sees rows of ", in.c, " values: ", layer.cin, " are wanted");
       return {in.n, 1, 1, layer.channels};
     case Kind::row_mean:
       return {images, 1, 1, in.c};

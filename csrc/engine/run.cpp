@@ -19,13 +19,12 @@ using cpu::WeightView;
 
 WeightView<float> view_of(const Tensor& w) {
   if (w.dim() == 2) return {w.as<float>(), w.size(0), w.size(1), 1, w.stride(0), w.stride(1), 0, 0};
-  return {w.as<float>(), w.size(0),   w.size(1),   w.size(2),
-          w.stride(0),   w.stride(1), w.stride(2), w.stride(3)};
+  return {w.as<float>(), w.size(0), w.size(1), w.size(2), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
 }
 
 Tensor nhwc_tensor(const float* data, const Shape& s) {
-  return {const_cast<float*>(data), DType::f32, Device::cpu, {s.n, s.c, s.h, s.w},
-          {s.h * s.w * s.c, 1, s.w * s.c, s.c}};
+  return {
+      const_cast<float*>(data), DType::f32, Device::cpu, {s.n, s.c, s.h, s.w}, {s.h * s.w * s.c, 1, s.w * s.c, s.c}};
 }
 
 /// One plan's run with activations of type S.
@@ -35,8 +34,11 @@ class Runner {
   Runner(const std::vector<Layer>& layers, const Plan& plan, const Buffer& arena, int threads)
       : layers_(layers), plan_(plan), threads_(threads) {
     std::byte* next = arena.as<std::byte>();
-    for (auto [part, bytes] : {std::pair{&whole_[0], plan.whole[0]}, {&whole_[1], plan.whole[1]},
-                               {&inner_[0], plan.inner[0]}, {&inner_[1], plan.inner[1]}, {&scratch_, plan.scratch}}) {
+    for (auto [part, bytes] : {std::pair{&whole_[0], plan.whole[0]},
+                               {&whole_[1], plan.whole[1]},
+                               {&inner_[0], plan.inner[0]},
+                               {&inner_[1], plan.inner[1]},
+                               {&scratch_, plan.scratch}}) {
       *part = next;
       next += bytes;
     }
@@ -72,10 +74,11 @@ class Runner {
       if (!rows_out) in.n = out.n = std::min(stage.images, images - image);
       const int64_t in_offset = values_of(step.in) / images * image, out_offset = values_of(step.out) / images * image;
       if (s == stage.begin) from = whole_in + static_cast<size_t>(in_offset) * in_each;
-      std::byte* to = s + 1 == stage.end ? whole_out + static_cast<size_t>(out_offset) * out_each
-                                         : inner_[(s - stage.begin) % 2];
-      float* output = step.output < 0 ? nullptr
-                                      : outputs[static_cast<size_t>(step.output)].second.template as<float>() + out_offset;
+      std::byte* to =
+          s + 1 == stage.end ? whole_out + static_cast<size_t>(out_offset) * out_each : inner_[(s - stage.begin) % 2];
+      float* output = step.output < 0
+                          ? nullptr
+                          : outputs[static_cast<size_t>(step.output)].second.template as<float>() + out_offset;
       const bool direct = output && out_each == sizeof(float);
       if (direct) to = reinterpret_cast<std::byte*>(output);
       run_step(step, in, out, from, to);

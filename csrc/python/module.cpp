@@ -52,22 +52,22 @@ void bind_conv(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def("set_conv_algorithm", &set_conv_algorithm);
   m.def("conv_algorithm", &conv_algorithm);
-  m.def("conv_cost", [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout,
-                        int64_t kernel) {
-    const ConvCost cost = conv_cost(pass, n, cin, h, w, cout, kernel);
-    return py::make_tuple(cost.algorithm, cost.multiply_adds, cost.packed_values);
-  });
+  m.def("conv_cost",
+        [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel) {
+          const ConvCost cost = conv_cost(pass, n, cin, h, w, cout, kernel);
+          return py::make_tuple(cost.algorithm, cost.multiply_adds, cost.packed_values);
+        });
   m.def("conv_fprop_workspace", [](const Tensor& x, const Tensor& weight, bool relu, bool pool, int threads) {
     return conv_fprop_workspace(x, weight, {relu, pool}, {threads});
   });
-  m.def("conv_dgrad_workspace", [](const Tensor& gy, const Tensor* selection, const Tensor& weight, int64_t h,
-                                   int64_t w, int threads) {
-    return conv_dgrad_workspace(gy, selected_by(selection), weight, h, w, {threads});
-  });
-  m.def("conv_wgrad_workspace", [](const Tensor& x, const Tensor& gy, const Tensor* selection, int64_t kernel,
-                                   int threads) {
-    return conv_wgrad_workspace(x, gy, selected_by(selection), kernel, {threads});
-  });
+  m.def("conv_dgrad_workspace",
+        [](const Tensor& gy, const Tensor* selection, const Tensor& weight, int64_t h, int64_t w, int threads) {
+          return conv_dgrad_workspace(gy, selected_by(selection), weight, h, w, {threads});
+        });
+  m.def("conv_wgrad_workspace",
+        [](const Tensor& x, const Tensor& gy, const Tensor* selection, int64_t kernel, int threads) {
+          return conv_wgrad_workspace(x, gy, selected_by(selection), kernel, {threads});
+        });
   m.def(
       "conv_fprop",
       [](const Tensor& x, const Tensor& weight, const Tensor* bias, bool relu, bool pool, const Tensor& y,
@@ -82,9 +82,8 @@ void bind_conv(py::module_& m) {
   m.def(
       "conv_wgrad",
       [](const Tensor& x, const Tensor& gy, const Tensor* selection, const Tensor& gw, const Tensor* gb,
-         const Tensor& workspace, int threads) {
-        conv_wgrad(x, gy, selected_by(selection), gw, gb, workspace_of(workspace), {threads});
-      },
+         const Tensor& workspace,
+         int threads) { conv_wgrad(x, gy, selected_by(selection), gw, gb, workspace_of(workspace), {threads}); },
       no_gil);
 }
 
@@ -149,8 +148,8 @@ void bind_engine(py::module_& m) {
       .def("add_linear", &Engine::add_linear, no_gil)
       .def("add_relu", &Engine::add_relu)
       .def("add_max_pool", &Engine::add_max_pool)
-      .def("add_lrn", [](Engine& e, int64_t size, double alpha, double beta,
-                         double k) { e.add_lrn({size, alpha, beta, k}); })
+      .def("add_lrn",
+           [](Engine& e, int64_t size, double alpha, double beta, double k) { e.add_lrn({size, alpha, beta, k}); })
       .def("add_flatten", &Engine::add_flatten)
       .def("add_windows", &Engine::add_windows)
       .def("add_row_mean", &Engine::add_row_mean)

@@ -17,10 +17,12 @@ namespace {
 struct GemmShape {
   int64_t outer, inner, last_inner;  // blocks of k; the last one may be narrower
   int64_t a_outer;                   // elements from one block of a to the next
-  int64_t b_vector, c_vector;        // elements from one block of columns to the next
+  int64_t b_step, b_vector;          // of b: elements from one row, from one block of columns to the next
+  int64_t c_vector;                  // of c: elements from one block of columns to the next
 };
 
-constexpr int64_t prefetch_rows = 16;  // of b, ahead of use: the hardware's own prefetch is late for short blocks
+// Rows of b ahead of use: a few into L1, and many, a whole call's share, into L2. The hardware's own prefetch is late.
+constexpr int64_t rows_to_l1 = 16, rows_to_l2 = 128;
 
 template <class T, class U, int Rows, int Vecs, int RowStep, int KStep, bool Accumulate>
 void gemm_tile(const GemmShape& g, const T* a, const U* b, T* c) {
@@ -35,12 +37,13 @@ void gemm_tile(const GemmShape& g, const T* a, const U* b, T* c) {
     const T* scalars = a;
     const int64_t inner = o + 1 < g.outer ? g.inner : g.last_inner;
 #pragma GCC unroll 2
-    for (int64_t k = 0; k < inner; ++k, b += V::lanes, scalars += KStep) {
+    for (int64_t k = 0; k < inner; ++k, b += g.b_step, scalars += KStep) {
       typename V::Value column[Vecs];
 #pragma GCC unroll 4
       for (int v = 0; v < Vecs; ++v) {
         column[v] = V::load(b + v * g.b_vector);
-        __builtin_prefetch(b + v * g.b_vector + prefetch_rows * V::lanes);
+        __builtin_prefetch(b + v * g.b_vector + rows_to_l1 * g.b_step);
+        __builtin_prefetch(b + v * g.b_vector + rows_to_l2 * g.b_step, 0, 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < Rows; ++r) {

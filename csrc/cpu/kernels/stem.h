@@ -2,8 +2,8 @@
 //
 // The rows of the image that one row of outputs needs are copied into lines with a zero pixel at either end, so that
 // the 9 values of one kernel row lie side by side for every pixel: [kernel row][pixel][3 taps x 3 channels].
-// fprop   products of P pixels x 2 vectors of output channels in registers; a pool or a selection takes them from memory
-// wgrad   the 9 or 27 weights' sums of one vector of output channels in registers while the pixels of a
+// fprop   products of P pixels x 2 vectors of output channels in registers; a pool or a selection takes them from
+// memory wgrad   the 9 or 27 weights' sums of one vector of output channels in registers while the pixels of a
 //         segment go by
 // Cache   lines, weights (27 x cout), a segment's gradients of one vector: L1
 #pragma once
@@ -126,7 +126,13 @@ void stem_segment(const StemArgs<S>& a, const float* lines, int64_t line, int64_
                   float* products) {
   constexpr int64_t lanes = Vf::lanes;
   constexpr int rows = VGGFAST_GEMM_ROWS;
-  const GemmShape shape{3, Stem::row_values, Stem::row_values, line, Stem::values * lanes, 2 * Stem::segment * lanes};
+  const GemmShape shape{.outer = 3,
+                        .inner = Stem::row_values,
+                        .last_inner = Stem::row_values,
+                        .a_outer = line,
+                        .b_step = lanes,
+                        .b_vector = Stem::values * lanes,
+                        .c_vector = 2 * Stem::segment * lanes};
   const bool pair = block + 1 < blocks_of(a.out.c);
   const int64_t window = a.out.pool ? 2 : 1;
   for (int64_t i = 0; i < window; ++i) {

@@ -38,7 +38,8 @@ void convert(const From* from, int64_t count, To* to) {
 
 template <int M, class S>
 constexpr WinogradKernels<S> winograd_on() {
-  return {.fprop = winograd_fprop<M, S, float>, .inputs = transform_inputs<M, S>, .gradients = transform_gradients<M, S>};
+  return {
+      .fprop = winograd_fprop<M, S, float>, .inputs = transform_inputs<M, S>, .gradients = transform_gradients<M, S>};
 }
 
 template <int M>
@@ -53,21 +54,22 @@ constexpr WinogradTable winograd_of() {
 }  // namespace
 
 const KernelTable& table() {
-  static constexpr KernelTable value{.name = VGGFAST_STRING(VGGFAST_ISA),
-                                     .lanes = Vf::lanes,
-                                     .gemm_rows = VGGFAST_GEMM_ROWS,
-                                     .winograd = {winograd_of<1>(), winograd_of<2>(), winograd_of<4>(), winograd_of<6>()},
-                                     .wgrad_vectors = 3,
-                                     .multiply = multiply_gradients,
-                                     .fprop_bf16_weights = winograd_fprop<1, float, Bf16>,
-                                     .stem_segment = Stem::segment,
-                                     .stem_fprop_f32 = stem_fprop<float>,
-                                     .stem_fprop_bf16 = stem_fprop<Bf16>,
-                                     .stem_wgrad = stem_wgrad<float>,
-                                     .to_bf16 = convert<float, Bf16>,
-                                     .to_float = convert<Bf16, float>,
-                                     .f32 = kernels_of<float>(),
-                                     .f64 = kernels_of<double>()};
+  static constexpr KernelTable value{
+      .name = VGGFAST_STRING(VGGFAST_ISA),
+      .lanes = Vf::lanes,
+      .gemm_rows = VGGFAST_GEMM_ROWS,
+      .winograd = {winograd_of<1>(), winograd_of<2>(), winograd_of<4>(), winograd_of<6>()},
+      .wgrad_vectors = 3,
+      .multiply = multiply_gradients,
+      .fprop_bf16_weights = winograd_fprop<1, float, Bf16>,
+      .stem_segment = Stem::segment,
+      .stem_fprop_f32 = stem_fprop<float>,
+      .stem_fprop_bf16 = stem_fprop<Bf16>,
+      .stem_wgrad = stem_wgrad<float>,
+      .to_bf16 = convert<float, Bf16>,
+      .to_float = convert<Bf16, float>,
+      .f32 = kernels_of<float>(),
+      .f64 = kernels_of<double>()};
   return value;
 }
 

@@ -2,7 +2,8 @@
 // m = 1; dgrad is fprop with the weights transposed and flipped, and reads through ReLU's and the pool's selection.
 //
 //   V [point][channel block][tile][lanes]  the transformed inputs of one range of tiles
-//   U [point][cout block][cin][lanes]      the transformed weights, packed beforehand
+//   U [point][pair][cin][2][lanes]         the transformed weights, packed beforehand: pairs of cout blocks, side by
+//                                          side so that a task reads them in one stream; an odd last block by itself
 //   M [point][cout block][tile][lanes]     their products, point by point
 //
 // A call does all three steps for its tiles and waits for nobody. Its V and M are scratch of the calling thread, meant
@@ -46,9 +47,7 @@ struct Patch {
       const int64_t yy = y + i, xx = x + i;
       const int64_t down = grid.down > 1 ? yy / (e.h + 1) : 0, across = grid.across > 1 ? xx / (e.w + 1) : 0;
       const int64_t in_y = yy - down * (e.h + 1), in_x = xx - across * (e.w + 1);
-      row[i] = yy < 0 || in_y >= e.h || down >= grid.down
-                   ? outside
-                   : (n + down * grid.across) * image + in_y * e.w;
+      row[i] = yy < 0 || in_y >= e.h || down >= grid.down ? outside : (n + down * grid.across) * image + in_y * e.w;
       column[i] = xx < 0 || in_x >= e.w || across >= grid.across ? outside : across * image + in_x;
     }
   }
@@ -229,14 +228,21 @@ void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, 
   constexpr int64_t lanes = Vf::lanes, partial_terms = 128;
   const int64_t parts = (tiles + VGGFAST_GEMM_ROWS - 1) / VGGFAST_GEMM_ROWS;
   for (int64_t block = 0; block < blocks; block += 2) {
+    const bool pair = block + 1 < blocks;
+    const int64_t step = pair ? 2 * lanes : lanes;
     for (int64_t k = 0; k < cin; k += partial_terms) {
       const int64_t terms = min(partial_terms, cin - k), k_blocks = (terms + lanes - 1) / lanes;
-      const GemmShape shape{k_blocks, lanes, terms - (k_blocks - 1) * lanes, tiles * lanes, cin * lanes, tiles * lanes};
+      const GemmShape shape{.outer = k_blocks,
+                            .inner = lanes,
+                            .last_inner = terms - (k_blocks - 1) * lanes,
+                            .a_outer = tiles * lanes,
+                            .b_step = step,
+                            .b_vector = lanes,
+                            .c_vector = tiles * lanes};
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t tile = part * tiles / parts, count = (part + 1) * tiles / parts - tile;
-        fprop_tile<U>(count, block + 1 < blocks, k == 0)(shape, v + k * tiles + tile * lanes,
-                                                         u + (block * cin + k) * lanes,
-                                                         products + (block * tiles + tile) * lanes);
+        fprop_tile<U>(count, pair, k == 0)(shape, v + k * tiles + tile * lanes, u + block * cin * lanes + k * step,
+                                           products + (block * tiles + tile) * lanes);
       }
     }
   }
@@ -265,40 +271,49 @@ void winograd_fprop(const WinogradArgs<S, U>& a, int64_t tile_begin, int64_t til
   }
 }
 
-/// U of one block of output channels: G g Gt, for every input channel.
+/// G g Gt of one input channel and `count` output channels, to planes of U.
 template <int M>
-void winograd_pack(const WeightView<float>& w, int64_t block, float* packed) {
+void transform_weights(const float* weight, const WeightView<float>& w, int64_t count, float* out, int64_t plane) {
   using W = Winograd<M>;
   constexpr int n = W::n, K = W::taps;
-  const int64_t first = block * Vf::lanes, count = min<int64_t>(Vf::lanes, w.out - first);
-  const int64_t plane = blocks_of(w.out) * w.in * Vf::lanes;
-  for (int64_t in = 0; in < w.in; ++in) {
-    float taps[K * K][Vf::lanes] = {};
-    for (int64_t out = 0; out < count; ++out) {
-      const float* p = w.data + (first + out) * w.stride_out + in * w.stride_in;
+  float taps[K * K][Vf::lanes] = {};
+  for (int64_t i = 0; i < count; ++i, weight += w.stride_out) {
 #pragma GCC unroll 9
-      for (int tap = 0; tap < K * K; ++tap) taps[tap][out] = p[tap / K * w.stride_row + tap % K * w.stride_column];
+    for (int tap = 0; tap < K * K; ++tap) taps[tap][i] = weight[tap / K * w.stride_row + tap % K * w.stride_column];
+  }
+  Vf::Value half[n][K];
+#pragma GCC unroll 8
+  for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 3
+    for (int s = 0; s < K; ++s) {
+      half[i][s] = Vf::zero();
+#pragma GCC unroll 3
+      for (int r = 0; r < K; ++r) half[i][s] += (float)W::weight(i, r) * Vf::load(taps[r * K + s]);
     }
-    Vf::Value half[n][K];
+  }
 #pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) {
+  for (int i = 0; i < n; ++i) {
+#pragma GCC unroll 8
+    for (int j = 0; j < n; ++j) {
+      Vf::Value u = Vf::zero();
 #pragma GCC unroll 3
-      for (int s = 0; s < K; ++s) {
-        half[i][s] = Vf::zero();
-#pragma GCC unroll 3
-        for (int r = 0; r < K; ++r) half[i][s] += (float)W::weight(i, r) * Vf::load(taps[r * K + s]);
-      }
+      for (int s = 0; s < K; ++s) u += (float)W::weight(j, s) * half[i][s];
+      Vf::store(out + (i * n + j) * plane, u);
     }
-    float* out = packed + (block * w.in + in) * Vf::lanes;
-#pragma GCC unroll 8
-    for (int i = 0; i < n; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < n; ++j) {
-        Vf::Value u = Vf::zero();
-#pragma GCC unroll 3
-        for (int s = 0; s < K; ++s) u += (float)W::weight(j, s) * half[i][s];
-        Vf::store(out + (i * n + j) * plane, u);
-      }
+  }
+}
+
+/// U of one pair of blocks of output channels, for every input channel.
+template <int M>
+void winograd_pack(const WeightView<float>& w, int64_t pair, float* packed) {
+  const int64_t blocks = blocks_of(w.out), count = min<int64_t>(2, blocks - 2 * pair),
+                plane = blocks * w.in * Vf::lanes;
+  float* out = packed + 2 * pair * w.in * Vf::lanes;
+  for (int64_t in = 0; in < w.in; ++in) {
+    for (int64_t block = 2 * pair; block < 2 * pair + count; ++block, out += Vf::lanes) {
+      const int64_t first = block * Vf::lanes;
+      transform_weights<M>(w.data + first * w.stride_out + in * w.stride_in, w, min<int64_t>(Vf::lanes, w.out - first),
+                           out, plane);
     }
   }
 }

@@ -56,12 +56,18 @@ template <bool Accumulate>
 void multiply_chunk(const WgradPoint& p, int64_t begin, int64_t end) {
   constexpr int rows = VGGFAST_WGRAD_ROWS, lanes = Vf::lanes;
   const int64_t padded = blocks_of(p.cin) * lanes, vectors = end - begin;
-  const GemmShape shape{1, 0, p.tiles, 0, p.plane_tiles * lanes, padded * lanes};
+  const GemmShape shape{.outer = 1,
+                        .inner = 0,
+                        .last_inner = p.tiles,
+                        .a_outer = 0,
+                        .b_step = lanes,
+                        .b_vector = p.plane_tiles * lanes,
+                        .c_vector = padded * lanes};
   for (int64_t c = 0; c < p.cin; c += rows) {
     const int64_t count = min<int64_t>(rows, p.cin - c);
     const GemmTile<float> multiply = vectors == 3   ? tile_of<float, 3, 1, lanes, Accumulate, rows>(count)
-                              : vectors == 2 ? tile_of<float, 2, 1, lanes, Accumulate, rows>(count)
-                                             : tile_of<float, 1, 1, lanes, Accumulate, rows>(count);
+                                     : vectors == 2 ? tile_of<float, 2, 1, lanes, Accumulate, rows>(count)
+                                                    : tile_of<float, 1, 1, lanes, Accumulate, rows>(count);
     multiply(shape, p.v + c / lanes * p.plane_tiles * lanes + c % lanes, p.z + begin * p.plane_tiles * lanes,
              p.du + (begin * padded + c) * lanes);
   }

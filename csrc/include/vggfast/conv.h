@@ -42,8 +42,8 @@ size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& s
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                 const Tensor* selection, Workspace workspace, Context context);
 /// gx: the gradient with respect to x.
-void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx,
-                Workspace workspace, Context context);
+void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+                Context context);
 /// gw, and gb (Cout) unless null: the gradients with respect to weight and bias.
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);

@@ -26,8 +26,8 @@ class Engine {
   explicit Engine(EngineOptions options);
   ~Engine();
 
-  // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, weights of any strides; they
-  // are packed at once, for the algorithm that suits an image of 224 x 224.
+  // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, weights of any strides;
+  // they are packed at once, for the algorithm that suits an image of 224 x 224.
   void add_conv(const Tensor& weight, const Tensor* bias);  // as conv_fprop
   void add_relu();
   void add_max_pool(bool ceil_mode);  // 2x2/2
