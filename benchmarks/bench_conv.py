@@ -16,9 +16,9 @@ from pathlib import Path
 import timing
 import torch
 from layers import ALGORITHMS, LAYERS, PASSES, TORCHS, candidates, exact, relative_error
+from peers.report import draw
 from rich.progress import track
 
-from peers.report import draw
 from vggfast import _native
 
 ERROR_LIMIT = 1e-5  # relative L2, fp32 against float64

@@ -13,11 +13,11 @@ from pathlib import Path
 import timing
 import torch
 from layers import ALGORITHMS, LAYERS, PASSES, candidates, exact, relative_error
+from peers.report import draw
 from rich.progress import track
 from torch import Tensor, nn
 
 import vggfast
-from peers.report import draw
 
 RESULTS = Path(__file__).parent / "results" / "errors-cpu.json"
 SCALE = 255 * torch.tensor([0.229, 0.224, 0.225])[:, None, None]  # of torchvision's inputs, on 0 to 255
@@ -97,7 +97,12 @@ def main() -> None:
         rows.append({"input": source, "layer": layer, "pass": which, "batch": arguments.batch, "errors": errors})
     vggfast.set_exact(False)
     table = [
-        [row["input"], "{} -> {}, {}²".format(*row["layer"]), row["pass"], *(f"{e:.1e}" for e in row["errors"].values())]
+        [
+            row["input"],
+            "{} -> {}, {}²".format(*row["layer"]),
+            row["pass"],
+            *(f"{e:.1e}" for e in row["errors"].values()),
+        ]
         for row in rows
     ]
     draw("Relative L2 error against float64", ("input", "layer", "pass", *rows[0]["errors"]), table)

@@ -31,9 +31,7 @@ def _torchs(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> Tensor:
     if which == "fprop":
         return F.conv2d(x, weight, padding=1)
     mask = [which == "dgrad", which == "wgrad", False]
-    gradients = torch.ops.aten.convolution_backward(
-        gy, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask
-    )
+    gradients = torch.ops.aten.convolution_backward(gy, x, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, mask)
     return gradients[PASSES.index(which) - 1]
 
 

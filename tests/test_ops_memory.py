@@ -1,0 +1,159 @@
+"""Results and workspaces from the cache of huge pages: tensors like any other, never handed out twice, given back."""
+
+import copy
+import gc
+import io
+import pickle
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from conftest import assert_same_bits, in_format, results
+
+from vggfast import _native, ops
+from vggfast.nn import Conv3x3, FusedSequential
+
+OPS = {
+    "conv3x3": (ops.conv3x3, [(3, 5, 9, 8), (17, 5, 3, 3), (17,)], {"relu": True, "pool": True}),
+    "conv1x1": (ops.conv1x1, [(3, 5, 9, 8), (17, 5, 1, 1), (17,)], {"relu": True}),
+    "max_pool2x2": (ops.max_pool2x2, [(3, 20, 9, 8)], {"ceil_mode": True}),
+    "local_response_norm": (ops.local_response_norm, [(3, 20, 9, 8)], {}),
+}
+each_op = pytest.mark.parametrize(("op", "shapes", "options"), OPS.values(), ids=OPS)
+
+
+@pytest.fixture
+def pooled(monkeypatch):
+    """Every tensor of ours from the cache, however small."""
+    assert hasattr(_native, "_POOLED_BYTES")
+    monkeypatch.setattr(_native, "_POOLED_BYTES", 1)
+
+
+def large() -> torch.Tensor:
+    """A result that comes from the cache anyway."""
+    return ops.conv3x3(torch.randn(4, 8, 128, 128), torch.randn(8, 8, 3, 3))
+
+
+@each_op
+@pytest.mark.parametrize("memory_format", ["contiguous_format", "channels_last"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_the_same_bits_and_strides(op, shapes, options, memory_format, dtype, request):
+    x, *others = (torch.randn(shape, dtype=dtype) for shape in shapes)
+    inputs = [in_format(x, memory_format), *others]
+    plain = results(op, inputs, **options)
+    request.getfixturevalue("pooled")
+    for ours, wanted in zip(results(op, inputs, **options), plain, strict=True):
+        assert_same_bits(ours, wanted)
+        assert ours.stride() == wanted.stride()
+        assert ours.storage_offset() == 0
+
+
+@each_op
+def test_second_order(pooled, op, shapes, options):
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert torch.autograd.gradgradcheck(lambda *tensors: op(*tensors, **options).narrow(0, 0, 1), inputs, atol=1e-4)
+
+
+def test_no_images(pooled):
+    y = ops.conv3x3(torch.randn(0, 3, 5, 5, requires_grad=True), torch.randn(4, 3, 3, 3), relu=True)
+    y.sum().backward()
+    assert y.shape == (0, 4, 5, 5)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_grad_modes(pooled, mode):
+    x, weight = torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3)
+    with mode():
+        y = ops.conv3x3(x, weight)
+        assert y.is_inference() == (mode is torch.inference_mode)
+        z = y.relu_().add_(1)
+    assert torch.equal(z, ops.conv3x3(x, weight).relu() + 1)
+
+
+def test_a_result_is_a_tensor_like_any_other():
+    y = large()
+    wanted = torch.empty_like(y).copy_(y)
+    for other in (
+        copy.deepcopy(y),
+        pickle.loads(pickle.dumps(y)),
+        y.clone(),
+        y.detach(),
+        y[:],
+        y.view(-1, 8, 128, 128),
+    ):
+        assert torch.equal(other, wanted)
+    row, array = y[1, 2, 3], y.numpy()
+    shared = y.clone().share_memory_()
+    assert torch.equal(shared, wanted)
+    del y, other
+    gc.collect()
+    again = [large() for _ in range(3)]
+    assert torch.equal(row, wanted[1, 2, 3])
+    assert torch.equal(torch.from_numpy(array), wanted)
+    assert len(again) == 3
+
+
+def test_a_result_takes_no_more_storage_than_it_has_elements():
+    """A file of it, or a copy, would hold whatever lay behind."""
+    y = large()
+    assert y.untyped_storage().nbytes() == y.numel() * y.element_size()
+    file = io.BytesIO()
+    torch.save(y, file)
+    assert len(file.getvalue()) < y.numel() * y.element_size() + 4096
+
+
+def test_nothing_is_handed_out_twice(pooled):
+    """Results of many sizes, freed in any order, and checked before they are."""
+    generator = torch.Generator().manual_seed(0)
+    kept = []
+    for i in range(120):
+        n, h, w = (int(torch.randint(1, 9, (), generator=generator)) for _ in range(3))
+        y = ops.max_pool2x2(torch.full((n, 16, 4 * h, 4 * w), float(i)))
+        kept.append((i, y))
+        if i % 3:
+            index = int(torch.randint(0, len(kept), (), generator=generator))
+            value, y = kept.pop(index)
+            assert (y == value).all()
+    assert all((y == value).all() for value, y in kept)
+
+
+def test_memory_is_used_again_and_given_back():
+    core = _native.load()
+    net = FusedSequential(Conv3x3(3, 16), torch.nn.ReLU(), Conv3x3(16, 16), torch.nn.ReLU())
+    x = torch.randn(4, 3, 96, 96)
+
+    def step():
+        net.zero_grad()
+        net(x).square().mean().backward()
+
+    step()
+    held = core.held_bytes()
+    for _ in range(5):
+        step()
+        assert core.held_bytes() <= held * 5 // 4
+    net.zero_grad()
+    gc.collect()
+    core.release_unused()
+    before = core.held_bytes()
+    y = large()
+    assert core.held_bytes() >= before + y.numel() * y.element_size()
+    del y
+    gc.collect()
+    core.release_unused()
+    assert core.held_bytes() == before
+
+
+def test_several_threads(pooled, set_threads):
+    set_threads(1)
+    inputs = [torch.randn(2, 3, 20 + i, 30) for i in range(8)]
+    weight = torch.randn(16, 3, 3, 3, requires_grad=True)
+
+    def both(x):
+        y = ops.conv3x3(x, weight, relu=True, pool=True)
+        return y.detach().clone(), torch.autograd.grad(y.square().sum(), weight)[0].clone()
+
+    wanted = [both(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for ours, first in zip(pool.map(both, inputs), wanted, strict=True):
+                assert all(map(torch.equal, ours, first))
