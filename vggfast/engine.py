@@ -22,9 +22,9 @@ def _precision(name: str, value: str) -> bool:
 class Engine:
     """A network ready for fast inference on the CPU.
 
-    A snapshot of the model as ``model.eval()`` computes it: batch norm folded into the convolutions, dropout gone. Build
-    it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model may be
-    deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
+    A snapshot of the model as ``model.eval()`` computes it: batch norm folded into the convolutions, dropout gone.
+    Build it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model
+    may be deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
     allocated but the results.
 
     Args:
