@@ -1,8 +1,11 @@
 """Every op, forward and backward, on every back end, against vggfast.ops.reference in higher precision."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import (
     ALGORITHMS,
     assert_as_accurate_as_torch,
@@ -16,6 +19,7 @@ from conftest import (
 
 from vggfast import ops
 from vggfast.ops import reference
+from vggfast.ops.conv import conv_dgrad
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FORMATS = ("contiguous_format", "channels_last")
@@ -267,6 +271,28 @@ def test_negative_zero(backend):
     x = torch.tensor([0.0, -0.0])[torch.randint(0, 2, (2, 9, 6, 6))]
     assert_same_bits(ops.max_pool2x2(x), reference.max_pool2x2(x))
     assert not ops.conv1x1(x, torch.ones(4, 9, 1, 1), -torch.zeros(4), relu=True).signbit().any()
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "winograd6", "direct"], indirect=True)
+@pytest.mark.parametrize("way", ["fprop", "dgrad"])
+def test_images_of_a_batch_do_not_meet(algorithm, request, way):
+    """Neither NaN nor rounding goes from one to another, whatever their scales."""
+    if algorithm != "direct":
+        reason = "mosaics: images whose tiles are shared share rounding errors, Inf and NaN"
+        request.applymarker(pytest.mark.xfail(reason=reason))
+    weight = torch.randn(16, 16, 3, 3)
+    if way == "fprop":
+        op, reference_op = functools.partial(ops.conv3x3, weight=weight), functools.partial(F.conv2d, padding=1)
+    else:
+        op = functools.partial(conv_dgrad, selection=None, weight=weight, h=14, w=14)
+        reference_op = functools.partial(F.conv_transpose2d, padding=1)
+    x = torch.randn(4, 16, 14, 14)
+    x[0] *= 1e8
+    for ours, exact in zip(op(x), reference_op(x.double(), weight.double()), strict=True):
+        assert relative_error(ours, exact) < 1e-5
+    x[1] = float("nan")
+    assert op(x)[1].isnan().all()
+    assert op(x)[[0, 2, 3]].isfinite().all()
 
 
 # ---- repeatable, and in the user's memory format ------------------------------------------------------------------

@@ -66,7 +66,7 @@ namespace {
 
 /// Estimates, in multiply-adds of the direct convolution: per point of a tile, what moving one channel through a
 /// transform costs; and per point of one pair of channels, what its transformed weights cost to pack, or to stream.
-constexpr double transform_cost = 14, pack_cost = 35, stream_cost = 4;
+constexpr double transform_cost = 14, pack_cost = 35, stream_cost = 9;
 
 double cost(int m, Extent in, int64_t cout, bool packed) {
   const double points = (m + 2) * (m + 2), weights = static_cast<double>(in.c * cout);

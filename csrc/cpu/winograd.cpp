@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t cache_values = 160 << 10;  // of V and M that a task should not exceed: L2, less what streams by
 constexpr int64_t least_tiles = 48;          // but with fewer tiles, streaming the weights costs more than missing L2
-constexpr int64_t group = 2;                 // blocks of output channels whose products are kept at a time
+constexpr int64_t some_blocks = 8;           // of output channels, whose products are kept at a time
+constexpr int64_t large_values = 12 << 20;   // of U, more than L3 holds: V is read once for all blocks instead
 constexpr int64_t tasks_per_thread = 4;      // so that a thread that loses its core delays the others little
 
 }  // namespace
@@ -51,7 +52,7 @@ Winograd::Cut Winograd::cut(Extent in, bool plain, int threads) const {
   cut.grid = grid(m_, in, plain);
   cut.tiles = tiles_of(cut.grid, in.n);
   const int64_t rows = kernels_.gemm_rows;
-  const int64_t fitting = cache_values / (points_ * (in_blocks_ + group) * kernels_.lanes) / rows * rows;
+  const int64_t fitting = cache_values / (points_ * (in_blocks_ + 2) * kernels_.lanes) / rows * rows;
   const int64_t parts = ceil_div(cut.tiles, std::max(fitting, least_tiles));
   // An even number of tasks for each thread, where there are enough tiles for that.
   const int64_t even = ceil_div(parts, threads) * threads;
@@ -59,11 +60,13 @@ Winograd::Cut Winograd::cut(Extent in, bool plain, int threads) const {
   cut.tiles_per_task = std::max<int64_t>(ceil_div(cut.tiles, cut.tile_tasks), 1);
   cut.tile_tasks = ceil_div(cut.tiles, cut.tiles_per_task);
   // With too few tiles for the threads, tasks share out the output channels, each transforming the inputs again.
-  const int64_t groups = ceil_div(out_blocks_, group), wanted = threads > 1 ? threads * tasks_per_thread : 1;
-  const int64_t splits = std::clamp<int64_t>(wanted / std::max<int64_t>(cut.tile_tasks, 1), 1, groups);
-  cut.blocks_per_task = group * ceil_div(groups, splits);
+  const int64_t pairs = ceil_div(out_blocks_, 2), wanted = threads > 1 ? threads * tasks_per_thread : 1;
+  const int64_t splits = std::clamp<int64_t>(wanted / std::max<int64_t>(cut.tile_tasks, 1), 1, pairs);
+  cut.blocks_per_task = 2 * ceil_div(pairs, splits);
   cut.block_tasks = ceil_div(out_blocks_, cut.blocks_per_task);
-  const int64_t planes = (in_blocks_ * cut.tiles_per_task | 1) + (group * cut.tiles_per_task | 1);
+  const bool all = splits == 1 && weight_values() > large_values;
+  cut.group = all ? cut.blocks_per_task : std::min(some_blocks, cut.blocks_per_task);
+  const int64_t planes = (in_blocks_ * cut.tiles_per_task | 1) + (cut.group * cut.tiles_per_task | 1);
   cut.scratch = points_ * planes * kernels_.lanes;
   return cut;
 }
@@ -79,7 +82,7 @@ template <class S, class U, class Kernel>
 void Winograd::share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out,
                      float* scratch, int threads, Kernel kernel) const {
   const Cut cut = this->cut(in.extent, !in.pool && !out.pool, threads);
-  const WinogradArgs<S, U> args{in, cut.grid, packed, bias, out, group};
+  const WinogradArgs<S, U> args{in, cut.grid, packed, bias, out, cut.group};
   parallel_for(cut.tile_tasks * cut.block_tasks, threads, [&](int64_t task, int worker) {
     const int64_t tile = task / cut.block_tasks * cut.tiles_per_task;
     const int64_t block = task % cut.block_tasks * cut.blocks_per_task;

@@ -37,7 +37,7 @@ class Winograd {
   /// How a batch is cut into tasks.
   struct Cut {
     TileGrid grid;
-    int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, scratch;
+    int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, group, scratch;
   };
   Cut cut(Extent in, bool plain, int threads) const;
   template <class S, class U, class Kernel>
