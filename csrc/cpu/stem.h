@@ -2,6 +2,8 @@
 // Kernels: cpu/kernels/stem.h.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/kernel_table.h"
 
 namespace vggfast::cpu {
@@ -14,7 +16,7 @@ class Stem {
 
   /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
   int64_t packed_values() const { return (values + 1) * padded_; }
-  int64_t scratch_values(Extent in, int threads) const { return threads * scratch_of(in); }
+  int64_t scratch_values(Extent in, int threads) const { return std::max(threads, 1) * scratch_of(in); }
 
   void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
   template <class S>

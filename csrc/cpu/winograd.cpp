@@ -47,7 +47,8 @@ bool Winograd::better_plain(Extent in) const {
   return 5 * tiles_of(grid(m_, in, true), in.n) <= 4 * tiles_of(grid(m_, in, false), in.n);
 }
 
-Winograd::Cut Winograd::cut(Extent in, bool plain, int threads) const {
+Winograd::Cut Winograd::cut(Extent in, bool plain, int given_threads) const {
+  const int threads = std::max(given_threads, 1);
   Cut cut;
   cut.grid = grid(m_, in, plain);
   cut.tiles = tiles_of(cut.grid, in.n);

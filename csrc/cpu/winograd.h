@@ -2,6 +2,8 @@
 // Kernels: cpu/kernels/winograd.h.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/kernel_table.h"
 
 namespace vggfast::cpu {
@@ -18,7 +20,9 @@ class Winograd {
   static TileGrid grid(int m, Extent in, bool plain);
   static int64_t tiles_of(const TileGrid& grid, int64_t images);
 
-  int64_t scratch_values(Extent in, bool plain, int threads) const { return threads * cut(in, plain, threads).scratch; }
+  int64_t scratch_values(Extent in, bool plain, int threads) const {
+    return std::max(threads, 1) * cut(in, plain, threads).scratch;
+  }
   /// How many tiles a plain call has.
   int64_t tiles(Extent in) const;
   /// Whether a max-pool is better left out of the epilogue: plain, the tiles would be fewer by so much.

@@ -69,6 +69,18 @@ void check_chunks() {
   });
 }
 
+/// So many weights that L3 does not hold them: products of all output channels are kept at a time.
+void check_many_weights() {
+  const Case c{.n = 1, .h = 3, .w = 2, .cin = 300, .cout = 690, .kernel = 3, .rounding = Rounding::tile};
+  const Problem problem(c, {}, Random(8));
+  for_each_algorithm([&](const Algorithm& algorithm, const std::string& setting) {
+    if (std::string(algorithm.name) != "winograd6") return;
+    const Way way{problem, DType::f32, setting + ": " + c.name(), algorithm.roundings, 0};
+    const Held x = put(way.dtype, problem.x), weight = put(way.dtype, problem.weight);
+    check_epilogue(way, x, weight, true, {.relu = true}, true, "contiguous");
+  });
+}
+
 /// What is not finite reaches the pixels of the tiles that read it, and no others: never more than 6 x 6 here.
 void check_special(double special) {
   const Case c{.n = 2, .h = 14, .w = 15, .cin = 5, .cout = 17, .kernel = 3, .rounding = Rounding::tile};
@@ -143,6 +155,7 @@ int main() {
   check_choice();
   run_all();
   check_chunks();
+  check_many_weights();
   check_special(std::numeric_limits<double>::quiet_NaN());
   check_special(std::numeric_limits<double>::infinity());
   check_no_threads();
