@@ -213,7 +213,7 @@ def _is_pool2x2(pool: nn.MaxPool2d) -> bool:
 
 def _with_batch_norm(trunk: nn.Sequential) -> Iterator[tuple[str, nn.Module, nn.BatchNorm2d | None]]:
     """(name, module, the batch norm after it): a batch norm comes with its convolution."""
-    children = list(trunk.named_children())
+    children = list(trunk._modules.items())  # named_children() leaves out a module that comes again
     for i, (name, module) in enumerate(children):
         _checked(f"features[{name}]", module)
         if isinstance(module, nn.BatchNorm2d) and i > 0 and isinstance(children[i - 1][1], nn.Conv2d):

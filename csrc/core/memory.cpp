@@ -34,12 +34,6 @@ struct Cache {
     return found;
   }
 
-  void use(size_t bytes) {
-    used_bytes += bytes;
-    most_used_bytes = std::max(most_used_bytes, used_bytes);
-    shrink(most_used_bytes);
-  }
-
   void shrink(size_t limit) {
     while (!unused.empty() && used_bytes + unused_bytes > limit) {
       unused_bytes -= unused.back().bytes();
@@ -70,15 +64,12 @@ CachedBuffer::CachedBuffer(size_t bytes) {
   const std::lock_guard lock(cache().mutex);
   const size_t wanted = (bytes + huge_page - 1) / huge_page * huge_page;
   buffer_ = cache().take(wanted);
-  cache().use(std::max(wanted, buffer_.bytes()));  // frees what is too much before more is allocated
   if (buffer_.bytes() == 0 && wanted > 0) {
-    try {
-      buffer_ = Buffer(wanted);
-    } catch (const std::bad_alloc&) {
-      cache().used_bytes -= wanted;
-      throw;
-    }
+    cache().shrink(std::max(cache().most_used_bytes, cache().used_bytes + wanted) - wanted);
+    buffer_ = Buffer(wanted);
   }
+  cache().used_bytes += buffer_.bytes();
+  cache().most_used_bytes = std::max(cache().most_used_bytes, cache().used_bytes);
 }
 
 CachedBuffer::~CachedBuffer() {

@@ -32,20 +32,21 @@ void check_workspace(Workspace workspace, size_t wanted) {
   VGGFAST_CHECK(workspace.bytes >= wanted, "workspace has ", workspace.bytes, " bytes: ", wanted, " are wanted");
 }
 
-/// The algorithm that a call is to use: float64 is always direct.
+/// The algorithm that a call is to use: float64 is always direct, and so is a pool behind or before a 1x1 convolution,
+/// whose tile is one pixel.
 template <class T>
-int algorithm_of(Pass pass, Extent in, int64_t cout, int64_t kernel) {
+int algorithm_of(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool) {
   if constexpr (sizeof(T) == 8) {
     return cpu::direct;
   } else {
-    return cpu::choose_algorithm(pass, in, cout, kernel, false);
+    return kernel == 1 && pool ? cpu::direct : cpu::choose_algorithm(pass, in, cout, kernel, false);
   }
 }
 
 /// `pool`: whether one is involved on either side. `selected`: whether the input comes with a selection.
 template <class T>
 size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool, bool selected, int threads) {
-  const int algorithm = algorithm_of<T>(pass, in, cout, kernel);
+  const int algorithm = algorithm_of<T>(pass, in, cout, kernel, pool);
   int64_t values;
   if (algorithm == cpu::stem) {
     const cpu::Stem layer(cout);
@@ -93,7 +94,7 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
   check_workspace(workspace, fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool,
                                                 in.selection, context.threads));
   T* packed = static_cast<T*>(workspace.data);
-  const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel);
+  const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool);
   if (algorithm != cpu::direct) {
     if constexpr (sizeof(T) == 4) {
       if (algorithm == cpu::stem) {
@@ -115,7 +116,7 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
 
 template <class T>
 size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, const Selected& selected, int threads) {
-  const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel);
+  const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel, selected.pooled());
   int64_t values;
   if (algorithm == cpu::stem) {
     values = cpu::Stem(cout).wgrad_values(in, threads);
@@ -245,7 +246,7 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
     const ConvInput<T> gradient = gradient_of<T>(gy, selected, in.h, in.w);
     T* values = static_cast<T*>(workspace.data);
     T* bias = gb ? gb->as<T>() : nullptr;
-    const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel);
+    const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel, selected.pooled());
     if (algorithm != cpu::direct) {
       if constexpr (sizeof(T) == 4) {
         const ConvInput<float> input{.data = x.as<float>(), .extent = in};

@@ -17,7 +17,7 @@ namespace {
 
 constexpr size_t plans_kept = 16;
 constexpr int64_t nominal_size = 224, nominal_batch = 2;  // of the input that algorithms are chosen for
-constexpr int most_exact = 2;         // of the algorithms that take bfloat16, where a direct one is asked for
+constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 
 void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
   VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu, "weight is ",

@@ -17,9 +17,7 @@ constexpr size_t alignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
-bool spatial(Kind kind) {
-  return kind == Kind::conv || kind == Kind::relu || kind == Kind::max_pool || kind == Kind::lrn;
-}
+bool makes_rows(Kind kind) { return kind == Kind::flatten || kind == Kind::windows; }
 
 /// The longest run of layers from `first` on that one step computes; none but its last is an output.
 Step fuse(const std::vector<Layer>& layers, size_t first, const std::vector<int64_t>& outputs) {
@@ -56,17 +54,16 @@ size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
 }
 
 /// A stage ends with each change of resolution, and where rows begin: they are computed for all images together.
-std::vector<Stage> cut(const std::vector<Layer>& layers, const std::vector<Step>& steps, int64_t images,
-                       size_t value_bytes) {
+std::vector<Stage> cut(const std::vector<Step>& steps, int64_t images, size_t value_bytes) {
   std::vector<Stage> stages;
   for (size_t i = 0; i < steps.size(); ++i) {
     const Step& step = steps[i];
     int64_t group = images;
-    if (spatial(layers[step.first].kind)) {
+    if (!step.rows_out) {
       const int64_t bytes = (values_of(step.in) + values_of(step.out)) / images * static_cast<int64_t>(value_bytes);
       group = std::clamp<int64_t>(cache_bytes / std::max<int64_t>(bytes, 1), 1, images);
     }
-    const bool begins = i == 0 || step.in.h != steps[i - 1].in.h || !spatial(layers[step.first].kind);
+    const bool begins = i == 0 || step.in.h != steps[i - 1].in.h || step.rows_out;
     if (begins) stages.push_back({i, i, images});
     stages.back().end = i + 1;
     stages.back().images = std::min(stages.back().images, group);
@@ -111,9 +108,12 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
   for (size_t first = 0; first < count; first = plan.steps.back().last + 1) {
     Step step = fuse(layers, first, outputs);
     step.in = shape;
+    step.rows_in = !plan.steps.empty() && plan.steps.back().rows_out;
+    step.rows_out = step.rows_in || makes_rows(layers[first].kind);
     const Layer& layer = layers[first];
     if (step.pool && layer.algorithm > 0 &&
-        cpu::Winograd(layer.algorithm, layer.cin, layer.channels).better_plain(step.in)) {
+        (layer.algorithm == 1 ||  // its tile is one pixel
+         cpu::Winograd(layer.algorithm, layer.cin, layer.channels).better_plain(step.in))) {
       step.pool = false;
       --step.last;
     }
@@ -125,17 +125,16 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
   }
   if (in.n == 0) return plan;
 
-  plan.stages = cut(layers, plan.steps, in.n, value_bytes);
+  plan.stages = cut(plan.steps, in.n, value_bytes);
   const auto bytes = [&](const Shape& s, size_t each) { return aligned(static_cast<size_t>(values_of(s)) * each); };
   plan.whole[0] = bytes(in, value_bytes);
   for (size_t i = 0; i < plan.stages.size(); ++i) {
     const Stage& stage = plan.stages[i];
     for (size_t s = stage.begin; s < stage.end; ++s) {
       const Step& step = plan.steps[s];
-      const Kind kind = layers[step.first].kind;
-      const size_t each = spatial(kind) ? value_bytes : sizeof(float);
+      const size_t each = step.rows_out ? sizeof(float) : value_bytes;
       Shape group_in = step.in, group_out = step.out;
-      if (spatial(kind)) group_in.n = group_out.n = stage.images;
+      if (!step.rows_out) group_in.n = group_out.n = stage.images;
       size_t& room = s + 1 == stage.end ? plan.whole[(i + 1) % 2] : plan.inner[(s - stage.begin) % 2];
       room = std::max(room, bytes(s + 1 == stage.end ? step.out : group_out, each));
       plan.scratch = std::max(plan.scratch, aligned(scratch_of(layers[step.first], step, group_in, threads)));

@@ -12,6 +12,7 @@ struct Step {
   size_t first, last;  // layers [first, last] of the engine
   Shape in, out;
   bool relu = false, pool = false;
+  bool rows_in = false, rows_out = false;  // whether it reads and writes rows, which are float, or activations
   int output = -1;  // the caller's output that this step writes, or none
 };
 

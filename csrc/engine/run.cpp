@@ -66,12 +66,10 @@ class Runner {
     const std::byte* from = nullptr;
     for (size_t s = stage.begin; s < stage.end; ++s) {
       const Step& step = plan_.steps[s];
-      const Kind kind = layers_[step.first].kind;
-      const bool rows_in = kind == Kind::linear || kind == Kind::row_mean;
-      const bool rows_out = rows_in || kind == Kind::flatten || kind == Kind::windows;
-      const size_t in_each = rows_in ? sizeof(float) : sizeof(S), out_each = rows_out ? sizeof(float) : sizeof(S);
+      const size_t in_each = step.rows_in ? sizeof(float) : sizeof(S);
+      const size_t out_each = step.rows_out ? sizeof(float) : sizeof(S);
       Shape in = step.in, out = step.out;
-      if (!rows_out) in.n = out.n = std::min(stage.images, images - image);
+      if (!step.rows_out) in.n = out.n = std::min(stage.images, images - image);
       const int64_t in_offset = values_of(step.in) / images * image, out_offset = values_of(step.out) / images * image;
       if (s == stage.begin) from = whole_in + static_cast<size_t>(in_offset) * in_each;
       std::byte* to =
@@ -106,6 +104,7 @@ class Runner {
       case Kind::row_mean:
         return row_mean(reinterpret_cast<const float*>(from), in, out.n, rows);
       default:
+        if (step.rows_in) return relu(reinterpret_cast<const float*>(from), values_of(in), rows, threads_);
         return in_float(layer, in, out, activation, reinterpret_cast<S*>(to));
     }
   }
