@@ -135,6 +135,8 @@ WeightView<T> view_of(const Tensor& weight) {
           weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
 }
 
+constexpr uint8_t no_bits = 0;  // what an empty selection points at: a map of one pixel has no window
+
 /// gy as the convolution's own output would have its gradient: of extents h x w, through the selection where there is
 /// one.
 template <class T>
@@ -143,7 +145,7 @@ ConvInput<T> gradient_of(const Tensor& gy, const Selected& selected, int64_t h, 
   if (!selected.selection) return {.data = gy.as<T>(), .extent = extent};
   return {.data = gy.as<T>(),
           .extent = extent,
-          .selection = selected.selection->as<uint8_t>(),
+          .selection = selected.selection->data ? selected.selection->as<uint8_t>() : &no_bits,
           .relu = selected.epilogue.relu,
           .pool = selected.epilogue.pool,
           .stored_h = gy.size(2),
