@@ -46,6 +46,7 @@ def load() -> ModuleType:
 
 def view(t: Tensor):
     """What the compiled module sees of a tensor: address, shape, strides, dtype, device. Keeps the tensor alive."""
+    t = t.resolve_neg()  # the address knows nothing of a negation that waits
     dtype = str(t.dtype).removeprefix("torch.")
     return load().TensorView(t, t.data_ptr(), t.shape, t.stride(), dtype, t.device.type)
 

@@ -13,7 +13,7 @@ struct Step {
   Shape in, out;
   bool relu = false, pool = false;
   bool rows_in = false, rows_out = false;  // whether it reads and writes rows, which are float, or activations
-  int output = -1;  // the caller's output that this step writes, or none
+  int output = -1;                         // the caller's output that this step writes, or none
 };
 
 /// Steps that run for `images` images at a time, so that what passes between them stays in the cache.
