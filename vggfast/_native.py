@@ -59,7 +59,7 @@ def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_
     bytes_ = math.prod(shape) * dtype.itemsize
     if bytes_ < _POOLED_BYTES:
         return torch.empty(shape, dtype=dtype, memory_format=memory_format)
-    storage = torch.frombuffer(load().CachedBuffer(bytes_), dtype=torch.uint8).untyped_storage()
+    storage = torch.frombuffer(load().CachedBuffer(bytes_), dtype=torch.uint8, count=bytes_).untyped_storage()
     strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
     return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape), strides)
 
