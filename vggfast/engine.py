@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -156,30 +157,26 @@ class Engine:
         self._names[tap] = self._core.layers() - 1
 
     def _add_conv(self, name: str, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
-        kernel = conv.kernel_size[0]
-        padding = conv.padding if isinstance(conv.padding, str) else conv.padding[0]
-        plain = conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
-        if conv.kernel_size not in ((1, 1), (3, 3)) or padding not in (kernel // 2, "same") or not plain:
+        same = conv.padding in ("same", tuple(k // 2 for k in conv.kernel_size))
+        if conv.kernel_size not in ((1, 1), (3, 3)) or not same or not _is_plain(conv):
             raise _unknown(name, conv)
         weight, bias = _folded(conv, norm)
         self._core.add_conv(view(weight), None if bias is None else view(bias))
 
     def _add_head(self, model: nn.Module) -> None:
         avgpool, classifier = getattr(model, "avgpool", None), model.classifier
-        layers = list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]
-        if isinstance(layers[0], nn.Conv2d):
+        layers: list[Any] = list(classifier) if isinstance(classifier, nn.Sequential) else [classifier]
+        if not layers:
+            raise ValueError("classifier has no layers: remove it, or run the layers of model.features")
+        dense = isinstance(layers[0], nn.Conv2d)
+        if dense and isinstance(avgpool, nn.Identity | None):
             self._core.add_windows(layers[0].kernel_size[0])
-        elif isinstance(avgpool, nn.AdaptiveAvgPool2d):
-            size = avgpool.output_size
-            if isinstance(size, tuple):
-                if size[0] != size[1] or size[0] is None:
-                    raise _unknown("avgpool", avgpool)
-                size = size[0]
+        elif not dense and isinstance(avgpool, nn.AdaptiveAvgPool2d) and (size := _square(avgpool.output_size)):
             self._core.add_flatten(size)
         else:
             raise _unknown("avgpool", avgpool)
         for i, layer in enumerate(layers):
-            if isinstance(layer, nn.Linear | nn.Conv2d):
+            if isinstance(layer, nn.Linear) or _is_dense(layer, first=i == 0):
                 _checked(f"classifier[{i}]", layer)
                 weight, bias = layer.weight.detach().flatten(1), layer.bias
                 self._core.add_linear(view(weight), None if bias is None else view(bias.detach().contiguous()))
@@ -187,18 +184,38 @@ class Engine:
                 self._core.add_relu()
             elif not isinstance(layer, nn.Dropout | nn.Identity):
                 raise _unknown(f"classifier[{i}]", layer)
-        if isinstance(layers[0], nn.Conv2d):
+        if dense:
             self._core.add_row_mean()
 
 
 def _unknown(name: str, module: object) -> ValueError:
-    return ValueError(f"{name} is {module}: a layer of a VGG (3x3 or 1x1 convolution, ...) is wanted")
+    text = " ".join(str(module).split())
+    return ValueError(f"{name} is {text}: a layer of a VGG (3x3 or 1x1 convolution, ...) is wanted")
 
 
 def _checked(name: str, module: nn.Module) -> None:
     for parameter in module.parameters(recurse=False):
         if parameter.dtype != torch.float32 or parameter.device.type != "cpu":
             raise TypeError(f"{name} is {parameter.dtype} on {parameter.device}: torch.float32 on cpu is wanted")
+
+
+def _is_plain(conv: nn.Conv2d) -> bool:
+    return conv.stride == conv.dilation == (1, 1) and conv.groups == 1 and conv.padding_mode == "zeros"
+
+
+def _is_dense(layer: nn.Module, first: bool) -> bool:
+    """Whether this is a linear layer written as a convolution; the first one alone may have a window."""
+    if not isinstance(layer, nn.Conv2d):
+        return False
+    window = _square(layer.kernel_size)
+    return window is not None and (first or window == 1) and layer.padding in ((0, 0), "valid") and _is_plain(layer)
+
+
+def _square(size: object) -> int | None:
+    """The one number that a square size is given as, or None."""
+    if isinstance(size, tuple):
+        return size[0] if size[0] == size[1] else None
+    return size if isinstance(size, int) else None
 
 
 def _is_pool2x2(pool: nn.MaxPool2d) -> bool:

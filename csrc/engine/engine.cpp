@@ -71,16 +71,16 @@ class Engine::Impl {
     const auto found = std::find_if(plans.begin(), plans.end(), same);
     if (found != plans.end()) {
       plans.splice(plans.begin(), plans, found);
-      return plans.front().plan;
+    } else {
+      plans.push_front({in, outputs, threads, make_plan(layers, in, outputs, value_bytes(), threads)});
+      if (plans.size() > plans_kept) plans.pop_back();
     }
-    Plan plan = make_plan(layers, in, outputs, value_bytes(), threads);
+    const Plan& plan = plans.front().plan;
     if (plan.bytes() > arena.bytes()) {
       arena = Buffer();  // first: both at a time would be the peak
       arena = Buffer(plan.bytes());
     }
-    plans.push_front({in, outputs, threads, std::move(plan)});
-    if (plans.size() > plans_kept) plans.pop_back();
-    return plans.front().plan;
+    return plan;
   }
 
   const EngineOptions options;

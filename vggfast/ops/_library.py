@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.compiler.config
 from torch import Tensor
 
 from vggfast import _native
+from vggfast._version import __version__
 from vggfast.ops._autograd import make_kernel
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
 DTYPES = (torch.float32, torch.float64)
 BITS = torch.uint8  # of a selection
+
+# torch.compile keeps compiled graphs on disk under the names of their ops: those of another version must not be found.
+torch.compiler.config.cache_key_tag += f"vggfast-{__version__}"
 
 
 def register(
