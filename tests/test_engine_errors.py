@@ -97,6 +97,8 @@ BAD_OPTIONS = {
     "dtype": ({"dtype": "float16"}, "dtype is 'float16': one of 'fp32', 'bf16' is wanted"),
     "weights": ({"weights": "int8"}, "weights is 'int8': one of 'fp32', 'bf16' is wanted"),
     "no threads": ({"threads": 0}, "threads is 0: 1 or more is wanted"),
+    "no batch": ({"batch": 0}, "batch is 0: 1 or more is wanted"),
+    "no size": ({"size": 0}, "size is 0: 1 or more is wanted"),
 }
 
 

@@ -35,20 +35,33 @@ class Engine:
             the weights of the FC layers in bfloat16 too.
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read.
         threads: of each call; None takes what torch is set to then.
+        batch, size: of the images to expect, ``size`` x ``size`` pixels each: the algorithms and the packed weights
+            are chosen for them. Any others give the same results, and a larger batch asks for more memory.
 
     Raises:
         ValueError, TypeError: an argument does not fit, or a layer has no counterpart here; the text names it.
     """
 
     def __init__(
-        self, model: nn.Module, *, dtype: str = "fp32", weights: str = "fp32", threads: int | None = None
+        self,
+        model: nn.Module,
+        *,
+        dtype: str = "fp32",
+        weights: str = "fp32",
+        threads: int | None = None,
+        batch: int = 1,
+        size: int = 224,
     ) -> None:
         if threads is not None and threads < 1:
             raise ValueError(f"threads is {threads}: 1 or more is wanted")
         bf16 = _precision("dtype", dtype)
         self._threads = threads
         self._core = _native.load().Engine(
-            bf16=bf16, bf16_weights=_precision("weights", weights) or bf16, threads=self.threads
+            bf16=bf16,
+            bf16_weights=_precision("weights", weights) or bf16,
+            threads=self.threads,
+            batch=batch,
+            size=size,
         )
         self._names: dict[str, int] = {}  # of features: the number of the layer that ends it
         trunk = model if isinstance(model, nn.Sequential) else getattr(model, "features", None)
@@ -125,7 +138,7 @@ class Engine:
         for layer in layers:
             shape = self._core.output_shape(layer, *x.shape)
             memory_format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-            outputs.append(torch.empty(shape, dtype=torch.float32, memory_format=memory_format))
+            outputs.append(_native.empty(shape, torch.float32, memory_format))
         self._core.run(view(x), list(zip(layers, map(view, outputs), strict=True)), self.threads)
         return outputs
 

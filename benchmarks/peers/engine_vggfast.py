@@ -37,7 +37,8 @@ def build(spec: Spec, cache: Path, planned: bool = True) -> Runner:
         dtype, stored = {"fp32": ("fp32", "fp32"), "bf16": ("bf16", "fp32"), "fp32+bf16-fc": ("fp32", "bf16")}[
             spec.dtype
         ]
-        engine = vggfast.Engine(model, dtype=dtype, weights=stored, threads=spec.threads)
+        expected = {"batch": spec.batch, "size": spec.size}
+        engine = vggfast.Engine(model, dtype=dtype, weights=stored, threads=spec.threads, **expected)
         call = engine if spec.part == "whole" else engine.features
         del model
     else:

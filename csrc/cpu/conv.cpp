@@ -53,7 +53,7 @@ size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool 
     values = layer.packed_values() + layer.scratch_values(in, threads);
   } else if (algorithm != cpu::direct) {
     const cpu::Winograd layer(algorithm, in.c, cout);
-    values = layer.packed_values() + layer.scratch_values(in, !pool, threads);
+    values = layer.packed_values() + layer.scratch_values(in, !(pool && selected), threads);
   } else {
     values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (selected ? in.n * in.h * in.w * in.c : 0);
   }

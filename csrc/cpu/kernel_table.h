@@ -56,12 +56,13 @@ struct ConvArgs {
   ConvOutput<T> out;
 };
 
-/// Winograd's tiles of m x m output pixels. They cover mosaics of `down` x `across` images, with a line of zeros
-/// between neighbours, which serves both as padding: small images fill whole tiles better together. Without pool or
-/// selection.
+/// Winograd's tiles of m x m output pixels. They cover mosaics of `down` x `across` images, with a line or two of zeros
+/// between neighbours, which serve both as padding: small images fill whole tiles better together.
 struct TileGrid {
   int64_t rows, columns;  // of tiles, to a mosaic
-  int64_t down = 1, across = 1;
+  int64_t down, across;   // images
+  // Pixels from one image to the next: even, so that the pool's windows lie alike in all.
+  int64_t pitch_down, pitch_across;
 };
 
 template <class S, class U = float>

@@ -85,7 +85,7 @@ void DirectWgrad<T>::add_up(const T* partial, const T* partial_bias, const Weigh
 template class DirectWgrad<float>;
 template class DirectWgrad<double>;
 
-WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout, bool plain)
+WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout, bool mosaics)
     : kernels_(kernels()),
       table_(kernels_.winograd[m / 2]),
       in_(in),
@@ -93,7 +93,7 @@ WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout, bool plain)
       points_(m == 1 ? 1 : (m + 2) * (m + 2)),
       in_blocks_(ceil_div(in.c, kernels_.lanes)),
       out_blocks_(ceil_div(cout, kernels_.lanes)),
-      grid_(Winograd::grid(m, in, plain)),
+      grid_(Winograd::grid(m, in, mosaics)),
       tiles_(Winograd::tiles_of(grid_, in.n)) {
   const int64_t tile_values = points_ * (in_blocks_ + out_blocks_) * kernels_.lanes, du = points_ * du_plane();
   chunk_ = std::max(group_chunk_values / tile_values, least_tiles);

@@ -31,8 +31,8 @@ class DirectWgrad {
 /// Groups and chunks depend on the shape alone, so the result does not depend on the threads.
 class WinogradWgrad {
  public:
-  /// `plain`: whether gy comes without a pool's selection.
-  WinogradWgrad(int m, Extent in, int64_t cout, bool plain);
+  /// `mosaics`: as for Winograd::grid, of gy.
+  WinogradWgrad(int m, Extent in, int64_t cout, bool mosaics);
   int64_t workspace_values(int threads) const;
   void run(const ConvInput<float>& x, const ConvInput<float>& gy, const WeightView<float>& shape, float* gw, float* gb,
            int64_t gb_stride, float* workspace, int threads) const;

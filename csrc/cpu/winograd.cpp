@@ -10,8 +10,7 @@ namespace {
 constexpr int64_t cache_values = 160 << 10;  // of V and M that a task should not exceed: L2, less what streams by
 constexpr int64_t least_tiles = 48;          // but with fewer tiles, streaming the weights costs more than missing L2
 constexpr int64_t some_blocks = 8;           // of output channels, whose products are kept at a time
-constexpr int64_t large_values = 12 << 20;   // of U, more than L3 holds: V is read once for all blocks instead
-constexpr int64_t tasks_per_thread = 4;      // so that a thread that loses its core delays the others little
+constexpr int64_t large_values = 6 << 20;    // of U, more than L3 keeps: V is read once for all blocks instead
 
 }  // namespace
 
@@ -29,12 +28,18 @@ int64_t Winograd::tiles_of(const TileGrid& grid, int64_t images) {
   return ceil_div(images, grid.down * grid.across) * grid.rows * grid.columns;
 }
 
-TileGrid Winograd::grid(int m, Extent in, bool plain) {
-  TileGrid best{ceil_div(in.h, m), ceil_div(in.w, m)};
-  if (!plain || m == 1) return best;
+TileGrid Winograd::grid(int m, Extent in, bool mosaics) {
+  const int64_t pitch_down = (in.h / 2 + 1) * 2, pitch_across = (in.w / 2 + 1) * 2;
+  TileGrid best{ceil_div(in.h, m), ceil_div(in.w, m), 1, 1, pitch_down, pitch_across};
+  if (!mosaics || m == 1) return best;
   for (int64_t down : {1, 2}) {
     for (int64_t across : {1, 2}) {
-      const TileGrid grid{ceil_div(down * (in.h + 1) - 1, m), ceil_div(across * (in.w + 1) - 1, m), down, across};
+      const TileGrid grid{ceil_div((down - 1) * pitch_down + in.h, m),
+                          ceil_div((across - 1) * pitch_across + in.w, m),
+                          down,
+                          across,
+                          pitch_down,
+                          pitch_across};
       if (tiles_of(grid, in.n) < tiles_of(best, in.n)) best = grid;
     }
   }
@@ -43,14 +48,10 @@ TileGrid Winograd::grid(int m, Extent in, bool plain) {
 
 int64_t Winograd::tiles(Extent in) const { return tiles_of(grid(m_, in, true), in.n); }
 
-bool Winograd::better_plain(Extent in) const {
-  return 5 * tiles_of(grid(m_, in, true), in.n) <= 4 * tiles_of(grid(m_, in, false), in.n);
-}
-
-Winograd::Cut Winograd::cut(Extent in, bool plain, int given_threads) const {
+Winograd::Cut Winograd::cut(Extent in, bool mosaics, int given_threads) const {
   const int threads = std::max(given_threads, 1);
   Cut cut;
-  cut.grid = grid(m_, in, plain);
+  cut.grid = grid(m_, in, mosaics);
   cut.tiles = tiles_of(cut.grid, in.n);
   const int64_t rows = kernels_.gemm_rows;
   const int64_t fitting = cache_values / (points_ * (in_blocks_ + 2) * kernels_.lanes) / rows * rows;
@@ -61,7 +62,7 @@ Winograd::Cut Winograd::cut(Extent in, bool plain, int given_threads) const {
   cut.tiles_per_task = std::max<int64_t>(ceil_div(cut.tiles, cut.tile_tasks), 1);
   cut.tile_tasks = ceil_div(cut.tiles, cut.tiles_per_task);
   // With too few tiles for the threads, tasks share out the output channels, each transforming the inputs again.
-  const int64_t pairs = ceil_div(out_blocks_, 2), wanted = threads > 1 ? threads * tasks_per_thread : 1;
+  const int64_t pairs = ceil_div(out_blocks_, 2), wanted = threads;
   const int64_t splits = std::clamp<int64_t>(wanted / std::max<int64_t>(cut.tile_tasks, 1), 1, pairs);
   cut.blocks_per_task = 2 * ceil_div(pairs, splits);
   cut.block_tasks = ceil_div(out_blocks_, cut.blocks_per_task);
@@ -82,7 +83,7 @@ void Winograd::pack(const WeightView<float>& weight, const float* bias, float* p
 template <class S, class U, class Kernel>
 void Winograd::share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out,
                      float* scratch, int threads, Kernel kernel) const {
-  const Cut cut = this->cut(in.extent, !in.pool && !out.pool, threads);
+  const Cut cut = this->cut(in.extent, !in.pool, threads);
   const WinogradArgs<S, U> args{in, cut.grid, packed, bias, out, cut.group};
   parallel_for(cut.tile_tasks * cut.block_tasks, threads, [&](int64_t task, int worker) {
     const int64_t tile = task / cut.block_tasks * cut.tiles_per_task;

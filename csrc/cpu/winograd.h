@@ -16,17 +16,16 @@ class Winograd {
 
   /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
   int64_t packed_values() const { return (points_ * cin_ + 1) * out_blocks_ * kernels_.lanes; }
-  /// How a batch is tiled. `plain`: whether no pool is involved, neither in the epilogue nor in the input's selection.
-  static TileGrid grid(int m, Extent in, bool plain);
+  /// How a batch is tiled. `mosaics`: whether tiles may cover several images; not those of an input with a selection
+  /// of a pool.
+  static TileGrid grid(int m, Extent in, bool mosaics);
   static int64_t tiles_of(const TileGrid& grid, int64_t images);
 
-  int64_t scratch_values(Extent in, bool plain, int threads) const {
-    return std::max(threads, 1) * cut(in, plain, threads).scratch;
+  int64_t scratch_values(Extent in, bool mosaics, int threads) const {
+    return std::max(threads, 1) * cut(in, mosaics, threads).scratch;
   }
-  /// How many tiles a plain call has.
+  /// How many tiles a call has, mosaics allowed.
   int64_t tiles(Extent in) const;
-  /// Whether a max-pool is better left out of the epilogue: plain, the tiles would be fewer by so much.
-  bool better_plain(Extent in) const;
 
   void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
   template <class S>
@@ -43,7 +42,7 @@ class Winograd {
     TileGrid grid;
     int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, group, scratch;
   };
-  Cut cut(Extent in, bool plain, int threads) const;
+  Cut cut(Extent in, bool mosaics, int threads) const;
   template <class S, class U, class Kernel>
   void share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out, float* scratch,
              int threads, Kernel kernel) const;

@@ -16,7 +16,6 @@ using namespace engine;
 namespace {
 
 constexpr size_t plans_kept = 16;
-constexpr int64_t nominal_size = 224, nominal_batch = 2;  // of the input that algorithms are chosen for
 constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 
 void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
@@ -42,7 +41,10 @@ class Engine::Impl {
     Plan plan;
   };
 
-  explicit Impl(EngineOptions given) : options(given), isa(cpu::kernels().name) {}
+  explicit Impl(EngineOptions given) : options(given), isa(cpu::kernels().name), extent(given.size) {
+    VGGFAST_CHECK(options.batch > 0, "batch is ", options.batch, ": 1 or more is wanted");
+    VGGFAST_CHECK(options.size > 0, "size is ", options.size, ": 1 or more is wanted");
+  }
 
   size_t value_bytes() const { return options.bf16 ? sizeof(cpu::Bf16) : sizeof(float); }
 
@@ -55,8 +57,8 @@ class Engine::Impl {
       layer.bf16_weights = options.bf16_weights;
     } else {
       layer.kernel = weight.size(2);
-      const cpu::Extent nominal{nominal_batch, extent, extent, layer.cin};
-      layer.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, nominal, layer.channels, layer.kernel, true);
+      const cpu::Extent expected{options.batch, extent, extent, layer.cin};
+      layer.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, expected, layer.channels, layer.kernel, true);
       if (layer.algorithm == cpu::direct && options.bf16) layer.algorithm = layer.kernel == 1 ? 1 : most_exact;
     }
     pack_layer(layer, weight, bias, options.threads);
@@ -85,7 +87,7 @@ class Engine::Impl {
 
   const EngineOptions options;
   const std::string isa;
-  int64_t extent = nominal_size;  // of the activation after the layers so far
+  int64_t extent;  // of the activation after the layers so far
   std::vector<Layer> layers;
   std::list<Kept> plans;  // the one used last comes first
   Buffer arena;

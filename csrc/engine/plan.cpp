@@ -47,7 +47,7 @@ size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
   }
   if (layer.kind == Kind::conv && layer.algorithm != cpu::direct) {
     const cpu::Winograd winograd(layer.algorithm, in.c, layer.channels);
-    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, !step.pool, threads));
+    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, true, threads));
   }
   // What has no bfloat16 kernel runs in float, on copies of its input and output.
   return 2 * aligned(sizeof(float) * static_cast<size_t>(std::max(values_of(in), values_of(step.out))));
@@ -111,9 +111,7 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
     step.rows_in = !plan.steps.empty() && plan.steps.back().rows_out;
     step.rows_out = step.rows_in || makes_rows(layers[first].kind);
     const Layer& layer = layers[first];
-    if (step.pool && layer.algorithm > 0 &&
-        (layer.algorithm == 1 ||  // its tile is one pixel
-         cpu::Winograd(layer.algorithm, layer.cin, layer.channels).better_plain(step.in))) {
+    if (step.pool && layer.algorithm == 1) {  // its tile is one pixel
       step.pool = false;
       --step.last;
     }

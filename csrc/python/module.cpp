@@ -140,10 +140,10 @@ void bind_lrn(py::module_& m) {
 void bind_engine(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   py::class_<Engine>(m, "Engine")
-      .def(py::init([](bool bf16, bool bf16_weights, int threads) {
-             return std::make_unique<Engine>(EngineOptions{bf16, bf16_weights, threads});
+      .def(py::init([](bool bf16, bool bf16_weights, int threads, int64_t batch, int64_t size) {
+             return std::make_unique<Engine>(EngineOptions{bf16, bf16_weights, threads, batch, size});
            }),
-           py::arg("bf16"), py::arg("bf16_weights"), py::arg("threads"))
+           py::arg("bf16"), py::arg("bf16_weights"), py::arg("threads"), py::arg("batch"), py::arg("size"))
       .def("add_conv", &Engine::add_conv, no_gil)
       .def("add_linear", &Engine::add_linear, no_gil)
       .def("add_relu", &Engine::add_relu)

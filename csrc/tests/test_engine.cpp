@@ -134,6 +134,7 @@ struct Kind {
   double bound;  // of an error, against the largest output
 };
 const Kind kinds[] = {{"fp32", {}, 2e-5},
+                      {"fp32 for batches", {.batch = 64}, 2e-5},
                       {"fp32 by direct", {}, 2e-6},
                       {"bf16 weights", {.bf16 = false, .bf16_weights = true}, 1e-2},
                       {"bf16", {.bf16 = true, .bf16_weights = true}, 3e-2},

@@ -34,22 +34,26 @@ struct TilePlace {
   }
 };
 
-/// Where the pixels of a patch of `count` x `count` of a mosaic lie: pixel (i, j) is number row[i] + column[j] of the
-/// batch, and outside every image where either is negative or the sum is not under `pixels`.
-template <int count>
+/// Where the pixels of a patch of `count` x `count` of a mosaic lie, or of a mosaic pooled by `window`: pixel (i, j) is
+/// number row[i] + column[j] of the batch, and outside every image where either is negative or the sum is not under
+/// `pixels`.
+template <int count, int window = 1>
 struct Patch {
   int64_t row[count], column[count], pixels;
+  bool inside = true;  // whether all of it lies in one image
 
   Patch(const TileGrid& grid, const Extent& e, int64_t n, int64_t y, int64_t x) : pixels(e.n * e.h * e.w) {
     constexpr int64_t outside = -((int64_t)1 << 60);
-    const int64_t image = e.h * e.w;
+    const int64_t image = e.h * e.w, pitch_down = grid.pitch_down / window, pitch_across = grid.pitch_across / window;
     for (int i = 0; i < count; ++i) {
       const int64_t yy = y + i, xx = x + i;
-      const int64_t down = grid.down > 1 ? yy / (e.h + 1) : 0, across = grid.across > 1 ? xx / (e.w + 1) : 0;
-      const int64_t in_y = yy - down * (e.h + 1), in_x = xx - across * (e.w + 1);
+      const int64_t down = grid.down > 1 ? yy / pitch_down : 0, across = grid.across > 1 ? xx / pitch_across : 0;
+      const int64_t in_y = yy - down * pitch_down, in_x = xx - across * pitch_across;
       row[i] = yy < 0 || in_y >= e.h || down >= grid.down ? outside : (n + down * grid.across) * image + in_y * e.w;
       column[i] = xx < 0 || in_x >= e.w || across >= grid.across ? outside : across * image + in_x;
+      inside = inside && row[i] >= 0 && column[i] >= 0 && row[i] - row[0] == i * e.w && column[i] - column[0] == i;
     }
+    inside = inside && at(count - 1, count - 1) >= 0;
   }
   /// The pixel's number, or a negative one.
   int64_t at(int64_t i, int64_t j) const {
@@ -96,9 +100,8 @@ inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, c
                                                        int64_t y, int64_t x, int64_t c, Body body) {
   const Extent e = in.extent;
   const int64_t count = e.c - c;
-  const bool inside = y >= 0 && x >= 0 && y + extent <= e.h && x + extent <= e.w && count >= Vf::lanes;
-  if (inside && !in.selection) {  // in a mosaic: of its first image
-    const S* first = in.data + ((n * e.h + y) * e.w + x) * e.c + c;
+  if (patch.inside && count >= Vf::lanes && !in.selection) {
+    const S* first = in.data + (patch.row[0] + patch.column[0]) * e.c + c;
     const int64_t row = e.w * e.c;
     for (int64_t i = 0; i < extent; ++i) {
       for (int64_t j = 0; j < extent; ++j) __builtin_prefetch(first + i * row + (j + extent - 2) * e.c, 0, 2);
@@ -163,8 +166,8 @@ void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, 
   const int64_t tiles = end - begin, plane = plane_of((block_end - block_begin) * tiles);
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = TilePlace::of<M>(a.grid, tile);
-    const Patch<M / window> patch(a.grid, {a.in.extent.n, a.out.h, a.out.w, a.out.c}, place.n, place.y / window,
-                                  place.x / window);
+    const Patch<M / window, window> patch(a.grid, {a.in.extent.n, a.out.h, a.out.w, a.out.c}, place.n, place.y / window,
+                                          place.x / window);
     for (int64_t block = block_begin; block < block_end && block * Vf::lanes < a.out.c; ++block) {
       const float* in = products + ((block - block_begin) * tiles + tile - begin) * Vf::lanes;
       for (int i = 0; i < M / window; ++i) {

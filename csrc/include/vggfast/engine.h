@@ -19,6 +19,7 @@ struct EngineOptions {
   bool bf16 = false;          // activations between layers are kept in bfloat16; all arithmetic is float
   bool bf16_weights = false;  // weights of FC layers are kept in bfloat16
   int threads = 1;            // for packing
+  int64_t batch = 1, size = 224;  // of the images to expect: algorithms are chosen for them; any others will do
 };
 
 class Engine {
@@ -27,7 +28,7 @@ class Engine {
   ~Engine();
 
   // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, weights of any strides;
-  // they are packed at once, for the algorithm that suits an image of 224 x 224.
+  // they are packed at once, for the algorithm that suits the images expected.
   void add_conv(const Tensor& weight, const Tensor* bias);  // as conv_fprop
   void add_relu();
   void add_max_pool(bool ceil_mode);  // 2x2/2
