@@ -150,3 +150,17 @@ def test_several_threads(pooled, set_threads):
         for _ in range(5):
             for ours, first in zip(pool.map(both, inputs), wanted, strict=True):
                 assert all(map(torch.equal, ours, first))
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "winograd2"], indirect=True)
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(("cin", "cout"), [(3, 64), (8, 64), (8, 65)])
+def test_outputs_larger_than_caches(backend, algorithm, cin, cout, pool):
+    """They are written past the caches where their vectors are aligned: all of them, and in time for who reads them."""
+    x, w, b = torch.randn(2, cin, 301, 298), torch.randn(cout, cin, 3, 3), torch.randn(cout)
+    wanted = torch.nn.functional.conv2d(x.double(), w.double(), b.double(), padding=1)
+    wanted = torch.nn.functional.max_pool2d(wanted, 2) if pool else wanted
+    for requires_grad in (False, True):
+        y = ops.conv3x3(x, w.requires_grad_(requires_grad), b, pool=pool)
+        assert y.nbytes > 10 << 20
+        assert (y.detach() - wanted).abs().max() < 1e-5 * wanted.abs().max()

@@ -35,6 +35,7 @@ struct ConvOutput {
   int64_t h, w, c;
   bool relu = false, pool = false;
   uint8_t* selection = nullptr;  // or as in vggfast/selection.h
+  bool stream = false;           // past the caches (cpu/streaming.h)
 };
 
 /// Weights seen as [out][in][row][column], in elements from `data`. dgrad sees them transposed and flipped.

@@ -10,7 +10,7 @@
 #if !defined(VGGFAST_ISA) || !defined(VGGFAST_VECTOR_BYTES)
 #error "define VGGFAST_ISA and VGGFAST_VECTOR_BYTES first: this header belongs to the sources cpu/isa_*.cpp"
 #endif
-#if defined(__AVX512F__)
+#if defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -53,6 +53,21 @@ struct Vec {
     return v;
   }
   static void store(T* p, Value v) { __builtin_memcpy(p, &v, sizeof v); }
+  /// Past the caches, where the machine can; p is aligned to a vector. end_stream() follows.
+  static void stream(T* p, Value v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return _mm512_stream_ps(p, (__m512)v);
+#elif defined(__AVX__)
+    if constexpr (sizeof(T) == 4) return _mm256_stream_ps(p, (__m256)v);
+#endif
+    store(p, v);
+  }
+  /// After the last of them: no other thread may see a later store first.
+  static void end_stream() {
+#if defined(__AVX__)
+    _mm_sfence();
+#endif
+  }
   /// The first `n` lanes (n < lanes); the others are 0 and are not touched in memory.
   static Value load(const T* p, int64_t n) {
 #if defined(__AVX512F__)

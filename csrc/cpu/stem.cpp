@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/parallel.h"
+#include "cpu/streaming.h"
 
 namespace vggfast::cpu {
 namespace {
@@ -37,7 +38,7 @@ void Stem::pack(const WeightView<float>& weight, const float* bias, float* packe
 template <class S>
 void Stem::fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch,
                  int threads) const {
-  const StemArgs<S> args{in, packed, packed + values * padded_, out};
+  const StemArgs<S> args{in, packed, packed + values * padded_, streamed(out, in.extent.n)};
   const int64_t each = scratch_of(in.extent);
   parallel_ranges(in.extent.n * out.h, 1, threads, [&](int64_t begin, int64_t end, int worker) {
     kernels_.stem_fprop<S>()(args, begin, end, scratch + worker * each);

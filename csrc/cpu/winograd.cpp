@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpu/parallel.h"
+#include "cpu/streaming.h"
 
 namespace vggfast::cpu {
 namespace {
@@ -84,7 +85,7 @@ template <class S, class U, class Kernel>
 void Winograd::share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out,
                      float* scratch, int threads, Kernel kernel) const {
   const Cut cut = this->cut(in.extent, !in.pool, threads);
-  const WinogradArgs<S, U> args{in, cut.grid, packed, bias, out, cut.group};
+  const WinogradArgs<S, U> args{in, cut.grid, packed, bias, streamed(out, in.extent.n), cut.group};
   parallel_for(cut.tile_tasks * cut.block_tasks, threads, [&](int64_t task, int worker) {
     const int64_t tile = task / cut.block_tasks * cut.tiles_per_task;
     const int64_t block = task % cut.block_tasks * cut.blocks_per_task;

@@ -12,7 +12,7 @@
 namespace vggfast::engine {
 namespace {
 
-constexpr int64_t cache_bytes = 26 << 20;  // of activations that a stage should keep in L3
+constexpr int64_t group_bytes = 60 << 20;  // of activations that a step may move before the next one begins
 constexpr size_t alignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
@@ -61,7 +61,7 @@ std::vector<Stage> cut(const std::vector<Step>& steps, int64_t images, size_t va
     int64_t group = images;
     if (!step.rows_out) {
       const int64_t bytes = (values_of(step.in) + values_of(step.out)) / images * static_cast<int64_t>(value_bytes);
-      group = std::clamp<int64_t>(cache_bytes / std::max<int64_t>(bytes, 1), 1, images);
+      group = std::clamp<int64_t>(group_bytes / std::max<int64_t>(bytes, 1), 1, images);
     }
     const bool begins = i == 0 || step.in.h != steps[i - 1].in.h || step.rows_out;
     if (begins) stages.push_back({i, i, images});

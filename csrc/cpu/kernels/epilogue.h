@@ -41,6 +41,9 @@ inline __attribute__((always_inline)) void store_output(const ConvOutput<S>& out
     }
   }
   S* y = out.y + pixel * out.c + c;
+  if constexpr (sizeof(S) == sizeof(T)) {
+    if (out.stream) return V::stream(y, best);
+  }
   c + V::lanes <= out.c ? V::store(y, best) : V::store(y, best, out.c - c);
 }
 

@@ -2,9 +2,10 @@
 //
 // The rows of the image that one row of outputs needs are copied into lines with a zero pixel at either end, so that
 // the 9 values of one kernel row lie side by side for every pixel: [kernel row][pixel][3 taps x 3 channels].
-// fprop   products of P pixels x 2 vectors of output channels in registers; a pool or a selection takes them from
-// memory wgrad   the 9 or 27 weights' sums of one vector of output channels in registers while the pixels of a
-//         segment go by
+// fprop   products of P pixels x 2 vectors of output channels in registers;
+//         a pool or a selection takes them from memory
+// wgrad   the 9 or 27 weights' sums of one vector of output channels in registers;
+//         the pixels of a segment go by
 // Cache   lines, weights (27 x cout), a segment's gradients of one vector: L1
 #pragma once
 
@@ -88,14 +89,14 @@ void add_products(const float* g, int64_t step, int64_t pixels, const float* lin
 }
 
 /// Rows pixels x Vecs vectors of outputs, with bias and ReLU, straight from registers.
-template <int Rows, int Vecs, class S>
+template <int Rows, int Vecs, bool Stream, class S>
 void stem_tile(const float* lines, int64_t line, const float* packed, const float* bias, bool relu, S* y,
                int64_t y_step) {
   Vf::Value acc[Rows][Vecs];
 #pragma GCC unroll 16
   for (int p = 0; p < Rows; ++p) {
 #pragma GCC unroll 2
-    for (int v = 0; v < Vecs; ++v) acc[p][v] = Vf::zero();
+    for (int v = 0; v < Vecs; ++v) acc[p][v] = Vf::load(bias + v * Vf::lanes);
   }
   for (int64_t r = 0; r < 3; ++r, lines += line) {
 #pragma GCC unroll 3
@@ -114,10 +115,23 @@ void stem_tile(const float* lines, int64_t line, const float* packed, const floa
   for (int p = 0; p < Rows; ++p) {
 #pragma GCC unroll 2
     for (int v = 0; v < Vecs; ++v) {
-      const Vf::Value sum = acc[p][v] + Vf::load(bias + v * Vf::lanes);
-      Vf::store(y + p * y_step + v * Vf::lanes, relu ? Vf::select(passes<float>(sum), sum, Vf::zero()) : sum);
+      const Vf::Value out = relu ? Vf::select(passes<float>(acc[p][v]), acc[p][v], Vf::zero()) : acc[p][v];
+      S* to = y + p * y_step + v * Vf::lanes;
+      if constexpr (Stream) {
+        Vf::stream(to, out);
+      } else {
+        Vf::store(to, out);
+      }
     }
   }
+}
+
+template <int Rows, class S>
+auto stem_tile_of(bool stream) {
+  if constexpr (sizeof(S) == sizeof(float)) {
+    if (stream) return stem_tile<Rows, 2, true, S>;
+  }
+  return stem_tile<Rows, 2, false, S>;
 }
 
 /// The general case of one pair of blocks: products of `pixels` pixels by way of memory, then any epilogue.
@@ -168,19 +182,20 @@ void stem_fprop(const StemArgs<S>& a, int64_t row_begin, int64_t row_end, float*
   constexpr int rows = VGGFAST_GEMM_ROWS;
   const int64_t line = line_values(a.in.extent.w), window = a.out.pool ? 2 : 1;
   const bool plain = !a.out.pool && !a.out.selection;
+  const auto tile = stem_tile_of<rows, S>(a.out.stream);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t n = row / a.out.h, y = row % a.out.h * window;
     for (int64_t i = 0; i < window + 2; ++i) load_line(a.in, n, y + i - 1, scratch + i * line);
     for (int64_t x = 0; x < a.out.w * window; x += Stem::segment) {
       const int64_t pixels = min(Stem::segment, a.out.w * window - x), first = row * a.out.w + x / window;
-      prefetch_lines<1>(a.out.y + first * a.out.c, pixels / window * a.out.c);
+      if (!a.out.stream) prefetch_lines<1>(a.out.y + first * a.out.c, pixels / window * a.out.c);
       for (int64_t c = 0; c < a.out.c; c += 2 * lanes) {
         const float* values = scratch + x * Stem::channels;
         int64_t done = 0;
         if (plain && c + 2 * lanes <= a.out.c) {
           for (; done + rows <= pixels; done += rows) {
-            stem_tile<rows, 2>(values + done * Stem::channels, line, a.packed + c * Stem::values, a.bias + c,
-                               a.out.relu, a.out.y + (first + done) * a.out.c + c, a.out.c);
+            tile(values + done * Stem::channels, line, a.packed + c * Stem::values, a.bias + c, a.out.relu,
+                 a.out.y + (first + done) * a.out.c + c, a.out.c);
           }
         }
         if (done < pixels) {
@@ -190,6 +205,7 @@ void stem_fprop(const StemArgs<S>& a, int64_t row_begin, int64_t row_end, float*
       }
     }
   }
+  if (a.out.stream) Vf::end_stream();
 }
 
 /// Units: rows of the flattened (n, h). Adds to partial[value][cout, padded] and, unless null, to bias[cout, padded].

@@ -173,7 +173,7 @@ void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, 
       for (int i = 0; i < M / window; ++i) {
         for (int j = 0; j < M / window; ++j) {
           const int64_t pixel = patch.at(i, j);
-          if (pixel >= 0) __builtin_prefetch(a.out.y + pixel * a.out.c + block * Vf::lanes, 1);
+          if (pixel >= 0 && !a.out.stream) __builtin_prefetch(a.out.y + pixel * a.out.c + block * Vf::lanes, 1);
         }
       }
       const Vf::Value bias = Vf::load(a.bias + block * Vf::lanes);
@@ -272,6 +272,7 @@ void winograd_fprop(const WinogradArgs<S, U>& a, int64_t tile_begin, int64_t til
     }
     transform_outputs<M, false>(a, tile_begin, tile_end, block, block + blocks, products);
   }
+  if (a.out.stream) Vf::end_stream();
 }
 
 /// G g Gt of one input channel and `count` output channels, to planes of U.
