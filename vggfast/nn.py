@@ -47,7 +47,7 @@ class _Conv(nn.Conv2d):
 
 
 class Conv3x3(_Conv):
-    """``nn.Conv2d(in, out, 3, padding=1)`` on :func:`vggfast.ops.conv3x3`. Input (N, Cin, H, W), float32 or float64."""
+    """``nn.Conv2d(in, out, 3, padding=1)`` on :func:`vggfast.ops.conv3x3`. Input (N, Cin, H, W), a floating dtype."""
 
     _kernel, _padding = 3, 1
 
@@ -56,7 +56,7 @@ class Conv3x3(_Conv):
 
 
 class Conv1x1(_Conv):
-    """``nn.Conv2d(in, out, 1)`` on :func:`vggfast.ops.conv1x1`. Input (N, Cin, H, W), float32 or float64."""
+    """``nn.Conv2d(in, out, 1)`` on :func:`vggfast.ops.conv1x1`. Input (N, Cin, H, W), a floating dtype."""
 
     _kernel, _padding = 1, 0
 
@@ -65,7 +65,7 @@ class Conv1x1(_Conv):
 
 
 class MaxPool2x2(nn.MaxPool2d):
-    """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), float32 or float64."""
+    """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), a floating dtype."""
 
     def __init__(self, ceil_mode: bool = False) -> None:
         super().__init__(kernel_size=2, stride=2, ceil_mode=ceil_mode)

@@ -3,7 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
-#include <cstdlib>
+#include <cstdint>
 #include <list>
 #include <mutex>
 #include <new>
@@ -49,16 +49,25 @@ Cache& cache() {
 
 }  // namespace
 
+// Mappings of their own: what an allocator's heap is given back, it may keep.
 Buffer::Buffer(size_t bytes) : bytes_((bytes + huge_page - 1) / huge_page * huge_page) {
   if (bytes_ == 0) return;
-  data_ = std::aligned_alloc(huge_page, bytes_);
-  if (!data_) throw std::bad_alloc();
+  void* mapped = bytes_ < bytes ? MAP_FAILED
+                                : mmap(nullptr, bytes_ + huge_page, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  const size_t before = (huge_page - reinterpret_cast<uintptr_t>(mapped) % huge_page) % huge_page;
+  data_ = static_cast<std::byte*>(mapped) + before;
+  if (before > 0) munmap(mapped, before);
+  munmap(static_cast<std::byte*>(data_) + bytes_, huge_page - before);
 #ifdef MADV_HUGEPAGE
   madvise(data_, bytes_, MADV_HUGEPAGE);  // advice: without it, ordinary pages serve
 #endif
 }
 
-Buffer::~Buffer() { std::free(data_); }
+Buffer::~Buffer() {
+  if (data_) munmap(data_, bytes_);
+}
 
 CachedBuffer::CachedBuffer(size_t bytes) {
   const std::lock_guard lock(cache().mutex);

@@ -7,13 +7,15 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.compiler.config
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from vggfast import _native
 from vggfast._version import __version__
 from vggfast.ops._autograd import make_kernel
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
-DTYPES = (torch.float32, torch.float64)
+NARROW = (torch.bfloat16, torch.float16)  # tensors may be; the kernels compute in float32
+DTYPES = (*NARROW, torch.float32, torch.float64)
 BITS = torch.uint8  # of a selection
 
 # torch.compile keeps compiled graphs on disk under the names of their ops: those of another version must not be found.
@@ -32,12 +34,12 @@ def register(
 ) -> Callable:
     """Registers ``vggfast::<schema>`` and returns it as a callable.
 
-    `run` serves every device (and refuses by name those it has no kernel for); `fake` gives shapes and exact strides.
-    With `autocast`, inputs of lower precision are cast to float32 under CPU autocast.
+    `run` serves every device (and refuses by name those it has no kernel for), in float32 and float64; `fake` gives
+    shapes and exact strides. With `autocast`, inputs of lower precision are cast to float32 under CPU autocast.
     """
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, _widened(run), "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_vmap(name, vmap, lib=_LIBRARY)
     op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
@@ -45,6 +47,23 @@ def register(
     if autocast:
         torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
     return op
+
+
+def _widened(run: Callable) -> Callable:
+    """`run` for tensors of 16 bits too: computed in float32, each result rounded once."""
+
+    def widened(*args):
+        dtypes = {arg.dtype for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()}
+        if not (len(dtypes) == 1 and dtypes <= set(NARROW)):  # of mixed ones, run says what is wrong
+            return run(*args)
+        (dtype,) = dtypes
+        return tree_map_only(
+            Tensor,
+            lambda t: t.to(dtype) if t.is_floating_point() else t,
+            run(*tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, args)),
+        )
+
+    return widened
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
@@ -59,7 +78,7 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 
 def check_float(t: Tensor, name: str, devices: Sequence[str] = ("cpu",)) -> None:
     if t.dtype not in DTYPES:
-        raise TypeError(f"{name} is {t.dtype}: torch.float32 or torch.float64 is wanted")
+        raise TypeError(f"{name} is {t.dtype}: one of {', '.join(map(str, DTYPES))} is wanted")
     if t.device.type not in (*devices, "meta"):
         raise ValueError(f"{name} is on {t.device}: this op has kernels for {', '.join(devices)}")
 

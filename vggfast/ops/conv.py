@@ -236,7 +236,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     """3x3 convolution, stride 1, padding 1; then bias, ReLU and 2x2/2 max-pool as asked, in one pass.
 
     Args:
-        x: (N, Cin, H, W), float32 or float64, contiguous or channels_last. N may be 0; H, W at least 1 (2 with pool).
+        x: (N, Cin, H, W), of a floating dtype, contiguous or channels_last. N may be 0; H, W at least 1 (2 with pool).
         weight: (Cout, Cin, 3, 3), any strides.
         bias: (Cout,) or None.
         relu: max(0, .) after the bias.

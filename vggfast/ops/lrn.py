@@ -123,7 +123,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
     """x / (k + alpha / size * (sum of squares over `size` neighbouring channels)) ** beta.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last.
+        x: (N, C, H, W), of a floating dtype, contiguous or channels_last.
         size: channels in a window: size // 2 before, (size - 1) // 2 after.
         alpha, beta, k: as in :func:`torch.nn.functional.local_response_norm`, which divides alpha by size.
 

@@ -74,7 +74,7 @@ def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     The first maximum of a window takes the gradient; NaN passes through, as in torch.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last. On CUDA, forward only.
+        x: (N, C, H, W), of a floating dtype, contiguous or channels_last. On CUDA, forward only.
         ceil_mode: an odd last row or column makes windows of its own instead of being left out.
 
     Returns:
@@ -134,7 +134,7 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     """A class score map (N, C, H, W) as class scores (N, C): the mean or sum over its pixels.
 
     Args:
-        x: (N, C, H, W), float32 or float64, contiguous or channels_last.
+        x: (N, C, H, W), of a floating dtype, contiguous or channels_last.
         reduce: "mean" (the paper's spatial average) or "sum".
 
     Raises:
