@@ -52,9 +52,9 @@ Cache& cache() {
 // Mappings of their own: what an allocator's heap is given back, it may keep.
 Buffer::Buffer(size_t bytes) : bytes_((bytes + huge_page - 1) / huge_page * huge_page) {
   if (bytes_ == 0) return;
-  void* mapped = bytes_ < bytes ? MAP_FAILED
-                                : mmap(nullptr, bytes_ + huge_page, PROT_READ | PROT_WRITE,
-                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapped = bytes_ < bytes
+                     ? MAP_FAILED
+                     : mmap(nullptr, bytes_ + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) throw std::bad_alloc();
   const size_t before = (huge_page - reinterpret_cast<uintptr_t>(mapped) % huge_page) % huge_page;
   data_ = static_cast<std::byte*>(mapped) + before;

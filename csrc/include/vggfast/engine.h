@@ -16,9 +16,9 @@
 namespace vggfast {
 
 struct EngineOptions {
-  bool bf16 = false;          // activations between layers are kept in bfloat16; all arithmetic is float
-  bool bf16_weights = false;  // weights of FC layers are kept in bfloat16
-  int threads = 1;            // for packing
+  bool bf16 = false;              // activations between layers are kept in bfloat16; all arithmetic is float
+  bool bf16_weights = false;      // weights of FC layers are kept in bfloat16
+  int threads = 1;                // for packing
   int64_t batch = 1, size = 224;  // of the images to expect: algorithms are chosen for them; any others will do
 };
 
