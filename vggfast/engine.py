@@ -36,7 +36,7 @@ class Engine:
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read.
         threads: of each call; None takes what torch is set to then.
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: the algorithms and the packed weights
-            are chosen for them. Any others give the same results, and a larger batch asks for more memory.
+            are chosen for them. Any others will do, only not as fast; a larger batch asks for more memory.
 
     Raises:
         ValueError, TypeError: an argument does not fit, or a layer has no counterpart here; the text names it.
@@ -233,10 +233,9 @@ def _square(size: object) -> int | None:
 
 def _is_pool2x2(pool: nn.MaxPool2d) -> bool:
     return (
-        pool.kernel_size in (2, (2, 2))
-        and pool.stride in (2, (2, 2))
-        and pool.padding in (0, (0, 0))
-        and pool.dilation in (1, (1, 1))
+        _square(pool.kernel_size) == _square(pool.stride) == 2
+        and _square(pool.padding) == 0
+        and _square(pool.dilation) == 1
         and not pool.return_indices
     )
 

@@ -13,6 +13,8 @@ namespace {
 
 constexpr size_t huge_page = size_t{2} << 20;
 
+size_t whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge_page * huge_page; }
+
 struct Cache {
   std::mutex mutex;
   std::list<Buffer> unused;  // the one given back last comes first
@@ -50,7 +52,7 @@ Cache& cache() {
 }  // namespace
 
 // Mappings of their own: what an allocator's heap is given back, it may keep.
-Buffer::Buffer(size_t bytes) : bytes_((bytes + huge_page - 1) / huge_page * huge_page) {
+Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
   if (bytes_ == 0) return;
   void* mapped = bytes_ < bytes
                      ? MAP_FAILED
@@ -71,7 +73,7 @@ Buffer::~Buffer() {
 
 CachedBuffer::CachedBuffer(size_t bytes) {
   const std::lock_guard lock(cache().mutex);
-  const size_t wanted = (bytes + huge_page - 1) / huge_page * huge_page;
+  const size_t wanted = whole_pages(bytes);
   buffer_ = cache().take(wanted);
   if (buffer_.bytes() == 0 && wanted > 0) {
     cache().shrink(std::max(cache().most_used_bytes, cache().used_bytes + wanted) - wanted);

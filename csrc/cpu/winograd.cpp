@@ -63,8 +63,8 @@ Winograd::Cut Winograd::cut(Extent in, bool mosaics, int given_threads) const {
   cut.tiles_per_task = std::max<int64_t>(ceil_div(cut.tiles, cut.tile_tasks), 1);
   cut.tile_tasks = ceil_div(cut.tiles, cut.tiles_per_task);
   // With too few tiles for the threads, tasks share out the output channels, each transforming the inputs again.
-  const int64_t pairs = ceil_div(out_blocks_, 2), wanted = threads;
-  const int64_t splits = std::clamp<int64_t>(wanted / std::max<int64_t>(cut.tile_tasks, 1), 1, pairs);
+  const int64_t pairs = ceil_div(out_blocks_, 2);
+  const int64_t splits = std::clamp<int64_t>(threads / std::max<int64_t>(cut.tile_tasks, 1), 1, pairs);
   cut.blocks_per_task = 2 * ceil_div(pairs, splits);
   cut.block_tasks = ceil_div(out_blocks_, cut.blocks_per_task);
   const bool all = splits == 1 && weight_values() > large_values;

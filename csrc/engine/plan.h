@@ -16,7 +16,7 @@ struct Step {
   int output = -1;                         // the caller's output that this step writes, or none
 };
 
-/// Steps that run for `images` images at a time, so that what passes between them stays in the cache.
+/// Steps that run for `images` images at a time: what passes between them takes no more memory than that.
 struct Stage {
   size_t begin, end;  // steps
   int64_t images;

@@ -126,6 +126,7 @@ void stem_tile(const float* lines, int64_t line, const float* packed, const floa
   }
 }
 
+/// The tile that writes as `stream` says; only float is streamed.
 template <int Rows, class S>
 auto stem_tile_of(bool stream) {
   if constexpr (sizeof(S) == sizeof(float)) {
