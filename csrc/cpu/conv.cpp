@@ -52,8 +52,7 @@ size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool 
     const cpu::Stem layer(cout);
     values = layer.packed_values() + layer.scratch_values(in, threads);
   } else if (algorithm != cpu::direct) {
-    const cpu::Winograd layer(algorithm, in.c, cout);
-    values = layer.packed_values() + layer.scratch_values(in, !(pool && selected), threads);
+    values = cpu::Winograd(algorithm, in.c, cout).workspace_values(in, !(pool && selected), threads);
   } else {
     values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (selected ? in.n * in.h * in.w * in.c : 0);
   }
@@ -102,9 +101,7 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
         layer.pack(weight, bias, packed, context.threads);
         layer.fprop(in, packed, out, packed + layer.packed_values(), context.threads);
       } else {
-        const cpu::Winograd layer(algorithm, weight.in, weight.out);
-        layer.pack(weight, bias, packed, context.threads);
-        layer.fprop(in, packed, out, packed + layer.packed_values(), context.threads);
+        cpu::Winograd(algorithm, weight.in, weight.out).fprop(in, weight, bias, out, packed, context.threads);
       }
     }
   } else {

@@ -44,6 +44,14 @@ struct WeightView {
   const T* data;
   int64_t out, in, kernel;
   int64_t stride_out, stride_in, stride_row, stride_column;
+
+  /// Of at most `count` output channels from `first` on.
+  WeightView outputs(int64_t first, int64_t count) const {
+    WeightView part = *this;
+    part.data += first * stride_out;
+    part.out = out - first < count ? out - first : count;
+    return part;
+  }
 };
 
 template <class T>
@@ -68,10 +76,11 @@ struct TileGrid {
 
 template <class S, class U = float>
 struct WinogradArgs {
-  ConvInput<S> in;
   TileGrid grid;
-  const U* packed;    // [point][pair of cout blocks][cin][2][lanes], zero-padded
-  const float* bias;  // [cout block][lanes], zero-padded
+  int64_t images, cin;
+  const U* packed;                      // [point][pair of cout blocks][cin][2][lanes], zero-padded
+  int64_t packed_begin, packed_blocks;  // the first of these blocks, and how many they are
+  const float* bias;                    // [cout block][lanes], zero-padded
   ConvOutput<S> out;
   int64_t group;  // blocks of output channels whose products are kept at a time
 };
@@ -79,16 +88,17 @@ struct WinogradArgs {
 /// Kernels of F(m x m, 3 x 3), or for m = 1 of 1x1 convolution, on activations of type S; everything between is float.
 template <class S>
 struct WinogradKernels {
-  /// Units: tiles of the batch, and blocks of `lanes` output channels.
-  void (*fprop)(const WinogradArgs<S>&, int64_t tile_begin, int64_t tile_end, int64_t block_begin, int64_t block_end,
-                float* scratch);
-  /// For wgrad: tiles [begin, end) into planes of `tiles` tiles.
+  /// Transforms tiles [begin, end) into planes of `tiles` tiles.
   void (*inputs)(const ConvInput<S>&, const TileGrid&, int64_t begin, int64_t end, int64_t tiles, float* v);
+  /// fprop of the tiles and the blocks of `lanes` output channels given, from planes of these tiles.
+  void (*outputs)(const WinogradArgs<S>&, const float* v, int64_t tile_begin, int64_t tile_end, int64_t block_begin,
+                  int64_t block_end, float* products);
+  /// For wgrad, of the outputs' gradients.
   void (*gradients)(const ConvInput<S>&, const TileGrid&, int64_t begin, int64_t end, int64_t tiles, float* z,
                     float* bias);
 };
 
-/// One point of wgrad's products: planes of V and Z, and dU's part of the point.
+/// One point of wgrad's products: planes of V and Z, and dU's part of the point, from some cout block on.
 struct WgradPoint {
   const float* v;
   const float* z;
@@ -177,12 +187,12 @@ struct KernelTable {
   int64_t lanes;              // floats of a vector
   int64_t gemm_rows;          // tiles that a register tile of Winograd's products holds
   WinogradTable winograd[4];  // m = 1, 2, 4, 6
-  /// wgrad's products for cout blocks [begin, end), at most wgrad_vectors of them: added to dU, or its first.
+  /// wgrad's products for so many cout blocks, at most wgrad_vectors: added to dU, or its first.
   int64_t wgrad_vectors;
-  void (*multiply)(const WgradPoint&, int64_t begin, int64_t end, bool add);
-  /// 1x1 convolution, so FC layers too, with weights kept in bfloat16; as WinogradKernels::fprop.
-  void (*fprop_bf16_weights)(const WinogradArgs<float, Bf16>&, int64_t tile_begin, int64_t tile_end,
-                             int64_t block_begin, int64_t block_end, float* scratch);
+  void (*multiply)(const WgradPoint&, int64_t blocks, bool add);
+  /// 1x1 convolution, so FC layers too, with weights kept in bfloat16; as WinogradKernels::outputs.
+  void (*outputs_bf16_weights)(const WinogradArgs<float, Bf16>&, const float* v, int64_t tile_begin, int64_t tile_end,
+                               int64_t block_begin, int64_t block_end, float* products);
   /// The first layer. Units: rows of the output (fprop), rows of the input (wgrad).
   int64_t stem_segment;  // pixels whose products its scratch holds, twice 2 vectors of them
   void (*stem_fprop_f32)(const StemArgs<float>&, int64_t row_begin, int64_t row_end, float* scratch);

@@ -16,6 +16,7 @@ constexpr int64_t group_chunk_values = 160 << 10;  // of V and Z that a task sho
 constexpr int64_t least_tiles = 32;                // but with fewer tiles, reading and writing dU costs more
 constexpr int64_t shared_chunk_values = 2 << 20;   // of V and Z that should lie in L3
 constexpr int64_t tiles_per_task = 16;             // to transform, where threads share a chunk
+constexpr int64_t blocks_per_task = 8;             // of output channels at most, where a task has its own part of dU
 
 }  // namespace
 
@@ -110,11 +111,17 @@ WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout, bool mosaics)
   }
 }
 
-int64_t WinogradWgrad::vector_groups() const { return ceil_div(out_blocks_, kernels_.wgrad_vectors); }
+/// As many for each thread.
+int64_t WinogradWgrad::block_tasks(int threads) const {
+  const int64_t each = std::max(threads, 1);
+  return std::min(ceil_div(ceil_div(out_blocks_, blocks_per_task), each) * each, out_blocks_);
+}
 
 int64_t WinogradWgrad::workspace_values(int threads) const {
   const int64_t copies = groups_ > 1 ? std::max(threads, 1) : 1;
-  return points_ * (copies * (v_plane() + z_plane()) + groups_ * du_plane()) + sums_ * out_blocks_ * kernels_.lanes;
+  const int64_t du = by_blocks() ? std::max(threads, 1) * ceil_div(out_blocks_, block_tasks(threads)) * du_block()
+                                 : groups_ * du_plane();
+  return points_ * (copies * (v_plane() + z_plane()) + du) + sums_ * out_blocks_ * kernels_.lanes;
 }
 
 /// Tiles [first, end) into planes that hold tiles from `chunk` on.
@@ -124,25 +131,37 @@ void WinogradWgrad::transform(const Sources& s, int64_t chunk, int64_t first, in
   table_.f32.gradients(s.gy, grid_, first, end, chunk_, s.z + offset, bias);
 }
 
-void WinogradWgrad::multiply(const Sources& s, int64_t tiles, int64_t point, int64_t group, float* du, bool add) const {
-  const WgradPoint p{s.v + point * v_plane(), s.z + point * z_plane(), du + point * du_plane(), in_.c, tiles, chunk_};
-  const int64_t groups = vector_groups();
-  kernels_.multiply(p, group * out_blocks_ / groups, (group + 1) * out_blocks_ / groups, add);
+void WinogradWgrad::transform_shared(const Sources& s, int64_t chunk, int64_t tiles, float* bias, int threads) const {
+  parallel_for(ceil_div(tiles, tiles_per_task), threads, [&](int64_t task, int) {
+    const int64_t first = chunk + task * tiles_per_task;
+    transform(s, chunk, first, std::min(first + tiles_per_task, chunk + tiles),
+              bias + task * out_blocks_ * kernels_.lanes);
+  });
 }
 
-void WinogradWgrad::run_groups(Sources s, float* du, float* bias, int threads) const {
+/// For cout blocks [begin, end), the first of which lies at `du`.
+void WinogradWgrad::multiply(const Sources& s, int64_t tiles, int64_t point, int64_t begin, int64_t end, float* du,
+                             bool add) const {
+  const int64_t groups = ceil_div(end - begin, kernels_.wgrad_vectors);
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t block = group * (end - begin) / groups, next = (group + 1) * (end - begin) / groups;
+    const float* z = s.z + point * z_plane() + (begin + block) * chunk_ * kernels_.lanes;
+    kernels_.multiply({s.v + point * v_plane(), z, du + block * du_block(), in_.c, tiles, chunk_}, next - block, add);
+  }
+}
+
+void WinogradWgrad::run_groups(const Sources& s, float* du, float* bias, int threads) const {
   const int64_t channels = out_blocks_ * kernels_.lanes, du_values = points_ * du_plane();
   const int64_t planes = points_ * (v_plane() + z_plane());
   parallel_for(groups_, threads, [&](int64_t group, int worker) {
-    const Sources own{s.x, s.gy, s.v + worker * planes, s.v + worker * planes + points_ * v_plane()};
+    const Sources own{s.x, s.gy, s.v + worker * planes, s.z + worker * planes};
     const int64_t begin = group * tiles_ / groups_, end = (group + 1) * tiles_ / groups_;
     for (int64_t chunk = begin; chunk < end; chunk += chunk_) {
       const int64_t chunk_end = std::min(chunk + chunk_, end);
       transform(own, chunk, chunk, chunk_end, bias + group * channels);
       for (int64_t point = 0; point < points_; ++point) {
-        for (int64_t vectors = 0; vectors < vector_groups(); ++vectors) {
-          multiply(own, chunk_end - chunk, point, vectors, du + group * du_values, chunk > begin);
-        }
+        multiply(own, chunk_end - chunk, point, 0, out_blocks_, du + group * du_values + point * du_plane(),
+                 chunk > begin);
       }
     }
   });
@@ -154,31 +173,50 @@ void WinogradWgrad::run_groups(Sources s, float* du, float* bias, int threads) c
   });
 }
 
-void WinogradWgrad::run_shared(const Sources& s, float* du, float* bias, int threads) const {
-  const int64_t channels = out_blocks_ * kernels_.lanes;
+void WinogradWgrad::run_chunks(const Sources& s, float* du, float* bias, int threads) const {
+  const int64_t tasks = ceil_div(out_blocks_, kernels_.wgrad_vectors);
   for (int64_t chunk = 0; chunk < tiles_; chunk += chunk_) {
     const int64_t tiles = std::min(chunk_, tiles_ - chunk);
-    parallel_for(ceil_div(tiles, tiles_per_task), threads, [&](int64_t task, int) {
-      const int64_t first = chunk + task * tiles_per_task;
-      transform(s, chunk, first, std::min(first + tiles_per_task, chunk + tiles), bias + task * channels);
-    });
-    parallel_for(points_ * vector_groups(), threads, [&](int64_t task, int) {
-      multiply(s, tiles, task / vector_groups(), task % vector_groups(), du, chunk > 0);
+    transform_shared(s, chunk, tiles, bias, threads);
+    parallel_for(points_ * tasks, threads, [&](int64_t task, int) {
+      const int64_t point = task / tasks, begin = task % tasks * out_blocks_ / tasks,
+                    end = (task % tasks + 1) * out_blocks_ / tasks;
+      multiply(s, tiles, point, begin, end, du + point * du_plane() + begin * du_block(), chunk > 0);
     });
   }
+}
+
+void WinogradWgrad::run_blocks(const Sources& s, float* du, float* bias, const WeightView<float>& shape, float* gw,
+                               int threads) const {
+  const int64_t tasks = block_tasks(threads), own_values = points_ * ceil_div(out_blocks_, tasks) * du_block();
+  transform_shared(s, 0, tiles_, bias, threads);
+  parallel_for(tasks, threads, [&](int64_t task, int worker) {
+    const int64_t begin = task * out_blocks_ / tasks, blocks = (task + 1) * out_blocks_ / tasks - begin;
+    float* own = du + worker * own_values;
+    for (int64_t point = 0; point < points_; ++point) {
+      multiply(s, tiles_, point, begin, begin + blocks, own + point * blocks * du_block(), false);
+    }
+    const WeightView<float> part = shape.outputs(begin * kernels_.lanes, blocks * kernels_.lanes);
+    for (int64_t block = 0; block < blocks; ++block) {
+      table_.unpack(own, block, part, gw + begin * kernels_.lanes * shape.stride_out);
+    }
+  });
 }
 
 void WinogradWgrad::run(const ConvInput<float>& x, const ConvInput<float>& gy, const WeightView<float>& shape,
                         float* gw, float* gb, int64_t gb_stride, float* workspace, int threads) const {
   const int64_t channels = out_blocks_ * kernels_.lanes;
   float* bias = workspace;
-  float* du = bias + sums_ * channels;
-  float* v = du + groups_ * points_ * du_plane();
+  float* v = bias + sums_ * channels;
+  float* z = v + points_ * v_plane();
+  float* du = v + (groups_ > 1 ? std::max(threads, 1) : 1) * points_ * (v_plane() + z_plane());
   std::fill_n(bias, sums_ * channels, 0.0f);
-  if (tiles_ == 0) std::fill_n(du, points_ * du_plane(), 0.0f);
-  const Sources sources{x, gy, v, v + points_ * v_plane()};
-  groups_ > 1 ? run_groups(sources, du, bias, threads) : run_shared(sources, du, bias, threads);
-  parallel_for(out_blocks_, threads, [&](int64_t block, int) { table_.unpack(du, block, shape, gw); });
+  if (by_blocks()) {
+    run_blocks({x, gy, v, z}, du, bias, shape, gw, threads);
+  } else {
+    groups_ > 1 ? run_groups({x, gy, v, z}, du, bias, threads) : run_chunks({x, gy, v, z}, du, bias, threads);
+    parallel_for(out_blocks_, threads, [&](int64_t block, int) { table_.unpack(du, block, shape, gw); });
+  }
   for (int64_t out = 0; gb && out < cout_; ++out) {
     float sum = 0;
     for (int64_t part = 0; part < sums_; ++part) sum += bias[part * channels + out];

@@ -27,8 +27,10 @@ class DirectWgrad {
 /// By F(m x m, 3 x 3)'s transpose, or for m = 1 the 1x1 case. Kernels: cpu/kernels/winograd_wgrad.h.
 ///
 /// Where dU is small, groups of tiles have a dU each, and a task goes through its group by itself, with V and Z in its
-/// own cache; the groups' dU are added up at the end. Where dU is large, there is one, and the threads share each step.
-/// Groups and chunks depend on the shape alone, so the result does not depend on the threads.
+/// own cache; the groups' dU are added up at the end. Where dU is large, the threads share each step. A single chunk of
+/// tiles is transformed first, and then a task has a dU for some output channels, which it transforms back at once: dU
+/// never lies in memory as a whole. Groups and chunks depend on the shape alone, so the result does not depend on the
+/// threads.
 class WinogradWgrad {
  public:
   /// `mosaics`: as for Winograd::grid, of gy.
@@ -44,14 +46,19 @@ class WinogradWgrad {
     float *v, *z;
   };
   void transform(const Sources& s, int64_t chunk, int64_t first, int64_t end, float* bias) const;
-  void multiply(const Sources& s, int64_t tiles, int64_t point, int64_t group, float* du, bool add) const;
-  void run_groups(Sources s, float* du, float* bias, int threads) const;
-  void run_shared(const Sources& s, float* du, float* bias, int threads) const;
+  void transform_shared(const Sources& s, int64_t chunk, int64_t tiles, float* bias, int threads) const;
+  void multiply(const Sources& s, int64_t tiles, int64_t point, int64_t begin, int64_t end, float* du, bool add) const;
+  void run_groups(const Sources& s, float* du, float* bias, int threads) const;
+  void run_chunks(const Sources& s, float* du, float* bias, int threads) const;
+  void run_blocks(const Sources& s, float* du, float* bias, const WeightView<float>& shape, float* gw,
+                  int threads) const;
 
   int64_t v_plane() const { return (in_blocks_ * chunk_ | 1) * kernels_.lanes; }
   int64_t z_plane() const { return (out_blocks_ * chunk_ | 1) * kernels_.lanes; }
-  int64_t du_plane() const { return out_blocks_ * in_blocks_ * kernels_.lanes * kernels_.lanes; }
-  int64_t vector_groups() const;
+  int64_t du_block() const { return in_blocks_ * kernels_.lanes * kernels_.lanes; }
+  int64_t du_plane() const { return out_blocks_ * du_block(); }
+  bool by_blocks() const { return groups_ == 1 && tiles_ <= chunk_; }
+  int64_t block_tasks(int threads) const;
 
   const KernelTable& kernels_;
   const WinogradTable& table_;

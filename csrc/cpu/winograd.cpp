@@ -1,6 +1,7 @@
 #include "cpu/winograd.h"
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/parallel.h"
 #include "cpu/streaming.h"
@@ -10,8 +11,10 @@ namespace {
 
 constexpr int64_t cache_values = 160 << 10;  // of V and M that a task should not exceed: L2, less what streams by
 constexpr int64_t least_tiles = 48;          // but with fewer tiles, streaming the weights costs more than missing L2
-constexpr int64_t some_blocks = 8;           // of output channels, whose products are kept at a time
-constexpr int64_t large_values = 6 << 20;    // of U, more than L3 keeps: V is read once for all blocks instead
+constexpr int64_t some_blocks =
+    8;  // of output channels, whose products (or weights, packed for one call) are kept at a time
+constexpr int64_t large_values = 6 << 20;  // of U, more than L3 keeps: V is read once for all blocks instead
+constexpr int64_t tiles_per_range = 4;     // to transform, at least, where threads share V
 
 }  // namespace
 
@@ -49,55 +52,88 @@ TileGrid Winograd::grid(int m, Extent in, bool mosaics) {
 
 int64_t Winograd::tiles(Extent in) const { return tiles_of(grid(m_, in, true), in.n); }
 
-Winograd::Cut Winograd::cut(Extent in, bool mosaics, int given_threads) const {
-  const int threads = std::max(given_threads, 1);
+Winograd::Cut Winograd::cut(Extent in, bool mosaics, bool packed, int given_threads) const {
+  const int64_t threads = std::max(given_threads, 1), rows = kernels_.gemm_rows, pairs = ceil_div(out_blocks_, 2);
   Cut cut;
   cut.grid = grid(m_, in, mosaics);
   cut.tiles = tiles_of(cut.grid, in.n);
-  const int64_t rows = kernels_.gemm_rows;
   const int64_t fitting = cache_values / (points_ * (in_blocks_ + 2) * kernels_.lanes) / rows * rows;
   const int64_t parts = ceil_div(cut.tiles, std::max(fitting, least_tiles));
   // An even number of tasks for each thread, where there are enough tiles for that.
   const int64_t even = ceil_div(parts, threads) * threads;
-  cut.tile_tasks = std::clamp<int64_t>(even, 1, std::max<int64_t>(cut.tiles / least_tiles, 1));
-  cut.tiles_per_task = std::max<int64_t>(ceil_div(cut.tiles, cut.tile_tasks), 1);
-  cut.tile_tasks = ceil_div(cut.tiles, cut.tiles_per_task);
-  // With too few tiles for the threads, tasks share out the output channels, each transforming the inputs again.
-  const int64_t pairs = ceil_div(out_blocks_, 2);
-  const int64_t splits = std::clamp<int64_t>(threads / std::max<int64_t>(cut.tile_tasks, 1), 1, pairs);
-  cut.blocks_per_task = 2 * ceil_div(pairs, splits);
-  cut.block_tasks = ceil_div(out_blocks_, cut.blocks_per_task);
-  const bool all = splits == 1 && weight_values() > large_values;
-  cut.group = all ? cut.blocks_per_task : std::min(some_blocks, cut.blocks_per_task);
-  const int64_t planes = (in_blocks_ * cut.tiles_per_task | 1) + (cut.group * cut.tiles_per_task | 1);
-  cut.scratch = points_ * planes * kernels_.lanes;
+  const int64_t tasks = std::clamp<int64_t>(even, 1, std::max<int64_t>(cut.tiles / least_tiles, 1));
+  // By blocks: weights that are yet to be packed are so task by task, and never lie in memory as a whole.
+  cut.by_blocks = pairs >= threads && (packed ? tasks < threads : cut.tiles <= cout_);
+  if (cut.by_blocks) {
+    cut.tiles_per_task = std::max<int64_t>(cut.tiles, 1);
+    cut.blocks_per_task = 2 * ceil_div(pairs, threads);
+    if (!packed) cut.blocks_per_task = std::min(cut.blocks_per_task, some_blocks);
+    cut.group = cut.blocks_per_task;
+  } else {
+    cut.tiles_per_task = std::max<int64_t>(ceil_div(cut.tiles, tasks), 1);
+    cut.blocks_per_task = out_blocks_;
+    cut.group = weight_values() > large_values ? out_blocks_ : std::min(some_blocks, out_blocks_);
+  }
+  const auto planes = [&](int64_t blocks) { return points_ * (blocks * cut.tiles_per_task | 1) * kernels_.lanes; };
+  cut.shared = cut.by_blocks ? planes(in_blocks_) : 0;
+  cut.own = planes(cut.group) + (cut.by_blocks ? 0 : planes(in_blocks_));
+  if (cut.by_blocks && !packed) cut.own += points_ * cin_ * cut.blocks_per_task * kernels_.lanes;
+  cut.scratch = cut.shared + threads * cut.own;
   return cut;
 }
 
-void Winograd::pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const {
-  parallel_for(ceil_div(out_blocks_, 2), threads, [&](int64_t pair, int) { table_.pack(weight, pair, packed); });
-  float* padded = packed + weight_values();
+void Winograd::pad_bias(const float* bias, float* padded) const {
   std::fill_n(padded, out_blocks_ * kernels_.lanes, 0.0f);
   if (bias) std::copy_n(bias, cout_, padded);
 }
 
+void Winograd::pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const {
+  parallel_for(ceil_div(out_blocks_, 2), threads, [&](int64_t pair, int) { table_.pack(weight, pair, packed); });
+  pad_bias(bias, packed + weight_values());
+}
+
 template <class S, class U, class Kernel>
-void Winograd::share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out,
-                     float* scratch, int threads, Kernel kernel) const {
-  const Cut cut = this->cut(in.extent, !in.pool, threads);
-  const WinogradArgs<S, U> args{in, cut.grid, packed, bias, streamed(out, in.extent.n), cut.group};
-  parallel_for(cut.tile_tasks * cut.block_tasks, threads, [&](int64_t task, int worker) {
-    const int64_t tile = task / cut.block_tasks * cut.tiles_per_task;
-    const int64_t block = task % cut.block_tasks * cut.blocks_per_task;
-    kernel(args, tile, std::min(tile + cut.tiles_per_task, cut.tiles), block,
-           std::min(block + cut.blocks_per_task, out_blocks_), scratch + worker * cut.scratch);
+void Winograd::share(const Cut& cut, const ConvInput<S>& in, const WeightView<float>* weight, const U* packed,
+                     const float* bias, const ConvOutput<S>& out, float* scratch, int threads, Kernel outputs) const {
+  const auto inputs = table_.of<S>().inputs;
+  const WinogradArgs<S, U> whole{cut.grid, in.extent.n, cin_, packed, 0, out_blocks_, bias, streamed(out, in.extent.n),
+                                 cut.group};
+  float* const own = scratch + cut.shared;
+  if (!cut.by_blocks) {
+    parallel_for(ceil_div(cut.tiles, cut.tiles_per_task), threads, [&](int64_t task, int worker) {
+      const int64_t begin = task * cut.tiles_per_task, end = std::min(begin + cut.tiles_per_task, cut.tiles);
+      float* v = own + worker * cut.own;
+      inputs(in, cut.grid, begin, end, end - begin, v);
+      outputs(whole, v, begin, end, 0, out_blocks_, v + points_ * (in_blocks_ * (end - begin) | 1) * kernels_.lanes);
+    });
+    return;
+  }
+  parallel_ranges(cut.tiles, tiles_per_range, threads, [&](int64_t begin, int64_t end, int) {
+    inputs(in, cut.grid, begin, end, cut.tiles, scratch + begin * kernels_.lanes);
+  });
+  parallel_for(ceil_div(out_blocks_, cut.blocks_per_task), threads, [&](int64_t task, int worker) {
+    const int64_t begin = task * cut.blocks_per_task, end = std::min(begin + cut.blocks_per_task, out_blocks_);
+    float* products = own + worker * cut.own;
+    WinogradArgs<S, U> args = whole;
+    if constexpr (std::is_same_v<U, float>) {
+      if (weight) {
+        const WeightView<float> part = weight->outputs(begin * kernels_.lanes, (end - begin) * kernels_.lanes);
+        float* u = products + points_ * (cut.group * cut.tiles | 1) * kernels_.lanes;
+        for (int64_t pair = 0; 2 * pair < end - begin; ++pair) table_.pack(part, pair, u);
+        args.packed = u;
+        args.packed_begin = begin;
+        args.packed_blocks = end - begin;
+      }
+    }
+    outputs(args, scratch, 0, cut.tiles, begin, end, products);
   });
 }
 
 template <class S>
 void Winograd::fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch,
                      int threads) const {
-  share(in, packed, packed + weight_values(), out, scratch, threads, table_.of<S>().fprop);
+  share(cut(in.extent, true, true, threads), in, nullptr, packed, packed + weight_values(), out, scratch, threads,
+        table_.of<S>().outputs);
 }
 
 template void Winograd::fprop(const ConvInput<float>&, const float*, const ConvOutput<float>&, float*, int) const;
@@ -105,7 +141,26 @@ template void Winograd::fprop(const ConvInput<Bf16>&, const float*, const ConvOu
 
 void Winograd::fprop(const ConvInput<float>& in, const Bf16* packed, const float* bias, const ConvOutput<float>& out,
                      float* scratch, int threads) const {
-  share(in, packed, bias, out, scratch, threads, kernels_.fprop_bf16_weights);
+  share(cut(in.extent, true, true, threads), in, nullptr, packed, bias, out, scratch, threads,
+        kernels_.outputs_bf16_weights);
+}
+
+int64_t Winograd::workspace_values(Extent in, bool mosaics, int threads) const {
+  const Cut cut = this->cut(in, mosaics, false, threads);
+  return packed_values() - (cut.by_blocks ? weight_values() : 0) + cut.scratch;
+}
+
+void Winograd::fprop(const ConvInput<float>& in, const WeightView<float>& weight, const float* bias,
+                     const ConvOutput<float>& out, float* workspace, int threads) const {
+  const Cut cut = this->cut(in.extent, !in.pool, false, threads);
+  const int64_t weights = cut.by_blocks ? 0 : weight_values();
+  if (cut.by_blocks) {
+    pad_bias(bias, workspace);
+  } else {
+    pack(weight, bias, workspace, threads);
+  }
+  share(cut, in, cut.by_blocks ? &weight : nullptr, workspace, workspace + weights, out,
+        workspace + weights + out_blocks_ * kernels_.lanes, threads, table_.f32.outputs);
 }
 
 }  // namespace vggfast::cpu

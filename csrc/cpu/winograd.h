@@ -14,38 +14,46 @@ class Winograd {
   /// `m` is 1, 2, 4 or 6.
   Winograd(int m, int64_t cin, int64_t cout);
 
-  /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
-  int64_t packed_values() const { return (points_ * cin_ + 1) * out_blocks_ * kernels_.lanes; }
+  /// Floats of the packed weights with the padded bias.
+  int64_t packed_values() const { return weight_values() + out_blocks_ * kernels_.lanes; }
+  int64_t weight_values() const { return points_ * cin_ * out_blocks_ * kernels_.lanes; }
   /// How a batch is tiled. `mosaics`: whether tiles may cover several images; not those of an input with a selection
   /// of a pool.
   static TileGrid grid(int m, Extent in, bool mosaics);
   static int64_t tiles_of(const TileGrid& grid, int64_t images);
 
-  int64_t scratch_values(Extent in, bool mosaics, int threads) const {
-    return std::max(threads, 1) * cut(in, mosaics, threads).scratch;
-  }
   /// How many tiles a call has, mosaics allowed.
   int64_t tiles(Extent in) const;
 
+  /// With weights that are packed once, for many calls.
   void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
+  int64_t scratch_values(Extent in, int threads) const { return cut(in, true, true, threads).scratch; }
   template <class S>
   void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
-
-  /// The same for m = 1 with weights in bfloat16: `packed` is the packed weights without their bias.
-  int64_t weight_values() const { return points_ * cin_ * out_blocks_ * kernels_.lanes; }
+  /// The same for m = 1 with weights in bfloat16, and their bias, padded.
   void fprop(const ConvInput<float>& in, const Bf16* packed, const float* bias, const ConvOutput<float>& out,
              float* scratch, int threads) const;
 
+  /// With weights as they are, and a bias or null.
+  int64_t workspace_values(Extent in, bool mosaics, int threads) const;
+  void fprop(const ConvInput<float>& in, const WeightView<float>& weight, const float* bias,
+             const ConvOutput<float>& out, float* workspace, int threads) const;
+
  private:
-  /// How a batch is cut into tasks.
+  /// How a batch is cut into tasks: by its tiles, or where these are few, by the output channels, once all tiles are
+  /// transformed.
   struct Cut {
     TileGrid grid;
-    int64_t tiles, tiles_per_task, tile_tasks, blocks_per_task, block_tasks, group, scratch;
+    int64_t tiles;
+    bool by_blocks;
+    int64_t tiles_per_task, blocks_per_task, group;
+    int64_t shared, own, scratch;  // floats: shared by the threads, of each, and in all
   };
-  Cut cut(Extent in, bool mosaics, int threads) const;
+  Cut cut(Extent in, bool mosaics, bool packed, int threads) const;
+  void pad_bias(const float* bias, float* padded) const;
   template <class S, class U, class Kernel>
-  void share(const ConvInput<S>& in, const U* packed, const float* bias, const ConvOutput<S>& out, float* scratch,
-             int threads, Kernel kernel) const;
+  void share(const Cut& cut, const ConvInput<S>& in, const WeightView<float>* weight, const U* packed,
+             const float* bias, const ConvOutput<S>& out, float* scratch, int threads, Kernel outputs) const;
 
   const KernelTable& kernels_;
   const WinogradTable& table_;

@@ -39,15 +39,14 @@ Step fuse(const std::vector<Layer>& layers, size_t first, const std::vector<int6
 
 size_t scratch_of(const Layer& layer, const Step& step, Shape in, int threads) {
   if (layer.kind == Kind::linear) {
-    return sizeof(float) *
-           static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, true, threads));
+    return sizeof(float) * static_cast<size_t>(cpu::Winograd(1, in.c, layer.channels).scratch_values(in, threads));
   }
   if (layer.kind == Kind::conv && layer.algorithm == cpu::stem) {
     return sizeof(float) * static_cast<size_t>(cpu::Stem(layer.channels).scratch_values(in, threads));
   }
   if (layer.kind == Kind::conv && layer.algorithm != cpu::direct) {
     const cpu::Winograd winograd(layer.algorithm, in.c, layer.channels);
-    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, true, threads));
+    return sizeof(float) * static_cast<size_t>(winograd.scratch_values(in, threads));
   }
   // What has no bfloat16 kernel runs in float, on copies of its input and output.
   return 2 * aligned(sizeof(float) * static_cast<size_t>(std::max(values_of(in), values_of(step.out))));

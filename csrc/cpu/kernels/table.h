@@ -38,8 +38,9 @@ void convert(const From* from, int64_t count, To* to) {
 
 template <int M, class S>
 constexpr WinogradKernels<S> winograd_on() {
-  return {
-      .fprop = winograd_fprop<M, S, float>, .inputs = transform_inputs<M, S>, .gradients = transform_gradients<M, S>};
+  return {.inputs = transform_inputs<M, S>,
+          .outputs = winograd_outputs<M, S, float>,
+          .gradients = transform_gradients<M, S>};
 }
 
 template <int M>
@@ -61,7 +62,7 @@ const KernelTable& table() {
       .winograd = {winograd_of<1>(), winograd_of<2>(), winograd_of<4>(), winograd_of<6>()},
       .wgrad_vectors = 3,
       .multiply = multiply_gradients,
-      .fprop_bf16_weights = winograd_fprop<1, float, Bf16>,
+      .outputs_bf16_weights = winograd_outputs<1, float, Bf16>,
       .stem_segment = Stem::segment,
       .stem_fprop_f32 = stem_fprop<float>,
       .stem_fprop_bf16 = stem_fprop<Bf16>,

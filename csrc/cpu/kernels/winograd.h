@@ -6,9 +6,10 @@
 //                                          side so that a task reads them in one stream; an odd last block by itself
 //   M [point][cout block][tile][lanes]     their products, point by point
 //
-// A call does all three steps for its tiles and waits for nobody. Its V and M are scratch of the calling thread, meant
-// for L2 when channels are few and for L3 when they are many; U streams once per call. Planes of V and M are an odd
-// number of cache lines long, so that a tile's n * n stores fall into different cache sets.
+// V is scratch of one thread and its range of tiles, or shared by threads that each see to some output channels
+// (cpu/winograd.cpp); M is scratch of one thread. They are meant for L2 when channels are few and for L3 when they are
+// many; U streams once per range. Planes of V and M are an odd number of cache lines long, so that a tile's n * n
+// stores fall into different cache sets.
 #pragma once
 
 #include "cpu/kernels/epilogue.h"
@@ -166,7 +167,7 @@ void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, 
   const int64_t tiles = end - begin, plane = plane_of((block_end - block_begin) * tiles);
   for (int64_t tile = begin; tile < end; ++tile) {
     const TilePlace place = TilePlace::of<M>(a.grid, tile);
-    const Patch<M / window, window> patch(a.grid, {a.in.extent.n, a.out.h, a.out.w, a.out.c}, place.n, place.y / window,
+    const Patch<M / window, window> patch(a.grid, {a.images, a.out.h, a.out.w, a.out.c}, place.n, place.y / window,
                                           place.x / window);
     for (int64_t block = block_begin; block < block_end && block * Vf::lanes < a.out.c; ++block) {
       const float* in = products + ((block - block_begin) * tiles + tile - begin) * Vf::lanes;
@@ -251,18 +252,17 @@ void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, 
   }
 }
 
+/// The products of planes `v` of tiles [tile_begin, tile_end), and what they become.
 template <int M, class S, class U>
-void winograd_fprop(const WinogradArgs<S, U>& a, int64_t tile_begin, int64_t tile_end, int64_t block_begin,
-                    int64_t block_end, float* scratch) {
-  const int64_t tiles = tile_end - tile_begin, cin = a.in.extent.c, v_plane = plane_of(blocks_of(cin) * tiles);
-  float* v = scratch;
-  float* products = scratch + Winograd<M>::points * v_plane;
-  transform_inputs<M>(a.in, a.grid, tile_begin, tile_end, tiles, v);
+void winograd_outputs(const WinogradArgs<S, U>& a, const float* v, int64_t tile_begin, int64_t tile_end,
+                      int64_t block_begin, int64_t block_end, float* products) {
+  const int64_t tiles = tile_end - tile_begin, v_plane = plane_of(blocks_of(a.cin) * tiles);
   for (int64_t block = block_begin; block < block_end; block += a.group) {
     const int64_t blocks = min<int64_t>(a.group, block_end - block), m_plane = plane_of(blocks * tiles);
     for (int64_t point = 0; point < Winograd<M>::points; ++point) {
-      multiply_point(tiles, cin, blocks, v + point * v_plane,
-                     a.packed + (point * blocks_of(a.out.c) + block) * cin * Vf::lanes, products + point * m_plane);
+      multiply_point(tiles, a.cin, blocks, v + point * v_plane,
+                     a.packed + (point * a.packed_blocks + block - a.packed_begin) * a.cin * Vf::lanes,
+                     products + point * m_plane);
     }
     if constexpr (M % 2 == 0) {
       if (a.out.pool) {

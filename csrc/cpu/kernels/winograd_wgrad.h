@@ -4,9 +4,8 @@
 //   Z  [point][cout block][tile][lanes]        transformed gradients of the outputs
 //   dU [point][cout block][cin, padded][lanes] their products, summed over the chunks
 //
-// Three steps, each shared among threads with a wait after it: transform a chunk, multiply it point by point into dU
-// (each task owns its part of dU), and, after the last chunk, transform dU back. Sums run in an order that the shape
-// alone decides.
+// Three steps: transform a chunk of tiles, multiply it point by point into dU, and, after the last chunk, transform dU
+// back; cpu/wgrad.cpp shares them among threads. Sums run in an order that the shape alone decides.
 #pragma once
 
 #include "cpu/kernels/winograd.h"
@@ -51,11 +50,11 @@ void transform_gradients(const ConvInput<S>& in, const TileGrid& grid, int64_t b
   }
 }
 
-/// One point's products of `tiles` tiles for cout blocks [begin, end).
+/// One point's products of `tiles` tiles for the `vectors` cout blocks from z and du on.
 template <bool Accumulate>
-void multiply_chunk(const WgradPoint& p, int64_t begin, int64_t end) {
+void multiply_chunk(const WgradPoint& p, int64_t vectors) {
   constexpr int rows = VGGFAST_WGRAD_ROWS, lanes = Vf::lanes;
-  const int64_t padded = blocks_of(p.cin) * lanes, vectors = end - begin;
+  const int64_t padded = blocks_of(p.cin) * lanes;
   const GemmShape shape{.outer = 1,
                         .inner = 0,
                         .last_inner = p.tiles,
@@ -68,13 +67,12 @@ void multiply_chunk(const WgradPoint& p, int64_t begin, int64_t end) {
     const GemmTile<float> multiply = vectors == 3   ? tile_of<float, 3, 1, lanes, Accumulate, rows>(count)
                                      : vectors == 2 ? tile_of<float, 2, 1, lanes, Accumulate, rows>(count)
                                                     : tile_of<float, 1, 1, lanes, Accumulate, rows>(count);
-    multiply(shape, p.v + c / lanes * p.plane_tiles * lanes + c % lanes, p.z + begin * p.plane_tiles * lanes,
-             p.du + (begin * padded + c) * lanes);
+    multiply(shape, p.v + c / lanes * p.plane_tiles * lanes + c % lanes, p.z, p.du + c * lanes);
   }
 }
 
-void multiply_gradients(const WgradPoint& p, int64_t begin, int64_t end, bool add) {
-  add ? multiply_chunk<true>(p, begin, end) : multiply_chunk<false>(p, begin, end);
+void multiply_gradients(const WgradPoint& p, int64_t vectors, bool add) {
+  add ? multiply_chunk<true>(p, vectors) : multiply_chunk<false>(p, vectors);
 }
 
 /// Gt dU G of one cout block, into weights of any strides.
