@@ -55,10 +55,10 @@ ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, i
   const cpu::Extent in{n, h, w, cin};
   const int m = cpu::choose_algorithm(which, in, cout, kernel, false);
   if (m <= cpu::direct) {
-    return {cpu::name_of(m), n * h * w * kernel * kernel * cin * cout, kernel * kernel * cin * cout};
+    return {cpu::name_of(m), n * h * w * kernel * kernel * cin * cout};
   }
   const int64_t points = m == 1 ? 1 : (m + 2) * (m + 2);
-  return {cpu::name_of(m), points * cpu::Winograd(m, cin, cout).tiles(in) * cin * cout, points * cin * cout};
+  return {cpu::name_of(m), points * cpu::Winograd(m, cin, cout).tiles(in) * cin * cout};
 }
 
 namespace cpu {

@@ -55,7 +55,7 @@ void bind_conv(py::module_& m) {
   m.def("conv_cost",
         [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel) {
           const ConvCost cost = conv_cost(pass, n, cin, h, w, cout, kernel);
-          return py::make_tuple(cost.algorithm, cost.multiply_adds, cost.packed_values);
+          return py::make_tuple(cost.algorithm, cost.multiply_adds);
         });
   m.def("conv_fprop_workspace", [](const Tensor& x, const Tensor& weight, bool relu, bool pool, int threads) {
     return conv_fprop_workspace(x, weight, {relu, pool}, {threads});

@@ -18,7 +18,6 @@ std::string conv_algorithm();
 struct ConvCost {
   std::string algorithm;  // "direct", "1x1", "winograd2", "winograd4" or "winograd6"
   int64_t multiply_adds;  // of the products; transforms come on top
-  int64_t packed_values;  // floats of its weights as they are read
 };
 /// `pass`: "fprop", "dgrad" or "wgrad"; for dgrad, cin is gy's channels and cout is x's.
 ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel);
