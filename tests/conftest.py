@@ -18,7 +18,7 @@ from vggfast import _native
 # ---- back ends -----------------------------------------------------------------------------------------------------
 
 # What each kind of back end computes; a test that needs more (see `needs` below) is not made for it.
-ALL_OPS = {"conv", "max_pool", "max_pool_backward", "lrn", "sum_pool"}
+ALL_OPS = {"conv", "linear", "max_pool", "max_pool_backward", "lrn", "sum_pool"}
 OPS_OF = {"cpu": ALL_OPS, "cuda": {"max_pool"}}
 BACKENDS = {"cpu-portable": (), "cpu-avx2": (), "cpu-avx512": (), "cuda": (pytest.mark.cuda,)}
 

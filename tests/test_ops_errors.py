@@ -6,6 +6,7 @@ import torch
 import vggfast
 from vggfast import _native, ops
 from vggfast.ops.conv import conv_dgrad, conv_wgrad
+from vggfast.ops.fc import linear_dgrad, linear_wgrad
 from vggfast.ops.lrn import lrn_dgrad
 from vggfast.ops.selection import gather_selected, scatter_selected
 
@@ -58,6 +59,18 @@ BAD = {
     "lrn size": (lambda: ops.local_response_norm(X, size=0), ValueError, "size is 0: 1 or more is wanted"),
     "lrn no channels": (lambda: ops.local_response_norm(t(1, 0, 2, 2)), ValueError, r"x has shape \(1, 0, 2, 2\)"),
     "lrn bool": (lambda: ops.local_response_norm(X.bool()), TypeError, "x is torch.bool"),
+    "linear rank": (lambda: ops.linear(X, t(5, 4)), ValueError, r"x has shape \(2, 3, 4, 4\): 2 axes are wanted"),
+    "linear weight rank": (lambda: ops.linear(t(2, 3), B), ValueError, r"weight has shape \(5,\): 2 axes are wanted"),
+    "linear inputs": (lambda: ops.linear(t(2, 3), t(5, 4)), ValueError,
+                      r"x has shape \(2, 3\) and weight \(5, 4\): axis 1 of x and axis 1 of weight must be as long"),
+    "linear bias": (lambda: ops.linear(t(2, 3), t(5, 3), t(3)), ValueError,
+                    r"bias has shape \(3,\): \(5,\).* is wanted"),
+    "linear dtypes": (lambda: ops.linear(t(2, 3), t(5, 3).double()), TypeError, "weight is torch.float64 and x is"),
+    "linear_dgrad outputs": (lambda: linear_dgrad(t(2, 3), t(5, 3)), ValueError,
+                             r"gy has shape \(2, 3\) and weight \(5, 3\): axis 1 of gy and axis 0 of weight"),
+    "linear_wgrad rows": (lambda: linear_wgrad(t(2, 3), t(1, 5)), ValueError,
+                          r"x has shape \(2, 3\) and gy \(1, 5\): the same N is wanted"),
+    "linear_wgrad rank": (lambda: linear_wgrad(t(2, 3), B), ValueError, r"gy has shape \(5,\): 2 axes are wanted"),
     "lrn_dgrad shapes": (lambda: lrn_dgrad(t(2, 3, 4, 5), X, 5, 1.0, 0.75, 1.0), ValueError,
                          r"gy has shape \(2, 3, 4, 5\) and x \(2, 3, 4, 4\): the same shape is wanted"),
     "conv_dgrad channels": (lambda: conv_dgrad(t(2, 4, 4, 4), None, W, 4, 4), ValueError,

@@ -9,6 +9,7 @@ from torch.func import grad, jacrev, vmap
 from vggfast import ops
 from vggfast.ops import reference
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
+from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
 from vggfast.ops.lrn import lrn, lrn_dgrad
 from vggfast.ops.pool import max_pool, sum_pool_scores
 from vggfast.ops.selection import gather_selected, scatter_selected
@@ -50,6 +51,9 @@ def samples():
             yield conv_wgrad, (x, t(2, 7, 5, 4), None, 3, True)
             yield conv_wgrad, (x, t(2, 7, 5, 4), selection_of(True, False, 7), 1, False)
             yield conv_wgrad, (x, t(2, 7, 2, 2), selection_of(False, True, 7), 3, True)
+        yield linear_op, (t(2, 5), t(4, 5), t(4))
+        yield linear_dgrad, (t(2, 4), t(4, 5))
+        yield linear_wgrad, (t(2, 5), t(2, 4))
         yield gather_selected, (t(2, 9, 5, 4), selection_of(True, True))
         yield scatter_selected, (t(2, 9, 5, 4), selection_of(True, False), 5, 4)
         yield scatter_selected, (t(2, 9, 2, 2), selection_of(False, True), 5, 4)
@@ -83,7 +87,7 @@ def everything(module):
     def f(x, weight, pointwise, bias):
         y = module.local_response_norm(module.conv3x3(x, weight, bias, relu=True, pool=True), alpha=0.5)
         y = module.max_pool2x2(module.conv1x1(y, pointwise, relu=True), ceil_mode=True)
-        return module.sum_pool(y)
+        return module.linear(module.sum_pool(y), pointwise[:, :6, 0, 0])
 
     return f
 

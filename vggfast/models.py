@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import ops
-from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, LocalResponseNorm, MaxPool2x2
+from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 
 # A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
@@ -58,13 +58,13 @@ def make_features(config: str, in_channels: int, batch_norm: bool, width: float)
 
 def _linear_head(channels: int, pool_size: int, hidden: int, num_classes: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(
-        nn.Linear(channels * pool_size**2, hidden),
+        Linear(channels * pool_size**2, hidden),
         nn.ReLU(True),
         nn.Dropout(p=dropout),
-        nn.Linear(hidden, hidden),
+        Linear(hidden, hidden),
         nn.ReLU(True),
         nn.Dropout(p=dropout),
-        nn.Linear(hidden, num_classes),
+        Linear(hidden, num_classes),
     )
 
 
@@ -220,7 +220,7 @@ def _as_linear(layer: nn.Module, index: int) -> nn.Module:
     """The layer of a conv head as an FC layer."""
     if isinstance(layer, nn.Conv2d):
         with torch.device("meta"):
-            linear = nn.Linear(layer.weight[0].numel(), layer.out_channels)
+            linear = Linear(layer.weight[0].numel(), layer.out_channels)
         return _shared(linear, layer, (layer.out_channels, -1))
     return _copied(layer, index, nn.Linear)
 

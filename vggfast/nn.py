@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _module
 from torch.overrides import has_torch_function_unary
@@ -84,6 +85,16 @@ class MaxPool2x2(nn.MaxPool2d):
         if not self.is_ours():
             return super().forward(x)
         return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), x)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` on :func:`vggfast.ops.linear`, for float32 rows (N, in_features) on the CPU; else torch's own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        ours = x.dim() == 2 and x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
+        if not ours or torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        return ops.linear(x, self.weight, self.bias)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

@@ -162,6 +162,19 @@ struct LrnArgs {
   T alpha_over_size, beta, k;
 };
 
+/// A linear layer: x and gx (rows, inputs), weight and gw (outputs, inputs), y or its gradient (rows, outputs); each
+/// product uses its own.
+struct LinearArgs {
+  int64_t rows, inputs, outputs;
+  const float* x = nullptr;
+  const float* weight = nullptr;
+  const float* bias = nullptr;  // may be null
+  float* y = nullptr;           // read alone in the backward
+  float* gx = nullptr;
+  float* gw = nullptr;
+  bool stream = false;  // gw, past the caches (cpu/streaming.h)
+};
+
 template <class T>
 struct Kernels {
   int64_t block_channels;  // output channels of one packed block
@@ -199,6 +212,10 @@ struct KernelTable {
   void (*stem_fprop_bf16)(const StemArgs<Bf16>&, int64_t row_begin, int64_t row_end, float* scratch);
   void (*stem_wgrad)(const ConvInput<float>& x, const ConvInput<float>& gy, int64_t row_begin, int64_t row_end,
                      float* partial, float* bias, float* scratch);
+  /// Linear layers over few rows. Units: outputs (fprop, wgrad), inputs (dgrad).
+  void (*linear_fprop)(const LinearArgs&, int64_t begin, int64_t end);
+  void (*linear_dgrad)(const LinearArgs&, int64_t begin, int64_t end);
+  void (*linear_wgrad)(const LinearArgs&, int64_t begin, int64_t end);
   void (*to_bf16)(const float* from, int64_t count, Bf16* to);
   void (*to_float)(const Bf16* from, int64_t count, float* to);
   Kernels<float> f32;

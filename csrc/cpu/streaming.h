@@ -9,13 +9,18 @@ namespace vggfast::cpu {
 /// Bytes of an output from which on that pays.
 inline constexpr int64_t streamed_bytes = 10 << 20;
 
-/// `out`, of so many images, with `stream` set where it is large, and its vectors are aligned.
+/// Whether to stream `values` of this type at `to`, in rows of `row`: they are many, and their vectors aligned.
+template <class S>
+bool streams(const S* to, int64_t values, int64_t row) {
+  const int64_t bytes = static_cast<int64_t>(sizeof(S)), vector = kernels().lanes * static_cast<int64_t>(sizeof(float));
+  return sizeof(S) == sizeof(float) && values * bytes >= streamed_bytes && row * bytes % vector == 0 &&
+         reinterpret_cast<uintptr_t>(to) % static_cast<uintptr_t>(vector) == 0;
+}
+
+/// `out`, of so many images, with `stream` set as it should be.
 template <class S>
 ConvOutput<S> streamed(ConvOutput<S> out, int64_t images) {
-  const int64_t pixel_bytes = out.c * static_cast<int64_t>(sizeof(S));
-  const int64_t vector_bytes = kernels().lanes * static_cast<int64_t>(sizeof(float));
-  out.stream = sizeof(S) == sizeof(float) && images * out.h * out.w * pixel_bytes >= streamed_bytes &&
-               pixel_bytes % vector_bytes == 0 && reinterpret_cast<uintptr_t>(out.y) % vector_bytes == 0;
+  out.stream = streams(out.y, images * out.h * out.w * out.c, out.c);
   return out;
 }
 

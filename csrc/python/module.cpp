@@ -8,6 +8,7 @@
 #include "vggfast/cpu.h"
 #include "vggfast/engine.h"
 #include "vggfast/error.h"
+#include "vggfast/linear.h"
 #include "vggfast/lrn.h"
 #include "vggfast/memory.h"
 #include "vggfast/pool.h"
@@ -120,6 +121,26 @@ void bind_pool(py::module_& m) {
 #endif
 }
 
+void bind_linear(py::module_& m) {
+  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  m.def(
+      "linear_fprop",
+      [](const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& y, int threads) {
+        linear_fprop(x, weight, bias, y, {threads});
+      },
+      no_gil);
+  m.def(
+      "linear_dgrad",
+      [](const Tensor& gy, const Tensor& weight, const Tensor& gx, int threads) {
+        linear_dgrad(gy, weight, gx, {threads});
+      },
+      no_gil);
+  m.def(
+      "linear_wgrad",
+      [](const Tensor& x, const Tensor& gy, const Tensor& gw, int threads) { linear_wgrad(x, gy, gw, {threads}); },
+      no_gil);
+}
+
 void bind_lrn(py::module_& m) {
   const auto no_gil = py::call_guard<py::gil_scoped_release>();
   m.def(
@@ -191,6 +212,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("release_unused", &CachedBuffer::release_unused);
   bind_conv(m);
   bind_pool(m);
+  bind_linear(m);
   bind_lrn(m);
   bind_engine(m);
 }

@@ -27,3 +27,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
 
 def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     return x.mean((2, 3)) if reduce == "mean" else x.sum((2, 3))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return F.linear(x, weight, bias)

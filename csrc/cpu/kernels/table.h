@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/conv.h"
+#include "cpu/kernels/linear.h"
 #include "cpu/kernels/lrn.h"
 #include "cpu/kernels/pool.h"
 #include "cpu/kernels/stem.h"
@@ -67,6 +68,9 @@ const KernelTable& table() {
       .stem_fprop_f32 = stem_fprop<float>,
       .stem_fprop_bf16 = stem_fprop<Bf16>,
       .stem_wgrad = stem_wgrad<float>,
+      .linear_fprop = linear_fprop,
+      .linear_dgrad = linear_dgrad,
+      .linear_wgrad = linear_wgrad,
       .to_bf16 = convert<float, Bf16>,
       .to_float = convert<Bf16, float>,
       .f32 = kernels_of<float>(),

@@ -1,0 +1,205 @@
+"""Linear layers whose few rows leave nothing to do but to read the weights: the FC layers of a small batch.
+
+``linear``, ``linear_dgrad`` and ``linear_wgrad`` are each other's derivatives. Each runs torch's product where ours has
+no advantage: many rows, small weights, other dtypes, other layouts.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from vggfast import _native
+from vggfast._native import view
+from vggfast.ops import _library as lib
+
+MOST_ROWS = 16  # with more, torch's blocked product is as fast
+LEAST_WEIGHTS = 1 << 21
+
+
+def _is_ours(rows: Tensor, weight: Tensor) -> bool:
+    return (
+        rows.dtype == torch.float32
+        and rows.device.type == "cpu"
+        and 0 < rows.shape[0] <= MOST_ROWS
+        and weight.numel() >= LEAST_WEIGHTS
+        and weight.is_contiguous()
+    )
+
+
+def _check(x: Tensor, x_name: str, weight: Tensor, axis: int) -> None:
+    for t, name in ((x, x_name), (weight, "weight")):
+        if t.dim() != 2:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}: 2 axes are wanted")
+    if x.shape[1] != weight.shape[axis]:
+        raise ValueError(
+            f"{x_name} has shape {tuple(x.shape)} and weight {tuple(weight.shape)}: axis 1 of {x_name} and axis {axis} "
+            "of weight must be as long"
+        )
+    lib.check_float(x, x_name)
+    lib.check_same(weight, "weight", x, x_name)
+
+
+# ---- linear ---------------------------------------------------------------------------------------------------------
+
+
+def _linear_output(x, weight, bias) -> Tensor:
+    _check(x, "x", weight, 1)
+    if bias is not None:
+        if tuple(bias.shape) != (weight.shape[0],):
+            raise ValueError(f"bias has shape {tuple(bias.shape)}: ({weight.shape[0]},), weight's outputs, is wanted")
+        lib.check_same(bias, "bias", x, "x")
+    return lib.empty(x, (x.shape[0], weight.shape[0]))
+
+
+def _linear_run(x, weight, bias):
+    y = _linear_output(x, weight, bias)
+    if not _is_ours(x, weight):
+        return torch.mm(x, weight.t(), out=y) if bias is None else torch.addmm(bias, x, weight.t(), out=y)
+    bias_view = None if bias is None else view(bias.contiguous())
+    _native.load().linear_fprop(view(x.contiguous()), view(weight), bias_view, view(y), _native.threads())
+    return y
+
+
+def _linear_setup(ctx, inputs, output):
+    x, weight, _ = inputs
+    needs_x, needs_weight, ctx.bias = ctx.needs_input_grad[:3]
+    ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None)
+
+
+def _linear_backward(ctx, gy):
+    x, weight = ctx.saved_tensors
+    gx = None if weight is None else linear_dgrad(gy, weight)
+    gw = None if x is None else linear_wgrad(x, gy)
+    return gx, gw, gy.sum(0) if ctx.bias else None
+
+
+def _linear_vmap(info, in_dims, x, weight, bias):
+    if in_dims[1] is not None or in_dims[2] is not None:
+        return lib.loop_over_examples(linear_op, info, in_dims, (x, weight, bias))
+    return lib.unfold(linear_op(lib.fold(x, in_dims[0], info.batch_size), weight, bias), info.batch_size), 0
+
+
+linear_op = lib.register(
+    "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
+    run=_linear_run,
+    fake=_linear_output,
+    vmap=_linear_vmap,
+    setup_context=_linear_setup,
+    backward=_linear_backward,
+    autocast=True,
+)
+
+
+# ---- dgrad ----------------------------------------------------------------------------------------------------------
+
+
+def _dgrad_output(gy, weight) -> Tensor:
+    _check(gy, "gy", weight, 0)
+    return lib.empty(gy, (gy.shape[0], weight.shape[1]))
+
+
+def _dgrad_run(gy, weight):
+    gx = _dgrad_output(gy, weight)
+    if not _is_ours(gy, weight):
+        return torch.mm(gy, weight, out=gx)
+    _native.load().linear_dgrad(view(gy.contiguous()), view(weight), view(gx), _native.threads())
+    return gx
+
+
+def _dgrad_setup(ctx, inputs, output):
+    gy, weight = inputs
+    needs_gy, needs_weight = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(gy if needs_weight else None, weight if needs_gy else None)
+
+
+def _dgrad_backward(ctx, ggx):
+    gy, weight = ctx.saved_tensors
+    grad_gy = None if weight is None else linear_op(ggx, weight, None)
+    return grad_gy, None if gy is None else linear_wgrad(ggx, gy)
+
+
+def _dgrad_vmap(info, in_dims, gy, weight):
+    if in_dims[1] is not None:
+        return lib.loop_over_examples(linear_dgrad, info, in_dims, (gy, weight))
+    return lib.unfold(linear_dgrad(lib.fold(gy, in_dims[0], info.batch_size), weight), info.batch_size), 0
+
+
+linear_dgrad = lib.register(
+    "linear_dgrad(Tensor gy, Tensor weight) -> Tensor",
+    run=_dgrad_run,
+    fake=_dgrad_output,
+    vmap=_dgrad_vmap,
+    setup_context=_dgrad_setup,
+    backward=_dgrad_backward,
+)
+
+
+# ---- wgrad ----------------------------------------------------------------------------------------------------------
+
+
+def _wgrad_output(x, gy) -> Tensor:
+    for t, name in ((x, "x"), (gy, "gy")):
+        if t.dim() != 2:
+            raise ValueError(f"{name} has shape {tuple(t.shape)}: 2 axes are wanted")
+    if x.shape[0] != gy.shape[0]:
+        raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
+    lib.check_float(x, "x")
+    lib.check_same(gy, "gy", x, "x")
+    return lib.empty(x, (gy.shape[1], x.shape[1]))
+
+
+def _wgrad_run(x, gy):
+    gw = _wgrad_output(x, gy)
+    if not _is_ours(x, gw):
+        return torch.mm(gy.t(), x, out=gw)
+    _native.load().linear_wgrad(view(x.contiguous()), view(gy.contiguous()), view(gw), _native.threads())
+    return gw
+
+
+def _wgrad_setup(ctx, inputs, output):
+    x, gy = inputs
+    needs_x, needs_gy = ctx.needs_input_grad[:2]
+    ctx.save_for_backward(x if needs_gy else None, gy if needs_x else None)
+
+
+def _wgrad_backward(ctx, ggw):
+    x, gy = ctx.saved_tensors
+    return None if gy is None else linear_dgrad(gy, ggw), None if x is None else linear_op(x, ggw, None)
+
+
+def _wgrad_vmap(info, in_dims, x, gy):
+    return lib.loop_over_examples(linear_wgrad, info, in_dims, (x, gy))
+
+
+linear_wgrad = lib.register(
+    "linear_wgrad(Tensor x, Tensor gy) -> Tensor",
+    run=_wgrad_run,
+    fake=_wgrad_output,
+    vmap=_wgrad_vmap,
+    setup_context=_wgrad_setup,
+    backward=_wgrad_backward,
+)
+
+
+# ---- what users call ------------------------------------------------------------------------------------------------
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x times weight transposed, plus bias.
+
+    Args:
+        x: (N, I), of a floating dtype.
+        weight: (O, I).
+        bias: (O,) or None.
+
+    Returns:
+        (N, O).
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.
+    """
+    if has_torch_function((x, weight, bias)):
+        return handle_torch_function(linear, (x, weight, bias), x, weight, bias)
+    return linear_op(x, weight, bias)
