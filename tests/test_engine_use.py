@@ -205,13 +205,22 @@ def test_several_threads_share_an_engine(set_threads, kind):
 
 @THREADS
 def test_an_image_alone_and_in_a_batch(algorithm):
-    """Also where a group of images that share the cache leaves a remainder."""
     engine = Engine(small("B"))
     for size in ((64, 64), (97, 180)):
         x = torch.randn(7, 3, *size)
         alone = torch.cat([engine.features(x[i : i + 1]) for i in range(7)])
         for n in range(2, 8):
             assert relative_error(engine.features(x[:n]), alone[:n]) < 1e-5
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "size", "images"), [(256, 512, 28, 33), (512, 512, 28, 26)])
+def test_the_last_group_of_a_batch_is_smaller(inputs, outputs, size, images):
+    """Images run in groups; the last one's tasks may need more scratch memory than those of the others."""
+    convolution = torch.nn.Conv2d(inputs, outputs, 3, padding=1)
+    engine = Engine(torch.nn.Sequential(convolution), threads=2, batch=images, size=size)
+    x = torch.randn(images, inputs, size, size)
+    with torch.no_grad():
+        assert relative_error(engine(x), convolution(x)) < 1e-5
 
 
 # ---- real data ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from vggfast.ops import _library as lib
 
 MOST_ROWS = 16  # with more, torch's blocked product is as fast
 LEAST_WEIGHTS = 1 << 21
+DEVICES = ("cpu", "cuda")
 
 
 def _is_ours(rows: Tensor, weight: Tensor) -> bool:
@@ -37,7 +38,7 @@ def _check(x: Tensor, x_name: str, weight: Tensor, axis: int) -> None:
             f"{x_name} has shape {tuple(x.shape)} and weight {tuple(weight.shape)}: axis 1 of {x_name} and axis {axis} "
             "of weight must be as long"
         )
-    lib.check_float(x, x_name)
+    lib.check_float(x, x_name, DEVICES)
     lib.check_same(weight, "weight", x, x_name)
 
 
@@ -145,7 +146,7 @@ def _wgrad_output(x, gy) -> Tensor:
             raise ValueError(f"{name} has shape {tuple(t.shape)}: 2 axes are wanted")
     if x.shape[0] != gy.shape[0]:
         raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
-    lib.check_float(x, "x")
+    lib.check_float(x, "x", DEVICES)
     lib.check_same(gy, "gy", x, "x")
     return lib.empty(x, (gy.shape[1], x.shape[1]))
 
