@@ -50,14 +50,22 @@ def median_and_spread(samples: list[float]) -> tuple[float, float]:
 def environment() -> dict[str, Any]:
     """Versions, flags and machine: what a figure is worth nothing without."""
     model = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True).stdout.strip()
     return {
-        "vggfast": vggfast.__version__, "commit": commit or "unknown",
+        "vggfast": vggfast.__version__, "commit": _commit(),
         "build": dict(_native.load().build_info()), "isa": _native.cpu_isa(),
         "torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version(),
         "machine": model[0] if model else platform.machine(),
     }  # fmt: skip
+
+
+def _commit() -> str:
+    """The sources' commit, "-dirty" where they have changed since; earlier results that a run replaces do not count."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
+    return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
 
 
 def _cpuinfo() -> list[str]:
