@@ -1,51 +1,110 @@
 #include "vggfast/memory.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <list>
 #include <mutex>
 #include <new>
+#include <vector>
 
 namespace vggfast {
 namespace {
 
 constexpr size_t huge_page = size_t{2} << 20;
 
+/// Asks for huge pages; without them, ordinary ones serve.
+void advise([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  madvise(data, bytes, MADV_HUGEPAGE);
+#endif
+}
+
 size_t whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge_page * huge_page; }
 
-struct Cache {
-  std::mutex mutex;
-  std::list<Buffer> unused;  // the one given back last comes first
-  size_t used_bytes = 0, unused_bytes = 0, most_used_bytes = 0;
-
-  /// The unused block that fits best, or none: one of at most a quarter more than asked for.
-  Buffer take(size_t bytes) {
-    auto best = unused.end();
-    for (auto it = unused.begin(); it != unused.end(); ++it) {
-      if (it->bytes() >= bytes && it->bytes() <= bytes + bytes / 4 &&
-          (best == unused.end() || it->bytes() < best->bytes())) {
-        best = it;
-      }
-    }
-    if (best == unused.end()) return {};
-    Buffer found = std::move(*best);
-    unused.erase(best);
-    unused_bytes -= found.bytes();
-    return found;
+/// A range of addresses as large as the machine's memory, handed out page by huge page, the lowest ones first: blocks
+/// of all sizes share the same pages, and what they leave unused lies at the end.
+class Pool {
+ public:
+  Pool() {
+    const size_t bytes = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    void* mapped = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (mapped == MAP_FAILED) return;  // a limit on addresses: blocks are mappings of their own then
+    const size_t before = (huge_page - reinterpret_cast<uintptr_t>(mapped) % huge_page) % huge_page;
+    base_ = static_cast<std::byte*>(mapped) + before;
+    room_ = (bytes - before) / huge_page;
   }
 
+  /// Null where there is no room.
+  void* take(size_t count) {
+    const std::lock_guard lock(mutex_);
+    size_t begin = 0;
+    for (size_t i = 0; i < pages_.size() && i < begin + count; ++i) {
+      if (pages_[i].used) begin = i + 1;
+    }
+    if (count > room_ || begin > room_ - count || !extend(begin + count)) return nullptr;
+    for (size_t i = begin; i < begin + count; ++i) {
+      held_ += !pages_[i].held;
+      pages_[i] = {true, true};
+    }
+    used_ += count;
+    most_used_ = std::max(most_used_, used_);
+    shrink(most_used_);
+    return base_ + begin * huge_page;
+  }
+
+  void give_back(void* data, size_t count) {
+    const std::lock_guard lock(mutex_);
+    const size_t begin = static_cast<size_t>(static_cast<std::byte*>(data) - base_) / huge_page;
+    for (size_t i = begin; i < begin + count; ++i) pages_[i].used = false;
+    used_ -= count;
+  }
+
+  size_t held() {
+    const std::lock_guard lock(mutex_);
+    return held_ * huge_page;
+  }
+
+  void release_unused() {
+    const std::lock_guard lock(mutex_);
+    shrink(used_);
+  }
+
+ private:
+  struct Page {
+    bool used = false, held = false;
+  };
+
+  /// Makes the first `count` pages accessible.
+  bool extend(size_t count) {
+    if (count <= pages_.size()) return true;
+    std::byte* const end = base_ + pages_.size() * huge_page;
+    const size_t bytes = (count - pages_.size()) * huge_page;
+    if (mprotect(end, bytes, PROT_READ | PROT_WRITE) != 0) return false;
+    advise(end, bytes);
+    pages_.resize(count);
+    return true;
+  }
+
+  /// Gives unused pages back to the system, the last ones first, until `limit` are held.
   void shrink(size_t limit) {
-    while (!unused.empty() && used_bytes + unused_bytes > limit) {
-      unused_bytes -= unused.back().bytes();
-      unused.pop_back();
+    for (size_t i = pages_.size(); i-- > 0 && held_ > limit;) {
+      if (pages_[i].used || !pages_[i].held) continue;
+      madvise(base_ + i * huge_page, huge_page, MADV_DONTNEED);
+      pages_[i].held = false;
+      --held_;
     }
   }
+
+  std::mutex mutex_;
+  std::byte* base_ = nullptr;
+  size_t room_ = 0, used_ = 0, held_ = 0, most_used_ = 0;  // pages
+  std::vector<Page> pages_;                                // up to the last that was ever used
 };
 
-Cache& cache() {
-  static Cache* const instance = new Cache;  // never destroyed: buffers may come back while the process ends
+Pool& pool() {
+  static Pool* const instance = new Pool;  // never destroyed: buffers may come back while the process ends
   return *instance;
 }
 
@@ -53,7 +112,7 @@ Cache& cache() {
 
 // Mappings of their own: what an allocator's heap is given back, it may keep.
 Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
-  if (bytes_ == 0) return;
+  if (bytes == 0) return;
   void* mapped = bytes_ < bytes
                      ? MAP_FAILED
                      : mmap(nullptr, bytes_ + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -62,42 +121,27 @@ Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
   data_ = static_cast<std::byte*>(mapped) + before;
   if (before > 0) munmap(mapped, before);
   munmap(static_cast<std::byte*>(data_) + bytes_, huge_page - before);
-#ifdef MADV_HUGEPAGE
-  madvise(data_, bytes_, MADV_HUGEPAGE);  // advice: without it, ordinary pages serve
-#endif
+  advise(data_, bytes_);
 }
 
 Buffer::~Buffer() {
   if (data_) munmap(data_, bytes_);
 }
 
-CachedBuffer::CachedBuffer(size_t bytes) {
-  const std::lock_guard lock(cache().mutex);
-  const size_t wanted = whole_pages(bytes);
-  buffer_ = cache().take(wanted);
-  if (buffer_.bytes() == 0 && wanted > 0) {
-    cache().shrink(std::max(cache().most_used_bytes, cache().used_bytes + wanted) - wanted);
-    buffer_ = Buffer(wanted);
-  }
-  cache().used_bytes += buffer_.bytes();
-  cache().most_used_bytes = std::max(cache().most_used_bytes, cache().used_bytes);
+CachedBuffer::CachedBuffer(size_t bytes) : bytes_(whole_pages(bytes)) {
+  if (bytes == 0) return;
+  if (bytes_ >= bytes) data_ = pool().take(bytes_ / huge_page);
+  if (data_) return;
+  own_ = Buffer(bytes);
+  data_ = own_.as<void>();
 }
 
 CachedBuffer::~CachedBuffer() {
-  const std::lock_guard lock(cache().mutex);
-  cache().used_bytes -= buffer_.bytes();
-  cache().unused_bytes += buffer_.bytes();
-  if (buffer_.bytes() > 0) cache().unused.push_front(std::move(buffer_));
+  if (data_ && !own_.as<void>()) pool().give_back(data_, bytes_ / huge_page);
 }
 
-size_t CachedBuffer::held() {
-  const std::lock_guard lock(cache().mutex);
-  return cache().used_bytes + cache().unused_bytes;
-}
+size_t CachedBuffer::held() { return pool().held(); }
 
-void CachedBuffer::release_unused() {
-  const std::lock_guard lock(cache().mutex);
-  cache().shrink(cache().used_bytes);
-}
+void CachedBuffer::release_unused() { pool().release_unused(); }
 
 }  // namespace vggfast

@@ -35,25 +35,28 @@ class Buffer {
   size_t bytes_ = 0;
 };
 
-/// A block from the process' cache, and back to it in the end. Blocks that nobody uses are freed, the one unused for
-/// longest first, as soon as all together exceed what was ever in use at a time.
+/// A block of the process' pool, and back to it in the end. Pages that nobody uses stay for the next block, but never
+/// more than make up, with those in use, the most that was ever in use at a time.
 class CachedBuffer {
  public:
+  /// Throws std::bad_alloc where there is no such memory.
   explicit CachedBuffer(size_t bytes);
   ~CachedBuffer();
   CachedBuffer(const CachedBuffer&) = delete;
   CachedBuffer& operator=(const CachedBuffer&) = delete;
 
-  void* data() const { return buffer_.as<void>(); }
-  size_t bytes() const { return buffer_.bytes(); }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
 
-  /// Bytes that the cache holds, in use and not.
+  /// Bytes of the pool's pages, in use and not.
   static size_t held();
-  /// Frees the blocks that nobody uses.
+  /// Gives the pages that nobody uses back to the system.
   static void release_unused();
 
  private:
-  Buffer buffer_;
+  size_t bytes_;
+  Buffer own_;  // where the pool has no room
+  void* data_ = nullptr;
 };
 
 }  // namespace vggfast
