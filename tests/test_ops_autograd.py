@@ -214,3 +214,5 @@ def test_forward_mode_is_refused():
     x = torch.randn(1, 2, 4, 4)
     with pytest.raises(NotImplementedError, match="vggfast::conv has no forward-mode derivative"):
         torch.func.jvp(lambda x: ops.conv3x3(x, torch.ones(3, 2, 3, 3)), (x,), (x,))
+    with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):  # forward over reverse
+        torch.func.hessian(lambda x: ops.conv3x3(x, torch.ones(3, 2, 3, 3)).sin().sum())(x)

@@ -16,7 +16,6 @@ SHAPES = [(1, 5, 7), (2, 1061, 3), (3, 33, 100), (8, 1024, 16), (9, 2100, 35), (
 @pytest.fixture
 def always(monkeypatch):
     """Our kernels for weights of any size."""
-    assert hasattr(fc, "LEAST_WEIGHTS")
     monkeypatch.setattr(fc, "LEAST_WEIGHTS", 0)
 
 
@@ -131,3 +130,40 @@ def test_head_is_ours(calls):
     model = vggfast.VGG("A", num_classes=10, width=0.25, hidden=512)
     model(torch.randn(1, 3, 32, 32)).sum().backward()
     assert sorted(set(calls)) == ["linear_dgrad", "linear_fprop", "linear_wgrad"]
+
+
+@pytest.fixture
+def head(monkeypatch):
+    """A layer that our kernels would take."""
+    monkeypatch.setattr(fc, "LEAST_WEIGHTS", 0)
+    return Linear(6, 4)
+
+
+def test_a_parametrisation_computes_the_weight_once(head):
+    class Counted(torch.nn.Module):
+        times = 0
+
+        def forward(self, weight):
+            self.times += 1
+            return weight * 2
+
+    torch.nn.utils.parametrize.register_parametrization(head, "weight", counted := Counted())
+    counted.times = 0
+    head(torch.randn(2, 6))
+    assert counted.times == 1
+
+
+def test_transforms_meet_torchs_own(head, calls):
+    def f(x):
+        return head(x).sin().sum()
+
+    x = torch.randn(2, 6)
+    wanted = torch.autograd.functional.hessian(f, x)
+    assert wanted.abs().max() > 0.01
+    calls.clear()
+    torch.testing.assert_close(torch.func.hessian(f)(x), wanted)
+    assert not calls
+    traced = torch.fx.symbolic_trace(torch.nn.Sequential(head))
+    torch.testing.assert_close(traced(x), head(x))
+    graph = torch.export.export(torch.nn.Sequential(head), (x,)).graph
+    assert torch.ops.aten.linear.default in {node.target for node in graph.nodes}

@@ -16,7 +16,10 @@ from torch.overrides import has_torch_function_unary
 
 from vggfast import ops
 from vggfast.ops import _library as lib
+from vggfast.ops import fc
 from vggfast.ops.conv import conv_nhwc
+
+_PLAIN = (Tensor, nn.Parameter)
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -88,13 +91,18 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` on :func:`vggfast.ops.linear`, for float32 rows (N, in_features) on the CPU; else torch's own."""
+    """``nn.Linear`` on :func:`vggfast.ops.linear` where that is faster: plain float32 rows (N, in_features) on the CPU.
+
+    Whatever else meets it, subclasses of tensors or transforms of torch.func, meets torch's own.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        ours = x.dim() == 2 and x.dtype == self.weight.dtype == torch.float32 and x.device.type == "cpu"
-        if not ours or torch.is_autocast_enabled("cpu"):
-            return super().forward(x)
-        return ops.linear(x, self.weight, self.bias)
+        weight = self.weight  # once: a parametrisation computes it at each access
+        plain = type(x) in _PLAIN and type(weight) in _PLAIN and not torch._C._are_functorch_transforms_active()
+        fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
+        if not (plain and x.dim() == 2 and fits(x, weight)) or torch.is_autocast_enabled("cpu"):
+            return nn.functional.linear(x, weight, self.bias)
+        return ops.linear(x, weight, self.bias)
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

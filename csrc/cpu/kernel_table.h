@@ -78,9 +78,9 @@ template <class S, class U = float>
 struct WinogradArgs {
   TileGrid grid;
   int64_t images, cin;
-  const U* packed;                      // [point][pair of cout blocks][cin][2][lanes], zero-padded
-  int64_t packed_begin, packed_blocks;  // the first of these blocks, and how many they are
-  const float* bias;                    // [cout block][lanes], zero-padded
+  const U* packed;        // [point][pair of cout blocks][cin][2][lanes], zero-padded, from the call's first block on
+  int64_t packed_blocks;  // from one point to the next
+  const float* bias;      // [cout block][lanes], zero-padded
   ConvOutput<S> out;
   int64_t group;  // blocks of output channels whose products are kept at a time
 };

@@ -11,7 +11,8 @@
 namespace vggfast {
 namespace {
 
-constexpr int64_t outputs_per_task = 96, inputs_per_task = 1024;  // to share out; whole register tiles
+constexpr int64_t outputs_per_task = 96;                               // at least
+constexpr int64_t inputs_per_task = 256, most_inputs_per_task = 1024;  // whose gradients stay in the cache
 
 void check_matrix(const Tensor& t, const char* name, int64_t rows, int64_t columns) {
   check_like(t, name, {rows, columns}, DType::f32, Device::cpu);
@@ -50,8 +51,11 @@ void linear_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Cont
   args.weight = weight.as<float>();
   args.gx = gx.as<float>();
   if (args.outputs == 0) std::fill_n(args.gx, args.rows * args.inputs, 0.0f);
-  cpu::parallel_for(cpu::ceil_div(args.inputs, inputs_per_task), context.threads, [&](int64_t task, int) {
-    cpu::kernels().linear_dgrad(args, task * inputs_per_task, std::min((task + 1) * inputs_per_task, args.inputs));
+  const int64_t even = cpu::ceil_div(args.inputs, std::max(context.threads, 1));
+  const int64_t each =
+      std::clamp(cpu::ceil_div(even, inputs_per_task) * inputs_per_task, inputs_per_task, most_inputs_per_task);
+  cpu::parallel_for(cpu::ceil_div(args.inputs, each), context.threads, [&](int64_t task, int) {
+    cpu::kernels().linear_dgrad(args, task * each, std::min((task + 1) * each, args.inputs));
   });
 }
 

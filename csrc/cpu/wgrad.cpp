@@ -118,10 +118,9 @@ int64_t WinogradWgrad::block_tasks(int threads) const {
 }
 
 int64_t WinogradWgrad::workspace_values(int threads) const {
-  const int64_t copies = groups_ > 1 ? std::max(threads, 1) : 1;
   const int64_t du = by_blocks() ? std::max(threads, 1) * ceil_div(out_blocks_, block_tasks(threads)) * du_block()
                                  : groups_ * du_plane();
-  return points_ * (copies * (v_plane() + z_plane()) + du) + sums_ * out_blocks_ * kernels_.lanes;
+  return points_ * (plane_copies(threads) * (v_plane() + z_plane()) + du) + sums_ * out_blocks_ * kernels_.lanes;
 }
 
 /// Tiles [first, end) into planes that hold tiles from `chunk` on.
@@ -209,7 +208,7 @@ void WinogradWgrad::run(const ConvInput<float>& x, const ConvInput<float>& gy, c
   float* bias = workspace;
   float* v = bias + sums_ * channels;
   float* z = v + points_ * v_plane();
-  float* du = v + (groups_ > 1 ? std::max(threads, 1) : 1) * points_ * (v_plane() + z_plane());
+  float* du = v + plane_copies(threads) * points_ * (v_plane() + z_plane());
   std::fill_n(bias, sums_ * channels, 0.0f);
   if (by_blocks()) {
     run_blocks({x, gy, v, z}, du, bias, shape, gw, threads);

@@ -1,6 +1,8 @@
 // The weights' gradient on the CPU, direct and by Winograd: sizes, and the sharing of the sums among threads.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/kernel_table.h"
 
 namespace vggfast::cpu {
@@ -57,6 +59,7 @@ class WinogradWgrad {
   int64_t z_plane() const { return (out_blocks_ * chunk_ | 1) * kernels_.lanes; }
   int64_t du_block() const { return in_blocks_ * kernels_.lanes * kernels_.lanes; }
   int64_t du_plane() const { return out_blocks_ * du_block(); }
+  int64_t plane_copies(int threads) const { return groups_ > 1 ? std::max(threads, 1) : 1; }
   bool by_blocks() const { return groups_ == 1 && tiles_ <= chunk_; }
   int64_t block_tasks(int threads) const;
 

@@ -62,8 +62,9 @@ Winograd::Cut Winograd::cut(Extent in, bool mosaics, bool packed, int given_thre
   // An even number of tasks for each thread, where there are enough tiles for that.
   const int64_t even = ceil_div(parts, threads) * threads;
   const int64_t tasks = std::clamp<int64_t>(even, 1, std::max<int64_t>(cut.tiles / least_tiles, 1));
-  // By blocks: weights that are yet to be packed are so task by task, and never lie in memory as a whole.
-  cut.by_blocks = pairs >= threads && (packed ? tasks < threads : cut.tiles <= cout_);
+  // By blocks where that gives more threads work, or as many and no weights packed as a whole: each task packs its own.
+  const int64_t by_tiles = std::min(tasks, threads), by_pairs = std::min(pairs, threads);
+  cut.by_blocks = by_pairs > by_tiles || (!packed && by_pairs == by_tiles && cut.tiles <= cout_);
   if (cut.by_blocks) {
     cut.tiles_per_task = std::max<int64_t>(cut.tiles, 1);
     cut.blocks_per_task = 2 * ceil_div(pairs, threads);
@@ -96,7 +97,7 @@ template <class S, class U, class Kernel>
 void Winograd::share(const Cut& cut, const ConvInput<S>& in, const WeightView<float>* weight, const U* packed,
                      const float* bias, const ConvOutput<S>& out, float* scratch, int threads, Kernel outputs) const {
   const auto inputs = table_.of<S>().inputs;
-  const WinogradArgs<S, U> whole{cut.grid, in.extent.n, cin_, packed, 0, out_blocks_, bias, streamed(out, in.extent.n),
+  const WinogradArgs<S, U> whole{cut.grid, in.extent.n, cin_, packed, out_blocks_, bias, streamed(out, in.extent.n),
                                  cut.group};
   float* const own = scratch + cut.shared;
   if (!cut.by_blocks) {
@@ -115,13 +116,13 @@ void Winograd::share(const Cut& cut, const ConvInput<S>& in, const WeightView<fl
     const int64_t begin = task * cut.blocks_per_task, end = std::min(begin + cut.blocks_per_task, out_blocks_);
     float* products = own + worker * cut.own;
     WinogradArgs<S, U> args = whole;
+    args.packed = packed + begin * cin_ * kernels_.lanes;
     if constexpr (std::is_same_v<U, float>) {
       if (weight) {
         const WeightView<float> part = weight->outputs(begin * kernels_.lanes, (end - begin) * kernels_.lanes);
         float* u = products + points_ * (cut.group * cut.tiles | 1) * kernels_.lanes;
         for (int64_t pair = 0; 2 * pair < end - begin; ++pair) table_.pack(part, pair, u);
         args.packed = u;
-        args.packed_begin = begin;
         args.packed_blocks = end - begin;
       }
     }

@@ -134,14 +134,11 @@ Plan make_plan(const std::vector<Layer>& layers, const Shape& in, const std::vec
       if (!step.rows_out) group_in.n = group_out.n = stage.images;
       size_t& room = s + 1 == stage.end ? plan.whole[(i + 1) % 2] : plan.inner[(s - stage.begin) % 2];
       room = std::max(room, bytes(s + 1 == stage.end ? step.out : group_out, each));
-      const auto make_scratch = [&](const Shape& group) {
-        plan.scratch = std::max(plan.scratch, aligned(scratch_of(layers[step.first], step, group, threads)));
-      };
-      make_scratch(group_in);
       // A last, smaller group may be cut into tasks in another way, and want more.
-      if (!step.rows_out && in.n % stage.images > 0) {
-        group_in.n = in.n % stage.images;
-        make_scratch(group_in);
+      for (int64_t images : {group_in.n, step.rows_out ? 0 : in.n % stage.images}) {
+        group_in.n = images;
+        if (images > 0)
+          plan.scratch = std::max(plan.scratch, aligned(scratch_of(layers[step.first], step, group_in, threads)));
       }
     }
   }

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch._functorch.autograd_function import enable_single_level_autograd_function
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 from torch.autograd.function import _SingleLevelFunction
 
 
@@ -27,7 +27,7 @@ def make_kernel(op: torch._ops.OpOverload, setup_context: Callable, backward: Ca
         @staticmethod
         def forward(ctx, *args_and_keyset):
             *args, keyset = args_and_keyset
-            with torch.enable_grad():  # for the transforms around this one
+            with torch.enable_grad(), _set_fwd_grad_enabled(True):  # for the transforms around this one
                 result = below(keyset, args)
             setup_context(ctx=ctx, inputs=tuple(args), output=result)
             return result

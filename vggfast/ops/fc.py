@@ -19,11 +19,16 @@ LEAST_WEIGHTS = 1 << 21
 DEVICES = ("cpu", "cuda")
 
 
-def _is_ours(rows: Tensor, weight: Tensor) -> bool:
+def is_ours(rows: Tensor, weight: Tensor) -> bool:
+    """Whether our kernels take a layer of this weight for these rows."""
+    return fits(rows, weight) and 0 < rows.shape[0] <= MOST_ROWS
+
+
+def fits(rows: Tensor, weight: Tensor) -> bool:
+    """The same for some number of rows."""
     return (
-        rows.dtype == torch.float32
+        rows.dtype == weight.dtype == torch.float32
         and rows.device.type == "cpu"
-        and 0 < rows.shape[0] <= MOST_ROWS
         and weight.numel() >= LEAST_WEIGHTS
         and weight.is_contiguous()
     )
@@ -56,7 +61,7 @@ def _linear_output(x, weight, bias) -> Tensor:
 
 def _linear_run(x, weight, bias):
     y = _linear_output(x, weight, bias)
-    if not _is_ours(x, weight):
+    if not is_ours(x, weight):
         return torch.mm(x, weight.t(), out=y) if bias is None else torch.addmm(bias, x, weight.t(), out=y)
     bias_view = None if bias is None else view(bias.contiguous())
     _native.load().linear_fprop(view(x.contiguous()), view(weight), bias_view, view(y), _native.threads())
@@ -103,7 +108,7 @@ def _dgrad_output(gy, weight) -> Tensor:
 
 def _dgrad_run(gy, weight):
     gx = _dgrad_output(gy, weight)
-    if not _is_ours(gy, weight):
+    if not is_ours(gy, weight):
         return torch.mm(gy, weight, out=gx)
     _native.load().linear_dgrad(view(gy.contiguous()), view(weight), view(gx), _native.threads())
     return gx
@@ -153,7 +158,7 @@ def _wgrad_output(x, gy) -> Tensor:
 
 def _wgrad_run(x, gy):
     gw = _wgrad_output(x, gy)
-    if not _is_ours(x, gw):
+    if not is_ours(x, gw):
         return torch.mm(gy.t(), x, out=gw)
     _native.load().linear_wgrad(view(x.contiguous()), view(gy.contiguous()), view(gw), _native.threads())
     return gw
@@ -196,7 +201,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (O,) or None.
 
     Returns:
-        (N, O).
+        (N, O); float32 under CPU autocast, as of every op here.
 
     Raises:
         ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.

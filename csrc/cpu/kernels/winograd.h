@@ -261,7 +261,7 @@ void winograd_outputs(const WinogradArgs<S, U>& a, const float* v, int64_t tile_
     const int64_t blocks = min<int64_t>(a.group, block_end - block), m_plane = plane_of(blocks * tiles);
     for (int64_t point = 0; point < Winograd<M>::points; ++point) {
       multiply_point(tiles, a.cin, blocks, v + point * v_plane,
-                     a.packed + (point * a.packed_blocks + block - a.packed_begin) * a.cin * Vf::lanes,
+                     a.packed + (point * a.packed_blocks + block - block_begin) * a.cin * Vf::lanes,
                      products + point * m_plane);
     }
     if constexpr (M % 2 == 0) {
