@@ -1,4 +1,4 @@
-"""Results and workspaces from the cache of huge pages: tensors like any other, never handed out twice, given back."""
+"""Results and workspaces from the pool of huge pages: tensors like any other, never handed out twice, given back."""
 
 import copy
 import gc

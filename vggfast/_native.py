@@ -55,7 +55,7 @@ _POOLED_BYTES = 1 << 20  # from here on, touching fresh pages costs more than fi
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format):
-    """:func:`torch.empty` on the CPU. A large one comes from our cache of huge pages, and goes back there."""
+    """:func:`torch.empty` on the CPU. A large one comes from our pool of huge pages, and goes back there."""
     bytes_ = math.prod(shape) * dtype.itemsize
     if bytes_ < _POOLED_BYTES:
         return torch.empty(shape, dtype=dtype, memory_format=memory_format)

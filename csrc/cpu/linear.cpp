@@ -11,8 +11,8 @@
 namespace vggfast {
 namespace {
 
-constexpr int64_t outputs_per_task = 96;                               // at least
-constexpr int64_t inputs_per_task = 256, most_inputs_per_task = 1024;  // whose gradients stay in the cache
+constexpr int64_t least_outputs = 96;                      // to a task
+constexpr int64_t least_inputs = 256, most_inputs = 1024;  // to a task; the gradients of more would leave the cache
 
 void check_matrix(const Tensor& t, const char* name, int64_t rows, int64_t columns) {
   check_like(t, name, {rows, columns}, DType::f32, Device::cpu);
@@ -41,7 +41,7 @@ void linear_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, con
   args.weight = weight.as<float>();
   args.bias = bias ? bias->as<float>() : nullptr;
   args.y = y.as<float>();
-  cpu::parallel_ranges(args.outputs, outputs_per_task, context.threads,
+  cpu::parallel_ranges(args.outputs, least_outputs, context.threads,
                        [&](int64_t begin, int64_t end, int) { cpu::kernels().linear_fprop(args, begin, end); });
 }
 
@@ -52,8 +52,7 @@ void linear_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Cont
   args.gx = gx.as<float>();
   if (args.outputs == 0) std::fill_n(args.gx, args.rows * args.inputs, 0.0f);
   const int64_t even = cpu::ceil_div(args.inputs, std::max(context.threads, 1));
-  const int64_t each =
-      std::clamp(cpu::ceil_div(even, inputs_per_task) * inputs_per_task, inputs_per_task, most_inputs_per_task);
+  const int64_t each = std::clamp(cpu::ceil_div(even, least_inputs) * least_inputs, least_inputs, most_inputs);
   cpu::parallel_for(cpu::ceil_div(args.inputs, each), context.threads, [&](int64_t task, int) {
     cpu::kernels().linear_dgrad(args, task * each, std::min((task + 1) * each, args.inputs));
   });
@@ -65,7 +64,7 @@ void linear_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, Context c
   args.y = gy.as<float>();
   args.gw = gw.as<float>();
   args.stream = cpu::streams(args.gw, args.outputs * args.inputs, args.inputs);
-  cpu::parallel_ranges(args.outputs, outputs_per_task, context.threads,
+  cpu::parallel_ranges(args.outputs, least_outputs, context.threads,
                        [&](int64_t begin, int64_t end, int) { cpu::kernels().linear_wgrad(args, begin, end); });
 }
 

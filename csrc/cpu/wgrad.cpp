@@ -118,8 +118,9 @@ int64_t WinogradWgrad::block_tasks(int threads) const {
 }
 
 int64_t WinogradWgrad::workspace_values(int threads) const {
-  const int64_t du = by_blocks() ? std::max(threads, 1) * ceil_div(out_blocks_, block_tasks(threads)) * du_block()
-                                 : groups_ * du_plane();
+  const int64_t du = by_blocks(threads)
+                         ? std::max(threads, 1) * ceil_div(out_blocks_, block_tasks(threads)) * du_block()
+                         : groups_ * du_plane();
   return points_ * (plane_copies(threads) * (v_plane() + z_plane()) + du) + sums_ * out_blocks_ * kernels_.lanes;
 }
 
@@ -210,7 +211,7 @@ void WinogradWgrad::run(const ConvInput<float>& x, const ConvInput<float>& gy, c
   float* z = v + points_ * v_plane();
   float* du = v + plane_copies(threads) * points_ * (v_plane() + z_plane());
   std::fill_n(bias, sums_ * channels, 0.0f);
-  if (by_blocks()) {
+  if (by_blocks(threads)) {
     run_blocks({x, gy, v, z}, du, bias, shape, gw, threads);
   } else {
     groups_ > 1 ? run_groups({x, gy, v, z}, du, bias, threads) : run_chunks({x, gy, v, z}, du, bias, threads);

@@ -60,7 +60,9 @@ class WinogradWgrad {
   int64_t du_block() const { return in_blocks_ * kernels_.lanes * kernels_.lanes; }
   int64_t du_plane() const { return out_blocks_ * du_block(); }
   int64_t plane_copies(int threads) const { return groups_ > 1 ? std::max(threads, 1) : 1; }
-  bool by_blocks() const { return groups_ == 1 && tiles_ <= chunk_; }
+  bool by_blocks(int threads) const {
+    return groups_ == 1 && tiles_ <= chunk_ && (tiles_ == 0 || out_blocks_ >= threads);  // work for each thread
+  }
   int64_t block_tasks(int threads) const;
 
   const KernelTable& kernels_;

@@ -34,17 +34,23 @@ def fits(rows: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _check(x: Tensor, x_name: str, weight: Tensor, axis: int) -> None:
-    for t, name in ((x, x_name), (weight, "weight")):
+def _check_matrices(**tensors: Tensor) -> None:
+    """Two matrices of one dtype, on one device; the first is what the second is compared with."""
+    (name, first), (other_name, other) = tensors.items()
+    for each, t in tensors.items():
         if t.dim() != 2:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}: 2 axes are wanted")
+            raise ValueError(f"{each} has shape {tuple(t.shape)}: 2 axes are wanted")
+    lib.check_float(first, name, DEVICES)
+    lib.check_same(other, other_name, first, name)
+
+
+def _check(x: Tensor, x_name: str, weight: Tensor, axis: int) -> None:
+    _check_matrices(**{x_name: x, "weight": weight})
     if x.shape[1] != weight.shape[axis]:
         raise ValueError(
             f"{x_name} has shape {tuple(x.shape)} and weight {tuple(weight.shape)}: axis 1 of {x_name} and axis {axis} "
             "of weight must be as long"
         )
-    lib.check_float(x, x_name, DEVICES)
-    lib.check_same(weight, "weight", x, x_name)
 
 
 # ---- linear ---------------------------------------------------------------------------------------------------------
@@ -146,13 +152,9 @@ linear_dgrad = lib.register(
 
 
 def _wgrad_output(x, gy) -> Tensor:
-    for t, name in ((x, "x"), (gy, "gy")):
-        if t.dim() != 2:
-            raise ValueError(f"{name} has shape {tuple(t.shape)}: 2 axes are wanted")
+    _check_matrices(x=x, gy=gy)
     if x.shape[0] != gy.shape[0]:
         raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
-    lib.check_float(x, "x", DEVICES)
-    lib.check_same(gy, "gy", x, "x")
     return lib.empty(x, (gy.shape[1], x.shape[1]))
 
 

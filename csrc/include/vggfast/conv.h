@@ -16,7 +16,7 @@ std::string conv_algorithm();
 
 /// What a float32 convolution of x (n, cin, h, w) to `cout` channels runs by now, and what that costs.
 struct ConvCost {
-  std::string algorithm;  // "direct", "1x1", "winograd2", "winograd4" or "winograd6"
+  std::string algorithm;  // "direct" (the first layer's own kernel too), "1x1", "winograd2", "winograd4" or "winograd6"
   int64_t multiply_adds;  // of the products; transforms come on top
 };
 /// `pass`: "fprop", "dgrad" or "wgrad"; for dgrad, cin is gy's channels and cout is x's.
