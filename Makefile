@@ -1,6 +1,7 @@
 # make demo   sets everything up, trains a small network on real digits and evaluates it densely
 # make test   sets everything up, builds and runs every check and test
 # make fast   the quick tests alone, in an environment that is set up
+# make resources  what each CUDA kernel takes of the machine, against csrc/cuda/resources.json; needs nvcc, no GPU
 # make format, make clean
 
 VENV := .venv
@@ -11,7 +12,7 @@ SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 2>/dev/null)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint ctest sanitize module format clean
+.PHONY: demo test fast lint ctest sanitize resources module format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
@@ -50,6 +51,9 @@ sanitize: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DVGGFAST_CUDA=off -DVGGFAST_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+
+resources: $(VENV)/ready
+	$(BIN)/python scripts/kernel_resources.py
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import timing
 import torch
+from gpu.choice import HELP, gpu_asked_for
 from layers import ALGORITHMS, LAYERS, PASSES, TORCHS, candidates, exact, relative_error
 from peers.report import draw
 from rich.progress import track
@@ -127,8 +128,12 @@ def plot(rows: list[dict], path: Path, ceiling: float) -> None:
 
 
 def main() -> None:
+    if gpu_asked_for(None):
+        from gpu import conv
+
+        return conv.main()
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help="where to run (default cpu)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=HELP)
     parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="samples of each candidate (default 7)")

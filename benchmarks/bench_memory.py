@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import timing
+from gpu.choice import HELP, gpu_asked_for
 from peers import command, report
 from peers.network import ALLOWED, Spec, default_cache, weights_file
 from peers.registry import INFERENCE, TRAINING, Engine, chosen
@@ -42,8 +43,7 @@ class Case:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu",
-                      help="where to run; cuda is not implemented yet (default cpu)")  # fmt: skip
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=HELP)
     made.add_argument("--uses", nargs="+", choices=USES, default=list(USES), help="what to measure (default: all)")
     made.add_argument("--engines", nargs="+", metavar="NAME",
                       help=f"engines: {', '.join(INFERENCE)} (default: all that a use knows)")  # fmt: skip
@@ -117,10 +117,12 @@ COLUMNS = ("engine", "dtype", "resident", "peak", "resident - imports", "peak - 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if gpu_asked_for(arguments):
+        from gpu import memory
+
+        return memory.main(arguments)
     made = parser()
     options = made.parse_args(arguments)
-    if options.device == "cuda":
-        made.error("--device is 'cuda': not implemented yet, it comes with the CUDA kernels; 'cpu' is wanted")
     try:
         wanted = cases(options)
     except ValueError as error:

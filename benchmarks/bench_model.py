@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from gpu.choice import gpu_asked_for
 from peers import command, report
 from peers.network import ALLOWED, Spec, reference_file
 from peers.registry import INFERENCE, Engine, chosen
@@ -79,6 +80,10 @@ def cases(options: argparse.Namespace) -> list[command.Case]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if gpu_asked_for(arguments):
+        from gpu import model
+
+        return model.main(arguments)
     made = parser()
     options = command.parse(made, arguments, OUT)
     try:

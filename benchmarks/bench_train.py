@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from gpu.choice import gpu_asked_for
 from peers import command, report
 from peers.network import ALLOWED, Spec
 from peers.registry import TRAINING, chosen
@@ -54,6 +55,10 @@ def reference(spec: Spec, cache: Path) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    if gpu_asked_for(arguments):
+        from gpu import train
+
+        return train.main(arguments)
     made = parser()
     options = command.parse(made, arguments, OUT)
     try:

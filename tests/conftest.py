@@ -1,5 +1,6 @@
 """What all tests share: back ends, algorithms, threads, torchvision, data sets, and the rule for rounding errors."""
 
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -14,13 +15,42 @@ import torch
 from PIL import Image
 
 from vggfast import _native
+from vggfast.ops import _backends
 
 # ---- back ends -----------------------------------------------------------------------------------------------------
 
-# What each kind of back end computes; a test that needs more (see `needs` below) is not made for it.
-ALL_OPS = {"conv", "linear", "max_pool", "max_pool_backward", "lrn", "sum_pool"}
-OPS_OF = {"cpu": ALL_OPS, "cuda": {"max_pool"}}
-BACKENDS = {"cpu-portable": (), "cpu-avx2": (), "cpu-avx512": (), "cuda": (pytest.mark.cuda,)}
+# The CPU's instruction sets; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds it) and on a real
+# one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
+BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "sim", "torch", "cuda")
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class SimBackend(_backends.Backend):
+    """The CUDA kernels on the simulated GPU. Room for results is poisoned: NaN in every format."""
+
+    dtypes = (*_backends.NARROW, *_backends.WIDE)
+
+    def __init__(self, module):
+        super().__init__(module, "cuda")
+
+    def context(self):
+        return self.module.Context(tf32=torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+    def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
+        t = torch.empty(shape, dtype=dtype, memory_format=memory_format)
+        t.untyped_storage().fill_(0xFF)
+        return t
+
+
+@functools.cache
+def simulator():
+    """The compiled module _sim, or None where it was not built."""
+    for path in (ROOT / "build" / "sim").rglob("_sim.*.so"):
+        spec = importlib.util.spec_from_file_location("_sim", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return None
 
 
 @dataclass(frozen=True)
@@ -29,48 +59,119 @@ class Backend:
     device: str
 
 
+def pytest_addoption(parser):
+    parser.addoption("--cuda", action="store_true", help="fail, rather than skip, where there is no CUDA GPU")
+    parser.addoption("--sim", action="store_true", help="fail, rather than skip, where the simulator is not built")
+
+
 def pytest_configure(config):
-    config.addinivalue_line("markers", "needs(*ops): what a test of the `backend` fixture asks of a back end; else all")
+    config.addinivalue_line("markers", "backends(*kinds): what a test of the `backend` fixture is for; else all")
 
 
 def pytest_generate_tests(metafunc):
     if "backend" not in metafunc.fixturenames:
         return
-    marker = metafunc.definition.get_closest_marker("needs")
-    needed = set(marker.args) if marker else ALL_OPS
-    able = [pytest.param(name, marks=marks) for name, marks in BACKENDS.items() if needed <= OPS_OF[name.split("-")[0]]]
-    metafunc.parametrize("backend", able, indirect=True)
+    marker = metafunc.definition.get_closest_marker("backends")
+    kinds = marker.args if marker else {name.partition("-")[0] for name in BACKENDS}
+    chosen = [
+        pytest.param(name, marks=pytest.mark.cuda if name == "cuda" else ())
+        for name in BACKENDS
+        if name.partition("-")[0] in kinds
+    ]
+    metafunc.parametrize("backend", chosen, indirect=True)
+
+
+@contextlib.contextmanager
+def conv_precision(name: str):
+    """torch's own switch for float32 convolutions on a GPU: "ieee" or "tf32"."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = name
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
+
+
+def _missing(request, option: str, what: str):
+    (pytest.fail if request.config.getoption(option) else pytest.skip)(what)
 
 
 @pytest.fixture
-def backend(request):
+def sim(request):
+    """The simulator's module."""
+    if simulator() is None:
+        _missing(request, "--sim", "the simulator is not built: make sim")
+    return simulator()
+
+
+@pytest.fixture
+def backend(request, monkeypatch):
     """A back end, in use until the test ends; skips by name where this machine or build has none."""
-    device, _, isa = request.param.partition("-")
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            pytest.skip("no CUDA GPU")
-        if not hasattr(_native.load(), "cuda_max_pool2x2"):
-            pytest.skip("this build has no CUDA kernels")
-        yield Backend(request.param, device)
+    kind, _, isa = request.param.partition("-")
+    if kind == "cpu":
+        if isa not in _native.cpu_isas():
+            pytest.skip(f"this machine has no {isa}")
+        before = _native.cpu_isa()
+        _native.set_cpu_isa(isa)
+        yield Backend(request.param, "cpu")
+        _native.set_cpu_isa(before)
         return
-    if isa not in _native.cpu_isas():
-        pytest.skip(f"this machine has no {isa}")
-    before = _native.cpu_isa()
-    _native.set_cpu_isa(isa)
-    yield Backend(request.param, device)
-    _native.set_cpu_isa(before)
+    if kind == "cuda":
+        if not torch.cuda.is_available():
+            _missing(request, "--cuda", "no CUDA GPU")
+        if not hasattr(_native.load(), "cuda"):
+            _missing(request, "--cuda", "this build has no CUDA kernels")
+        torch.set_default_device("cuda")
+        with conv_precision("ieee"):
+            yield Backend(kind, "cuda")
+        torch.set_default_device(None)
+        return
+    ours = SimBackend(request.getfixturevalue("sim")) if kind == "sim" else _backends.TorchBackend()
+    monkeypatch.setitem(_backends.OF_DEVICE, "cpu", lambda index: ours)
+    with conv_precision("ieee"):
+        yield Backend(kind, "cpu")
 
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6")
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "tf32")
 
 
 @pytest.fixture(params=ALGORITHMS)
 def algorithm(request):
-    """How float32 convolutions are computed on the CPU until the test ends."""
+    """How float32 convolutions are computed until the test ends; "tf32" on a GPU, where all others are "direct"."""
+    kind = kind_of(request.node)
+    if kind != "cpu":
+        request.getfixturevalue("backend")
+        with conv_precision("tf32" if request.param == "tf32" else "ieee"):
+            yield request.param if kind == "torch" or request.param == "tf32" else "direct"
+        return
     before = _native.conv_algorithm()
     _native.set_conv_algorithm(request.param)
     yield request.param
     _native.set_conv_algorithm(before)
+
+
+def kind_of(item) -> str:
+    """cpu, sim, torch or cuda: the kind of a test's back end."""
+    return item.callspec.params.get("backend", "cpu").partition("-")[0]
+
+
+def has_a_point(item) -> bool:
+    """Whether a test's dtype and algorithm mean something of their own on its back end."""
+    if not hasattr(item, "callspec"):
+        return True
+    kind, params = kind_of(item), item.callspec.params
+    if params.get("dtype") in _backends.NARROW and kind not in ("sim", "cuda"):
+        return "backend" not in params  # test_ops_narrow says what the CPU makes of them
+    if params.get("memory_format") == "contiguous_format" and kind == "sim":
+        return False  # what is done about it is the same on every device
+    if params.get("algorithm") == "tf32":
+        return kind in ("sim", "cuda")
+    return kind == "cpu" or params.get("algorithm", "auto") == "auto"
+
+
+def pytest_collection_modifyitems(config, items):
+    pointless = [item for item in items if not has_a_point(item)]
+    if pointless:
+        config.hook.pytest_deselected(items=pointless)
+        items[:] = [item for item in items if has_a_point(item)]
 
 
 @pytest.fixture
@@ -168,7 +269,7 @@ def small_disk(tmp_path):
 
 def relative_error(got, want) -> float:
     """Relative L2 error; absolute where all of `want` is 0."""
-    got, want = (np.asarray(t.detach().cpu() if torch.is_tensor(t) else t, np.longdouble) for t in (got, want))
+    got, want = (np.asarray(t.detach().cpu().double() if torch.is_tensor(t) else t, np.longdouble) for t in (got, want))
     assert got.shape == want.shape
     scale = np.sqrt((want * want).sum())
     return float(np.sqrt(((got - want) ** 2).sum()) / (scale or 1))
@@ -185,6 +286,16 @@ def assert_as_accurate_as_winograd(ours, exact):
     assert relative_error(ours, exact) < 1e-5
 
 
+def assert_rounded_once(ours, exact):
+    """The rule for 16 bits: sums in float32, and one rounding of the result."""
+    assert relative_error(ours, exact) <= torch.finfo(ours.dtype).eps / 2 + 1e-6
+
+
+def assert_as_accurate_as_tf32(ours, exact):
+    """The rule for products of two factors, each rounded to 11 bits."""
+    assert relative_error(ours, exact) < 2.0**-8  # twice 2^-11, and what a few terms of unlike sign make of it
+
+
 def assert_same_bits(a, b):
     """Equal values, signs of zero and places of NaN."""
     assert a.dtype == b.dtype
@@ -198,8 +309,8 @@ def results(op, inputs, **options) -> list[torch.Tensor]:
     """An op's output, and the gradients with respect to every input for a fixed gradient of small numbers."""
     inputs = [None if t is None else t.detach().requires_grad_() for t in inputs]
     y = op(*inputs, **options)
-    steps = torch.arange(y.numel(), dtype=y.dtype, device=y.device)
-    gy = (steps * 7 % 11 - 5).reshape(y.shape) / 4
+    steps = torch.arange(y.numel(), device=y.device)
+    gy = (steps * 7 % 11 - 5).reshape(y.shape).to(y.dtype) / 4
     return [y.detach(), *torch.autograd.grad(y, [t for t in inputs if t is not None], gy)]
 
 

@@ -123,7 +123,7 @@ def test_every_option_has_help(name):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--device", "cuda"], "not implemented yet"),
+        (["--device", "tpu"], "invalid choice: 'tpu'"),
         (["--engines", "abacus"], "engine is 'abacus': one of vggfast"),
         (["--size", "100"], "size is 100: a multiple of 32"),
     ],

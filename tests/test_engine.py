@@ -236,14 +236,14 @@ def test_torchvision_with_its_own_head(torchvision):
 # ---- algorithms and instruction sets ------------------------------------------------------------------------------
 
 
-@pytest.mark.needs("conv")
+@pytest.mark.backends("cpu")
 @pytest.mark.parametrize("config", ["A-LRN", "C"])
 @kinds
 def test_instruction_sets(backend, algorithm, config, kind):
     assert_right(small(config, width=0.125), (3, 3, 61, 74), kind=kind)
 
 
-@pytest.mark.needs("conv")
+@pytest.mark.backends("cpu")
 @pytest.mark.parametrize("config", CONFIGURATIONS)
 def test_exact(backend, exact, config):
     """Every convolution is a plain sum: the rule is the one for kernels without a transform."""

@@ -152,6 +152,7 @@ def test_several_threads(pooled, set_threads):
                 assert all(map(torch.equal, ours, first))
 
 
+@pytest.mark.backends("cpu")
 @pytest.mark.parametrize("algorithm", ["auto", "winograd2"], indirect=True)
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize(("cin", "cout"), [(3, 64), (8, 64), (8, 65)])

@@ -46,9 +46,13 @@ def load() -> ModuleType:
 
 def view(t: Tensor):
     """What the compiled module sees of a tensor: address, shape, strides, dtype, device. Keeps the tensor alive."""
+    return _view(load(), t, t.device.type)
+
+
+def _view(core: ModuleType, t: Tensor, device: str):
     t = t.resolve_neg()  # the address knows nothing of a negation that waits
     dtype = str(t.dtype).removeprefix("torch.")
-    return load().TensorView(t, t.data_ptr(), t.shape, t.stride(), dtype, t.device.type)
+    return core.TensorView(t, t.data_ptr(), t.shape, t.stride(), dtype, device)
 
 
 _POOLED_BYTES = 1 << 20  # from here on, touching fresh pages costs more than finding used ones
@@ -62,11 +66,6 @@ def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_
     storage = torch.frombuffer(load().CachedBuffer(bytes_), dtype=torch.uint8, count=bytes_).untyped_storage()
     strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
     return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape), strides)
-
-
-def workspace(bytes_: int) -> Tensor:
-    """Scratch memory of a CPU op."""
-    return empty((bytes_,), torch.uint8)
 
 
 def threads() -> int:

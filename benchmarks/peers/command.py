@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import timing
+from gpu import choice
 
 from peers import report
 from peers.network import Spec, default_cache
@@ -34,8 +35,7 @@ def add_common(parser: argparse.ArgumentParser, engines: Sequence[str], out: str
     """The options that every command of races has."""
     add = parser.add_argument
     # fmt: off
-    add("--device", choices=("cpu", "cuda"), default="cpu",
-        help="where to run; cuda is not implemented yet (default cpu)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help=choice.HELP)
     add("--engines", nargs="+", metavar="NAME", help=f"engines to compare: {', '.join(engines)}")
     add("--threads", nargs="+", type=int, metavar="N", help="threads of each engine (default 2 1)")
     add("--rounds", type=int, metavar="N", help="samples of each engine (default 9 or fewer, by case)")
@@ -57,8 +57,6 @@ def add_common(parser: argparse.ArgumentParser, engines: Sequence[str], out: str
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, out: str) -> argparse.Namespace:
     """The options, checked; files get their default names."""
     options = parser.parse_args(arguments)
-    if options.device == "cuda":
-        parser.error("--device is 'cuda': not implemented yet, it comes with the CUDA kernels; 'cpu' is wanted")
     if options.rounds is not None and options.rounds < 3:
         parser.error(f"--rounds is {options.rounds}: 3 or more is wanted (quartiles are taken)")
     if not options.quick and options.out is None:
@@ -70,12 +68,12 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, out:
     return options
 
 
-def versions() -> dict[str, str]:
+def versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Installed versions of the engines' packages."""
     from importlib import metadata
 
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -15,10 +15,12 @@ class Runner:
 
     `prepare` turns float32 images (N, 3, H, W) into what a user of the engine would hold (layout, tensor type), `run`
     is what is timed, `result` turns its answer into an array (N, classes) or (N, C, h, w). `check` replaces the three
-    where the answer to compare is not what `run` returns (a training step).
+    where the answer to compare is not what `run` returns (a training step). `samples`, where the host's clock will not
+    do, times as many calls as it is told and returns the seconds of each.
     """
 
     prepare: Callable[[np.ndarray], Any]
     run: Callable[[Any], Any]
     result: Callable[[Any], np.ndarray]
     check: Callable[[], np.ndarray] | None = None
+    samples: Callable[[Callable[[], Any], int], list[float]] | None = None

@@ -27,7 +27,7 @@ CONFIGURATIONS: dict[str, list[int | str]] = {
 ALLOWED = {
     "network": tuple(CONFIGURATIONS),
     "part": ("features", "whole"),
-    "dtype": ("fp32", "bf16", "fp32+bf16-fc"),
+    "dtype": ("fp32", "bf16", "fp32+bf16-fc", "fp16", "tf32"),
 }
 
 

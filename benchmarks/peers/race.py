@@ -109,12 +109,13 @@ class Outcome:
 
 def race(
     engines: Sequence[Engine], spec: Spec, cache: Path, reference: Path, *, rounds: int, seconds: float = 90.0,
-    isa: str = "best", wait: str = "own", say: Callable[[str], None] = lambda text: None,
+    isa: str = "best", wait: str = "own", builders: int = 2, say: Callable[[str], None] = lambda text: None,
 ) -> list[Outcome]:  # fmt: skip
     """Every engine's outcome. All are built and checked before any is timed; in each round each runs once, in turn.
 
     Args:
         rounds: samples of each engine; fewer, but at least 3, where they would take longer than `seconds`.
+        builders: engines that build at a time, which is mostly reading and packing.
         say: is told what is going on.
     """
     outcomes = [Outcome(engine) for engine in engines]
@@ -132,7 +133,7 @@ def race(
         # Started by this thread, for a child ends with the thread that started it.
         for outcome in outcomes:
             _attempt(outcome, children, lambda o=outcome: start(o))
-        with ThreadPoolExecutor(2) as pool:  # building is mostly reading and packing: two at a time
+        with ThreadPoolExecutor(builders) as pool:
             list(pool.map(build, [outcome for outcome in outcomes if outcome.status == "timed"]))
         for outcome in outcomes:
             if outcome.status == "timed":
@@ -192,5 +193,6 @@ def _take_turns(
 
 def _sample(outcome: Outcome, child: Child) -> None:
     outcome.neighbours.start(child.process.pid)
-    outcome.samples.append(child.ask(CALL_LIMIT, do="run", calls=outcome.calls)["seconds"])
+    answer = child.ask(CALL_LIMIT, do="run", calls=outcome.calls)
+    outcome.samples += answer.get("samples", [answer["seconds"]])
     outcome.neighbours.stop(child.process.pid)

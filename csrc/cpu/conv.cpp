@@ -1,6 +1,7 @@
 // Convolution on the CPU: checks, the choice of an algorithm, and what both directions share.
 #include "vggfast/conv.h"
 
+#include "core/conv_checks.h"
 #include "cpu/direct.h"
 #include "cpu/dtypes.h"
 #include "cpu/heuristics.h"
@@ -18,19 +19,6 @@ using cpu::Extent;
 using cpu::extent_of;
 using cpu::Pass;
 using cpu::WeightView;
-
-void check_kernel(const Tensor& weight, int64_t channels, int channel_axis, const char* input) {
-  VGGFAST_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3),
-                "weight has shape ", describe(weight.shape), ": (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
-  VGGFAST_CHECK(weight.size(0) >= 1 && weight.size(1) >= 1, "weight has shape ", describe(weight.shape),
-                ": at least one channel on each side is wanted");
-  VGGFAST_CHECK(weight.size(channel_axis) == channels, "weight has shape ", describe(weight.shape), ", and ", input,
-                " has ", channels, " channels: axis ", channel_axis, " of weight must be as many");
-}
-
-void check_workspace(Workspace workspace, size_t wanted) {
-  VGGFAST_CHECK(workspace.bytes >= wanted, "workspace has ", workspace.bytes, " bytes: ", wanted, " are wanted");
-}
 
 /// The algorithm that a call is to use: float64 is always direct, and so is a pool behind or before a 1x1 convolution,
 /// whose tile is one pixel.
@@ -149,14 +137,6 @@ ConvInput<T> gradient_of(const Tensor& gy, const Selected& selected, int64_t h, 
           .stored_w = gy.size(3)};
 }
 
-void check_gradient(const Tensor& gy, const Selected& selected, int64_t h, int64_t w) {
-  check_nhwc(gy, "gy");
-  const int64_t scale = selected.pooled() ? 2 : 1;
-  VGGFAST_CHECK(gy.size(2) == h / scale && gy.size(3) == w / scale, "gy has shape ", describe(gy.shape), ": H ",
-                h / scale, " and W ", w / scale, " are wanted");
-  if (selected.selection) check_selection(*selected.selection, selected.epilogue, gy);
-}
-
 }  // namespace
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
@@ -190,20 +170,12 @@ size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& s
 
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                 const Tensor* selection, Workspace workspace, Context context) {
-  check_nhwc(x, "x");
-  check_nhwc(y, "y");
-  check_kernel(weight, x.size(1), 1, "x");
-  const int64_t cout = weight.size(0), scale = e.pool ? 2 : 1;
-  check_like(weight, "weight", weight.shape, x.dtype, x.device);
-  check_like(y, "y", {x.size(0), cout, x.size(2) / scale, x.size(3) / scale}, x.dtype, x.device);
-  if (bias) check_like(*bias, "bias", {cout}, x.dtype, x.device);
-  VGGFAST_CHECK(!bias || bias->stride(0) == 1 || cout == 1, "bias is not contiguous");
-  if (selection) check_selection(*selection, e, y);
+  check_fprop(x, weight, bias, e, y, selection);
   cpu::for_float(x, "x", [&]<class T>() {
     const ConvOutput<T> out{.y = y.as<T>(),
                             .h = y.size(2),
                             .w = y.size(3),
-                            .c = cout,
+                            .c = y.size(1),
                             .relu = e.relu,
                             .pool = e.pool,
                             .selection = selection ? selection->as<uint8_t>() : nullptr};
@@ -214,11 +186,7 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
 
 void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context) {
-  check_nhwc(gx, "gx");
-  check_gradient(gy, selected, gx.size(2), gx.size(3));
-  check_kernel(weight, gy.size(1), 0, "gy");
-  check_like(weight, "weight", weight.shape, gy.dtype, gy.device);
-  check_like(gx, "gx", {gy.size(0), weight.size(1), gx.size(2), gx.size(3)}, gy.dtype, gy.device);
+  check_dgrad(gy, selected, weight, gx);
   cpu::for_float(gy, "gy", [&]<class T>() {
     const int64_t last = weight.size(2) - 1;
     const T* last_tap = weight.as<T>() + last * (weight.stride(2) + weight.stride(3));
@@ -232,12 +200,7 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
 
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context) {
-  check_nhwc(x, "x");
-  check_gradient(gy, selected, x.size(2), x.size(3));
-  check_kernel(gw, x.size(1), 1, "x");
-  check_like(gy, "gy", {x.size(0), gw.size(0), gy.size(2), gy.size(3)}, x.dtype, x.device);
-  check_like(gw, "gw", gw.shape, x.dtype, x.device);
-  if (gb) check_like(*gb, "gb", {gw.size(0)}, x.dtype, x.device);
+  check_wgrad(x, gy, selected, gw, gb);
   cpu::for_float(x, "x", [&]<class T>() {
     const Extent in = extent_of(x);
     const int64_t cout = gw.size(0), kernel = gw.size(2), gb_stride = gb ? gb->stride(0) : 0;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/checks.h"
 #include "cpu/dtypes.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
@@ -26,17 +27,10 @@ cpu::LrnArgs<T> lrn_args(const Tensor& x, const Tensor* gy, LrnParams p, const T
           .k = static_cast<T>(p.k)};
 }
 
-void check(const Tensor& x, LrnParams p, const Tensor& out, const char* out_name) {
-  check_nhwc(x, "x");
-  check_nhwc(out, out_name);
-  check_like(out, out_name, x.shape, x.dtype, x.device);
-  VGGFAST_CHECK(p.size >= 1, "size is ", p.size, ": 1 or more is wanted");
-}
-
 }  // namespace
 
 void lrn_fprop(const Tensor& x, LrnParams p, const Tensor& y, Context context) {
-  check(x, p, y, "y");
+  check_lrn(x, p, y, "y");
   cpu::for_float(x, "x", [&]<class T>() {
     const auto args = lrn_args<T>(x, nullptr, p, y);
     cpu::parallel_ranges(pixels_of(x), 1 + grain_values / (1 + x.size(1)), context.threads,
@@ -50,7 +44,7 @@ size_t lrn_dgrad_workspace(const Tensor& x, Context context) {
 }
 
 void lrn_dgrad(const Tensor& gy, const Tensor& x, LrnParams p, const Tensor& gx, Workspace workspace, Context context) {
-  check(x, p, gx, "gx");
+  check_lrn(x, p, gx, "gx");
   check_nhwc(gy, "gy");
   check_like(gy, "gy", x.shape, x.dtype, x.device);
   VGGFAST_CHECK(workspace.bytes >= lrn_dgrad_workspace(x, context), "workspace has ", workspace.bytes,

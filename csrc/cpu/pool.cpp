@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "core/checks.h"
 #include "cpu/dtypes.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
@@ -65,11 +66,7 @@ void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, cons
 }
 
 void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context) {
-  check_nhwc(x, "x");
-  check_like(y, "y", {x.size(0), x.size(1)}, x.dtype, x.device);
-  VGGFAST_CHECK(
-      y.numel() == 0 || ((y.stride(1) == 1 || y.size(1) == 1) && (y.stride(0) == y.size(1) || y.size(0) == 1)),
-      "y is not contiguous");
+  check_sum_pool(x, y);
   cpu::for_float(x, "x", [&]<class T>() {
     const int64_t channels = x.size(1), pixels = x.size(2) * x.size(3);
     const T scale = mean ? T(1) / static_cast<T>(pixels) : T(1);

@@ -8,7 +8,19 @@ Each is differentiable to any order, works under autocast, vmap, ``torch.compile
 from vggfast.ops import reference
 from vggfast.ops.conv import conv1x1, conv3x3
 from vggfast.ops.fc import linear
+from vggfast.ops.images import prepare_images
 from vggfast.ops.lrn import local_response_norm
-from vggfast.ops.pool import max_pool2x2, sum_pool
+from vggfast.ops.pool import max_pool2x2
+from vggfast.ops.scores import class_scores, sum_pool
 
-__all__ = ["conv1x1", "conv3x3", "linear", "local_response_norm", "max_pool2x2", "reference", "sum_pool"]
+__all__ = [
+    "class_scores",
+    "conv1x1",
+    "conv3x3",
+    "linear",
+    "local_response_norm",
+    "max_pool2x2",
+    "prepare_images",
+    "reference",
+    "sum_pool",
+]

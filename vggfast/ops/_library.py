@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,17 +10,24 @@ import torch.compiler.config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from vggfast import _native
 from vggfast._version import __version__
 from vggfast.ops._autograd import make_kernel
+from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
-NARROW = (torch.bfloat16, torch.float16)  # tensors may be; the kernels compute in float32
-DTYPES = (*NARROW, torch.float32, torch.float64)
+DTYPES = (*NARROW, *WIDE)
 BITS = torch.uint8  # of a selection
 
 # torch.compile keeps compiled graphs on disk under the names of their ops: those of another version must not be found.
 torch.compiler.config.cache_key_tag += f"vggfast-{__version__}"
+
+
+class Autocast(enum.Enum):
+    """What autocast makes of an op's inputs: on the CPU float32, whatever the op."""
+
+    none = enum.auto()
+    product = enum.auto()  # on CUDA, autocast's own dtype
+    other = enum.auto()  # on CUDA, as they are
 
 
 def register(
@@ -30,31 +38,53 @@ def register(
     vmap: Callable,
     setup_context: Callable,
     backward: Callable,
-    autocast: bool = False,
+    autocast: Autocast = Autocast.none,
+    widens: bool = True,
 ) -> Callable:
     """Registers ``vggfast::<schema>`` and returns it as a callable.
 
-    `run` serves every device (and refuses by name those it has no kernel for), in float32 and float64; `fake` gives
-    shapes and exact strides. With `autocast`, inputs of lower precision are cast to float32 under CPU autocast.
+    `run` serves every device, in the dtypes that its back end takes: with `widens`, others are converted around it.
+    `fake` gives shapes and exact strides.
     """
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, _widened(run), "CompositeExplicitAutograd")
+    _LIBRARY.impl(name, _widened(run) if widens else run, "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_vmap(name, vmap, lib=_LIBRARY)
     op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
     _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
-    if autocast:
+    if autocast != Autocast.none:
         torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
+    if autocast == Autocast.product:
+        _LIBRARY.impl(name, _lowered(op), "AutocastCUDA")
     return op
 
 
+def _lowered(op: Callable) -> Callable:
+    """`op` for CUDA tensors under autocast: floating ones in autocast's dtype, but for float64."""
+
+    def lowered(*args):
+        dtype = torch.get_autocast_dtype("cuda")
+
+        def cast(t: Tensor) -> Tensor:
+            return t.to(dtype) if t.is_floating_point() and t.is_cuda and t.dtype != torch.float64 else t
+
+        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)):
+            return op(*tree_map_only(Tensor, cast, args))
+
+    return lowered
+
+
 def _widened(run: Callable) -> Callable:
-    """`run` for tensors of 16 bits too: computed in float32, each result rounded once."""
+    """`run` for tensors of 16 bits too, where the back end has no kernels for them: computed in float32, each result
+    rounded once."""
 
     def widened(*args):
-        dtypes = {arg.dtype for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()}
+        floats = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
+        dtypes = {t.dtype for t in floats}
         if not (len(dtypes) == 1 and dtypes <= set(NARROW)):  # of mixed ones, run says what is wrong
+            return run(*args)
+        if floats[0].device.type in OF_DEVICE and dtypes <= set(backend_of(floats[0]).dtypes):
             return run(*args)
         (dtype,) = dtypes
         return tree_map_only(
@@ -76,20 +106,20 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 # ---- checks: each error names the argument, its value and what is allowed -------------------------------------------
 
 
-def check_float(t: Tensor, name: str, devices: Sequence[str] = ("cpu",)) -> None:
+def check_float(t: Tensor, name: str) -> None:
     if t.dtype not in DTYPES:
         raise TypeError(f"{name} is {t.dtype}: one of {', '.join(map(str, DTYPES))} is wanted")
-    if t.device.type not in (*devices, "meta"):
-        raise ValueError(f"{name} is on {t.device}: this op has kernels for {', '.join(devices)}")
+    if t.device.type not in (*OF_DEVICE, "meta"):
+        raise ValueError(f"{name} is on {t.device}: this op has kernels for {', '.join(OF_DEVICE)}")
 
 
-def check_activation(t: Tensor, name: str, devices: Sequence[str] = ("cpu",)) -> None:
+def check_activation(t: Tensor, name: str) -> None:
     """A (N, C, H, W) tensor with C, H, W of at least 1."""
     if t.dim() != 4:
         raise ValueError(f"{name} has shape {tuple(t.shape)}: 4 axes (N, C, H, W) are wanted")
     if any(extent < 1 for extent in t.shape[1:]):  # min() would compare extents, a guard each under torch.compile
         raise ValueError(f"{name} has shape {tuple(t.shape)}: C, H and W of at least 1 are wanted")
-    check_float(t, name, devices)
+    check_float(t, name)
 
 
 def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
@@ -109,8 +139,8 @@ def nhwc(t: Tensor) -> Tensor:
 
 def empty(like: Tensor, shape: Sequence[int], memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """Room for a result, of `like`'s dtype and device; fake where `like` is fake."""
-    if like.device.type == "cpu" and type(like) in (Tensor, torch.nn.Parameter):
-        return _native.empty(shape, like.dtype, memory_format)
+    if like.device.type in OF_DEVICE and type(like) in (Tensor, torch.nn.Parameter):
+        return backend_of(like).empty(like, shape, like.dtype, memory_format)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
 
 

@@ -11,9 +11,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from vggfast import _native
-from vggfast._native import view
 from vggfast.ops import _library as lib
+from vggfast.ops._backends import backend_of
 from vggfast.ops.selection import check_selection, empty_selection, gather_selected, scatter_selected
 
 
@@ -52,12 +51,9 @@ def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
 
 def _conv_run(x, weight, bias, relu, pool, save):
     y, selection = _conv_outputs(x, weight, bias, relu, pool, save)
-    core, threads = _native.load(), _native.threads()
-    x_view, weight_view = view(lib.nhwc(x)), view(weight)
-    workspace = _native.workspace(core.conv_fprop_workspace(x_view, weight_view, relu, pool, threads))
-    bias_view = None if bias is None else view(bias.contiguous())
-    selection_view = view(selection) if selection.dim() == 5 else None
-    core.conv_fprop(x_view, weight_view, bias_view, relu, pool, view(y), selection_view, view(workspace), threads)
+    bits = selection if selection.dim() == 5 else None
+    bias = None if bias is None else bias.contiguous()
+    backend_of(x).run("conv_fprop", lib.nhwc(x), weight, bias, relu, pool, y, bits)
     return y, selection
 
 
@@ -98,7 +94,7 @@ conv = lib.register(
     vmap=_conv_vmap,
     setup_context=_conv_setup,
     backward=_conv_backward,
-    autocast=True,
+    autocast=lib.Autocast.product,
 )
 
 
@@ -114,8 +110,8 @@ def _check_gradient(gy, selection, h, w) -> None:
         raise ValueError(f"gy has shape {tuple(gy.shape)}: H, W of {wanted} are wanted")
 
 
-def _selection_view(selection):
-    return None if selection is None else view(selection.contiguous())
+def _contiguous(selection):
+    return None if selection is None else selection.contiguous()
 
 
 def _gathered(z, selection):
@@ -130,10 +126,7 @@ def _dgrad_output(gy, selection, weight, h, w) -> Tensor:
 
 def _dgrad_run(gy, selection, weight, h, w):
     gx = _dgrad_output(gy, selection, weight, h, w)
-    core, threads = _native.load(), _native.threads()
-    gy_view, selection_view, weight_view = view(lib.nhwc(gy)), _selection_view(selection), view(weight)
-    workspace = _native.workspace(core.conv_dgrad_workspace(gy_view, selection_view, weight_view, h, w, threads))
-    core.conv_dgrad(gy_view, selection_view, weight_view, view(gx), view(workspace), threads)
+    backend_of(gy).run("conv_dgrad", lib.nhwc(gy), _contiguous(selection), weight, gx)
     return gx
 
 
@@ -186,11 +179,7 @@ def _wgrad_outputs(x, gy, selection, kernel, bias) -> tuple[Tensor, Tensor]:
 
 def _wgrad_run(x, gy, selection, kernel, bias):
     gw, gb = _wgrad_outputs(x, gy, selection, kernel, bias)
-    core, threads = _native.load(), _native.threads()
-    x_view, gy_view, selection_view = view(lib.nhwc(x)), view(lib.nhwc(gy)), _selection_view(selection)
-    workspace = _native.workspace(core.conv_wgrad_workspace(x_view, gy_view, selection_view, kernel, threads))
-    gb_view = view(gb) if bias else None
-    core.conv_wgrad(x_view, gy_view, selection_view, view(gw), gb_view, view(workspace), threads)
+    backend_of(x).run("conv_wgrad", lib.nhwc(x), lib.nhwc(gy), _contiguous(selection), gw, gb if bias else None)
     return gw, gb
 
 

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from vggfast import _native
-from vggfast._native import view
 from vggfast.ops import _library as lib
+from vggfast.ops._backends import backend_of
 
 MOST_ROWS = 16  # with more, torch's blocked product is as fast
 LEAST_WEIGHTS = 1 << 21
-DEVICES = ("cpu", "cuda")
 
 
 def is_ours(rows: Tensor, weight: Tensor) -> bool:
@@ -29,6 +27,7 @@ def fits(rows: Tensor, weight: Tensor) -> bool:
     return (
         rows.dtype == weight.dtype == torch.float32
         and rows.device.type == "cpu"
+        and backend_of(rows).has("linear_fprop")
         and weight.numel() >= LEAST_WEIGHTS
         and weight.is_contiguous()
     )
@@ -40,7 +39,7 @@ def _check_matrices(**tensors: Tensor) -> None:
     for each, t in tensors.items():
         if t.dim() != 2:
             raise ValueError(f"{each} has shape {tuple(t.shape)}: 2 axes are wanted")
-    lib.check_float(first, name, DEVICES)
+    lib.check_float(first, name)
     lib.check_same(other, other_name, first, name)
 
 
@@ -69,8 +68,7 @@ def _linear_run(x, weight, bias):
     y = _linear_output(x, weight, bias)
     if not is_ours(x, weight):
         return torch.mm(x, weight.t(), out=y) if bias is None else torch.addmm(bias, x, weight.t(), out=y)
-    bias_view = None if bias is None else view(bias.contiguous())
-    _native.load().linear_fprop(view(x.contiguous()), view(weight), bias_view, view(y), _native.threads())
+    backend_of(x).run("linear_fprop", x.contiguous(), weight, None if bias is None else bias.contiguous(), y)
     return y
 
 
@@ -100,7 +98,7 @@ linear_op = lib.register(
     vmap=_linear_vmap,
     setup_context=_linear_setup,
     backward=_linear_backward,
-    autocast=True,
+    autocast=lib.Autocast.product,
 )
 
 
@@ -116,7 +114,7 @@ def _dgrad_run(gy, weight):
     gx = _dgrad_output(gy, weight)
     if not is_ours(gy, weight):
         return torch.mm(gy, weight, out=gx)
-    _native.load().linear_dgrad(view(gy.contiguous()), view(weight), view(gx), _native.threads())
+    backend_of(gy).run("linear_dgrad", gy.contiguous(), weight, gx)
     return gx
 
 
@@ -162,7 +160,7 @@ def _wgrad_run(x, gy):
     gw = _wgrad_output(x, gy)
     if not is_ours(x, gw):
         return torch.mm(gy.t(), x, out=gw)
-    _native.load().linear_wgrad(view(x.contiguous()), view(gy.contiguous()), view(gw), _native.threads())
+    backend_of(x).run("linear_wgrad", x.contiguous(), gy.contiguous(), gw)
     return gw
 
 

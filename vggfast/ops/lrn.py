@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from vggfast import _native
-from vggfast._native import view
 from vggfast.ops import _library as lib
+from vggfast.ops._backends import backend_of
+from vggfast.ops._torch_kernels import window_sum
 
 
 def _output(x, size, alpha, beta, k) -> Tensor:
@@ -20,7 +19,7 @@ def _output(x, size, alpha, beta, k) -> Tensor:
 
 def _run(x, size, alpha, beta, k):
     y = _output(x, size, alpha, beta, k)
-    _native.load().lrn_fprop(view(lib.nhwc(x)), size, alpha, beta, k, view(y), _native.threads())
+    backend_of(x).run("lrn_fprop", lib.nhwc(x), size, alpha, beta, k, y)
     return y
 
 
@@ -45,7 +44,7 @@ lrn = lib.register(
     vmap=_vmap,
     setup_context=_setup,
     backward=_backward,
-    autocast=True,
+    autocast=lib.Autocast.other,
 )
 
 
@@ -61,22 +60,13 @@ def _dgrad_output(gy, x, *params) -> Tensor:
 
 def _dgrad_run(gy, x, *params):
     gx = _dgrad_output(gy, x, *params)
-    core, threads = _native.load(), _native.threads()
-    x_view = view(lib.nhwc(x))
-    workspace = _native.workspace(core.lrn_dgrad_workspace(x_view, threads))
-    core.lrn_dgrad(view(lib.nhwc(gy)), x_view, *params, view(gx), view(workspace), threads)
+    backend_of(x).run("lrn_dgrad", lib.nhwc(gy), lib.nhwc(x), *params, gx)
     return gx
 
 
 def _dgrad_setup(ctx, inputs, output):
     gy, x, *ctx.params = inputs
     ctx.save_for_backward(gy, x)
-
-
-def _window_sum(t: Tensor, before: int, after: int) -> Tensor:
-    """Sum over channels c - before ... c + after, in plain torch."""
-    padded = F.pad(t, (0, 0, 0, 0, before, after))
-    return padded.unfold(1, before + after + 1, 1).sum(-1)
 
 
 def _dgrad_backward(ctx, v):
@@ -88,18 +78,18 @@ def _dgrad_backward(ctx, v):
     size, alpha, b, k = ctx.params
     a = alpha / size
     before, after = size // 2, (size - 1) // 2
-    s = k + a * _window_sum(x * x, before, after)
+    s = k + a * window_sum(x * x, before, after)
     c = 2 * a * b
-    t = _window_sum(x * v, before, after)
+    t = window_sum(x * v, before, after)
     grad_gy = v * s**-b - c * x * s ** (-b - 1) * t
     if not ctx.needs_input_grad[1]:
         return grad_gy, None, None, None, None, None
     grad_s = gy * (-b * v * s ** (-b - 1) + c * (b + 1) * x * s ** (-b - 2) * t)
     grad_t = -c * gy * x * s ** (-b - 1)
     grad_x = (
-        2 * a * x * _window_sum(grad_s, after, before)
+        2 * a * x * window_sum(grad_s, after, before)
         - c * gy * s ** (-b - 1) * t
-        + v * _window_sum(grad_t, after, before)
+        + v * window_sum(grad_t, after, before)
     )
     return grad_gy, grad_x, None, None, None, None
 

@@ -1,21 +1,17 @@
-"""2x2/2 max-pool that remembers two bits an output, and the sum-pool that ends a dense evaluation."""
+"""2x2/2 max-pool that remembers two bits an output."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
-from vggfast import _native
-from vggfast._native import view
 from vggfast.ops import _library as lib
+from vggfast.ops._backends import backend_of
 from vggfast.ops.selection import empty_selection, scatter_selected
-
-# ---- max_pool -------------------------------------------------------------------------------------------------------
 
 
 def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
-    lib.check_activation(x, "x", devices=("cpu", "cuda"))
+    lib.check_activation(x, "x")
     n, c, h, w = x.shape
     if not ceil_mode and (h < 2 or w < 2):
         raise ValueError(f"x has shape {tuple(x.shape)}: without ceil_mode, H and W of at least 2 are wanted")
@@ -26,15 +22,7 @@ def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
 
 def _max_pool_run(x, ceil_mode, save):
     y, selection = _max_pool_outputs(x, ceil_mode, save)
-    core = _native.load()
-    views = view(lib.nhwc(x)), view(y), view(selection) if save else None
-    if x.device.type == "cuda":
-        if not hasattr(core, "cuda_max_pool2x2"):
-            raise ValueError(f"x is on {x.device}: this build has no CUDA kernels (VGGFAST_CUDA); cpu is wanted")
-        with torch.cuda.device(x.device):
-            core.cuda_max_pool2x2(*views, torch.cuda.current_stream().cuda_stream)
-    else:
-        core.max_pool2x2(*views, _native.threads())
+    backend_of(x).run("max_pool2x2", lib.nhwc(x), y, selection if save else None)
     return y, selection
 
 
@@ -64,7 +52,7 @@ max_pool = lib.register(
     vmap=_max_pool_vmap,
     setup_context=_max_pool_setup,
     backward=_max_pool_backward,
-    autocast=True,
+    autocast=lib.Autocast.other,
 )
 
 
@@ -74,7 +62,7 @@ def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     The first maximum of a window takes the gradient; NaN passes through, as in torch.
 
     Args:
-        x: (N, C, H, W), of a floating dtype, contiguous or channels_last. On CUDA, forward only.
+        x: (N, C, H, W), of a floating dtype, contiguous or channels_last.
         ceil_mode: an odd last row or column makes windows of its own instead of being left out.
 
     Returns:
@@ -88,62 +76,3 @@ def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     if has_torch_function_unary(x):
         return handle_torch_function(max_pool2x2, (x,), x, ceil_mode=ceil_mode)
     return lib.in_format_of(x, max_pool(x, ceil_mode, lib.needs_grad(x))[0])
-
-
-# ---- sum_pool -------------------------------------------------------------------------------------------------------
-
-
-def _sum_pool_output(x, mean) -> Tensor:
-    lib.check_activation(x, "x")
-    return x.new_empty(x.shape[:2])
-
-
-def _sum_pool_run(x, mean):
-    y = _sum_pool_output(x, mean)
-    _native.load().sum_pool(view(lib.nhwc(x)), mean, view(y), _native.threads())
-    return y
-
-
-def _sum_pool_setup(ctx, inputs, output):
-    x, ctx.mean = inputs
-    ctx.size = x.shape[2:]
-
-
-def _sum_pool_backward(ctx, gy):
-    h, w = ctx.size
-    gx = gy[:, :, None, None].expand(*gy.shape, h, w)
-    return gx / (h * w) if ctx.mean else gx, None
-
-
-def _sum_pool_vmap(info, in_dims, x, mean):
-    return lib.unfold(sum_pool_scores(lib.fold(x, in_dims[0], info.batch_size), mean), info.batch_size), 0
-
-
-sum_pool_scores = lib.register(
-    "sum_pool(Tensor x, bool mean) -> Tensor",
-    run=_sum_pool_run,
-    fake=_sum_pool_output,
-    vmap=_sum_pool_vmap,
-    setup_context=_sum_pool_setup,
-    backward=_sum_pool_backward,
-    autocast=True,
-)
-
-
-def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
-    """A class score map (N, C, H, W) as class scores (N, C): the mean or sum over its pixels.
-
-    Args:
-        x: (N, C, H, W), of a floating dtype, contiguous or channels_last.
-        reduce: "mean" (the paper's spatial average) or "sum".
-
-    Raises:
-        ValueError, TypeError: a shape, dtype, device or `reduce` that does not fit; the text names it.
-
-    Source: Simonyan & Zisserman, section 3.2.
-    """
-    if has_torch_function_unary(x):
-        return handle_torch_function(sum_pool, (x,), x, reduce=reduce)
-    if reduce not in ("mean", "sum"):
-        raise ValueError(f"reduce is {reduce!r}: 'mean' or 'sum' is wanted")
-    return sum_pool_scores(x, reduce == "mean")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -31,3 +34,33 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
+
+
+def class_scores(maps: Tensor, *, views: int = 1) -> Tensor:
+    posteriors = maps.mean((2, 3)).softmax(1)
+    return posteriors.reshape(views, -1, maps.shape[1]).mean(0)
+
+
+def prepare_images(
+    images: Tensor,
+    size: int | tuple[int, int],
+    *,
+    corners: Tensor | None = None,
+    flips: Tensor | None = None,
+    shifts: Tensor | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    deviation: Sequence[float] = (1.0, 1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    height, width = (size, size) if isinstance(size, int) else size
+    crops = []
+    for i, image in enumerate(images.to(torch.float64)):
+        top, left = (0, 0) if corners is None else corners[i].tolist()
+        rows = torch.arange(top, top + height, device=images.device).clamp(0, image.shape[0] - 1)
+        columns = torch.arange(left, left + width, device=images.device).clamp(0, image.shape[1] - 1)
+        crop = image[rows][:, columns]
+        crop = crop.flip(1) if flips is not None and flips[i] else crop
+        crop = crop if shifts is None else crop + shifts[i]
+        crops.append((crop - crop.new_tensor(mean)) / crop.new_tensor(deviation))
+    stacked = torch.stack(crops) if crops else images.new_empty((0, height, width, 3), dtype=torch.float64)
+    return stacked.permute(0, 3, 1, 2).to(dtype)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from vggfast import _native
-from vggfast._native import view
 from vggfast.ops import _library as lib
+from vggfast.ops._backends import backend_of
 
 
 def empty_selection(y: Tensor, relu: bool, pool: bool) -> Tensor:
@@ -48,10 +47,7 @@ def _gather_output(z, selection) -> Tensor:
 
 def _gather_run(z, selection):
     y = _gather_output(z, selection)
-    planes = selection.shape[1]
-    _native.load().gather_selected(
-        view(lib.nhwc(z)), view(selection.contiguous()), planes != 2, planes >= 2, view(y), _native.threads()
-    )
+    backend_of(z).run("gather_selected", lib.nhwc(z), selection.contiguous(), y)
     return y
 
 
@@ -91,10 +87,7 @@ def _scatter_output(y, selection, h, w) -> Tensor:
 
 def _scatter_run(y, selection, h, w):
     z = _scatter_output(y, selection, h, w)
-    planes = selection.shape[1]
-    _native.load().scatter_selected(
-        view(lib.nhwc(y)), view(selection.contiguous()), planes != 2, planes >= 2, view(z), _native.threads()
-    )
+    backend_of(y).run("scatter_selected", lib.nhwc(y), selection.contiguous(), z)
     return z
 
 

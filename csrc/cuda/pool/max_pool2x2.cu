@@ -1,89 +1,87 @@
 // 2x2/2 max-pool, NHWC: y (n, oh, ow, c) and, unless null, its selection (vggfast/selection.h, 2 planes).
-// A thread owns 8 channels of one output: one byte of each plane. Threads of a warp run along the channels, so that
-// loads and stores are contiguous; there is no shared memory and nobody waits. Bound by memory: 1.25 x's bytes.
-#include "cuda/launch.h"
+// A thread owns 8 channels of one output: one byte of each plane, four loads that it issues together. There is no
+// shared memory and nobody waits. Bound by memory: 1.25 x's bytes, and 1/4 bit to each of x's values for the selection.
+#include <cmath>
+
+#include "cuda/dtypes.h"
+#include "cuda/pieces.h"
 #include "vggfast/cuda.h"
-#include "vggfast/pool.h"
 
 namespace vggfast::cuda {
 namespace {
-
-struct MaxPoolTraits {
-  static constexpr int channels = 8;  // of a thread
-  static constexpr int threads = 256;
-  static constexpr unsigned max_blocks = 1u << 20;
-};
 
 template <class T>
 struct MaxPoolArgs {
   const T* x;
   T* y;
   uint8_t* selection;
-  int64_t n, h, w, c, oh, ow;
+  Pieces outputs;
+  int64_t h, w, c;
 };
 
+/// What takes the place of elements that the edge cuts: it replaces no maximum.
 template <class T>
-__global__ void __launch_bounds__(MaxPoolTraits::threads) max_pool2x2_kernel(MaxPoolArgs<T> a) {
-  const int64_t bytes = (a.c + 7) / 8, image = a.oh * a.ow, units = a.n * image * bytes;
-  const int64_t step = int64_t(gridDim.x) * blockDim.x;
-  for (int64_t unit = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; unit < units; unit += step) {
-    const int64_t byte = unit % bytes, output = unit / bytes;
-    const int64_t n = output / image, y = output / a.ow % a.oh, x = output % a.ow;
-    const bool wide = 2 * x + 1 < a.w, high = 2 * y + 1 < a.h;  // else the window is cut by the edge
-    const T* window = a.x + ((n * a.h + 2 * y) * a.w + 2 * x) * a.c;
-    unsigned columns = 0, rows = 0;
+__device__ __forceinline__ Channels<T> lowest() {
+  Channels<T> v;
 #pragma unroll
-    for (int i = 0; i < MaxPoolTraits::channels; ++i) {
-      const int64_t c = byte * MaxPoolTraits::channels + i;
-      if (c >= a.c) break;
-      T best = window[c];
-      const auto offer = [&](int64_t row, int64_t column) {
-        const T v = window[(row * a.w + column) * a.c + c];
-        if (v > best || v != v) {
-          best = v;
-          columns = (columns & ~(1u << i)) | unsigned(column) << i;
-          rows = (rows & ~(1u << i)) | unsigned(row) << i;
-        }
-      };
-      if (wide) offer(0, 1);
-      if (high) offer(1, 0);
-      if (wide && high) offer(1, 1);
-      a.y[output * a.c + c] = best;
-    }
-    if (a.selection) {
-      uint8_t* plane = a.selection + ((2 * n) * image + output % image) * bytes + byte;
-      plane[0] = uint8_t(columns);
-      plane[image * bytes] = uint8_t(rows);
-    }
-  }
+  for (int i = 0; i < vector_channels; ++i) v.at[i] = narrow<T>(-Wide<T>(INFINITY));
+  return v;
 }
 
-template <class T>
-void run(const Tensor& x, const Tensor& y, const Tensor* selection, const Context& context) {
-  const MaxPoolArgs<T> args{.x = x.as<T>(),
-                            .y = y.as<T>(),
-                            .selection = selection ? selection->as<uint8_t>() : nullptr,
-                            .n = x.size(0),
-                            .h = x.size(2),
-                            .w = x.size(3),
-                            .c = x.size(1),
-                            .oh = y.size(2),
-                            .ow = y.size(3)};
-  const int64_t units = args.n * args.oh * args.ow * ((args.c + 7) / 8);
-  if (units == 0) return;
-  const int64_t blocks = (units + MaxPoolTraits::threads - 1) / MaxPoolTraits::threads;
-  const Grid grid{.blocks = dim3(unsigned(blocks < MaxPoolTraits::max_blocks ? blocks : MaxPoolTraits::max_blocks)),
-                  .threads = dim3(MaxPoolTraits::threads)};
-  launch("max_pool2x2", max_pool2x2_kernel<T>, grid, context, args);
+template <class T, bool Aligned>
+__global__ void __launch_bounds__(PieceTraits::threads) max_pool2x2_kernel(MaxPoolArgs<T> a) {
+  const int64_t image = a.outputs.rows * a.outputs.columns;
+  for_each_piece(a.outputs, [&](int64_t n, int64_t y, int64_t x, int64_t group) {
+    const int64_t c = group * vector_channels, count = a.c - c;
+    const bool wide = 2 * x + 1 < a.w, high = 2 * y + 1 < a.h;  // else the window is cut by the edge
+    const T* window = a.x + ((n * a.h + 2 * y) * a.w + 2 * x) * a.c + c;
+    Channels<T> elements[4], best;
+    elements[0] = load_channels<Aligned>(window, count);
+    elements[1] = wide ? load_channels<Aligned>(window + a.c, count) : lowest<T>();
+    elements[2] = high ? load_channels<Aligned>(window + a.w * a.c, count) : lowest<T>();
+    elements[3] = wide && high ? load_channels<Aligned>(window + (a.w + 1) * a.c, count) : lowest<T>();
+    unsigned columns = 0, rows = 0;
+#pragma unroll
+    for (int i = 0; i < vector_channels; ++i) {
+      Wide<T> most = widen(elements[0].at[i]);
+      const auto replaced = [&](const Channels<T>& by) {
+        const Wide<T> value = widen(by.at[i]);
+        const bool better = value > most || value != value;
+        most = better ? value : most;
+        return better;
+      };
+      const bool second = replaced(elements[1]), third = replaced(elements[2]), fourth = replaced(elements[3]);
+      columns |= (fourth || (second && !third) ? 1u : 0u) << i;
+      rows |= (fourth || third ? 1u : 0u) << i;
+      best.at[i] = narrow<T>(most);
+    }
+    const int64_t pixel = y * a.outputs.columns + x;
+    store_channels<Aligned>(a.y + (n * image + pixel) * a.c + c, count, best);
+    if (a.selection) {
+      uint8_t* plane = a.selection + (2 * n * image + pixel) * a.outputs.groups + group;
+      plane[0] = uint8_t(columns);
+      plane[image * a.outputs.groups] = uint8_t(rows);
+    }
+  });
 }
 
 }  // namespace
 
 void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context) {
   check_pool_outputs(x, y, selection, {.relu = false, .pool = true});
-  VGGFAST_CHECK(x.device == Device::cuda, "x is on ", name_of(x.device), ": cuda is wanted");
-  VGGFAST_CHECK(x.dtype != DType::u8, "x is ", name_of(x.dtype), ": float32 or float64 is wanted");
-  x.dtype == DType::f32 ? run<float>(x, y, selection, context) : run<double>(x, y, selection, context);
+  for_float(x, "x", [&]<class T>() {
+    const MaxPoolArgs<T> args{.x = x.as<T>(),
+                              .y = y.as<T>(),
+                              .selection = selection ? selection->as<uint8_t>() : nullptr,
+                              .outputs = pieces(y.size(0), y.size(2), y.size(3), groups_of(y.size(1))),
+                              .h = x.size(2),
+                              .w = x.size(3),
+                              .c = x.size(1)};
+    if (args.outputs.count() == 0) return;
+    for_alignment(args.c, {x.data, y.data}, [&]<bool Aligned>() {
+      launch("max_pool2x2_kernel", max_pool2x2_kernel<T, Aligned>, grid_of(args.outputs), context, args);
+    });
+  });
 }
 
 }  // namespace vggfast::cuda

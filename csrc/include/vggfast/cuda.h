@@ -1,12 +1,46 @@
-// The CUDA back end's ops. They launch on context.stream and return at once; all tensors lie on the current device.
+// The CUDA back end's ops. They launch on context.stream and return at once; all tensors lie on the current device, which
+// is of sm_80 or later. Tensors are bfloat16, float16, float32 or float64, sums at least float32; results are bit-equal
+// from run to run. Layouts and meanings are those of the CPU's functions of the same names.
 #pragma once
 
+#include "vggfast/conv.h"
+#include "vggfast/images.h"
+#include "vggfast/lrn.h"
+#include "vggfast/pool.h"
 #include "vggfast/selection.h"
-#include "vggfast/tensor.h"
 
 namespace vggfast::cuda {
 
-/// As vggfast::max_pool2x2 (vggfast/pool.h).
+/// Uses this tile for convolutions from now on, wherever there is a choice: "auto" (by shape), "large" (128 pixels x 128
+/// channels), "tall" (128 x 64) or "small" (64 x 64). For tests and tuning. Throws Error for another name.
+void set_conv_tile(const std::string& name);
+std::string conv_tile();
+
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
+size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
+                            Context context);
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
+                            Context context);
+void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
+                const Tensor* selection, Workspace workspace, Context context);
+void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+                Context context);
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+                Workspace workspace, Context context);
+
 void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context);
+void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context);
+void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context);
+
+void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context);
+void class_scores(const Tensor& maps, int64_t views, const Tensor& scores, Context context);
+void class_scores_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps, Context context);
+
+void lrn_fprop(const Tensor& x, LrnParams p, const Tensor& y, Context context);
+size_t lrn_dgrad_workspace(const Tensor& x, Context context);
+void lrn_dgrad(const Tensor& gy, const Tensor& x, LrnParams p, const Tensor& gx, Workspace workspace, Context context);
+
+void prepare_images(const Tensor& images, const Crops& crops, const Normalisation& normalisation, const Tensor& y,
+                    Context context);
 
 }  // namespace vggfast::cuda

@@ -16,4 +16,10 @@ void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Cont
 /// y (N, C): the sum (or mean) of x (N, C, H, W), NHWC, over its pixels.
 void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context);
 
+/// scores (N, C), contiguous: the mean over `views` of the softmax over classes of each view's mean score over pixels.
+/// maps (views * N, C, H, W), NHWC, holds view after view: with 2, the images and their mirror images.
+void class_scores(const Tensor& maps, int64_t views, const Tensor& scores, Context context);
+/// gmaps: the gradient with respect to maps.
+void class_scores_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps, Context context);
+
 }  // namespace vggfast

@@ -10,12 +10,40 @@
 
 namespace vggfast {
 
-enum class DType { f32, f64, u8 };
+enum class DType { f32, f64, u8, bf16, f16, i32 };
 enum class Device { cpu, cuda };
 
-constexpr size_t size_of(DType dtype) { return dtype == DType::f64 ? 8 : dtype == DType::f32 ? 4 : 1; }
+constexpr size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::f64:
+      return 8;
+    case DType::f32:
+    case DType::i32:
+      return 4;
+    case DType::bf16:
+    case DType::f16:
+      return 2;
+    case DType::u8:
+      return 1;
+  }
+  return 0;
+}
 constexpr const char* name_of(DType dtype) {
-  return dtype == DType::f64 ? "float64" : dtype == DType::f32 ? "float32" : "uint8";
+  switch (dtype) {
+    case DType::f64:
+      return "float64";
+    case DType::f32:
+      return "float32";
+    case DType::i32:
+      return "int32";
+    case DType::bf16:
+      return "bfloat16";
+    case DType::f16:
+      return "float16";
+    case DType::u8:
+      return "uint8";
+  }
+  return "unknown";
 }
 constexpr const char* name_of(Device device) { return device == Device::cpu ? "cpu" : "cuda"; }
 
@@ -46,10 +74,12 @@ struct Workspace {
   size_t bytes = 0;
 };
 
-/// How a call is to run: CPU threads, or the CUDA stream (a cudaStream_t) to launch on.
+/// How a call is to run: CPU threads; or the CUDA stream (a cudaStream_t) to launch on, and whether convolutions of
+/// float32 may round their factors to TF32.
 struct Context {
   int threads = 1;
   void* stream = nullptr;
+  bool tf32 = false;
 };
 
 std::string describe(const std::vector<int64_t>& shape);

@@ -1,0 +1,47 @@
+"""Which side of a benchmark runs, and what --device cuda wants."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+DEVICE = "cuda"  # tests put "cpu" here
+DTYPES = ("bf16", "fp16", "tf32", "fp32")
+HELP = "where to run (default cpu); cuda has options of its own: --device cuda --help"
+
+
+def gpu_asked_for(arguments: Sequence[str] | None) -> bool:
+    """Whether the command line (None: this process's) says --device cuda."""
+    made = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    made.add_argument("--device", default="cpu")
+    return made.parse_known_args(arguments)[0].device == "cuda"
+
+
+def require_gpu(parser: argparse.ArgumentParser) -> None:
+    """Ends with a sentence where torch sees no GPU or our build has no kernels for one."""
+    import torch
+
+    from vggfast import _native
+
+    if not torch.cuda.is_available():
+        parser.error(f"--device is 'cuda': torch {torch.__version__} sees no CUDA GPU here; 'cpu' is wanted")
+    if dict(_native.load().build_info())["CUDA"] == "not built":
+        parser.error("--device is 'cuda': this build of vggfast has no CUDA kernels; build it with VGGFAST_CUDA=on")
+
+
+def set_precision(dtype: str) -> None:
+    """Lets float32 factors be rounded to TF32 or not; the other dtypes do not mind."""
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+
+
+def torch_dtype(dtype: str):
+    import torch
+
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}[dtype]
+
+
+def out_file(name: str, dtype: str) -> str:
+    """Where a command leaves its results: conv-cuda.json, and conv-cuda-fp16.json for another dtype than bf16."""
+    return f"benchmarks/results/{name}-cuda{'' if dtype == 'bf16' else '-' + dtype}.json"

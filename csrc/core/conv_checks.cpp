@@ -1,0 +1,58 @@
+#include "core/conv_checks.h"
+
+#include "vggfast/error.h"
+
+namespace vggfast {
+
+void check_kernel(const Tensor& weight, int64_t channels, int channel_axis, const char* input) {
+  VGGFAST_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3),
+                "weight has shape ", describe(weight.shape), ": (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
+  VGGFAST_CHECK(weight.size(0) >= 1 && weight.size(1) >= 1, "weight has shape ", describe(weight.shape),
+                ": at least one channel on each side is wanted");
+  VGGFAST_CHECK(weight.size(channel_axis) == channels, "weight has shape ", describe(weight.shape), ", and ", input,
+                " has ", channels, " channels: axis ", channel_axis, " of weight must be as many");
+}
+
+void check_gradient(const Tensor& gy, const Selected& selected, int64_t h, int64_t w) {
+  check_nhwc(gy, "gy");
+  const int64_t scale = selected.pooled() ? 2 : 1;
+  VGGFAST_CHECK(gy.size(2) == h / scale && gy.size(3) == w / scale, "gy has shape ", describe(gy.shape), ": H ",
+                h / scale, " and W ", w / scale, " are wanted");
+  if (selected.selection) check_selection(*selected.selection, selected.epilogue, gy);
+}
+
+void check_workspace(Workspace workspace, size_t wanted) {
+  VGGFAST_CHECK(workspace.bytes >= wanted, "workspace has ", workspace.bytes, " bytes: ", wanted, " are wanted");
+}
+
+void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
+                 const Tensor* selection) {
+  check_nhwc(x, "x");
+  check_nhwc(y, "y");
+  check_kernel(weight, x.size(1), 1, "x");
+  const int64_t cout = weight.size(0), scale = e.pool ? 2 : 1;
+  check_like(weight, "weight", weight.shape, x.dtype, x.device);
+  check_like(y, "y", {x.size(0), cout, x.size(2) / scale, x.size(3) / scale}, x.dtype, x.device);
+  if (bias) check_like(*bias, "bias", {cout}, x.dtype, x.device);
+  VGGFAST_CHECK(!bias || bias->stride(0) == 1 || cout == 1, "bias is not contiguous");
+  if (selection) check_selection(*selection, e, y);
+}
+
+void check_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx) {
+  check_nhwc(gx, "gx");
+  check_gradient(gy, selected, gx.size(2), gx.size(3));
+  check_kernel(weight, gy.size(1), 0, "gy");
+  check_like(weight, "weight", weight.shape, gy.dtype, gy.device);
+  check_like(gx, "gx", {gy.size(0), weight.size(1), gx.size(2), gx.size(3)}, gy.dtype, gy.device);
+}
+
+void check_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb) {
+  check_nhwc(x, "x");
+  check_gradient(gy, selected, x.size(2), x.size(3));
+  check_kernel(gw, x.size(1), 1, "x");
+  check_like(gy, "gy", {x.size(0), gw.size(0), gy.size(2), gy.size(3)}, x.dtype, x.device);
+  check_like(gw, "gw", gw.shape, x.dtype, x.device);
+  if (gb) check_like(*gb, "gb", {gw.size(0)}, x.dtype, x.device);
+}
+
+}  // namespace vggfast

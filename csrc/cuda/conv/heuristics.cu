@@ -1,0 +1,51 @@
+#include "cuda/conv/heuristics.h"
+
+#include <algorithm>
+
+#include "cuda/launch.h"
+#include "vggfast/cuda.h"
+
+namespace vggfast::cuda {
+namespace {
+
+std::string forced = "auto";
+
+int64_t tiles(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
+
+bool force(TileShape& shape) {
+  if (forced == "auto") return false;
+  shape = forced == "large" ? TileShape::large : forced == "tall" ? TileShape::tall : TileShape::small;
+  return true;
+}
+
+}  // namespace
+
+void set_conv_tile(const std::string& name) {
+  VGGFAST_CHECK(name == "auto" || name == "large" || name == "tall" || name == "small", "tile is ", name,
+                ": auto, large, tall or small is wanted");
+  forced = name;
+}
+
+std::string conv_tile() { return forced; }
+
+TileShape choose_fprop_tile(int64_t pixels, int64_t channels) {
+  TileShape shape;
+  if (force(shape)) return shape;
+  const bool narrow = channels <= 64;
+  const int64_t blocks = tiles(pixels, 128) * tiles(channels, narrow ? 64 : 128);
+  if (blocks < multiprocessors()) return TileShape::small;
+  return narrow ? TileShape::tall : TileShape::large;
+}
+
+WgradPlan choose_wgrad(int64_t channels, int64_t columns, int64_t steps) {
+  constexpr int64_t waves = 2, least_steps = 16, most_splits = 512;
+  TileShape shape;
+  if (!force(shape)) shape = channels > 64 && columns > 64 ? TileShape::large : TileShape::small;
+  if (shape == TileShape::tall) shape = TileShape::small;
+  const int64_t edge = shape == TileShape::large ? 128 : 64;
+  const int64_t blocks = tiles(channels, edge) * tiles(columns, edge);
+  const int64_t wanted = tiles(waves * multiprocessors(), blocks);
+  return {shape, static_cast<int>(std::clamp<int64_t>(std::min(wanted, steps / least_steps), 1, most_splits))};
+}
+
+}  // namespace vggfast::cuda

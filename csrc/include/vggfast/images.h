@@ -1,0 +1,26 @@
+// Input preparation: decoded pictures to what a network's first layer reads.
+#pragma once
+
+#include "vggfast/tensor.h"
+
+namespace vggfast {
+
+/// What to take of each picture. Tensors are contiguous; null ones change nothing.
+struct Crops {
+  const Tensor* corners = nullptr;  // int32 (N, 2): top row, left column
+  const Tensor* flips = nullptr;    // uint8 (N): mirrored, left to right, where not 0
+  const Tensor* shifts = nullptr;   // float32 (N, 3): added to each pixel's channels, in units of 0 to 255
+};
+
+/// y = (pixel + shift - mean) / deviation, by channel.
+struct Normalisation {
+  float mean[3] = {0, 0, 0};
+  float deviation[3] = {1, 1, 1};
+};
+
+/// y (N, 3, S, T), NHWC, of a floating dtype, from images uint8 (N, H, W, 3), contiguous: the S x T pixels from each
+/// corner on. A crop that leaves its picture reads the nearest pixel within.
+void prepare_images(const Tensor& images, const Crops& crops, const Normalisation& normalisation, const Tensor& y,
+                    Context context);
+
+}  // namespace vggfast

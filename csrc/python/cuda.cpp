@@ -1,0 +1,25 @@
+// The CUDA back end's ops, as the compiled module and the simulator's both bind them.
+#include "vggfast/cuda.h"
+
+#include "python/ops.h"
+
+namespace vggfast::python {
+
+namespace {
+
+const Ops cuda_ops{cuda::conv_fprop_workspace, cuda::conv_dgrad_workspace, cuda::conv_wgrad_workspace,
+                   cuda::conv_fprop,           cuda::conv_dgrad,           cuda::conv_wgrad,
+                   cuda::max_pool2x2,          cuda::gather_selected,      cuda::scatter_selected,
+                   cuda::sum_pool,             cuda::class_scores,         cuda::class_scores_dgrad,
+                   cuda::lrn_fprop,            cuda::lrn_dgrad_workspace,  cuda::lrn_dgrad,
+                   cuda::prepare_images};
+
+}  // namespace
+
+void bind_cuda(pybind11::module_ m) {
+  bind_ops(m, cuda_ops);
+  m.def("set_conv_tile", &cuda::set_conv_tile);
+  m.def("conv_tile", &cuda::conv_tile);
+}
+
+}  // namespace vggfast::python

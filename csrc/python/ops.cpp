@@ -1,0 +1,173 @@
+#include "python/ops.h"
+
+#include <pybind11/functional.h>
+#include <pybind11/stl.h>
+
+#include "vggfast/error.h"
+
+namespace py = pybind11;
+
+namespace vggfast::python {
+namespace {
+
+DType dtype_named(const std::string& name) {
+  for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::bf16, DType::f16, DType::i32}) {
+    if (name == name_of(dtype)) return dtype;
+  }
+  fail("dtype is ", name, ": bfloat16, float16, float32, float64, uint8 or int32 is wanted");
+}
+
+Device device_named(const std::string& name) {
+  if (name == "cpu") return Device::cpu;
+  VGGFAST_CHECK(name == "cuda", "device is ", name, ": cpu or cuda is wanted");
+  return Device::cuda;
+}
+
+/// The planes of a selection say what it remembers: ReLU 1, pool 2, both 3.
+Selected selected_by(const Tensor* selection) {
+  if (!selection) return {};
+  VGGFAST_CHECK(selection->dim() == 5, "selection has shape ", describe(selection->shape), ": 5 axes are wanted");
+  return {selection, {selection->size(1) != 2, selection->size(1) >= 2}};
+}
+
+using Optional = const Tensor*;
+const auto without_gil = py::call_guard<py::gil_scoped_release>();
+
+void bind_conv(py::module_& m, const Ops& ops) {
+  m.def("conv_fprop_workspace",
+        [=](const Tensor& x, const Tensor& weight, Optional, bool relu, bool pool, const Tensor&, Optional,
+            const Context& context) { return ops.conv_fprop_workspace(x, weight, {relu, pool}, context); });
+  m.def(
+      "conv_fprop",
+      [=](const Tensor& x, const Tensor& weight, Optional bias, bool relu, bool pool, const Tensor& y,
+          Optional selection, const Tensor& workspace, const Context& context) {
+        ops.conv_fprop(x, weight, bias, {relu, pool}, y, selection, workspace_of(workspace), context);
+      },
+      without_gil);
+  m.def("conv_dgrad_workspace",
+        [=](const Tensor& gy, Optional selection, const Tensor& weight, const Tensor& gx, const Context& context) {
+          return ops.conv_dgrad_workspace(gy, selected_by(selection), weight, gx.size(2), gx.size(3), context);
+        });
+  m.def(
+      "conv_dgrad",
+      [=](const Tensor& gy, Optional selection, const Tensor& weight, const Tensor& gx, const Tensor& workspace,
+          const Context& context) {
+        ops.conv_dgrad(gy, selected_by(selection), weight, gx, workspace_of(workspace), context);
+      },
+      without_gil);
+  m.def("conv_wgrad_workspace", [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional,
+                                    const Context& context) {
+    return ops.conv_wgrad_workspace(x, gy, selected_by(selection), gw.size(2), context);
+  });
+  m.def(
+      "conv_wgrad",
+      [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional gb, const Tensor& workspace,
+          const Context& context) {
+        ops.conv_wgrad(x, gy, selected_by(selection), gw, gb, workspace_of(workspace), context);
+      },
+      without_gil);
+}
+
+void bind_pool(py::module_& m, const Ops& ops) {
+  m.def(
+      "max_pool2x2",
+      [=](const Tensor& x, const Tensor& y, Optional selection, const Context& context) {
+        ops.max_pool2x2(x, y, selection, context);
+      },
+      without_gil);
+  m.def(
+      "gather_selected",
+      [=](const Tensor& z, const Tensor& selection, const Tensor& y, const Context& context) {
+        ops.gather_selected(z, selection, selected_by(&selection).epilogue, y, context);
+      },
+      without_gil);
+  m.def(
+      "scatter_selected",
+      [=](const Tensor& y, const Tensor& selection, const Tensor& z, const Context& context) {
+        ops.scatter_selected(y, selection, selected_by(&selection).epilogue, z, context);
+      },
+      without_gil);
+  m.def(
+      "sum_pool",
+      [=](const Tensor& x, bool mean, const Tensor& y, const Context& context) { ops.sum_pool(x, mean, y, context); },
+      without_gil);
+  m.def(
+      "class_scores",
+      [=](const Tensor& maps, int64_t views, const Tensor& scores, const Context& context) {
+        ops.class_scores(maps, views, scores, context);
+      },
+      without_gil);
+  m.def(
+      "class_scores_dgrad",
+      [=](const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps, const Context& context) {
+        ops.class_scores_dgrad(gscores, maps, views, gmaps, context);
+      },
+      without_gil);
+}
+
+void bind_lrn(py::module_& m, const Ops& ops) {
+  m.def(
+      "lrn_fprop",
+      [=](const Tensor& x, int64_t size, double alpha, double beta, double k, const Tensor& y, const Context& context) {
+        ops.lrn_fprop(x, {size, alpha, beta, k}, y, context);
+      },
+      without_gil);
+  m.def("lrn_dgrad_workspace", [=](const Tensor&, const Tensor& x, int64_t, double, double, double, const Tensor&,
+                                   const Context& context) { return ops.lrn_dgrad_workspace(x, context); });
+  m.def(
+      "lrn_dgrad",
+      [=](const Tensor& gy, const Tensor& x, int64_t size, double alpha, double beta, double k, const Tensor& gx,
+          const Tensor& workspace, const Context& context) {
+        ops.lrn_dgrad(gy, x, {size, alpha, beta, k}, gx, workspace_of(workspace), context);
+      },
+      without_gil);
+}
+
+void bind_images(py::module_& m, const Ops& ops) {
+  m.def(
+      "prepare_images",
+      [=](const Tensor& images, Optional corners, Optional flips, Optional shifts, std::array<float, 3> mean,
+          std::array<float, 3> deviation, const Tensor& y, const Context& context) {
+        const Normalisation by{{mean[0], mean[1], mean[2]}, {deviation[0], deviation[1], deviation[2]}};
+        ops.prepare_images(images, {corners, flips, shifts}, by, y, context);
+      },
+      without_gil);
+}
+
+}  // namespace
+
+void bind_tensors(py::module_& m, std::function<std::shared_ptr<void>(const Tensor&)> keep) {
+  py::register_local_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const Error& e) {
+      PyErr_SetString(PyExc_ValueError, e.what());
+    }
+  });
+  py::class_<Tensor>(m, "Tensor", py::module_local());
+  py::class_<View, Tensor>(m, "TensorView", py::module_local())
+      .def(py::init([keep](const py::object& /*owner*/, uintptr_t data, std::vector<int64_t> shape,
+                           std::vector<int64_t> strides, const std::string& dtype, const std::string& device) {
+             View view{{reinterpret_cast<void*>(data), dtype_named(dtype), device_named(device), std::move(shape),
+                        std::move(strides)},
+                       nullptr};
+             if (keep) view.kept = keep(view);
+             return view;
+           }),
+           py::keep_alive<1, 2>(), py::arg("owner"), py::arg("data"), py::arg("shape"), py::arg("strides"),
+           py::arg("dtype"), py::arg("device"));
+  py::class_<Context>(m, "Context", py::module_local())
+      .def(py::init([](int threads, uintptr_t stream, bool tf32) {
+             return Context{threads, reinterpret_cast<void*>(stream), tf32};
+           }),
+           py::arg("threads") = 1, py::arg("stream") = 0, py::arg("tf32") = false);
+}
+
+void bind_ops(py::module_ m, const Ops& ops) {
+  bind_conv(m, ops);
+  bind_pool(m, ops);
+  bind_lrn(m, ops);
+  bind_images(m, ops);
+}
+
+}  // namespace vggfast::python

@@ -1,0 +1,52 @@
+// Binding a back end's ops to Python: the same names and arguments for each. An op's last arguments are its workspace,
+// where it has a function <op>_workspace that says how much, and how to run it; before them stand its inputs and outputs.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <functional>
+#include <memory>
+
+#include "vggfast/conv.h"
+#include "vggfast/images.h"
+#include "vggfast/lrn.h"
+#include "vggfast/pool.h"
+
+namespace vggfast::python {
+
+/// The functions that every back end has.
+struct Ops {
+  decltype(&vggfast::conv_fprop_workspace) conv_fprop_workspace;
+  decltype(&vggfast::conv_dgrad_workspace) conv_dgrad_workspace;
+  decltype(&vggfast::conv_wgrad_workspace) conv_wgrad_workspace;
+  decltype(&vggfast::conv_fprop) conv_fprop;
+  decltype(&vggfast::conv_dgrad) conv_dgrad;
+  decltype(&vggfast::conv_wgrad) conv_wgrad;
+  decltype(&vggfast::max_pool2x2) max_pool2x2;
+  decltype(&vggfast::gather_selected) gather_selected;
+  decltype(&vggfast::scatter_selected) scatter_selected;
+  decltype(&vggfast::sum_pool) sum_pool;
+  decltype(&vggfast::class_scores) class_scores;
+  decltype(&vggfast::class_scores_dgrad) class_scores_dgrad;
+  decltype(&vggfast::lrn_fprop) lrn_fprop;
+  decltype(&vggfast::lrn_dgrad_workspace) lrn_dgrad_workspace;
+  decltype(&vggfast::lrn_dgrad) lrn_dgrad;
+  decltype(&vggfast::prepare_images) prepare_images;
+};
+
+/// A tensor as Python hands it over, and what is to live as long.
+struct View : Tensor {
+  std::shared_ptr<void> kept;
+};
+
+/// TensorView, Context and the translation of Error. `keep` is called with each new view.
+void bind_tensors(pybind11::module_& m, std::function<std::shared_ptr<void>(const Tensor&)> keep = {});
+void bind_ops(pybind11::module_ m, const Ops& ops);
+/// The CUDA back end: of a GPU, or of the simulator where the kernels were compiled for that.
+void bind_cuda(pybind11::module_ m);
+
+inline Workspace workspace_of(const Tensor& t) {
+  return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)};
+}
+
+}  // namespace vggfast::python

@@ -1,0 +1,213 @@
+// The simulator's inside: what is running now.
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <random>
+#include <sstream>
+#include <vector>
+
+#include "sim/fiber.h"
+#include "sim/shared_memory.h"
+#include "sim/sim.h"
+
+namespace vggfast::sim {
+
+/// When a thread last knew what of every thread of its cluster: a vector clock. A moment of thread t has happened
+/// before a thread's present where clock[t] has reached it. Behind the threads come the agents, which do asynchronous
+/// work.
+using Clock = std::vector<uint32_t>;
+void join(Clock& into, const Clock& other);
+
+/// A 16-byte-or-less cp.async between its issue and its landing.
+struct Copy {
+  char* to;
+  const char* from;
+  unsigned bytes, source_bytes;
+  const void* site;
+  bool landed;
+};
+
+struct Block;
+struct Thread;
+struct BulkStore;  // tma_store.cpp
+struct Wgmma;      // wgmma.cpp
+
+/// An mbarrier: 8 bytes of shared memory, the state of which is here. As an agent, it is who writes what TMA loads
+/// bring.
+struct MBarrier {
+  Block* block;
+  size_t offset;
+  uint16_t agent;
+  Moment initialised;
+  const void* site;  // of that
+  unsigned expected, pending;
+  int64_t transactions = 0;  // bytes that have yet to come; those that come unannounced count below zero
+  uint64_t phase = 0;
+  Clock arriving, known;  // of those who have arrived; and when the last phase was over
+  std::vector<Thread*> waiters;
+};
+
+struct Thread {
+  Fiber fiber;
+  Block* block = nullptr;
+  uint16_t index = 0;  // in the cluster
+  unsigned warp = 0;   // in the cluster
+  unsigned lane = 0;
+  dim3 place;
+  Clock clock;
+  std::vector<uint32_t> fences;       // when it did fence.proxy.async
+  std::vector<uint32_t> init_fences;  // and fence.mbarrier_init
+  bool done = false;
+  const char* waits_for = nullptr;
+  const MBarrier* awaits = nullptr;  // where that is an mbarrier
+  const void* site = nullptr;        // where it waits
+  std::vector<Copy> open_copies;
+  std::deque<std::vector<Copy>> copy_groups;
+  std::vector<std::shared_ptr<BulkStore>> open_stores;
+  std::deque<std::vector<std::shared_ptr<BulkStore>>> store_groups;
+  std::vector<std::shared_ptr<Wgmma>> open_products;
+  std::deque<std::vector<std::shared_ptr<Wgmma>>> product_groups;
+  bool wgmma_fenced = false;                          // since it last waited for products
+  std::map<float*, std::vector<float>> accumulators;  // as its last products left them
+  bool at_cluster_barrier = false;
+  uint64_t cluster_phase = 0;  // in which it has come to the cluster's barrier
+
+  uint32_t now() const { return clock[index]; }
+  bool after(Moment m) const {
+    return m.thread == index || m.time == 0 || (m.thread < clock.size() && clock[m.thread] >= m.time);
+  }
+};
+
+struct Barrier {
+  struct Arrival {
+    Thread* thread;
+    const void* site;
+    bool waits;
+  };
+  unsigned expected = 0;
+  std::vector<Arrival> arrivals;
+  Clock known;  // to those who have arrived
+};
+
+/// The threads of a warpgroup on their way into one wgmma.
+struct WarpgroupMeeting;
+
+struct Block {
+  static constexpr int barriers_of_a_block = 16;
+  struct RemoteAccess {
+    uint32_t time = 0;
+    const void* site = nullptr;
+  };
+
+  dim3 place;
+  unsigned rank = 0;  // in the cluster
+  unsigned threads = 0;
+  SharedMemory shared;
+  Barrier barriers[barriers_of_a_block];
+  unsigned running = 0;                       // threads that have not come to their end
+  Clock exited;                               // what those knew who have
+  std::map<size_t, MBarrier> mbarriers;       // by offset
+  std::map<uint16_t, RemoteAccess> accesses;  // the last to this block's memory, by thread of another block
+  unsigned loads_in_flight = 0;               // of TMA, to here
+  const void* load_site = nullptr;            // of the last
+  std::vector<std::shared_ptr<WarpgroupMeeting>> warpgroups;
+  std::vector<unsigned> registers;  // of a thread, by warp
+  std::vector<Thread*> wait_for_registers;
+};
+
+/// barrier.cluster.
+struct ClusterBarrier {
+  unsigned arrived = 0;
+  uint64_t phase = 0;
+  Clock arriving, known;
+  std::vector<Thread*> waiters;
+};
+
+/// Who does asynchronous work: a number behind the threads' own on the clocks, for things that no thread's order
+/// covers.
+struct Agent {
+  std::string name;
+};
+
+/// Lanes of a warp that do one instruction together.
+struct Meeting {
+  const char* what;
+  uint32_t mask, arrived;
+  void* operands[32];
+  const void* sites[32];
+};
+
+struct Machine {
+  Launch launch{};
+  std::mt19937_64 random;
+  std::vector<std::unique_ptr<Thread>> threads;  // of the cluster that runs, in order of block, warp, lane
+  std::vector<std::unique_ptr<Block>> blocks;
+  std::vector<std::vector<Meeting>> meetings;  // by warp
+  std::vector<Thread*> ready;
+  std::vector<std::function<void()>> in_flight;  // asynchronous work; each may land at any time
+  ClusterBarrier cluster_barrier;
+  std::vector<Agent> agents;
+  Thread* current = nullptr;
+  bool watching = false;  // whether loads and stores are the kernel's own
+  uint32_t time = 1;
+  uint32_t start = 0;  // of this cluster
+  uint32_t launches = 0;
+  std::string fault;
+  Counters counts;
+};
+extern Machine machine;
+
+inline Thread& self() { return *machine.current; }
+/// Gives the running thread a moment of its own, after all that it did before.
+inline void tick(Thread& t) { t.clock[t.index] = ++machine.time; }
+
+/// Blocks the running thread until wake().
+void wait_for(const char* what, const void* site);
+void wake(Thread& t);
+
+/// While it lives, loads and stores are the simulator's.
+struct Quiet {
+  Quiet() { machine.watching = false; }
+  ~Quiet() { machine.watching = true; }
+};
+
+/// A number for an agent, and the name that faults give it.
+uint16_t new_agent(const std::string& name);
+/// That of the agent of this name, which is made where there is none.
+uint16_t agent_of(const std::string& name);
+/// The running thread comes to its end (cluster.cpp).
+void leave();
+/// Whose shared memory an address is meant to lie in; null where it lies in no block of the cluster.
+Block* block_of(const void* address);
+/// The running thread uses that block's shared memory.
+void check_peer(Block& peer, const void* site);
+std::string describe(const MBarrier& barrier);
+
+/// Ends the launch: the running thread, if there is one, is left where it stands.
+[[noreturn]] void stop(const std::string& text);
+std::string name_of(const Thread& t);
+/// Of a thread or an agent.
+std::string name_of(uint16_t index);
+/// "file:line" of an address in a kernel, or of the calls that were inlined there.
+std::string where(const void* site);
+
+/// What `who` asked for at `site` is wrong.
+template <class... Parts>
+[[noreturn]] void fault_of(const Thread& who, const void* site, const Parts&... parts) {
+  std::ostringstream text;
+  text << "sim: kernel " << machine.launch.kernel << ", " << name_of(who) << ": ";
+  (text << ... << parts);
+  text << "\n  at " << where(site);
+  stop(text.str());
+}
+
+template <class... Parts>
+[[noreturn]] void fault(const void* site, const Parts&... parts) {
+  fault_of(self(), site, parts...);
+}
+
+}  // namespace vggfast::sim
+
+#define SIM_SITE __builtin_return_address(0)

@@ -1,0 +1,44 @@
+// What the simulator's tests share: launching a kernel that must run clean, or must be stopped with certain words.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../check.h"
+#include "cuda/launch.h"
+
+namespace vggfast::test {
+
+constexpr int seeds = 5;
+
+/// Runs `kernel` in several random orders; the texts of all faults: which of two threads a race is found in depends.
+template <class... Params, class... Args>
+std::string fault_of(void (*kernel)(Params...), const cuda::Grid& grid, Args... args) {
+  std::string faults;
+  for (int seed = 0; seed < seeds; ++seed) {
+    sim::settings().seed = static_cast<uint64_t>(seed) * 1000;
+    try {
+      cuda::launch("planted", kernel, grid, {}, args...);
+    } catch (const sim::Fault& fault) {
+      faults += std::string(fault.what()) + "\n";
+    }
+  }
+  return faults;
+}
+
+inline void check_fault(const char* file, int line, const std::string& text,
+                        std::initializer_list<const char*> wanted) {
+  ++checks;
+  std::cout << "caught: " << text.substr(0, text.find("\nsim:")) << "\n";
+  for (const char* each : wanted) {
+    if (text.find(each) == std::string::npos) {
+      report(file, line, "the fault is '", text, "', wanted '", each, "'");
+    }
+  }
+}
+
+}  // namespace vggfast::test
+
+/// CHECK_FAULT((kernel, grid, arguments...), texts...): each text is in the fault's message.
+#define CHECK_FAULT(call, ...) ::vggfast::test::check_fault(__FILE__, __LINE__, fault_of call, {__VA_ARGS__})
+#define CHECK_CLEAN(call) CHECK_EQUAL(fault_of call, std::string(), "a correct kernel")

@@ -1,0 +1,91 @@
+"""The CUDA kernels on the simulated GPU, beyond what tests/test_ops_*.py ask of every back end: that all of them are
+run there, and every variant of the convolutions."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_as_accurate_as_tf32, assert_rounded_once, conv_precision, relative_error
+
+from vggfast import ops
+from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
+from vggfast.ops.selection import gather_selected
+
+pytestmark = pytest.mark.backends("sim")
+SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
+
+
+def kernels_of_the_tree() -> set[str]:
+    """Every __global__ function of csrc/cuda."""
+    kernel = re.compile(r"__global__\s+void\s+(?:__launch_bounds__\s*\((?:[^()]|\([^()]*\))*\)\s*)?(\w+)\s*\(")
+    sources = (path for path in SOURCES.rglob("*") if path.suffix in (".h", ".cu"))
+    return {name for path in sources for name in kernel.findall(path.read_text())}
+
+
+@pytest.fixture
+def tile(sim):
+    """A function that sets the convolutions' tile until the test ends."""
+    yield sim.cuda.set_conv_tile
+    sim.cuda.set_conv_tile("auto")
+
+
+def test_every_kernel_is_run(backend, sim):
+    """Forward and backward of every op launch every kernel that there is. What they compute, the reference tests say."""
+    sim.clear_counters()
+    x = torch.randn(2, 16, 6, 6, dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.randn(16, 16, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+    bias = torch.randn(16, dtype=torch.bfloat16, requires_grad=True)
+    y = ops.conv3x3(x, weight, bias, relu=True, pool=True)
+    y = ops.max_pool2x2(ops.local_response_norm(y), ceil_mode=True)
+    (ops.class_scores(y, views=2).sum() + ops.sum_pool(y).sum()).backward()
+    gather_selected(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
+    ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3)
+    assert kernels_of_the_tree() == set(sim.counters())
+
+
+@pytest.mark.parametrize("shape", ["large", "tall", "small"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "tf32"], ids=str)
+@pytest.mark.parametrize(("relu", "pool"), [(False, False), (True, False), (True, True)])
+def test_every_variant_of_a_convolution(backend, tile, shape, dtype, relu, pool):
+    """Each tile, kind of arithmetic, and way to read: aligned channels, with and without a selection. The shape crosses
+    the edges of every tile: of pixels, output channels, input channels, and of an odd image."""
+    tile(shape)
+    tf32, dtype = dtype == "tf32", torch.float32 if dtype == "tf32" else dtype
+    x, gy = torch.randn(1, 24, 13, 15), torch.randn(1, 136, 6, 7) if pool else torch.randn(1, 136, 13, 15)
+    weight, bias = torch.randn(136, 24, 3, 3) / 15, torch.randn(136)
+    x, gy, weight, bias = (t.to(dtype) for t in (x, gy, weight, bias))
+    with conv_precision("tf32" if tf32 else "ieee"):
+        y, selection = conv(x, weight, bias, relu, pool, relu)
+        selection = selection if relu else None
+        gx = conv_dgrad(gy, selection, weight, 13, 15)
+        gw, gb = conv_wgrad(x, gy, selection, 3, True)
+    leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
+    z = F.conv2d(*leaves, padding=1)
+    exact = gather_selected(z, selection) if relu else z
+    wanted = [exact, *torch.autograd.grad(exact, leaves, gy.double())]
+    for got, want in zip([y, gx, gw, gb], wanted, strict=True):
+        if tf32:
+            assert_as_accurate_as_tf32(got, want)
+        elif dtype == torch.float32:
+            assert relative_error(got, want) < 1e-6
+        else:
+            assert_rounded_once(got, want)
+
+
+def test_many_splits_of_a_weight_gradient(backend):
+    """As many blocks share the pixels of one tile as there are steps for."""
+    x, gy = torch.randn(1, 16, 50, 60), torch.randn(1, 8, 50, 60)
+    gw, gb = conv_wgrad(x, gy, None, 3, True)
+    exact = torch.ops.aten.convolution_backward(
+        gy.double(), x.double(), torch.zeros(8, 16, 3, 3).double(), [8], [1, 1], [1, 1], [1, 1], False, [0, 0], 1,
+        [False, True, True],
+    )  # fmt: skip
+    assert relative_error(gw, exact[1]) < 1e-6
+    assert relative_error(gb, exact[2]) < 1e-6
+
+
+def test_unknown_tile(tile):
+    with pytest.raises(ValueError, match="tile is wide: auto, large, tall or small is wanted"):
+        tile("wide")

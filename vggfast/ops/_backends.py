@@ -1,0 +1,128 @@
+"""Where ops run: one back end for each kind of device, all with the same face."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from vggfast import _native
+from vggfast.ops import _torch_kernels
+
+NARROW = (torch.bfloat16, torch.float16)
+WIDE = (torch.float32, torch.float64)
+
+
+class Backend:
+    """Kernels of ours: a compiled module's ops for one device.
+
+    Attributes:
+        dtypes: what its kernels take; ops convert other floating dtypes to float32 and back.
+    """
+
+    dtypes: tuple[torch.dtype, ...] = WIDE
+
+    def __init__(self, module: ModuleType, device: str):
+        self.module = module
+        self.device = device
+        self.ops = getattr(module, device)
+
+    def has(self, name: str) -> bool:
+        return hasattr(self.ops, name)
+
+    def run(self, name: str, *args) -> None:
+        """Runs op `name`. `args` are its inputs and outputs; tensors lie as the op wants them."""
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        with self.current(tensors[0].device):
+            views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
+            context = self.context()
+            if size := getattr(self.ops, f"{name}_workspace", None):
+                room = self.empty(tensors[0], (size(*views, context),), torch.uint8)
+                views.append(self.view(room))
+            getattr(self.ops, name)(*views, context)
+
+    def view(self, t: Tensor):
+        return _native._view(self.module, t, self.device)
+
+    def current(self, device: torch.device):
+        """A context in which `device` is the current one of its kind."""
+        return contextlib.nullcontext()
+
+    def context(self):
+        """How the core is to run a call."""
+        return self.module.Context(threads=_native.threads())
+
+    def empty(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype, memory_format=torch.contiguous_format):
+        """Room for a result or a workspace."""
+        return _native.empty(shape, dtype, memory_format)
+
+
+class CudaBackend(Backend):
+    """The CUDA kernels: on torch's current stream, with workspaces from torch's caching allocator."""
+
+    dtypes = (*NARROW, *WIDE)
+
+    def __init__(self, module: ModuleType):
+        super().__init__(module, "cuda")
+
+    def current(self, device):
+        return torch.cuda.device(device)
+
+    def context(self):
+        tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+        return self.module.Context(stream=torch.cuda.current_stream().cuda_stream, tf32=tf32)
+
+    def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
+        return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+class TorchBackend:
+    """torch's own ops in the kernels' place, for GPUs that ours do not run on."""
+
+    dtypes = (*NARROW, *WIDE)
+
+    def has(self, name: str) -> bool:
+        return hasattr(_torch_kernels, name)
+
+    def run(self, name: str, *args) -> None:
+        getattr(_torch_kernels, name)(*args)
+
+    def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
+        return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+LEAST_CAPABILITY = (8, 0)
+
+
+@functools.cache
+def _cuda(index: int) -> CudaBackend | TorchBackend:
+    module = _native.load()
+    capability = torch.cuda.get_device_capability(index)
+    if hasattr(module, "cuda") and capability >= LEAST_CAPABILITY:
+        return CudaBackend(module)
+    reason = (
+        f"{torch.cuda.get_device_name(index)} is of sm_{capability[0]}{capability[1]}, and sm_80 is the least for them"
+        if hasattr(module, "cuda")
+        else "this build has none (VGGFAST_CUDA)"
+    )
+    warnings.warn(f"vggfast runs on torch's ops, without CUDA kernels of its own: {reason}", stacklevel=2)
+    return TorchBackend()
+
+
+@functools.cache
+def _cpu() -> Backend:
+    return Backend(_native.load(), "cpu")
+
+
+# Tests put others here.
+OF_DEVICE: dict[str, Callable[[int], Backend | TorchBackend]] = {"cpu": lambda index: _cpu(), "cuda": _cuda}
+
+
+def backend_of(t: Tensor) -> Backend | TorchBackend:
+    """What runs ops on `t`'s device, which is one of OF_DEVICE."""
+    return OF_DEVICE[t.device.type](t.device.index or 0)

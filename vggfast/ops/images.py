@@ -1,0 +1,117 @@
+"""Input preparation: decoded pictures to what a network's first layer reads, in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vggfast.ops import _library as lib
+from vggfast.ops._backends import OF_DEVICE, backend_of
+
+_COLOURS = 3
+
+
+def _check_images(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != _COLOURS or 0 in images.shape[1:3]:
+        raise ValueError(
+            f"images is {images.dtype} of shape {tuple(images.shape)}: torch.uint8, (N, H, W, 3) with H and W of at "
+            "least 1 is wanted"
+        )
+    if images.device.type not in (*OF_DEVICE, "meta"):
+        raise ValueError(f"images is on {images.device}: this op has kernels for {', '.join(OF_DEVICE)}")
+
+
+def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtype, *per_image: int) -> None:
+    if t is None:
+        return
+    wanted = (images.shape[0], *per_image)
+    if t.dtype != dtype or tuple(t.shape) != wanted or t.device != images.device:
+        raise ValueError(
+            f"{name} is {t.dtype} of shape {tuple(t.shape)} on {t.device}: {dtype} of shape {wanted} on {images.device} "
+            "is wanted"
+        )
+
+
+def _output(images, corners, flips, shifts, height, width, mean, deviation, dtype) -> Tensor:
+    _check_images(images)
+    _check_option(corners, "corners", images, torch.int32, 2)
+    _check_option(flips, "flips", images, torch.uint8)
+    _check_option(shifts, "shifts", images, torch.float32, _COLOURS)
+    if height < 1 or width < 1:
+        raise ValueError(f"size is {(height, width)}: at least 1 x 1 is wanted")
+    shape = (images.shape[0], _COLOURS, height, width)
+    if images.device.type in OF_DEVICE and type(images) is Tensor:
+        return backend_of(images).empty(images, shape, dtype, torch.channels_last)
+    return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
+
+
+def _run(images, corners, flips, shifts, height, width, mean, deviation, dtype):
+    backend = backend_of(images)
+    native = dtype if dtype in backend.dtypes else torch.float32
+    y = _output(images, corners, flips, shifts, height, width, mean, deviation, native)
+    options = [None if t is None else t.contiguous() for t in (corners, flips, shifts)]
+    backend.run("prepare_images", images.contiguous(), *options, list(mean), list(deviation), y)
+    return y.to(dtype)
+
+
+def _setup(ctx, inputs, output):
+    raise RuntimeError("shifts requires a gradient: prepare_images has none")
+
+
+def _vmap(info, in_dims, *args):
+    return lib.loop_over_examples(_op, info, in_dims, args)
+
+
+_op = lib.register(
+    "prepare_images(Tensor images, Tensor? corners, Tensor? flips, Tensor? shifts, SymInt height, SymInt width, "
+    "float[] mean, float[] deviation, ScalarType dtype) -> Tensor",
+    run=_run,
+    fake=_output,
+    vmap=_vmap,
+    setup_context=_setup,
+    backward=_setup,
+    widens=False,
+)
+
+
+def prepare_images(
+    images: Tensor,
+    size: int | tuple[int, int],
+    *,
+    corners: Tensor | None = None,
+    flips: Tensor | None = None,
+    shifts: Tensor | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    deviation: Sequence[float] = (1.0, 1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Crops, mirrors, shifts the colours of, and normalises decoded pictures: (pixel + shift - mean) / deviation.
+
+    Args:
+        images: uint8 (N, H, W, 3).
+        size: of the crops: one number, or height and width.
+        corners: int32 (N, 2), top row and left column of each crop (default: 0, 0). A crop that leaves its picture
+            repeats the edge's pixels.
+        flips: bool or uint8 (N,), which crops are mirrored left to right.
+        shifts: float32 (N, 3), added to each pixel, in units of 0 to 255.
+        mean, deviation: of the channels, in units of 0 to 255.
+        dtype: of the result, a floating one.
+
+    Returns:
+        (N, 3, height, width), channels_last.
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.
+
+    Source: Simonyan & Zisserman, section 3.1.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if dtype not in lib.DTYPES:
+        raise TypeError(f"dtype is {dtype}: one of {', '.join(map(str, lib.DTYPES))} is wanted")
+    for name, values in (("mean", mean), ("deviation", deviation)):
+        if len(values) != _COLOURS:
+            raise ValueError(f"{name} has {len(values)} values: 3 are wanted")
+    flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
+    return _op(images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, deviation)), dtype)
