@@ -1,7 +1,9 @@
 # make demo   sets everything up, trains a small network on real digits and evaluates it densely
 # make test   sets everything up, builds and runs every check and test
 # make fast   the quick tests alone, in an environment that is set up
+# make sim    the CUDA kernels on a simulated GPU: builds them for tests/, and runs the C++ tests
 # make resources  what each CUDA kernel takes of the machine, against csrc/cuda/resources.json; needs nvcc, no GPU
+# make roofline   what each CUDA kernel asks of a GPU, counted by the simulator, and an estimate for an H200
 # make format, make clean
 
 VENV := .venv
@@ -12,13 +14,13 @@ SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 2>/dev/null)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint ctest sanitize resources module format clean
+.PHONY: demo test fast lint sim sanitize resources roofline module format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
 
-test: module lint ctest sanitize
-	$(BIN)/python -m pytest -m "slow or not slow"
+test: module lint sim sanitize $(if $(shell command -v nvcc),resources)
+	$(BIN)/python -m pytest --sim -m "slow or not slow"
 
 fast: module
 	$(BIN)/python -m pytest
@@ -42,10 +44,11 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
-ctest: $(VENV)/ready
-	$(BIN)/cmake -S . -B build/core -G Ninja -DVGGFAST_CUDA=$(or $(VGGFAST_CUDA),auto)
-	$(BIN)/cmake --build build/core
-	$(BIN)/ctest --test-dir build/core --output-on-failure
+sim: $(VENV)/ready
+	$(BIN)/cmake -S . -B build/sim -G Ninja -DVGGFAST_CUDA=off -DVGGFAST_SIM=ON \
+	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	$(BIN)/cmake --build build/sim
+	$(BIN)/ctest --test-dir build/sim --output-on-failure
 
 sanitize: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DVGGFAST_CUDA=off -DVGGFAST_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
@@ -54,6 +57,9 @@ sanitize: $(VENV)/ready
 
 resources: $(VENV)/ready
 	$(BIN)/python scripts/kernel_resources.py
+
+roofline: sim
+	$(BIN)/python benchmarks/roofline.py
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .

@@ -50,7 +50,7 @@ describe() {
     facts) echo "GPU, driver, compilers, versions, commit" ;;
     build) echo "setup.py build_ext --inplace with VGGFAST_CUDA=on for $ARCHS" ;;
     resources) echo "registers, shared memory, stack of the built kernels; serialised products" ;;
-    quick_tests) echo "pytest -m cuda: channels_last in bf16 and fp32" ;;
+    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/test_cuda.py" ;;
     goldens) echo "what the hardware does, dumped for the simulator" ;;
     bench_conv) echo "layers in bf16 beside cuDNN, eager, torch.compile, JAX" ;;
     bench_model) echo "VGG-16 forward in bf16, batches 64, 1, 256, 128" ;;
@@ -126,7 +126,7 @@ stage_resources() {
 
 stage_quick_tests() {
   python -m pytest --cuda -q -p no:cacheprovider -m "cuda and not slow" --maxfail 40 tests/test_ops_reference.py \
-    -k "channels_last and (bfloat16 or float32)"
+    tests/test_cuda.py -k "test_cuda or (channels_last and (bfloat16 or float32))"
 }
 
 stage_goldens() {
@@ -269,7 +269,7 @@ run_stage() { # STAGE
   start=$SECONDS
   timeout --kill-after=5 "$limit" bash "$SELF" --run-stage "$stage" \
     > >(tee "$WORK/$stage.log" | tee -a "$OUT/session.log") 2>&1 &
-  local worker=$!
+  worker=$!
   while kill -0 "$worker" 2>/dev/null; do
     keep_results
     sleep "$POLL"
@@ -280,6 +280,13 @@ run_stage() { # STAGE
   echo "$code" >"$WORK/$stage.code"
   record "$stage" "$(state_of "$code" "$limit")" "$((SECONDS - start))"
   return "$code"
+}
+
+stop() { # by a signal
+  [ -z "$worker" ] || kill "$worker" 2>/dev/null # timeout hands it on to all of the stage
+  summarise "ended by a signal"
+  pack
+  exit 1
 }
 
 plan() {
@@ -338,7 +345,8 @@ session() { # COMMIT, IF SAID
   mkdir -p "$WORK/results"
   : >"$OUT/session.log"
   export ROOT WORK ARCHS VGGFAST_COMMIT="$COMMIT" PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
-  built=yes
+  built=yes worker=""
+  trap stop INT TERM
   for stage in $CHOSEN; do
     if ! run_stage "$stage"; then
       failures=$((failures + 1))

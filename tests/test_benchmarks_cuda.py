@@ -14,8 +14,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import timing  # noqa: E402
 from gpu import candidates as convs  # noqa: E402
-from gpu import choice, conv, engines, measuring, memory, model, other_ops, races, registry, steps, train  # noqa: E402
-from peers import registry as peers_registry  # noqa: E402
+from gpu import choice, conv, measuring, memory, model, other_ops, races, registry, steps, train  # noqa: E402
 from peers.network import Spec  # noqa: E402
 from peers.race import Outcome  # noqa: E402
 from peers.worker import Worker  # noqa: E402
@@ -395,8 +394,3 @@ def test_state_of_the_gpu_whatever_its_driver_calls_it(monkeypatch):
 def test_commit_of_sources_without_their_history(monkeypatch):
     monkeypatch.setenv("VGGFAST_COMMIT", "abc1234")
     assert timing.environment()["commit"] == "abc1234"
-
-
-def test_limits_of_the_cpus_engines_are_as_before():
-    assert peers_registry.LIMITS == {(True, "fp32"): 1e-5, (False, "fp32"): 1e-3}
-    assert engines.LAYOUTS["nchw"] == torch.contiguous_format

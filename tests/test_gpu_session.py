@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,9 @@ def session(tmp_path):
     for path in (script, *tools.iterdir()):
         path.chmod(0o755)
 
-    def call(*arguments, **environment):
+    def call(*arguments, start=run, **environment):
         path = os.pathsep.join([str(tools), os.environ["PATH"]])
-        return run(script, *arguments, PATH=path, PYTHON=str(tools / "python"), **environment)
+        return start(script, *arguments, PATH=path, PYTHON=str(tools / "python"), **environment)
 
     return call
 
@@ -149,3 +150,21 @@ def test_a_stage_that_takes_too_long_is_ended_and_the_next_runs(tmp_path, sessio
     done = session("--stages", "tests bench_memory", str(out), "60", TESTS_TAKE="30")
     assert done.returncode == 1
     assert states(out) == {"tests": "out of time (1 s)", "bench_memory": "ok"}
+
+
+def test_a_session_that_is_ended_leaves_what_it_has(tmp_path, session):
+    def start(script, *arguments, **environment):
+        return subprocess.Popen([script, *arguments], stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+
+    out = tmp_path / "out"
+    process = session("--stages", "build tests", str(out), "900", start=start, TESTS_TAKE="60")
+    for _ in range(200):
+        if "now: tests" in ((out / "summary.txt").read_text() if (out / "summary.txt").exists() else ""):
+            break
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=10) == 1
+    assert "ended by a signal" in (out / "summary.txt").read_text()
+    assert states(out) == {"build": "ok"}
+    with tarfile.open(out / "stages.tar.gz") as archive:
+        assert "./build.code" in archive.getnames()

@@ -35,6 +35,11 @@ def test_conv3x3(relu, pool, bias):
     check(lambda *tensors: ops.conv3x3(*tensors, relu=relu, pool=pool), *inputs)
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_class_scores(views):
+    check(lambda maps: ops.class_scores(maps, views=views), doubles(4, 5, 2, 3))
+
+
 @pytest.mark.parametrize("relu", [False, True])
 def test_conv1x1(relu):
     check(lambda *tensors: ops.conv1x1(*tensors, relu=relu), doubles(2, 3, 3, 2), doubles(4, 3, 1, 1), doubles(4))

@@ -54,6 +54,8 @@ BAD = {
                             r"x has shape \(1, 3, 1, 1\): without ceil_mode, H and W of at least 2 are wanted"),
     "sum_pool reduce": (lambda: ops.sum_pool(X, reduce="max"), ValueError,
                         "reduce is 'max': 'mean' or 'sum' is wanted"),
+    "class_scores views": (lambda: ops.class_scores(X, views=3), ValueError,
+                           "views is 3: a divisor of the 2 maps is wanted"),
     "sum_pool rank": (lambda: ops.sum_pool(t(2, 3)), ValueError, r"x has shape \(2, 3\): 4 axes"),
     "sum_pool complex": (lambda: ops.sum_pool(X.to(torch.complex64)), TypeError, "x is torch.complex64"),
     "lrn size": (lambda: ops.local_response_norm(X, size=0), ValueError, "size is 0: 1 or more is wanted"),

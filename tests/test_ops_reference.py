@@ -137,6 +137,16 @@ class TestPools:
     def test_sum_pool(self, backend, dtype, memory_format, shape, reduce):
         compare("sum_pool", [draw(shape, dtype, memory_format)], reduce=reduce)
 
+    @pytest.mark.parametrize("shape", [(4, 10, 1, 1), (2, 1, 5, 7), (6, 130, 3, 4), (2, 1003, 2, 2)], ids=str)
+    @pytest.mark.parametrize("views", [1, 2])
+    def test_class_scores(self, backend, dtype, memory_format, shape, views):
+        x = in_format(torch.randn(shape).to(dtype), memory_format)
+        ours = results(ops.class_scores, [x], views=views)
+        exact = results(reference.class_scores, [x.double()], views=views)
+        for got, wanted in zip(ours, exact, strict=True):
+            limit = torch.finfo(dtype).eps * (1 if dtype in NARROW else 16)
+            assert relative_error(got, wanted) < limit
+
 
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 3, 1, 6), (2, 5, 7, 1), (2, 40, 13, 11), (0, 4, 4, 4)], ids=str)

@@ -11,7 +11,9 @@ from vggfast.ops import reference
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
 from vggfast.ops.lrn import lrn, lrn_dgrad
-from vggfast.ops.pool import max_pool, sum_pool_scores
+from vggfast.ops.images import prepare_op
+from vggfast.ops.pool import max_pool
+from vggfast.ops.scores import class_scores_dgrad, class_scores_op, sum_pool_scores
 from vggfast.ops.selection import gather_selected, scatter_selected
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,6 +45,8 @@ def samples():
             yield max_pool, (x, False, True)
             yield max_pool, (x, True, True)
             yield sum_pool_scores, (x, True)
+            yield class_scores_op, (x, 2)
+            yield class_scores_dgrad, (t(1, 3), x, 2)
             yield lrn, (x, *LRN)
             yield lrn_dgrad, (t(2, 3, 5, 4), x, *LRN)
             yield conv_dgrad, (x, None, t(3, 6, 3, 3), 5, 4)
@@ -54,6 +58,9 @@ def samples():
         yield linear_op, (t(2, 5), t(4, 5), t(4))
         yield linear_dgrad, (t(2, 4), t(4, 5))
         yield linear_wgrad, (t(2, 5), t(2, 4))
+        pictures = torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8)
+        corners, flips = torch.ones(2, 2, dtype=torch.int32), torch.ones(2, dtype=torch.uint8)
+        yield prepare_op, (pictures, corners, flips, torch.randn(2, 3), 4, 3, [1.0] * 3, [2.0] * 3, torch.float32)
         yield gather_selected, (t(2, 9, 5, 4), selection_of(True, True))
         yield scatter_selected, (t(2, 9, 5, 4), selection_of(True, False), 5, 4)
         yield scatter_selected, (t(2, 9, 2, 2), selection_of(False, True), 5, 4)

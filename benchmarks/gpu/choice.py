@@ -18,15 +18,20 @@ def gpu_asked_for(arguments: Sequence[str] | None) -> bool:
 
 
 def require_gpu(parser: argparse.ArgumentParser) -> None:
-    """Ends with a sentence where torch sees no GPU or our build has no kernels for one."""
+    """Ends with a sentence where torch sees no GPU or our kernels do not run on it, so that torch's ops would."""
     import torch
 
     from vggfast import _native
+    from vggfast.ops import _backends
 
     if not torch.cuda.is_available():
         parser.error(f"--device is 'cuda': torch {torch.__version__} sees no CUDA GPU here; 'cpu' is wanted")
     if dict(_native.load().build_info())["CUDA"] == "not built":
         parser.error("--device is 'cuda': this build of vggfast has no CUDA kernels; build it with VGGFAST_CUDA=on")
+    capability, least = torch.cuda.get_device_capability(), _backends.LEAST_CAPABILITY
+    if capability < least:
+        parser.error(f"--device is 'cuda': the GPU is of sm_{capability[0]}{capability[1]}, and our kernels want sm_"
+                     f"{least[0]}{least[1]} or later")  # fmt: skip
 
 
 def set_precision(dtype: str) -> None:

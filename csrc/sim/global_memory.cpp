@@ -92,6 +92,8 @@ void read_global(const void* address, size_t bytes, const void* site) {
   const uintptr_t at = reinterpret_cast<uintptr_t>(address);
   check_writer(checked(at, bytes, "reads", site), at, bytes, grid_index(), "reads", site);
   machine.counts.global_read += static_cast<int64_t>(bytes);
+  if (settings().blocks == INT64_MAX) return;
+  for (uintptr_t s = at / sector; s <= (at + bytes - 1) / sector; ++s) self().block->sectors.insert(s);
 }
 
 void write_global(const void* address, size_t bytes, const void* site) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <random>
 #include <sstream>
+#include <unordered_set>
 #include <vector>
 
 #include "sim/fiber.h"
@@ -94,6 +95,9 @@ struct Barrier {
 /// The threads of a warpgroup on their way into one wgmma.
 struct WarpgroupMeeting;
 
+/// Global memory comes from L2 in sectors.
+constexpr size_t sector = 32;
+
 struct Block {
   static constexpr int barriers_of_a_block = 16;
   struct RemoteAccess {
@@ -103,6 +107,7 @@ struct Block {
 
   dim3 place;
   unsigned rank = 0;  // in the cluster
+  std::unordered_set<uintptr_t> sectors;  // read, where they are counted
   unsigned threads = 0;
   SharedMemory shared;
   Barrier barriers[barriers_of_a_block];

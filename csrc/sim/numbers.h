@@ -9,7 +9,13 @@
 namespace vggfast::sim {
 
 inline float from_bf16(uint16_t bits) { return std::bit_cast<float>(uint32_t(bits) << 16); }
-inline float from_f16(uint16_t bits) { return static_cast<float>(std::bit_cast<_Float16>(bits)); }
+inline float from_f16(uint16_t bits) {
+  const int exponent = bits >> 10 & 31, mantissa = bits & 1023;
+  const float size = exponent == 31 ? (mantissa ? NAN : INFINITY)
+                     : exponent     ? std::ldexp(float(mantissa | 1024), exponent - 25)
+                                    : std::ldexp(float(mantissa), -24);
+  return bits & 0x8000 ? -size : size;
+}
 /// The tensor cores read the upper 19 bits of a float32.
 inline float from_tf32(uint32_t bits) { return std::bit_cast<float>(bits & 0xffffe000u); }
 
@@ -19,7 +25,16 @@ inline uint16_t to_bf16(float value) {
   if (value != value) return 0x7fff;
   return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-inline uint16_t to_f16(float value) { return std::bit_cast<uint16_t>(static_cast<_Float16>(value)); }
+inline uint16_t to_f16(float value) {
+  if (value != value) return 0x7fff;
+  const int sign = std::signbit(value) ? 0x8000 : 0;
+  const float size = std::fabs(value);
+  if (size >= 65520) return static_cast<uint16_t>(sign | 0x7c00);
+  const int exponent = size > 0 ? std::max(std::ilogb(size), -14) : -14;
+  // Steps of 2^(exponent - 10), the leading bit among them: carries go where they belong.
+  const int steps = static_cast<int>(std::nearbyint(std::ldexp(size, 10 - exponent)));
+  return static_cast<uint16_t>(sign | (((exponent + 14) << 10) + steps));
+}
 /// To the nearest, ties away from zero (cvt.rna).
 inline uint32_t to_tf32(float value) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);

@@ -234,6 +234,10 @@ void launch(const Launch& launch, const std::function<void()>& body) {
   for (int64_t i = 0; i < run; ++i) {
     place_cluster(static_cast<unsigned>(i * all / run), clusters);
     run_cluster();
+    for (const auto& block : machine.blocks) {
+      machine.counts.global_distinct += static_cast<int64_t>(block->sectors.size() * sector);
+      block->sectors.clear();
+    }
   }
   Counters& total = counters()[launch.kernel];
   const Counters& now = machine.counts;
@@ -243,6 +247,7 @@ void launch(const Launch& launch, const std::function<void()>& body) {
   total.threads += all * size_of(extent) * size_of(launch.block);
   add(total.global_read, now.global_read);
   add(total.global_written, now.global_written);
+  add(total.global_distinct, now.global_distinct);
   add(total.shared_read, now.shared_read);
   add(total.shared_written, now.shared_written);
   add(total.multiply_adds, now.multiply_adds);

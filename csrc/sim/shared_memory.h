@@ -39,7 +39,9 @@ class SharedMemory {
 
   char* data() { return data_; }
   /// Whether an address is meant to lie here: within, or shortly before or behind.
-  bool owns(const void* address) const { return offset_of(address) + margin < room_.size(); }
+  bool owns(const void* address) const {
+    return static_cast<size_t>(static_cast<const char*>(address) - room_.data()) < room_.size();
+  }
   size_t offset_of(const void* address) const { return static_cast<size_t>(static_cast<const char*>(address) - data_); }
   size_t bytes() const { return bytes_; }
 

@@ -59,6 +59,8 @@ class Global {
 struct Counters {
   int64_t launches = 0, blocks = 0, threads = 0;
   int64_t global_read = 0, global_written = 0;  // by every thread, before any cache
+  int64_t global_distinct = 0;                  // what each block reads once or more: a perfect L1's misses. Only where
+                                                // Settings::blocks leaves some out
   int64_t shared_read = 0, shared_written = 0;  // matrix operands, and asynchronous copies, included
   int64_t multiply_adds = 0;                    // of matrix instructions
   int64_t barriers = 0;                         // of blocks

@@ -61,10 +61,10 @@ def _setup(ctx, inputs, output):
 
 
 def _vmap(info, in_dims, *args):
-    return lib.loop_over_examples(_op, info, in_dims, args)
+    return lib.loop_over_examples(prepare_op, info, in_dims, args)
 
 
-_op = lib.register(
+prepare_op = lib.register(
     "prepare_images(Tensor images, Tensor? corners, Tensor? flips, Tensor? shifts, SymInt height, SymInt width, "
     "float[] mean, float[] deviation, ScalarType dtype) -> Tensor",
     run=_run,
@@ -114,4 +114,6 @@ def prepare_images(
         if len(values) != _COLOURS:
             raise ValueError(f"{name} has {len(values)} values: 3 are wanted")
     flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
-    return _op(images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, deviation)), dtype)
+    return prepare_op(
+        images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, deviation)), dtype
+    )

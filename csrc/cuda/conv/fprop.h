@@ -2,7 +2,7 @@
 //
 //   y (pixels x cout) = x (pixels x taps * cin, read where it lies) * weights (cout x taps * cin, packed)
 //
-// A tile's rows are pixels, in the order of the 2 x 2 windows that they form (Windows), so that a thread holds whole
+// The taps of a tile read the same pixels nine times over, through L1; the weights pass it by. A tile's rows are pixels, in the order of the 2 x 2 windows that they form (Windows), so that a thread holds whole
 // windows and pools in registers. Shared memory: Tile::stages stages of rows + columns rows of 64 bytes, 64 KB at most.
 // Each step waits for its stage, then for all threads (who are then done with the stage before), refills that one, and
 // multiplies.
@@ -64,7 +64,7 @@ class PixelRows {
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         const bool valid = inside_[i] >> tap_ & 1;
-        ptx::cp_async_16(stage + target(i), valid ? center_[i] + offset : a.x.data, valid);
+        ptx::cp_async_ca_16(stage + target(i), valid ? center_[i] + offset : a.x.data, valid);
       }
     } else if constexpr (How == Reads::selected) {
 #pragma unroll
@@ -125,7 +125,7 @@ __device__ __forceinline__ void fetch_weights(const FpropArgs<T>& a, int tile, i
   const T* from = a.weights + step * depth_of<T> + chunk * chunk_of<T>;
 #pragma unroll
   for (int row = static_cast<int>(threadIdx.x) / row_chunks; row < Tile::columns; row += Tile::threads / row_chunks) {
-    ptx::cp_async_16(stage + chunk_offset(row, chunk), from + int64_t(tile * Tile::columns + row) * a.depth, true);
+    ptx::cp_async_cg_16(stage + chunk_offset(row, chunk), from + int64_t(tile * Tile::columns + row) * a.depth);
   }
 }
 

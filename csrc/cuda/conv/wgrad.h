@@ -80,7 +80,7 @@ class PixelChunks {
           held_[i] = inside ? from.selected_chunk(p.image, p.y, p.x, channel_) : Chunk<T>{};
         } else {
           const T* chunk = inside ? from.values(p.image, p.y * from.w + p.x) + channel_ : from.data;
-          ptx::cp_async_16(stage + target(row), chunk, inside);
+          ptx::cp_async_ca_16(stage + target(row), chunk, inside);
         }
       }
     }

@@ -75,7 +75,7 @@ __device__ __forceinline__ void multiply_pixels(TensorCore<Math>, Sums<float, Ti
   using T = typename Math::Element;
   using A = PixelStage<T, Tile::rows>;
   using B = PixelStage<T, Tile::columns>;
-#pragma unroll
+#pragma unroll(sizeof(T) == 2 ? 2 : 1)  // registers are short where fragments come element by element
   for (int half = 0; half < 2; ++half) {
     const int pixel = half * pixels_of_a_stage<T> / 2;
     uint32_t fb[Tile::across][2];

@@ -55,7 +55,7 @@ template <bool Wait, bool Barrier>
 __global__ void copy_in(const float* in, float* out) {
   float* shared = shared_floats();
   const unsigned i = threadIdx.x;
-  ptx::cp_async_16(shared + 4 * i, in + 4 * i, true);
+  ptx::cp_async_ca_16(shared + 4 * i, in + 4 * i, true);
   ptx::cp_async_commit_group();
   if (Wait) ptx::cp_async_wait_group<0>();
   if (Barrier) ptx::sync_threads();
@@ -66,7 +66,7 @@ __global__ void refill_too_early(const float* in, float* out) {
   float* shared = shared_floats();
   const unsigned i = threadIdx.x;
   for (int step = 0; step < 2; ++step) {
-    ptx::cp_async_16(shared + 4 * i, in + 4 * i, true);
+    ptx::cp_async_ca_16(shared + 4 * i, in + 4 * i, true);
     ptx::cp_async_commit_group();
     ptx::cp_async_wait_group<0>();
     ptx::sync_threads();
@@ -75,7 +75,7 @@ __global__ void refill_too_early(const float* in, float* out) {
 }
 
 __global__ void misaligned_copy(const float* in) {
-  ptx::cp_async_16(shared_floats() + 4 * threadIdx.x + 1, in + 4 * threadIdx.x, true);
+  ptx::cp_async_ca_16(shared_floats() + 4 * threadIdx.x + 1, in + 4 * threadIdx.x, true);
 }
 
 __global__ void never_written(float* out) { out[threadIdx.x] = shared_floats()[threadIdx.x]; }

@@ -1,0 +1,154 @@
+"""What the CUDA kernels ask of a GPU, layer by layer: counted by the simulator, no GPU needed; and what an H200's
+ceilings would make of it. The milliseconds are an estimate, a bound from below; where a result file holds a measured
+figure for the same layer, it stands beside it.
+
+Each launch is run for some of its blocks and scaled up to all, so that whole layers of VGG-16 can be counted. "MB
+asked" is what all threads load, "MB of L2" what each block loads at least once: what a perfect L1 lets through.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import timing
+import torch
+from layers import LAYERS, PASSES
+from peers.report import draw
+from rich.progress import track
+
+from vggfast.ops import _backends, local_response_norm, max_pool2x2
+from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "roofline-h200.json"
+MEASURED = ROOT / "benchmarks" / "results" / "conv-cuda.json"
+POOLED = {(64, 64, 224), (128, 128, 112), (256, 256, 56), (512, 512, 28), (512, 512, 14)}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """An H200's: measured through PyTorch (product, copy), published or reckoned from the clock (the others)."""
+
+    multiprocessors: int = 132
+    flops: float = 788e12  # a large bf16 product; tf32 takes half, fp32 by FFMA a fraction
+    memory: float = 4.3e12  # bytes/s of a device copy
+    l2: float = 8e12  # bytes/s, about
+    shared: float = 132 * 128 * 1.755e9  # 128 bytes a clock and multiprocessor
+
+    def of(self, dtype: str) -> float:
+        return self.flops / {"bf16": 1, "fp16": 1, "tf32": 2, "fp32": 788 / 60}[dtype]
+
+
+class Simulated(_backends.Backend):
+    """The CUDA kernels in the simulator: counted, results of no use."""
+
+    dtypes = (*_backends.NARROW, *_backends.WIDE)
+
+    def __init__(self, module, tf32: bool):
+        super().__init__(module, "cuda")
+        self.tf32 = tf32
+
+    def context(self):
+        return self.module.Context(tf32=self.tf32)
+
+
+def simulator():
+    """The module _sim that `make sim` builds."""
+    for path in (ROOT / "build" / "sim").rglob("_sim.*.so"):
+        spec = importlib.util.spec_from_file_location("_sim", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    raise SystemExit("the simulator is not built: make sim")
+
+
+def calls(batch: int, dtype: torch.dtype) -> list[tuple[str, callable]]:
+    """Every pass of every distinct layer of VGG-16, as training runs it, and the kernels beside the convolutions."""
+
+    def tensor(*shape):
+        return torch.zeros(shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+    def layer(cin, cout, size, which):
+        pool = (cin, cout, size) in POOLED
+        x, weight = tensor(batch, cin, size, size), tensor(cout, cin, 3, 3)
+        if which == "fprop":
+            return conv(x, weight, torch.zeros(cout, dtype=dtype), True, pool, True)
+        out = size // 2 if pool else size
+        gy = tensor(batch, cout, out, out)
+        selection = torch.zeros(batch, 3 if pool else 1, out, out, cout // 8, dtype=torch.uint8)
+        if which == "dgrad":
+            return conv_dgrad(gy, selection, weight, size, size)
+        return conv_wgrad(x, gy, selection, 3, True)
+
+    every = [
+        (f"{cin} → {cout}, {size}², {which}", lambda c=(cin, cout, size, which): layer(*c))
+        for cin, cout, size in LAYERS
+        for which in PASSES
+    ]
+    return [
+        *every,
+        ("max-pool, 64 x 224²", lambda: max_pool2x2(tensor(batch, 64, 224, 224))),
+        ("LRN, 64 x 224²", lambda: local_response_norm(tensor(batch, 64, 224, 224))),
+    ]
+
+
+def estimate(c: dict, dtype: str, ceilings: Ceilings) -> tuple[float, str]:
+    """The milliseconds that a launch cannot beat, and what bounds it."""
+    flops = 2 * c["multiply_adds"] / ceilings.of(dtype)
+    l2 = (c["global_distinct"] + c["global_written"]) / ceilings.l2
+    shared = (c["shared_read"] + c["shared_written"]) / ceilings.shared
+    bound = max((flops, "products"), (l2, "L2"), (shared, "shared memory"))
+    return bound[0] * 1e3, bound[1]
+
+
+def measured() -> dict[tuple[str, str], float]:
+    """Milliseconds of ours by (layer, pass) from a GPU session's results, where there are some."""
+    if not MEASURED.exists():
+        return {}
+    rows = json.loads(MEASURED.read_text()).get("results", [])
+    return {
+        ("{} → {}, {}²".format(*row["layer"]), row["pass"]): timing.median_and_spread(row["seconds"]["vggfast"])[0]
+        * 1e3
+        for row in rows
+        if "vggfast" in row.get("seconds", {})
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batch", type=int, default=8, help="images (default 8)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bf16", help="default bf16")
+    parser.add_argument("--blocks", type=int, default=4, help="blocks of each launch that are run (default 4)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the counters")
+    arguments = parser.parse_args()
+    module, ceilings, known = simulator(), Ceilings(), measured()
+    _backends.OF_DEVICE["cpu"] = lambda index: Simulated(module, arguments.dtype == "tf32")
+    module.set_blocks(arguments.blocks)
+    rows, table = [], []
+    with torch.no_grad():
+        for name, call in track(calls(arguments.batch, DTYPES[arguments.dtype]), "layers"):
+            module.clear_counters()
+            call()
+            for kernel, counts in module.counters().items():
+                milliseconds, bound = estimate(counts, arguments.dtype, ceilings)
+                rows.append({"layer": name, "kernel": kernel, "estimate_ms": milliseconds, "bound": bound, **counts})
+                got = known.get(tuple(name.rsplit(", ", 1))) if kernel.startswith("conv") else None
+                table.append([name, kernel.removesuffix("_kernel"), f"{counts['blocks']}",
+                              f"{counts['blocks'] / ceilings.multiprocessors:.1f}",
+                              f"{counts['global_read'] / 1e6:.0f}", f"{counts['global_distinct'] / 1e6:.0f}",
+                              f"{counts['global_written'] / 1e6:.0f}",
+                              f"{counts['shared_read'] / 1e6:.0f}", f"{counts['multiply_adds'] / 1e9:.2f}",
+                              f"{milliseconds:.3f}", bound, "" if got is None else f"{got:.3f}"])  # fmt: skip
+    draw(f"batch {arguments.batch}, {arguments.dtype}: counted by the simulator; H200 ms: an estimate, from below",
+         ("layer", "kernel", "blocks", "waves", "MB asked", "MB of L2", "MB written", "MB operands", "G MAC", "est. ms",
+          "by", "measured"), table)  # fmt: skip
+    timing.write_results(arguments.out, rows, batch=arguments.batch, dtype=arguments.dtype, estimate=True)
+
+
+if __name__ == "__main__":
+    main()
