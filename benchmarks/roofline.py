@@ -2,8 +2,9 @@
 ceilings would make of it. The milliseconds are an estimate, a bound from below; where a result file holds a measured
 figure for the same layer, it stands beside it.
 
-Each launch is run for some of its blocks and scaled up to all, so that whole layers of VGG-16 can be counted. "MB
-asked" is what all threads load, "MB of L2" what each block loads at least once: what a perfect L1 lets through.
+Each launch is run for some of its blocks and scaled up to all, so that whole layers of VGG-16 can be counted. Waves are
+blocks per multiprocessor. In MB: "asked" is what all threads load; "L2" what each block loads once or more, which a
+perfect L1 lets through; "operands" what products read of shared memory.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +69,11 @@ def simulator():
     raise SystemExit("the simulator is not built: make sim")
 
 
-def calls(batch: int, dtype: torch.dtype) -> list[tuple[str, callable]]:
+def name_of(cin: int, cout: int, size: int, which: str) -> str:
+    return f"{cin}→{cout} {size}² {which}"
+
+
+def calls(batch: int, dtype: torch.dtype) -> list[tuple[str, Callable[[], object]]]:
     """Every pass of every distinct layer of VGG-16, as training runs it, and the kernels beside the convolutions."""
 
     def tensor(*shape):
@@ -86,14 +92,14 @@ def calls(batch: int, dtype: torch.dtype) -> list[tuple[str, callable]]:
         return conv_wgrad(x, gy, selection, 3, True)
 
     every = [
-        (f"{cin} → {cout}, {size}², {which}", lambda c=(cin, cout, size, which): layer(*c))
+        (name_of(cin, cout, size, which), lambda c=(cin, cout, size, which): layer(*c))
         for cin, cout, size in LAYERS
         for which in PASSES
     ]
     return [
         *every,
-        ("max-pool, 64 x 224²", lambda: max_pool2x2(tensor(batch, 64, 224, 224))),
-        ("LRN, 64 x 224²", lambda: local_response_norm(tensor(batch, 64, 224, 224))),
+        ("max-pool 64 x 224²", lambda: max_pool2x2(tensor(batch, 64, 224, 224))),
+        ("LRN 64 x 224²", lambda: local_response_norm(tensor(batch, 64, 224, 224))),
     ]
 
 
@@ -106,17 +112,16 @@ def estimate(c: dict, dtype: str, ceilings: Ceilings) -> tuple[float, str]:
     return bound[0] * 1e3, bound[1]
 
 
-def measured() -> dict[tuple[str, str], float]:
-    """Milliseconds of ours by (layer, pass) from a GPU session's results, where there are some."""
+def measured(batch: int, dtype: str) -> dict[str, float]:
+    """Milliseconds of ours by layer and pass from a GPU session's results, where there are some of this kind."""
     if not MEASURED.exists():
         return {}
-    rows = json.loads(MEASURED.read_text()).get("results", [])
     return {
-        ("{} → {}, {}²".format(*row["layer"]), row["pass"]): timing.median_and_spread(row["seconds"]["vggfast"])[0]
-        * 1e3
-        for row in rows
-        if "vggfast" in row.get("seconds", {})
-    }
+        name_of(row["cin"], row["cout"], row["size"], row["which"]):
+            timing.median_and_spread(row["seconds"]["vggfast"])[0] * 1e3
+        for row in json.loads(MEASURED.read_text())["rows"]
+        if (row.get("batch"), row.get("dtype")) == (batch, dtype) and "vggfast" in row["seconds"]
+    }  # fmt: skip
 
 
 def main() -> None:
@@ -126,7 +131,7 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4, help="blocks of each launch that are run (default 4)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the counters")
     arguments = parser.parse_args()
-    module, ceilings, known = simulator(), Ceilings(), measured()
+    module, ceilings, known = simulator(), Ceilings(), measured(arguments.batch, arguments.dtype)
     _backends.OF_DEVICE["cpu"] = lambda index: Simulated(module, arguments.dtype == "tf32")
     module.set_blocks(arguments.blocks)
     rows, table = [], []
@@ -137,16 +142,29 @@ def main() -> None:
             for kernel, counts in module.counters().items():
                 milliseconds, bound = estimate(counts, arguments.dtype, ceilings)
                 rows.append({"layer": name, "kernel": kernel, "estimate_ms": milliseconds, "bound": bound, **counts})
-                got = known.get(tuple(name.rsplit(", ", 1))) if kernel.startswith("conv") else None
+                got = known.get(name) if kernel.startswith("conv") else None
                 table.append([name, kernel.removesuffix("_kernel"), f"{counts['blocks']}",
                               f"{counts['blocks'] / ceilings.multiprocessors:.1f}",
                               f"{counts['global_read'] / 1e6:.0f}", f"{counts['global_distinct'] / 1e6:.0f}",
                               f"{counts['global_written'] / 1e6:.0f}",
                               f"{counts['shared_read'] / 1e6:.0f}", f"{counts['multiply_adds'] / 1e9:.2f}",
                               f"{milliseconds:.3f}", bound, "" if got is None else f"{got:.3f}"])  # fmt: skip
-    draw(f"batch {arguments.batch}, {arguments.dtype}: counted by the simulator; H200 ms: an estimate, from below",
-         ("layer", "kernel", "blocks", "waves", "MB asked", "MB of L2", "MB written", "MB operands", "G MAC", "est. ms",
-          "by", "measured"), table)  # fmt: skip
+    title = f"batch {arguments.batch}, {arguments.dtype}: MB counted by the simulator; an H200's ms, from below"
+    columns = (
+        "layer",
+        "kernel",
+        "blocks",
+        "waves",
+        "asked",
+        "L2",
+        "stored",
+        "operands",
+        "GMAC",
+        "est. ms",
+        "by",
+        "got",
+    )
+    draw(title, columns, table)
     timing.write_results(arguments.out, rows, batch=arguments.batch, dtype=arguments.dtype, estimate=True)
 
 

@@ -10,8 +10,8 @@ from vggfast import ops
 from vggfast.ops import reference
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
-from vggfast.ops.lrn import lrn, lrn_dgrad
 from vggfast.ops.images import prepare_op
+from vggfast.ops.lrn import lrn, lrn_dgrad
 from vggfast.ops.pool import max_pool
 from vggfast.ops.scores import class_scores_dgrad, class_scores_op, sum_pool_scores
 from vggfast.ops.selection import gather_selected, scatter_selected

@@ -1,7 +1,10 @@
 """The CUDA kernels on the simulated GPU, beyond what tests/test_ops_*.py ask of every back end: that all of them are
 run there, and every variant of the convolutions."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from vggfast.ops.selection import gather_selected
 
 pytestmark = pytest.mark.backends("sim")
 SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 def kernels_of_the_tree() -> set[str]:
@@ -32,7 +36,7 @@ def tile(sim):
 
 
 def test_every_kernel_is_run(backend, sim):
-    """Forward and backward of every op launch every kernel that there is. What they compute, the reference tests say."""
+    """Forward and backward of every op launch every kernel that there is; what they compute, other tests say."""
     sim.clear_counters()
     x = torch.randn(2, 16, 6, 6, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(16, 16, 3, 3, dtype=torch.bfloat16, requires_grad=True)
@@ -89,3 +93,26 @@ def test_many_splits_of_a_weight_gradient(backend):
 def test_unknown_tile(tile):
     with pytest.raises(ValueError, match="tile is wide: auto, large, tall or small is wanted"):
         tile("wide")
+
+
+@pytest.mark.slow
+def test_the_roofline_table(sim, tmp_path):
+    """Every pass of every layer, counted from one block of each launch; products as many as the layer has, and no less
+    read from L2 than the layer's weights."""
+    command = [
+        sys.executable,
+        BENCHMARKS / "roofline.py",
+        "--batch",
+        "1",
+        "--blocks",
+        "1",
+        "--out",
+        tmp_path / "r.json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {(row["layer"], row["kernel"]): row for row in json.loads((tmp_path / "r.json").read_text())["rows"]}
+    row = rows["256→256 56² fprop", "conv_fprop_kernel"]
+    assert row["multiply_adds"] == 9 * 256 * 256 * 56 * 56
+    assert row["global_read"] > row["global_distinct"] > 9 * 256 * 256 * 2
+    assert row["estimate_ms"] > 0

@@ -7,11 +7,21 @@ namespace vggfast::python {
 
 namespace {
 
-const Ops cuda_ops{cuda::conv_fprop_workspace, cuda::conv_dgrad_workspace, cuda::conv_wgrad_workspace,
-                   cuda::conv_fprop,           cuda::conv_dgrad,           cuda::conv_wgrad,
-                   cuda::max_pool2x2,          cuda::gather_selected,      cuda::scatter_selected,
-                   cuda::sum_pool,             cuda::class_scores,         cuda::class_scores_dgrad,
-                   cuda::lrn_fprop,            cuda::lrn_dgrad_workspace,  cuda::lrn_dgrad,
+const Ops cuda_ops{cuda::conv_fprop_workspace,
+                   cuda::conv_dgrad_workspace,
+                   cuda::conv_wgrad_workspace,
+                   cuda::conv_fprop,
+                   cuda::conv_dgrad,
+                   cuda::conv_wgrad,
+                   cuda::max_pool2x2,
+                   cuda::gather_selected,
+                   cuda::scatter_selected,
+                   cuda::sum_pool,
+                   cuda::class_scores,
+                   cuda::class_scores_dgrad,
+                   cuda::lrn_fprop,
+                   cuda::lrn_dgrad_workspace,
+                   cuda::lrn_dgrad,
                    cuda::prepare_images};
 
 }  // namespace

@@ -1,5 +1,5 @@
-// The pybind11 module vggfast._C. This folder is the only code that knows Python. It knows no torch: a tensor comes as a
-// TensorView that Python fills from the tensor's own attributes and that keeps the tensor alive.
+// The pybind11 module vggfast._C. This folder is the only code that knows Python. It knows no torch: a tensor comes as
+// a TensorView that Python fills from the tensor's own attributes and that keeps the tensor alive.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,10 +15,22 @@ using namespace vggfast;
 
 namespace {
 
-const python::Ops cpu_ops{conv_fprop_workspace, conv_dgrad_workspace, conv_wgrad_workspace, conv_fprop,
-                          conv_dgrad,           conv_wgrad,           max_pool2x2,          gather_selected,
-                          scatter_selected,     sum_pool,             class_scores,         class_scores_dgrad,
-                          lrn_fprop,            lrn_dgrad_workspace,  lrn_dgrad,            prepare_images};
+const python::Ops cpu_ops{conv_fprop_workspace,
+                          conv_dgrad_workspace,
+                          conv_wgrad_workspace,
+                          conv_fprop,
+                          conv_dgrad,
+                          conv_wgrad,
+                          max_pool2x2,
+                          gather_selected,
+                          scatter_selected,
+                          sum_pool,
+                          class_scores,
+                          class_scores_dgrad,
+                          lrn_fprop,
+                          lrn_dgrad_workspace,
+                          lrn_dgrad,
+                          prepare_images};
 
 void bind_algorithms(py::module_& m) {
   m.def("set_conv_algorithm", &set_conv_algorithm);

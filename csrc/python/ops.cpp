@@ -55,10 +55,10 @@ void bind_conv(py::module_& m, const Ops& ops) {
         ops.conv_dgrad(gy, selected_by(selection), weight, gx, workspace_of(workspace), context);
       },
       without_gil);
-  m.def("conv_wgrad_workspace", [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional,
-                                    const Context& context) {
-    return ops.conv_wgrad_workspace(x, gy, selected_by(selection), gw.size(2), context);
-  });
+  m.def("conv_wgrad_workspace",
+        [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional, const Context& context) {
+          return ops.conv_wgrad_workspace(x, gy, selected_by(selection), gw.size(2), context);
+        });
   m.def(
       "conv_wgrad",
       [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional gb, const Tensor& workspace,

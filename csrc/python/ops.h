@@ -1,5 +1,6 @@
 // Binding a back end's ops to Python: the same names and arguments for each. An op's last arguments are its workspace,
-// where it has a function <op>_workspace that says how much, and how to run it; before them stand its inputs and outputs.
+// where it has a function <op>_workspace that says how much, and how to run it; before them stand its inputs and
+// outputs.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -45,8 +46,6 @@ void bind_ops(pybind11::module_ m, const Ops& ops);
 /// The CUDA back end: of a GPU, or of the simulator where the kernels were compiled for that.
 void bind_cuda(pybind11::module_ m);
 
-inline Workspace workspace_of(const Tensor& t) {
-  return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)};
-}
+inline Workspace workspace_of(const Tensor& t) { return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)}; }
 
 }  // namespace vggfast::python

@@ -1,9 +1,10 @@
 // The pybind11 module _sim, for tests: the CUDA back end's ops on the simulated GPU. Tensors are CPU tensors that say
 // "cuda"; a kernel may touch those of its call and nothing else.
+#include "sim/sim.h"
+
 #include <pybind11/stl.h>
 
 #include "python/ops.h"
-#include "sim/sim.h"
 
 namespace py = pybind11;
 using namespace vggfast;
@@ -20,12 +21,12 @@ std::shared_ptr<void> announce(const Tensor& t) {
 py::dict counters() {
   py::dict all;
   for (const auto& [kernel, c] : sim::counters()) {
-    all[py::str(kernel)] = py::dict(
-        py::arg("launches") = c.launches, py::arg("blocks") = c.blocks, py::arg("threads") = c.threads,
-        py::arg("global_read") = c.global_read, py::arg("global_written") = c.global_written,
-        py::arg("global_distinct") = c.global_distinct,
-        py::arg("shared_read") = c.shared_read, py::arg("shared_written") = c.shared_written,
-        py::arg("multiply_adds") = c.multiply_adds, py::arg("barriers") = c.barriers);
+    all[py::str(kernel)] =
+        py::dict(py::arg("launches") = c.launches, py::arg("blocks") = c.blocks, py::arg("threads") = c.threads,
+                 py::arg("global_read") = c.global_read, py::arg("global_written") = c.global_written,
+                 py::arg("global_distinct") = c.global_distinct, py::arg("shared_read") = c.shared_read,
+                 py::arg("shared_written") = c.shared_written, py::arg("multiply_adds") = c.multiply_adds,
+                 py::arg("barriers") = c.barriers);
   }
   return all;
 }
@@ -40,6 +41,7 @@ PYBIND11_MODULE(_sim, m) {
   m.def("counters", &counters, "What each kernel asked for since clear_counters().");
   m.def("clear_counters", [] { sim::counters().clear(); });
   m.def("set_seed", [](uint64_t seed) { sim::settings().seed = seed; });
-  m.def("set_blocks", [](int64_t blocks) { sim::settings().blocks = blocks; },
-        "How many blocks of a launch are run; counters are scaled up to all.");
+  m.def(
+      "set_blocks", [](int64_t blocks) { sim::settings().blocks = blocks; },
+      "How many blocks of a launch are run; counters are scaled up to all.");
 }

@@ -73,8 +73,8 @@ void record(uintptr_t address, size_t bytes, uint32_t me, const char* verb, cons
 }  // namespace
 
 Global::Global(const void* data, size_t bytes) : begin_(reinterpret_cast<uintptr_t>(data)), end_(begin_ + bytes) {
-  const auto at = std::find_if(ranges.begin(), ranges.end(),
-                               [&](const Range& r) { return r.begin == begin_ && r.end == end_; });
+  const auto at =
+      std::find_if(ranges.begin(), ranges.end(), [&](const Range& r) { return r.begin == begin_ && r.end == end_; });
   if (at != ranges.end()) {
     ++at->uses;
   } else {
@@ -83,8 +83,8 @@ Global::Global(const void* data, size_t bytes) : begin_(reinterpret_cast<uintptr
 }
 
 Global::~Global() {
-  const auto at = std::find_if(ranges.begin(), ranges.end(),
-                               [&](const Range& r) { return r.begin == begin_ && r.end == end_; });
+  const auto at =
+      std::find_if(ranges.begin(), ranges.end(), [&](const Range& r) { return r.begin == begin_ && r.end == end_; });
   if (--at->uses == 0) ranges.erase(at);
 }
 

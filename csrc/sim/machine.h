@@ -106,7 +106,7 @@ struct Block {
   };
 
   dim3 place;
-  unsigned rank = 0;  // in the cluster
+  unsigned rank = 0;                      // in the cluster
   std::unordered_set<uintptr_t> sectors;  // read, where they are counted
   unsigned threads = 0;
   SharedMemory shared;

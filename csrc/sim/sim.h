@@ -21,7 +21,7 @@ class Fault : public std::runtime_error {
 };
 
 struct Settings {
-  uint64_t seed = 0;          // of the order of threads and of the moments at which copies land
+  uint64_t seed = 0;           // of the order of threads and of the moments at which copies land
   int64_t blocks = INT64_MAX;  // of a launch that are run, spread over the grid; counters are scaled up to all
 };
 Settings& settings();

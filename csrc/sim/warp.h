@@ -15,7 +15,8 @@ void for_lanes(uint32_t mask, Visit visit) {
 
 /// `lanes` of the running thread's warp, and what each brought; both by lane.
 using Together = void (*)(Thread* const* lanes, void* const* operands, uint32_t mask);
-/// Waits for all lanes of `mask`, the last of which executes for all. Faults where one of them is at another instruction.
+/// Waits for all lanes of `mask`, the last of which executes for all. Faults where one of them is at another
+/// instruction.
 void meet(const char* what, uint32_t mask, void* operands, const void* site, Together execute);
 
 }  // namespace vggfast::sim

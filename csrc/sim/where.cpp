@@ -13,8 +13,8 @@ bool is_wrapper(const std::string& line) { return line.find("/cuda/ptx/") != std
 
 std::string shortened(const std::string& line) {
   const size_t at = line.rfind("csrc/");
-  return line.substr(at == std::string::npos ? 0 : at, line.find_first_of(" \n", at == std::string::npos ? 0 : at) -
-                                                           (at == std::string::npos ? 0 : at));
+  return line.substr(at == std::string::npos ? 0 : at,
+                     line.find_first_of(" \n", at == std::string::npos ? 0 : at) - (at == std::string::npos ? 0 : at));
 }
 
 std::string look_up(const void* site) {

@@ -29,8 +29,8 @@ def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtyp
     wanted = (images.shape[0], *per_image)
     if t.dtype != dtype or tuple(t.shape) != wanted or t.device != images.device:
         raise ValueError(
-            f"{name} is {t.dtype} of shape {tuple(t.shape)} on {t.device}: {dtype} of shape {wanted} on {images.device} "
-            "is wanted"
+            f"{name} is {t.dtype} of shape {tuple(t.shape)} on {t.device}: {dtype} of shape {wanted} on "
+            f"{images.device} is wanted"
         )
 
 

@@ -127,8 +127,8 @@ def _dgrad_setup(ctx, inputs, output):
 
 
 def _dgrad_backward(ctx, v):
-    """With p the softmax of a view's mean scores, gmaps = p (g - <p, g>) / (views * pixels) in each pixel: the gradients
-    of <v, gmaps>. Plain torch, so that every further order follows; no hot path."""
+    """With p the softmax of a view's mean scores, gmaps = p (g - <p, g>) / (views * pixels) in each pixel: the
+    gradients of <v, gmaps>. Plain torch, so that every further order follows; no hot path."""
     g, maps = ctx.saved_tensors
     pixels, views = maps.shape[2] * maps.shape[3], ctx.views
     p = sum_pool_scores(maps, True).softmax(1).reshape(views, *g.shape)

@@ -15,9 +15,9 @@ namespace vggfast::cuda {
 template <class T>
 struct Output {
   T* data;
-  const T* bias;       // or null
-  uint8_t* selection;  // or null
-  int h, w, c;         // before the pool
+  const T* bias;             // or null
+  uint8_t* selection;        // or null
+  int h, w, c;               // before the pool
   bool relu, pool, vectors;  // vectors: whether eight channels are whole, aligned chunks
 };
 

@@ -2,10 +2,10 @@
 //
 //   y (pixels x cout) = x (pixels x taps * cin, read where it lies) * weights (cout x taps * cin, packed)
 //
-// The taps of a tile read the same pixels nine times over, through L1; the weights pass it by. A tile's rows are pixels, in the order of the 2 x 2 windows that they form (Windows), so that a thread holds whole
-// windows and pools in registers. Shared memory: Tile::stages stages of rows + columns rows of 64 bytes, 64 KB at most.
-// Each step waits for its stage, then for all threads (who are then done with the stage before), refills that one, and
-// multiplies.
+// The taps of a tile read the same pixels nine times over, through L1; the weights pass it by. A tile's rows are
+// pixels, in the order of the 2 x 2 windows that they form (Windows), so that a thread holds whole windows and pools in
+// registers. Shared memory: Tile::stages stages of rows + columns rows of 64 bytes, 64 KB at most. Each step waits for
+// its stage, then for all threads (who are then done with the stage before), refills that one, and multiplies.
 #pragma once
 
 #include "cuda/conv/epilogue.h"

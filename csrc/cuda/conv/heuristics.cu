@@ -1,7 +1,6 @@
-#include "cuda/conv/heuristics.h"
-
 #include <algorithm>
 
+#include "cuda/conv/heuristics.h"
 #include "cuda/launch.h"
 #include "vggfast/cuda.h"
 

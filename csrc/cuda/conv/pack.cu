@@ -1,6 +1,5 @@
 // packed[o][tap * in + i] = weights[o][i][tap], or 0 beyond either extent: threads run along the rows.
 #include "cuda/conv/pack.h"
-
 #include "cuda/divider.h"
 
 namespace vggfast::cuda {
@@ -34,9 +33,8 @@ void pack_weights(const WeightView<T>& weights, bool tf32, T* packed, const Cont
   VGGFAST_CHECK(count < (int64_t(1) << 31) - (1 << 20), "weight has ", weights.out, " x ", weights.in,
                 " channels: under 2^31 values are wanted");
   const int64_t blocks = (count + threads * values_of_a_thread - 1) / (threads * values_of_a_thread);
-  launch("pack_weights_kernel", pack_weights_kernel<T>,
-         {.blocks = static_cast<unsigned>(blocks), .threads = threads}, context, weights, Divider(weights.depth()),
-         Divider(weights.in), static_cast<int>(count), tf32, packed);
+  launch("pack_weights_kernel", pack_weights_kernel<T>, {.blocks = static_cast<unsigned>(blocks), .threads = threads},
+         context, weights, Divider(weights.depth()), Divider(weights.in), static_cast<int>(count), tf32, packed);
 }
 
 template void pack_weights(const WeightView<bf16>&, bool, bf16*, const Context&);

@@ -1,4 +1,5 @@
-// gw[o][i][tap] = sum over splits of partial[split][o][tap * cin + i], gb[o] likewise: a thread for each, splits in order.
+// gw[o][i][tap] = sum over splits of partial[split][o][tap * cin + i], gb[o] likewise: a thread for each, splits in
+// order.
 #include "cuda/conv/reduce.h"
 
 namespace vggfast::cuda {

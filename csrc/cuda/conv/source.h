@@ -1,5 +1,5 @@
-// Where a convolution's input comes from: an activation as it lies, or the gradient of an epilogue's output seen through
-// the epilogue's selection (vggfast/selection.h), as the gradient of the sums before it.
+// Where a convolution's input comes from: an activation as it lies, or the gradient of an epilogue's output seen
+// through the epilogue's selection (vggfast/selection.h), as the gradient of the sums before it.
 #pragma once
 
 #include "cuda/conv/math.h"

@@ -3,9 +3,9 @@
 //   gw (cout x taps * cin) = gz^T (cout x pixels) * x, shifted by each tap (pixels x taps * cin)
 //
 // Both operands are read where they lie, gz through its selection. A block owns a tile of gw and a share of the pixels
-// (split); its sums go to partial (splits x cout x taps * cin) and partial_bias (splits x cout), which reduce.cu adds up
-// in order: no atomics, the same bits every time. Shared memory: Tile::stages stages of rows + columns times 64 bytes,
-// 64 KB at most. Waiting is as in fprop.h.
+// (split); its sums go to partial (splits x cout x taps * cin) and partial_bias (splits x cout), which reduce.cu adds
+// up in order: no atomics, the same bits every time. Shared memory: Tile::stages stages of rows + columns times 64
+// bytes, 64 KB at most. Waiting is as in fprop.h.
 #pragma once
 
 #include "cuda/conv/source.h"
@@ -23,7 +23,7 @@ struct WgradArgs {
   Divider image, row;  // pixels of one
   int pixels;          // of the batch
   int kernel;
-  int columns;         // taps * cin
+  int columns;  // taps * cin
   int row_tiles, column_tiles, splits;
   std::conditional_t<sizeof(T) == 8, double, float>*partial, *partial_bias;  // partial_bias may be null
 };

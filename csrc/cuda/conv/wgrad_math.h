@@ -46,8 +46,8 @@ template <class T, class Stage>
 __device__ __forceinline__ void load_a(uint32_t (&fragment)[4], const char* stage, int pixel, int row, Lane at) {
   if constexpr (sizeof(T) == 2) {
     const int matrix = at.lane / 8;
-    ptx::ldmatrix_x4_trans(fragment, stage + Stage::chunk_offset(pixel + matrix / 2 * 8 + at.lane % 8,
-                                                                 row / 8 + matrix % 2));
+    ptx::ldmatrix_x4_trans(fragment,
+                           stage + Stage::chunk_offset(pixel + matrix / 2 * 8 + at.lane % 8, row / 8 + matrix % 2));
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -59,8 +59,8 @@ template <class T, class Stage>
 __device__ __forceinline__ void load_b(uint32_t (&fragment)[4], const char* stage, int pixel, int row, Lane at) {
   if constexpr (sizeof(T) == 2) {
     const int matrix = at.lane / 8;
-    ptx::ldmatrix_x4_trans(fragment, stage + Stage::chunk_offset(pixel + matrix % 2 * 8 + at.lane % 8,
-                                                                 row / 8 + matrix / 2));
+    ptx::ldmatrix_x4_trans(fragment,
+                           stage + Stage::chunk_offset(pixel + matrix % 2 * 8 + at.lane % 8, row / 8 + matrix / 2));
   } else {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {

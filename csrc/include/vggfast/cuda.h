@@ -1,6 +1,6 @@
-// The CUDA back end's ops. They launch on context.stream and return at once; all tensors lie on the current device, which
-// is of sm_80 or later. Tensors are bfloat16, float16, float32 or float64, sums at least float32; results are bit-equal
-// from run to run. Layouts and meanings are those of the CPU's functions of the same names.
+// The CUDA back end's ops. They launch on context.stream and return at once; all tensors lie on the current device,
+// which is of sm_80 or later. Tensors are bfloat16, float16, float32 or float64, sums at least float32; results are
+// bit-equal from run to run. Layouts and meanings are those of the CPU's functions of the same names.
 #pragma once
 
 #include "vggfast/conv.h"
@@ -11,8 +11,8 @@
 
 namespace vggfast::cuda {
 
-/// Uses this tile for convolutions from now on, wherever there is a choice: "auto" (by shape), "large" (128 pixels x 128
-/// channels), "tall" (128 x 64) or "small" (64 x 64). For tests and tuning. Throws Error for another name.
+/// Uses this tile for convolutions from now on, wherever there is a choice: "auto" (by shape), "large" (128 pixels x
+/// 128 channels), "tall" (128 x 64) or "small" (64 x 64). For tests and tuning. Throws Error for another name.
 void set_conv_tile(const std::string& name);
 std::string conv_tile();
 

@@ -1,5 +1,5 @@
-// Plants each kind of bug that the simulator claims to catch in kernels of sm_80's instructions, and sees it caught; and
-// the same kernels without the bug run clean. Each fault's message leads to a line of this file.
+// Plants each kind of bug that the simulator claims to catch in kernels of sm_80's instructions, and sees it caught;
+// and the same kernels without the bug run clean. Each fault's message leads to a line of this file.
 #include <bit>
 
 #include "cuda/ptx/atomics.h"
@@ -151,7 +151,8 @@ void test_addresses() {
   const sim::Global source(in.data(), 128), target(out.data(), 128);
   CHECK_FAULT((never_written, one_warp, out.data()), "which nobody has written", here);
   CHECK_FAULT((beyond_shared, one_warp), "bytes 4096 to 4100 of shared memory: the launch asked for 4096", here);
-  CHECK_FAULT((beyond_a_tensor, one_warp, out.data()), "writes 4 bytes of global memory, 128 bytes from the start", here);
+  CHECK_FAULT((beyond_a_tensor, one_warp, out.data()), "writes 4 bytes of global memory, 128 bytes from the start",
+              here);
   CHECK_FAULT((read_beyond, one_warp, in.data(), out.data()), "reads 4 bytes of global memory", here);
 }
 
