@@ -151,21 +151,25 @@ stage_tests() {
   python -m pytest --cuda -q -p no:cacheprovider -m cuda --maxfail 100 "${workers[@]+"${workers[@]}"}"
 }
 
-sanitize() { # TOOL
+sanitize() { # TOOL, AND MORE OF ITS OPTIONS
+  local tool="$1"
+  shift
   # Without torch's caching, each tensor is an allocation of its own, whose ends the tool knows.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$1" --error-exitcode 9 --print-limit 20 \
-    --kernel-name kernel_substring=vggfast "${PYTHON:-python3}" -m pytest --cuda -q -x -p no:cacheprovider \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 \
+    --report-api-errors no "$@" "${PYTHON:-python3}" -m pytest --cuda -q -x -p no:cacheprovider \
     -m "cuda and not slow" tests/test_ops_reference.py \
     -k "channels_last and (bfloat16 or float32-auto) and (33 or 257 or max_pool or sum_pool or 0.0001)"
 }
 
-stage_memcheck() { sanitize memcheck; }
+readonly OURS="kernel_substring=vggfast"
 
-stage_racecheck() { sanitize racecheck; }
+stage_memcheck() { sanitize memcheck --kernel-name "$OURS"; }
 
-stage_synccheck() { sanitize synccheck; }
+stage_racecheck() { sanitize racecheck --kernel-name "$OURS"; }
 
-stage_initcheck() { sanitize initcheck; }
+stage_synccheck() { sanitize synccheck --kernel-name "$OURS"; }
+
+stage_initcheck() { sanitize initcheck; } # of all kernels: torch's write what ours read
 
 stage_bench_train() {
   bench bench_train train-cuda.json --batches 64 128 --without torch-compile-autotune

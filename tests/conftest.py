@@ -84,10 +84,15 @@ def pytest_generate_tests(metafunc):
 @contextlib.contextmanager
 def conv_precision(name: str):
     """torch's own switch for float32 convolutions on a GPU: "ieee" or "tf32"."""
-    before = torch.backends.cudnn.conv.fp32_precision
-    torch.backends.cudnn.conv.fp32_precision = name
-    yield
-    torch.backends.cudnn.conv.fp32_precision = before
+    switches = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # torch wants the two alike
+    before = [switch.fp32_precision for switch in switches]
+    for switch in switches:
+        switch.fp32_precision = name
+    try:
+        yield
+    finally:
+        for switch, value in zip(switches, before, strict=True):
+            switch.fp32_precision = value
 
 
 def _missing(request, option: str, what: str):
@@ -120,6 +125,8 @@ def backend(request, monkeypatch):
         if not hasattr(_native.load(), "cuda"):
             _missing(request, "--cuda", "this build has no CUDA kernels")
         torch.set_default_device("cuda")
+        # What torch is compared by are plain sums: cuDNN may take Winograd's, or Fourier's.
+        monkeypatch.setattr(torch.backends.cudnn, "enabled", False)
         with conv_precision("ieee"):
             yield Backend(kind, "cuda")
         torch.set_default_device(None)

@@ -30,6 +30,7 @@ def test_a_side_stream(backend):
     x, weight, bias = layer()
     wanted = results(fused, [x, weight, bias])
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         torch.cuda._sleep(50_000_000)
         late = torch.zeros_like(x)

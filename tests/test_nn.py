@@ -78,6 +78,13 @@ def test_a_run_is_one_op():
     assert_like(net, plain_torch(net))
 
 
+def test_a_default_device_changes_nothing():
+    """torch sees to it by a mode that takes part in every call."""
+    net, x = make(), image()
+    with torch.device("cpu"):
+        assert ops_of(net, x) == FUSED
+
+
 @pytest.mark.parametrize("cut", range(1, 10))
 def test_slices_stay_fused(cut):
     net, x = make(), image()

@@ -27,7 +27,8 @@ def laid_out(shape, layout, seed) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
-        return torch.randint(-3, 4, shape, generator=generator).float()
+        drawn = torch.randint(-3, 4, shape, generator=generator, device="cpu")
+        return drawn.float().to(torch.get_default_device())
 
     make = {
         "contiguous": lambda: draw(*shape),

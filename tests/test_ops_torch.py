@@ -8,6 +8,7 @@ from torch.func import grad, jacrev, vmap
 
 from vggfast import ops
 from vggfast.ops import reference
+from vggfast.ops._backends import runs_on
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
 from vggfast.ops.images import prepare_op
@@ -365,3 +366,19 @@ def test_autocast_gives_float32(dtype):
     ours, theirs = (torch.autograd.grad(out.pow(2).sum(), args) for out in (y, wanted))
     assert all(g.dtype == dtype for g in ours)
     close(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "wanted"),
+    [
+        ((8, 0), "80-real, 90a-real, 90-virtual", True),
+        ((8, 9), "80-real, 90a-real, 90-virtual", True),
+        ((9, 0), "80-real, 90a-real, 90-virtual", True),
+        ((12, 0), "80-real, 90a-real, 90-virtual", True),
+        ((8, 6), "90a-real, 90-virtual", False),
+        ((10, 0), "90a-real", False),
+        ((8, 0), "86-real", False),
+    ],
+)
+def test_what_a_build_runs_on(capability, architectures, wanted):
+    assert runs_on(capability, architectures) == wanted

@@ -62,10 +62,10 @@ def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_
     """:func:`torch.empty` on the CPU. A large one comes from our pool of huge pages, and goes back there."""
     bytes_ = math.prod(shape) * dtype.itemsize
     if bytes_ < _POOLED_BYTES:
-        return torch.empty(shape, dtype=dtype, memory_format=memory_format)
+        return torch.empty(shape, dtype=dtype, device="cpu", memory_format=memory_format)
     storage = torch.frombuffer(load().CachedBuffer(bytes_), dtype=torch.uint8, count=bytes_).untyped_storage()
     strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
-    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape), strides)
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape), strides)
 
 
 def threads() -> int:

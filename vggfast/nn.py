@@ -148,7 +148,8 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if has_torch_function_unary(x) or x.dim() != 4 or _any_global_hooks():
+        special = type(x) not in _PLAIN and has_torch_function_unary(x)  # a default device makes it true of any tensor
+        if special or x.dim() != 4 or _any_global_hooks():
             return super().forward(x)
         nchw = not lib.is_channels_last(x)
         y = x

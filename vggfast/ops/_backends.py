@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -90,7 +91,9 @@ class TorchBackend:
         return hasattr(_torch_kernels, name)
 
     def run(self, name: str, *args) -> None:
-        getattr(_torch_kernels, name)(*args)
+        device = next(arg.device for arg in args if isinstance(arg, Tensor))
+        with torch.autocast(device.type, enabled=False):  # dtypes are settled
+            getattr(_torch_kernels, name)(*args)
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
         return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
@@ -99,19 +102,40 @@ class TorchBackend:
 LEAST_CAPABILITY = (8, 0)
 
 
+def runs_on(capability: tuple[int, int], architectures: str) -> bool:
+    """Whether code for these architectures ("80-real, 90a-real, 90-virtual", as build_info says) runs on a GPU of this
+    compute capability: machine code of its generation, up to its version, or PTX of any that came before."""
+    for number, specific, kind in re.findall(r"(\d+)([a-z]?)-(real|virtual)", architectures):
+        major, minor = divmod(int(number), 10)
+        if specific:
+            fits = capability == (major, minor)
+        elif kind == "real":
+            fits = capability[0] == major and capability[1] >= minor
+        else:
+            fits = capability >= (major, minor)
+        if fits:
+            return True
+    return False
+
+
+def _why_not(module: ModuleType, index: int) -> str | None:
+    """Why a GPU cannot run our kernels, or None."""
+    if not hasattr(module, "cuda"):
+        return "this build has none (VGGFAST_CUDA)"
+    capability, architectures = torch.cuda.get_device_capability(index), dict(module.build_info())["CUDA architectures"]
+    gpu = f"{torch.cuda.get_device_name(index)} is of sm_{capability[0]}{capability[1]}"
+    if capability < LEAST_CAPABILITY:
+        return f"{gpu}, and sm_80 is the least for them"
+    return None if runs_on(capability, architectures) else f"{gpu}, and this build is for {architectures}"
+
+
 @functools.cache
 def _cuda(index: int) -> CudaBackend | TorchBackend:
     module = _native.load()
-    capability = torch.cuda.get_device_capability(index)
-    if hasattr(module, "cuda") and capability >= LEAST_CAPABILITY:
-        return CudaBackend(module)
-    reason = (
-        f"{torch.cuda.get_device_name(index)} is of sm_{capability[0]}{capability[1]}, and sm_80 is the least for them"
-        if hasattr(module, "cuda")
-        else "this build has none (VGGFAST_CUDA)"
-    )
-    warnings.warn(f"vggfast runs on torch's ops, without CUDA kernels of its own: {reason}", stacklevel=2)
-    return TorchBackend()
+    if reason := _why_not(module, index):
+        warnings.warn(f"vggfast runs on torch's ops, without CUDA kernels of its own: {reason}", stacklevel=2)
+        return TorchBackend()
+    return CudaBackend(module)
 
 
 @functools.cache

@@ -1,4 +1,6 @@
 // Convolution on CUDA: checks, workspaces, and the order of the launches.
+#include <algorithm>
+
 #include "core/conv_checks.h"
 #include "cuda/conv/pack.h"
 #include "cuda/conv/reduce.h"
@@ -37,7 +39,7 @@ template <class T>
 void convolve(const Source<T>& x, const WeightView<T>& weights, const Output<T>& y, Workspace workspace,
               const Context& context) {
   check_workspace(workspace, weights.packed_bytes());
-  if (x.n == 0) return;
+  if (x.n * x.h * x.w == 0) return;
   T* const packed = static_cast<T*>(workspace.data);
   pack_weights(weights, context.tf32, packed, context);
   FpropArgs<T> args{.x = x,
@@ -137,8 +139,8 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
     check_workspace(workspace, static_cast<size_t>(shares.partial + shares.partial_bias) * sizeof(SumOf<T>));
     WgradArgs<T> args{.x = source_of<T>(x, {}, h, w),
                       .gz = source_of<T>(gy, selected, h, w),
-                      .image = Divider(h * w),
-                      .row = Divider(w),
+                      .image = Divider(std::max<int64_t>(1, h * w)),
+                      .row = Divider(std::max<int64_t>(1, w)),
                       .pixels = static_cast<int>(x.size(0) * h * w),
                       .kernel = static_cast<int>(kernel),
                       .columns = static_cast<int>(shares.columns),

@@ -60,7 +60,7 @@ class PixelRows {
   __device__ __forceinline__ void fetch(const FpropArgs<T>& a, char* stage) {
     const int dy = tap_ / a.kernel - a.kernel / 2, dx = tap_ % a.kernel - a.kernel / 2;
     if constexpr (How == Reads::async) {
-      const int offset = (dy * a.x.w + dx) * a.x.c + k_;
+      const int64_t offset = int64_t(dy * a.x.w + dx) * a.x.c + k_;
 #pragma unroll
       for (int i = 0; i < count; ++i) {
         const bool valid = inside_[i] >> tap_ & 1;
