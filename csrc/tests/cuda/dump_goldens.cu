@@ -23,8 +23,7 @@ using ptx::WgmmaType;
 
 namespace {
 
-// ---- memory that kernels may touch
-// -----------------------------------------------------------------------------------
+// ---- memory that kernels may touch ----------------------------------------------------------------------------------
 
 template <class T>
 class Buffer {
@@ -64,11 +63,11 @@ std::vector<uint16_t> numbered(size_t count) {
   return all;
 }
 
+int lists_printed = 0;
+
 template <class T>
 void print(const std::string& name, const std::vector<T>& values) {
-  static bool is_first = true;
-  std::printf("%s\n\"%s\": [", is_first ? "{" : ",", name.c_str());
-  is_first = false;
+  std::printf("%s\n\"%s\": [", lists_printed++ == 0 ? "{" : ",", name.c_str());
   for (size_t i = 0; i < values.size(); ++i) std::printf("%s%.9g", i ? "," : "", static_cast<double>(values[i]));
   std::printf("]");
 }
@@ -80,8 +79,7 @@ __host__ __device__ uint16_t half_of(unsigned value) {
   return value == 0 ? 0 : static_cast<uint16_t>((exponent + 15) << 10 | ((value << 10 >> exponent) & 0x3ff));
 }
 
-// ---- TMA
-// -------------------------------------------------------------------------------------------------------------
+// ---- TMA ------------------------------------------------------------------------------------------------------------
 
 constexpr uint32_t image_bytes = 4 << 10;
 constexpr uint16_t untouched = 0xffff;
@@ -196,8 +194,7 @@ void dump_im2col() {
   }
 }
 
-// ---- wgmma
-// -----------------------------------------------------------------------------------------------------------
+// ---- wgmma ---------------------------------------------------------------------------------------------------------
 
 constexpr uint32_t operand_bytes = 32 << 10;
 constexpr int n = 32;
@@ -325,8 +322,7 @@ __global__ void __launch_bounds__(128) precision(float* out) {
   for (unsigned r = 0; r < 8; ++r) out[i * 8 + r] = d[r];
 }
 
-// ---- a warp's instructions
-// -------------------------------------------------------------------------------------------
+// ---- a warp's instructions -----------------------------------------------------------------------------------------
 
 /// Registers of ldmatrix and its transpose; then shared memory after stmatrix and its transpose.
 __global__ void __launch_bounds__(32) matrices(uint16_t* out) {
