@@ -188,7 +188,7 @@ void check_errors() {
   wide.shape = {1, 50000, 1, 1};
   wide.strides = {50000, 1, 1, 1};
   const Tensor scores{.data = wide.data, .device = Device::cuda, .shape = {1, 50000}, .strides = {50000, 1}};
-  CHECK_ERROR(cuda::class_scores(wide, 1, scores, {}), "maps has 50000 channels: at most 38912 classes");
+  CHECK_ERROR(cuda::class_scores(wide, 1, scores, {}), "maps has 50000 channels: at most 22528 classes");
   CHECK_ERROR(cuda::prepare_images(images, {}, {}, bytes, {}), "y is uint8: bfloat16");
   CHECK_ERROR(cuda::prepare_images(x, {}, {}, x, {}), "images has shape (2, 3, 4, 4): (2, H, W, 3) is wanted");
   const Tensor* other = sums.pointer();
