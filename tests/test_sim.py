@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_as_accurate_as_tf32, assert_rounded_once, conv_precision, relative_error
 
-from vggfast import ops
+from vggfast import VGG, ops
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.selection import gather_selected
 
@@ -76,6 +76,22 @@ def test_every_variant_of_a_convolution(backend, tile, shape, dtype, relu, pool)
             assert relative_error(got, want) < 1e-6
         else:
             assert_rounded_once(got, want)
+
+
+@pytest.mark.parametrize("config", ["A-LRN", "C", "D"])
+def test_a_network_trains_as_on_the_cpu(backend, monkeypatch, config):
+    """Scores and every gradient, in float64."""
+    model = VGG(config, num_classes=5, width=0.125, hidden=16, pool_size=1, dropout=0).double()
+    x, target = torch.randn(2, 3, 33, 38).double(), torch.tensor([0, 3])
+
+    def step():
+        loss = F.cross_entropy(model(x), target)
+        return [loss, *torch.autograd.grad(loss, list(model.parameters()))]
+
+    simulated = step()
+    monkeypatch.undo()  # back to the CPU
+    for got, wanted in zip(simulated, step(), strict=True):
+        assert relative_error(got, wanted) < 1e-11
 
 
 def test_many_splits_of_a_weight_gradient(backend):
