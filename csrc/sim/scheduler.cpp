@@ -225,6 +225,7 @@ void launch(const Launch& launch, const std::function<void()>& body) {
   check_launch(launch);
   machine.launch = launch;
   machine.random.seed(settings().seed + ++machine.launches);
+  machine.time = 1;  // what is known of memory and threads begins anew with each cluster
   machine.counts = {};
   kernel_body = &body;
   const dim3 grid = launch.grid, extent = launch.cluster;

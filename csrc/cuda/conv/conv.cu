@@ -139,8 +139,8 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
     check_workspace(workspace, static_cast<size_t>(shares.partial + shares.partial_bias) * sizeof(SumOf<T>));
     WgradArgs<T> args{.x = source_of<T>(x, {}, h, w),
                       .gz = source_of<T>(gy, selected, h, w),
-                      .image = Divider(std::max<int64_t>(1, h * w)),
                       .row = Divider(std::max<int64_t>(1, w)),
+                      .column = Divider(std::max<int64_t>(1, h)),
                       .pixels = static_cast<int>(x.size(0) * h * w),
                       .kernel = static_cast<int>(kernel),
                       .columns = static_cast<int>(shares.columns),

@@ -28,13 +28,17 @@ struct FpropArgs {
   Output<T> y;
 };
 
-/// Rows of a tile of x that a thread brings: chunk threadIdx % 4 of every 32nd row.
+/// Rows of a tile of x that a thread brings: chunk threadIdx % 4 of every 32nd row, stage after stage.
 template <class T, class Tile, Reads How>
 class PixelRows {
  public:
   static constexpr int count = Tile::rows * row_chunks / Tile::threads;
 
-  __device__ __forceinline__ PixelRows(const FpropArgs<T>& a, int tile) {
+  __device__ __forceinline__ PixelRows(const FpropArgs<T>& a, int tile)
+      : k_(static_cast<int>(threadIdx.x) % row_chunks * chunk_of<T>),
+        dy_(-(a.kernel / 2)),
+        dx_(-(a.kernel / 2)),
+        offset_(int64_t(dy_ * a.x.w + dx_) * a.x.c + k_) {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
       const int row = row_of(i);
@@ -52,47 +56,41 @@ class PixelRows {
         place_[i] = {window.image, real ? y : far_away, x};
       }
     }
-    k_ = static_cast<int>(threadIdx.x) % row_chunks * chunk_of<T>;
-    normalise(a);
+    carry(a);
   }
 
   /// Begins to bring the next stage's chunks; store() ends it, once the stage is free.
   __device__ __forceinline__ void fetch(const FpropArgs<T>& a, char* stage) {
-    const int dy = tap_ / a.kernel - a.kernel / 2, dx = tap_ % a.kernel - a.kernel / 2;
     if constexpr (How == Reads::async) {
-      const int64_t offset = int64_t(dy * a.x.w + dx) * a.x.c + k_;
 #pragma unroll
       for (int i = 0; i < count; ++i) {
-        const bool valid = inside_[i] >> tap_ & 1;
-        ptx::cp_async_ca_16(stage + target(i), valid ? center_[i] + offset : a.x.data, valid);
+        ptx::cp_async_ca_16(stage + target(i), center_[i] + offset_, inside_[i] >> tap_ & 1);
       }
     } else if constexpr (How == Reads::selected) {
 #pragma unroll
-      for (int i = 0; i < count; ++i) {
-        const int y = tap_ < a.kernel * a.kernel ? place_[i].y + dy : far_away;
-        held_[i] = a.x.selected_chunk(place_[i].image, y, place_[i].x + dx, k_);
-      }
+      for (int i = 0; i < count; ++i) held_[i] = a.x.selected_chunk(stored_[i], k_);
     } else {
 #pragma unroll
       for (int e = 0; e < chunk_of<T>; ++e) {
         int tap = tap_, k = k_ + e;
         while (k >= a.x.c) k -= a.x.c, ++tap;
-        const int ey = tap / a.kernel - a.kernel / 2, ex = tap % a.kernel - a.kernel / 2;
+        const int dy = tap / a.kernel - a.kernel / 2, dx = tap % a.kernel - a.kernel / 2;
 #pragma unroll
         for (int i = 0; i < count; ++i) {
-          const int y = tap < a.kernel * a.kernel ? place_[i].y + ey : far_away;
-          held_[i].values[e] = a.x.element(place_[i].image, y, place_[i].x + ex, k);
+          const int y = tap < a.kernel * a.kernel ? place_[i].y + dy : far_away;
+          held_[i].values[e] = a.x.element(place_[i].image, y, place_[i].x + dx, k);
         }
       }
     }
     k_ += depth_of<T>;
-    normalise(a);
+    offset_ += depth_of<T>;
+    carry(a);
   }
 
   __device__ __forceinline__ void store(char* stage) const {
     if constexpr (How != Reads::async) {
 #pragma unroll
-      for (int i = 0; i < count; ++i) *reinterpret_cast<Chunk<T>*>(stage + target(i)) = held_[i];
+      for (int i = 0; i < count; ++i) *reinterpret_cast<Held<T, How>*>(stage + target(i)) = held_[i];
     }
   }
 
@@ -106,64 +104,103 @@ class PixelRows {
   __device__ __forceinline__ static int target(int i) {
     return chunk_offset(row_of(i), static_cast<int>(threadIdx.x) % row_chunks);
   }
-  /// Carries whole pixels over from the channel to the tap.
-  __device__ __forceinline__ void normalise(const FpropArgs<T>& a) {
-    while (k_ >= a.x.c) k_ -= a.x.c, ++tap_;
+  /// Carries whole pixels over from the channel to the tap. In memory, a tap's last channel is followed by the first of
+  /// the tap to its right: the offset goes on by itself, but for the way to the next row of taps.
+  __device__ __forceinline__ void carry(const FpropArgs<T>& a) {
+    while (k_ >= a.x.c) {
+      k_ -= a.x.c;
+      ++tap_;
+      if (++dx_ <= a.kernel / 2) continue;
+      dx_ = -(a.kernel / 2);
+      ++dy_;
+      offset_ += int64_t(a.x.w - a.kernel) * a.x.c;
+    }
+    if constexpr (How == Reads::selected) {
+      if (tap_ != stored_tap_) look_up(a);
+    }
+  }
+  /// Where the tap's pixels lie, for all its channels.
+  __device__ __forceinline__ void look_up(const FpropArgs<T>& a) {
+    stored_tap_ = tap_;
+    const bool real = tap_ < a.kernel * a.kernel;
+#pragma unroll
+    for (int i = 0; i < count; ++i) {
+      stored_[i] = a.x.stored(place_[i].image, real ? place_[i].y + dy_ : far_away, place_[i].x + dx_);
+    }
   }
 
-  int tap_ = 0, k_;
+  int k_, tap_ = 0, dy_, dx_;  // of the next stage: the first channel of this thread's chunk, and its tap
+  int64_t offset_;             // from a row's own pixel, in elements
   const T* center_[How == Reads::async ? count : 1];
-  unsigned inside_[How == Reads::async ? count : 1];
+  unsigned inside_[How == Reads::async ? count : 1];  // a bit for each tap
   Place place_[How == Reads::async ? 1 : count];
-  Chunk<T> held_[How == Reads::async ? 1 : count];
+  int stored_tap_ = -1;
+  typename Source<T>::Stored stored_[How == Reads::selected ? count : 1];
+  Held<T, How> held_[How == Reads::async ? 1 : count];
 };
 
-/// Brings a stage's rows of the packed weights.
+/// Rows of the packed weights that a thread brings, likewise.
 template <class T, class Tile>
-__device__ __forceinline__ void fetch_weights(const FpropArgs<T>& a, int tile, int step, char* stage) {
-  const int chunk = static_cast<int>(threadIdx.x) % row_chunks;
-  const T* from = a.weights + step * depth_of<T> + chunk * chunk_of<T>;
+class WeightRows {
+ public:
+  __device__ __forceinline__ WeightRows(const FpropArgs<T>& a, int tile)
+      : next_(a.weights + int64_t(tile * Tile::columns + row_of(0)) * a.depth + chunk() * chunk_of<T>),
+        apart_(32 * int64_t(a.depth)) {}
+
+  __device__ __forceinline__ void fetch(char* stage) {
 #pragma unroll
-  for (int row = static_cast<int>(threadIdx.x) / row_chunks; row < Tile::columns; row += Tile::threads / row_chunks) {
-    ptx::cp_async_cg_16(stage + chunk_offset(row, chunk), from + int64_t(tile * Tile::columns + row) * a.depth);
+    for (int i = 0; i < Tile::columns / 32; ++i) {
+      ptx::cp_async_cg_16(stage + chunk_offset(row_of(i), chunk()), next_ + i * apart_);
+    }
+    next_ += depth_of<T>;
   }
-}
+
+ private:
+  __device__ __forceinline__ static int row_of(int i) { return static_cast<int>(threadIdx.x) / row_chunks + 32 * i; }
+  __device__ __forceinline__ static int chunk() { return static_cast<int>(threadIdx.x) % row_chunks; }
+
+  const T* next_;
+  int64_t apart_;
+};
 
 template <class Math, class Tile, Reads How>
-__global__ void __launch_bounds__(Tile::threads) conv_fprop_kernel(const FpropArgs<typename Math::Element> a) {
+__global__ void __launch_bounds__(Tile::threads, Tile::least_blocks) conv_fprop_kernel(const FpropArgs<typename Math::Element> a) {
   using T = typename Math::Element;
-  constexpr int stage_bytes = (Tile::rows + Tile::columns) * row_bytes;
+  constexpr int pixel_bytes = Tile::rows * row_bytes, stage_bytes = pixel_bytes + Tile::columns * row_bytes;
   char* const shared = ptx::shared_memory();
-  const auto pixels_of = [&](int step) { return shared + step % Tile::stages * stage_bytes; };
-  const auto weights_of = [&](int step) { return pixels_of(step) + Tile::rows * row_bytes; };
   const int column_tile = static_cast<int>(blockIdx.x) % a.column_tiles;
   const int row_tile = static_cast<int>(blockIdx.x) / a.column_tiles;
   const int steps = a.depth / depth_of<T>;
   const Lane at;
   PixelRows<T, Tile, How> pixels(a, row_tile);
+  WeightRows<T, Tile> weights(a, column_tile);
   Sums<typename Math::Sum, Tile> sums = {};
 
-#pragma unroll 1
+#pragma unroll
   for (int step = 0; step < Tile::stages - 1; ++step) {
     if (step < steps) {
-      pixels.fetch(a, pixels_of(step));
-      pixels.store(pixels_of(step));
-      fetch_weights<T, Tile>(a, column_tile, step, weights_of(step));
+      char* const stage = shared + step * stage_bytes;
+      pixels.fetch(a, stage);
+      pixels.store(stage);
+      weights.fetch(stage + pixel_bytes);
     }
     ptx::cp_async_commit_group();
   }
+  Ring<Tile::stages, stage_bytes> full(0), free(Tile::stages - 1);
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     ptx::cp_async_wait_group<Tile::stages - 2>();
     ptx::sync_threads();
-    const int next = step + Tile::stages - 1;
-    if (next < steps) {
-      pixels.fetch(a, pixels_of(next));
-      fetch_weights<T, Tile>(a, column_tile, next, weights_of(next));
+    const bool more = step + Tile::stages - 1 < steps;
+    char* const refilled = shared + free.next();
+    if (more) {
+      pixels.fetch(a, refilled);
+      weights.fetch(refilled + pixel_bytes);
     }
     ptx::cp_async_commit_group();
-    Math::template multiply<Tile>(sums, pixels_of(step), weights_of(step), at);
-    if (next < steps) pixels.store(pixels_of(next));
+    const char* const stage = shared + full.next();
+    Math::template multiply<Tile>(sums, stage, stage + pixel_bytes, at);
+    if (more) pixels.store(refilled);
   }
   store_outputs<Tile>(a.y, a.windows, row_tile * (Tile::rows / 4), column_tile * Tile::columns, sums, at);
 }

@@ -2,10 +2,33 @@
 // through the epilogue's selection (vggfast/selection.h), as the gradient of the sums before it.
 #pragma once
 
+#include <algorithm>
+#include <type_traits>
+
 #include "cuda/conv/math.h"
 #include "vggfast/conv.h"
 
 namespace vggfast::cuda {
+
+/// A chunk as it is moved: elements of 16 bits would be taken apart and put together again.
+struct alignas(chunk_bytes) Words {
+  uint32_t word[4];
+};
+
+/// A chunk of T with zeros for the elements i whose bit i of `keep` is not set.
+template <class T>
+__device__ __forceinline__ Words masked(Words chunk, unsigned keep) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    if constexpr (sizeof(T) == 2) {
+      const uint32_t pair = keep >> (2 * i);
+      chunk.word[i] &= ((pair & 1) | (pair & 2) << 15) * 0xffffu;
+    } else {
+      chunk.word[i] &= 0u - (keep >> i & 1);
+    }
+  }
+  return chunk;
+}
 
 template <class T>
 struct Source {
@@ -20,48 +43,47 @@ struct Source {
   __device__ __forceinline__ bool inside(int y, int x) const {
     return static_cast<unsigned>(y) < static_cast<unsigned>(h) && static_cast<unsigned>(x) < static_cast<unsigned>(w);
   }
-  /// The stored pixel that (y, x) is part of, counted in its image; -1 where an odd edge is part of none.
-  __device__ __forceinline__ int stored_pixel(int y, int x) const {
-    const int row = y >> (pool ? 1 : 0), column = x >> (pool ? 1 : 0);
-    return row < stored_h && column < stored_w ? row * stored_w + column : -1;
+  /// Where what (y, x) is part of lies: its channels and their bits, and which part of a window it is.
+  struct Stored {
+    static constexpr uint32_t nowhere = ~0u;
+    uint32_t chunk;  // first, from data; or nowhere: outside the image, or at an odd edge that the pool left out
+    uint32_t byte;   // first, from selection
+    unsigned part;   // the bits that a pixel of this column (bits 0-7) and row (8-15) of a window turns over
+  };
+  __device__ __forceinline__ Stored stored(int image, int y, int x) const {
+    const int shift = pool ? 1 : 0, row = y >> shift, column = x >> shift;
+    if (!inside(y, x) || row >= stored_h || column >= stored_w) return {Stored::nowhere, 0, 0};
+    const uint32_t pixel = row * stored_w + column, area = stored_h * stored_w, bytes = (c + 7) / 8;
+    return {(image * area + pixel) * static_cast<uint32_t>(c / chunk_of<T>), (image * planes * area + pixel) * bytes,
+            (x & 1 ? 0u : 0xffu) | (y & 1 ? 0u : 0xff00u)};
   }
-  /// A bit for each of the eight channels from 8 * `byte` on: whether (y, x)'s part of the stored pixel passes.
-  __device__ __forceinline__ unsigned kept(int image, int pixel, int y, int x, int byte) const {
-    const uint8_t* bits = selection + image * (planes * plane) + int64_t(pixel) * ((c + 7) / 8) + byte;
+  /// A bit for each of the eight channels from 8 * `byte` on: whether they pass.
+  __device__ __forceinline__ unsigned kept(const uint8_t* bits, unsigned part) const {
     unsigned keep = 0xff;
     if (relu) {
       keep = *bits;
       bits += plane;
     }
-    if (pool) {
-      const unsigned column = bits[0], row = bits[plane];
-      keep &= (x & 1 ? column : ~column) & (y & 1 ? row : ~row);
-    }
+    if (pool) keep &= (bits[0] ^ part) & (bits[plane] ^ part >> 8);
     return keep;
   }
-  __device__ __forceinline__ const T* values(int image, int pixel) const {
-    return data + (int64_t(image) * stored_h * stored_w + pixel) * c;
+  /// Channels ch ... of it, a chunk that is aligned and whole; zeros where there is nothing or nothing passes.
+  __device__ __forceinline__ Words selected_chunk(Stored at, int ch) const {
+    if (at.chunk == Stored::nowhere) return {};
+    const unsigned keep = kept(selection + at.byte + ch / 8, at.part) >> (ch % 8);
+    return masked<T>(reinterpret_cast<const Words*>(data)[at.chunk + static_cast<uint32_t>(ch / chunk_of<T>)], keep);
   }
 
-  /// Channels ch ... of (y, x), a chunk that is aligned and whole; 0 where the pixel lies outside or nothing passes.
-  __device__ __forceinline__ Chunk<T> selected_chunk(int image, int y, int x, int ch) const {
-    Chunk<T> chunk{};
-    const int pixel = inside(y, x) ? stored_pixel(y, x) : -1;
-    if (pixel < 0) return chunk;
-    const unsigned keep = kept(image, pixel, y, x, ch / 8) >> (ch % 8);
-    chunk = *reinterpret_cast<const Chunk<T>*>(values(image, pixel) + ch);
-#pragma unroll
-    for (int i = 0; i < chunk_of<T>; ++i) {
-      if (!(keep >> i & 1)) chunk.values[i] = T{};
-    }
-    return chunk;
-  }
-  /// One channel of it.
+  /// One channel of (y, x), with a selection or without.
   __device__ __forceinline__ T element(int image, int y, int x, int ch) const {
-    const int pixel = inside(y, x) ? stored_pixel(y, x) : -1;
-    if (pixel < 0) return T{};
-    if ((relu || pool) && !(kept(image, pixel, y, x, ch / 8) >> (ch % 8) & 1)) return T{};
-    return values(image, pixel)[ch];
+    const int shift = pool ? 1 : 0, row = y >> shift, column = x >> shift;
+    if (!inside(y, x) || row >= stored_h || column >= stored_w) return T{};
+    const int64_t pixel = int64_t(row) * stored_w + column, area = int64_t(stored_h) * stored_w;
+    if (relu || pool) {
+      const uint8_t* bits = selection + (image * planes * area + pixel) * ((c + 7) / 8) + ch / 8;
+      if (!(kept(bits, (x & 1 ? 0u : 0xffu) | (y & 1 ? 0u : 0xff00u)) >> (ch % 8) & 1)) return T{};
+    }
+    return data[(image * area + pixel) * c + ch];
   }
 };
 
@@ -72,11 +94,18 @@ enum class Reads {
   gathered,  // element by element: any number of channels, the first layer's three among them; any selection
 };
 
+/// What a thread holds of a chunk between fetching and storing it.
+template <class T, Reads How>
+using Held = std::conditional_t<How == Reads::selected, Words, Chunk<T>>;
+
 template <class T>
 Reads reads_of(const Source<T>& s) {
   const bool whole = s.c % chunk_of<T> == 0 && reinterpret_cast<uintptr_t>(s.data) % chunk_bytes == 0;
   if (!whole || sizeof(T) == 8) return Reads::gathered;
-  return s.relu || s.pool ? Reads::selected : Reads::async;
+  if (!s.relu && !s.pool) return Reads::async;
+  const int64_t pixels = int64_t(s.n) * s.stored_h * s.stored_w;  // Stored counts in 32 bits
+  const int64_t last = std::max(pixels * (s.c / chunk_of<T>), pixels * s.planes * ((s.c + 7) / 8));
+  return last < Source<T>::Stored::nowhere ? Reads::selected : Reads::gathered;
 }
 
 template <class T>

@@ -15,6 +15,7 @@ struct Tile {
   static constexpr int warp_rows = Rows / warps_down, warp_columns = Columns / warps_across;
   static constexpr int down = warp_rows / 16, across = warp_columns / 8;  // products of a warp
   static constexpr int stages = 4;
+  static constexpr int least_blocks = 2;  // of a multiprocessor: up to 255 registers a thread, rather than spills
 };
 
 using LargeTile = Tile<128, 128>;
@@ -35,6 +36,22 @@ constexpr int depth_of = row_bytes / static_cast<int>(sizeof(T));
 __device__ __forceinline__ int chunk_offset(int row, int chunk) {
   return row * row_bytes + (chunk ^ (row >> 1 & 3)) * chunk_bytes;
 }
+
+/// Where the stages of a ring lie, one after the other.
+template <int Stages, int Bytes>
+class Ring {
+ public:
+  __device__ __forceinline__ explicit Ring(int first) : offset_(first * Bytes) {}
+
+  __device__ __forceinline__ int next() {
+    const int now = offset_;
+    offset_ = now + Bytes == Stages * Bytes ? 0 : now + Bytes;
+    return now;
+  }
+
+ private:
+  int offset_;
+};
 
 /// The warp's place among its block's, and the lane's in the 16 x 8 products: rows `group` and `group + 8`, columns
 /// 2 * `within` and the next.

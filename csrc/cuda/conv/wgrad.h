@@ -20,8 +20,8 @@ namespace vggfast::cuda {
 template <class T>
 struct WgradArgs {
   Source<T> x, gz;
-  Divider image, row;  // pixels of one
-  int pixels;          // of the batch
+  Divider row, column;  // pixels of a row, rows of an image
+  int pixels;           // of the batch
   int kernel;
   int columns;  // taps * cin
   int row_tiles, column_tiles, splits;
@@ -33,9 +33,8 @@ struct Pixel {
 };
 template <class T>
 __device__ __forceinline__ Pixel pixel_at(const WgradArgs<T>& a, int pixel) {
-  const int image = a.image.quotient(pixel), within = pixel - image * static_cast<int>(a.image.divisor);
-  const int y = a.row.quotient(within);
-  return {image, y, within - y * static_cast<int>(a.row.divisor)};
+  const int row = a.row.quotient(pixel), image = a.column.quotient(row);
+  return {image, row - image * static_cast<int>(a.column.divisor), pixel - row * static_cast<int>(a.row.divisor)};
 }
 
 /// A thread's chunks of an operand's stages: column threadIdx % chunks of a row, every so many pixels. An operand is
@@ -47,63 +46,75 @@ class PixelChunks {
   static constexpr int apart = Tile::threads / Stage::chunks;
   static constexpr int count = pixels_of_a_stage<T> / apart;
 
-  __device__ __forceinline__ PixelChunks(const WgradArgs<T>& a, int first_column) {
-    column_ = first_column + static_cast<int>(threadIdx.x) % Stage::chunks * chunk_of<T>;
-    const int channels = source(a).c;
-    tap_ = Taps ? column_ / channels : 0;
-    channel_ = column_ - tap_ * channels;
+  /// `first`: the first stage's first pixel.
+  __device__ __forceinline__ PixelChunks(const WgradArgs<T>& a, int first_column, int first)
+      : from_(Taps ? a.x : a.gz), pixel_(first + static_cast<int>(threadIdx.x) / Stage::chunks) {
+    const int column = first_column + static_cast<int>(threadIdx.x) % Stage::chunks * chunk_of<T>;
+    tap_ = Taps ? column / from_.c : 0;
+    channel_ = column - tap_ * from_.c;
+    dy_ = Taps ? tap_ / a.kernel - a.kernel / 2 : 0;
+    dx_ = Taps ? tap_ % a.kernel - a.kernel / 2 : 0;
+    real_ = tap_ < (Taps ? a.kernel * a.kernel : 1) && channel_ < from_.c;
+    // Images follow each other without a gap: a tap is the same way off in all of them.
+    next_ = from_.data + (int64_t(pixel_) + dy_ * from_.w + dx_) * from_.c + channel_;
   }
 
-  /// Begins to bring pixels [first, first + pixels_of_a_stage).
-  __device__ __forceinline__ void fetch(const WgradArgs<T>& a, int first, char* stage) {
-    const Source<T>& from = source(a);
-    const int taps = Taps ? a.kernel * a.kernel : 1;
-    const int dy = Taps ? tap_ / a.kernel - a.kernel / 2 : 0, dx = Taps ? tap_ % a.kernel - a.kernel / 2 : 0;
+  /// Begins to bring the next stage's pixels; store() ends it, once the stage is free.
+  __device__ __forceinline__ void fetch(const WgradArgs<T>& a, char* stage) {
 #pragma unroll
     for (int i = 0; i < count; ++i) {
-      const int row = static_cast<int>(threadIdx.x) / Stage::chunks + apart * i;
-      Pixel p = pixel_at(a, first + row);
-      const bool real = first + row < a.pixels;
-      if constexpr (How == Reads::gathered) {
-#pragma unroll
-        for (int e = 0; e < chunk_of<T>; ++e) {
-          int tap = tap_, channel = channel_ + e;
-          while (Taps && channel >= from.c) channel -= from.c, ++tap;
-          const bool inside = real && tap < taps && channel < from.c;
-          const int ey = Taps ? tap / a.kernel - a.kernel / 2 : 0, ex = Taps ? tap % a.kernel - a.kernel / 2 : 0;
-          held_[i].values[e] = inside ? from.element(p.image, p.y + ey, p.x + ex, channel) : T{};
-        }
+      const int pixel = pixel_ + apart * i;
+      const bool real = real_ && pixel < a.pixels;
+      if constexpr (How == Reads::async && !Taps) {
+        ptx::cp_async_ca_16(stage + target(i), next_ + int64_t(apart * i) * from_.c, real);
       } else {
-        p.y += dy, p.x += dx;
-        const bool inside = real && tap_ < taps && channel_ < from.c && from.inside(p.y, p.x);
-        if constexpr (How == Reads::selected) {
-          held_[i] = inside ? from.selected_chunk(p.image, p.y, p.x, channel_) : Chunk<T>{};
+        const Pixel p = pixel_at(a, pixel);
+        if constexpr (How == Reads::async) {
+          ptx::cp_async_ca_16(stage + target(i), next_ + int64_t(apart * i) * from_.c,
+                              real && from_.inside(p.y + dy_, p.x + dx_));
+        } else if constexpr (How == Reads::selected) {
+          held_[i] = real ? from_.selected_chunk(from_.stored(p.image, p.y + dy_, p.x + dx_), channel_) : Words{};
         } else {
-          const T* chunk = inside ? from.values(p.image, p.y * from.w + p.x) + channel_ : from.data;
-          ptx::cp_async_ca_16(stage + target(row), chunk, inside);
+          held_[i] = gathered(a, p, pixel < a.pixels);
         }
       }
     }
+    pixel_ += pixels_of_a_stage<T>;
+    next_ += int64_t(pixels_of_a_stage<T>) * from_.c;
   }
 
   __device__ __forceinline__ void store(char* stage) const {
     if constexpr (How != Reads::async) {
 #pragma unroll
-      for (int i = 0; i < count; ++i) {
-        const int row = static_cast<int>(threadIdx.x) / Stage::chunks + apart * i;
-        *reinterpret_cast<Chunk<T>*>(stage + target(row)) = held_[i];
-      }
+      for (int i = 0; i < count; ++i) *reinterpret_cast<Held<T, How>*>(stage + target(i)) = held_[i];
     }
   }
 
  private:
-  __device__ __forceinline__ static const Source<T>& source(const WgradArgs<T>& a) { return Taps ? a.x : a.gz; }
-  __device__ __forceinline__ static int target(int row) {
-    return Stage::chunk_offset(row, static_cast<int>(threadIdx.x) % Stage::chunks);
+  /// A chunk element by element: each may belong to a tap of its own.
+  __device__ __forceinline__ Chunk<T> gathered(const WgradArgs<T>& a, Pixel p, bool real) const {
+    Chunk<T> chunk;
+#pragma unroll
+    for (int e = 0; e < chunk_of<T>; ++e) {
+      int tap = tap_, channel = channel_ + e;
+      while (Taps && channel >= from_.c) channel -= from_.c, ++tap;
+      const int dy = Taps ? tap / a.kernel - a.kernel / 2 : 0, dx = Taps ? tap % a.kernel - a.kernel / 2 : 0;
+      const bool inside = real && tap < (Taps ? a.kernel * a.kernel : 1) && channel < from_.c;
+      chunk.values[e] = inside ? from_.element(p.image, p.y + dy, p.x + dx, channel) : T{};
+    }
+    return chunk;
+  }
+  __device__ __forceinline__ static int target(int i) {
+    return Stage::chunk_offset(static_cast<int>(threadIdx.x) / Stage::chunks + apart * i,
+                               static_cast<int>(threadIdx.x) % Stage::chunks);
   }
 
-  int column_, tap_, channel_;
-  Chunk<T> held_[How == Reads::async ? 1 : count];
+  const Source<T>& from_;
+  int pixel_;                    // of the next stage, this thread's first
+  int tap_, channel_, dy_, dx_;  // of its chunks
+  bool real_;                    // whether there are such
+  const T* next_;                // where the next stage's first chunk lies, for cp.async
+  Held<T, How> held_[How == Reads::async ? 1 : count];
 };
 
 /// Writes a block's sums to its part of `partial`; the bias' once, by the warps of the first column.
@@ -137,13 +148,12 @@ __device__ __forceinline__ void store_partial(const WgradArgs<T>& a, int split, 
 }
 
 template <class Math, class Tile, Reads Gradients, Reads Inputs>
-__global__ void __launch_bounds__(Tile::threads) conv_wgrad_kernel(const WgradArgs<typename Math::Element> a) {
+__global__ void __launch_bounds__(Tile::threads, Tile::least_blocks) conv_wgrad_kernel(const WgradArgs<typename Math::Element> a) {
   using T = typename Math::Element;
   using Sum = typename Math::Sum;
-  constexpr int gradient_bytes = PixelStage<T, Tile::rows>::bytes, input_bytes = PixelStage<T, Tile::columns>::bytes;
+  constexpr int gradient_bytes = PixelStage<T, Tile::rows>::bytes;
+  constexpr int stage_bytes = gradient_bytes + PixelStage<T, Tile::columns>::bytes;
   char* const shared = ptx::shared_memory();
-  const auto gradients_of = [&](int step) { return shared + step % Tile::stages * (gradient_bytes + input_bytes); };
-  const auto inputs_of = [&](int step) { return gradients_of(step) + gradient_bytes; };
   const int column_tile = static_cast<int>(blockIdx.x) % a.column_tiles;
   const int row_tile = static_cast<int>(blockIdx.x) / a.column_tiles % a.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / a.column_tiles / a.row_tiles;
@@ -152,36 +162,40 @@ __global__ void __launch_bounds__(Tile::threads) conv_wgrad_kernel(const WgradAr
   const int steps = static_cast<int>(int64_t(all) * (split + 1) / a.splits) - begin;
   const Lane at;
   const bool with_bias = a.partial_bias && column_tile == 0 && at.warp_across == 0;
-  PixelChunks<T, Tile, Tile::rows, Gradients, false> gradients(a, row_tile * Tile::rows);
-  PixelChunks<T, Tile, Tile::columns, Inputs, true> inputs(a, column_tile * Tile::columns);
+  const int first = begin * pixels_of_a_stage<T>;
+  PixelChunks<T, Tile, Tile::rows, Gradients, false> gradients(a, row_tile * Tile::rows, first);
+  PixelChunks<T, Tile, Tile::columns, Inputs, true> inputs(a, column_tile * Tile::columns, first);
   Sums<Sum, Tile> sums = {};
   BiasSums<Sum, Tile> bias = {};
-  const auto fetch = [&](int step) {
-    gradients.fetch(a, (begin + step) * pixels_of_a_stage<T>, gradients_of(step));
-    inputs.fetch(a, (begin + step) * pixels_of_a_stage<T>, inputs_of(step));
+  const auto fetch = [&](char* stage) {
+    gradients.fetch(a, stage);
+    inputs.fetch(a, stage + gradient_bytes);
   };
-  const auto store = [&](int step) {
-    gradients.store(gradients_of(step));
-    inputs.store(inputs_of(step));
+  const auto store = [&](char* stage) {
+    gradients.store(stage);
+    inputs.store(stage + gradient_bytes);
   };
 
 #pragma unroll 1
   for (int step = 0; step < Tile::stages - 1; ++step) {
     if (step < steps) {
-      fetch(step);
-      store(step);
+      fetch(shared + step * stage_bytes);
+      store(shared + step * stage_bytes);
     }
     ptx::cp_async_commit_group();
   }
+  Ring<Tile::stages, stage_bytes> full(0), free(Tile::stages - 1);
 #pragma unroll 1
   for (int step = 0; step < steps; ++step) {
     ptx::cp_async_wait_group<Tile::stages - 2>();
     ptx::sync_threads();
-    const int next = step + Tile::stages - 1;
-    if (next < steps) fetch(next);
+    const bool more = step + Tile::stages - 1 < steps;
+    char* const refilled = shared + free.next();
+    if (more) fetch(refilled);
     ptx::cp_async_commit_group();
-    multiply_pixels<Tile>(Math(), sums, bias, with_bias, gradients_of(step), inputs_of(step), at);
-    if (next < steps) store(next);
+    const char* const stage = shared + full.next();
+    multiply_pixels<Tile>(Math(), sums, bias, with_bias, stage, stage + gradient_bytes, at);
+    if (more) store(refilled);
   }
   store_partial<Tile>(a, split, row_tile * Tile::rows, column_tile * Tile::columns, sums, bias, with_bias, at);
 }
