@@ -164,7 +164,8 @@ class WeightRows {
 };
 
 template <class Math, class Tile, Reads How>
-__global__ void __launch_bounds__(Tile::threads, Tile::least_blocks) conv_fprop_kernel(const FpropArgs<typename Math::Element> a) {
+__global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
+    conv_fprop_kernel(const FpropArgs<typename Math::Element> a) {
   using T = typename Math::Element;
   constexpr int pixel_bytes = Tile::rows * row_bytes, stage_bytes = pixel_bytes + Tile::columns * row_bytes;
   char* const shared = ptx::shared_memory();

@@ -148,7 +148,8 @@ __device__ __forceinline__ void store_partial(const WgradArgs<T>& a, int split, 
 }
 
 template <class Math, class Tile, Reads Gradients, Reads Inputs>
-__global__ void __launch_bounds__(Tile::threads, Tile::least_blocks) conv_wgrad_kernel(const WgradArgs<typename Math::Element> a) {
+__global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
+    conv_wgrad_kernel(const WgradArgs<typename Math::Element> a) {
   using T = typename Math::Element;
   using Sum = typename Math::Sum;
   constexpr int gradient_bytes = PixelStage<T, Tile::rows>::bytes;
