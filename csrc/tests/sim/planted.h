@@ -26,10 +26,21 @@ std::string fault_of(void (*kernel)(Params...), const cuda::Grid& grid, Args... 
   return faults;
 }
 
-inline void check_fault(const char* file, int line, const std::string& text,
+/// The kernel of a call "(kernel, grid, ...)" as it is written.
+inline std::string kernel_of(const std::string& call) {
+  size_t end = 1;
+  for (int depth = 0; end < call.size() && (depth > 0 || call[end] != ','); ++end) {
+    depth += call[end] == '<' ? 1 : call[end] == '>' ? -1 : 0;
+  }
+  return call.substr(1, end - 1);
+}
+
+/// Prints a line: what was planted, and by what words it was found.
+inline void check_fault(const char* file, int line, const char* call, const std::string& text,
                         std::initializer_list<const char*> wanted) {
   ++checks;
-  std::cout << "caught: " << text.substr(0, text.find("\nsim:")) << "\n";
+  const size_t thread = text.find("lane "), words = thread == std::string::npos ? 0 : text.find(": ", thread) + 2;
+  std::cout << "caught " << kernel_of(call) << ": " << text.substr(words, text.find("\nsim:") - words) << "\n";
   for (const char* each : wanted) {
     if (text.find(each) == std::string::npos) {
       report(file, line, "the fault is '", text, "', wanted '", each, "'");
@@ -40,5 +51,5 @@ inline void check_fault(const char* file, int line, const std::string& text,
 }  // namespace vggfast::test
 
 /// CHECK_FAULT((kernel, grid, arguments...), texts...): each text is in the fault's message.
-#define CHECK_FAULT(call, ...) ::vggfast::test::check_fault(__FILE__, __LINE__, fault_of call, {__VA_ARGS__})
+#define CHECK_FAULT(call, ...) ::vggfast::test::check_fault(__FILE__, __LINE__, #call, fault_of call, {__VA_ARGS__})
 #define CHECK_CLEAN(call) CHECK_EQUAL(fault_of call, std::string(), "a correct kernel")
