@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import re
 import warnings
@@ -37,26 +36,19 @@ class Backend:
         return hasattr(self.ops, name)
 
     def run(self, name: str, *args) -> None:
-        """Runs op `name`. `args` are its inputs and outputs; tensors lie as the op wants them."""
-        tensors = [arg for arg in args if isinstance(arg, Tensor)]
-        with self.current(tensors[0].device):
-            views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
-            context = self.context()
-            if size := getattr(self.ops, f"{name}_workspace", None):
-                room = self.empty(tensors[0], (size(*views, context),), torch.uint8)
-                views.append(self.view(room))
-            getattr(self.ops, name)(*views, context)
+        """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op wants them."""
+        views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
+        context = self.context()
+        if size := getattr(self.ops, f"{name}_workspace", None):
+            views.append(self.view(self.empty(args[0], (size(*views, context),), torch.uint8)))
+        getattr(self.ops, name)(*views, context)
 
     def view(self, t: Tensor):
         return _native._view(self.module, t, self.device)
 
-    def current(self, device: torch.device):
-        """A context in which `device` is the current one of its kind."""
-        return contextlib.nullcontext()
-
     def context(self):
         """How the core is to run a call."""
-        return self.module.Context(threads=_native.threads())
+        return self.module.Context(_native.threads())
 
     def empty(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype, memory_format=torch.contiguous_format):
         """Room for a result or a workspace."""
@@ -71,8 +63,9 @@ class CudaBackend(Backend):
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")
 
-    def current(self, device):
-        return torch.cuda.device(device)
+    def run(self, name, *args):
+        with torch.cuda.device(args[0].device):
+            super().run(name, *args)
 
     def context(self):
         tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
@@ -91,8 +84,7 @@ class TorchBackend:
         return hasattr(_torch_kernels, name)
 
     def run(self, name: str, *args) -> None:
-        device = next(arg.device for arg in args if isinstance(arg, Tensor))
-        with torch.autocast(device.type, enabled=False):  # dtypes are settled
+        with torch.autocast(args[0].device.type, enabled=False):  # dtypes are settled
             getattr(_torch_kernels, name)(*args)
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
