@@ -10,7 +10,6 @@ perfect L1 lets through; "operands" what products read of shared memory.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,11 +20,11 @@ import torch
 from layers import LAYERS, PASSES
 from peers.report import draw
 from rich.progress import track
+from simulated import ROOT, Simulated, simulator
 
 from vggfast.ops import _backends, local_response_norm, max_pool2x2
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "roofline-h200.json"
 MEASURED = ROOT / "benchmarks" / "results" / "conv-cuda.json"
 POOLED = {(64, 64, 224), (128, 128, 112), (256, 256, 56), (512, 512, 28), (512, 512, 14)}
@@ -46,27 +45,18 @@ class Ceilings:
         return self.flops / {"bf16": 1, "fp16": 1, "tf32": 2, "fp32": 788 / 60}[dtype]
 
 
-class Simulated(_backends.Backend):
-    """The CUDA kernels in the simulator: counted, results of no use."""
+class Counted(Simulated):
+    """Results are of no use: few blocks are run.
 
-    dtypes = (*_backends.NARROW, *_backends.WIDE)
+    Attributes:
+        bytes: of the tensors of the last call, once each: what it cannot help moving to and from memory.
+    """
 
-    def __init__(self, module, tf32: bool):
-        super().__init__(module, "cuda")
-        self.tf32 = tf32
+    bytes = 0
 
-    def context(self):
-        return self.module.Context(tf32=self.tf32)
-
-
-def simulator():
-    """The module _sim that `make sim` builds."""
-    for path in (ROOT / "build" / "sim").rglob("_sim.*.so"):
-        spec = importlib.util.spec_from_file_location("_sim", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    raise SystemExit("the simulator is not built: make sim")
+    def run(self, name, *args):
+        self.bytes = sum(arg.numel() * arg.element_size() for arg in args if isinstance(arg, torch.Tensor))
+        super().run(name, *args)
 
 
 def name_of(cin: int, cout: int, size: int, which: str) -> str:
@@ -103,13 +93,17 @@ def calls(batch: int, dtype: torch.dtype) -> list[tuple[str, Callable[[], object
     ]
 
 
-def estimate(c: dict, dtype: str, ceilings: Ceilings) -> tuple[float, str]:
-    """The milliseconds that a launch cannot beat, and what bounds it."""
-    flops = 2 * c["multiply_adds"] / ceilings.of(dtype)
-    l2 = (c["global_distinct"] + c["global_written"]) / ceilings.l2
-    shared = (c["shared_read"] + c["shared_written"]) / ceilings.shared
-    bound = max((flops, "products"), (l2, "L2"), (shared, "shared memory"))
-    return bound[0] * 1e3, bound[1]
+def estimate(kernel: str, c: dict, moved: int, dtype: str, ceilings: Ceilings) -> tuple[float, str]:
+    """The milliseconds that a launch cannot beat, and what bounds it; `moved`: bytes of the op that it belongs to."""
+    helps = kernel.startswith(("pack_weights", "reduce_wgrad"))  # what these move stays in L2
+    bounds = [
+        (2 * c["multiply_adds"] / ceilings.of(dtype), "products"),
+        (0 if helps else moved / ceilings.memory, "memory"),
+        ((c["global_distinct"] + c["global_written"]) / ceilings.l2, "L2"),
+        ((c["shared_read"] + c["shared_written"]) / ceilings.shared, "shared memory"),
+    ]
+    seconds, what = max(bounds)
+    return seconds * 1e3, what
 
 
 def measured(batch: int, dtype: str) -> dict[str, float]:
@@ -131,8 +125,12 @@ def main() -> None:
     parser.add_argument("--blocks", type=int, default=4, help="blocks of each launch that are run (default 4)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the counters")
     arguments = parser.parse_args()
-    module, ceilings, known = simulator(), Ceilings(), measured(arguments.batch, arguments.dtype)
-    _backends.OF_DEVICE["cpu"] = lambda index: Simulated(module, arguments.dtype == "tf32")
+    ceilings, known = Ceilings(), measured(arguments.batch, arguments.dtype)
+    if (module := simulator()) is None:
+        raise SystemExit("the simulator is not built: make sim")
+    counted = Counted(module)
+    _backends.OF_DEVICE["cpu"] = lambda index: counted
+    torch.backends.cudnn.conv.fp32_precision = "tf32" if arguments.dtype == "tf32" else "ieee"
     module.set_blocks(arguments.blocks)
     rows, table = [], []
     with torch.no_grad():
@@ -140,7 +138,7 @@ def main() -> None:
             module.clear_counters()
             call()
             for kernel, counts in module.counters().items():
-                milliseconds, bound = estimate(counts, arguments.dtype, ceilings)
+                milliseconds, bound = estimate(kernel, counts, counted.bytes, arguments.dtype, ceilings)
                 rows.append({"layer": name, "kernel": kernel, "estimate_ms": milliseconds, "bound": bound, **counts})
                 got = known.get(name) if kernel.startswith("conv") else None
                 table.append([name, kernel.removesuffix("_kernel"), f"{counts['blocks']}",

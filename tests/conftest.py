@@ -5,6 +5,7 @@ import copy
 import functools
 import importlib.util
 import subprocess
+import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,40 +18,23 @@ from PIL import Image
 from vggfast import _native
 from vggfast.ops import _backends
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+from simulated import Simulated, simulator
+
 # ---- back ends -----------------------------------------------------------------------------------------------------
 
 # The CPU's instruction sets; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds it) and on a real
 # one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
 BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "sim", "torch", "cuda")
-ROOT = Path(__file__).resolve().parents[1]
 
 
-class SimBackend(_backends.Backend):
-    """The CUDA kernels on the simulated GPU. Room for results is poisoned: NaN in every format."""
-
-    dtypes = (*_backends.NARROW, *_backends.WIDE)
-
-    def __init__(self, module):
-        super().__init__(module, "cuda")
-
-    def context(self):
-        return self.module.Context(tf32=torch.backends.cudnn.conv.fp32_precision == "tf32")
+class Poisoned(Simulated):
+    """Room for results holds NaN in every format."""
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
-        t = torch.empty(shape, dtype=dtype, memory_format=memory_format)
+        t = super().empty(like, shape, dtype, memory_format)
         t.untyped_storage().fill_(0xFF)
         return t
-
-
-@functools.cache
-def simulator():
-    """The compiled module _sim, or None where it was not built."""
-    for path in (ROOT / "build" / "sim").rglob("_sim.*.so"):
-        spec = importlib.util.spec_from_file_location("_sim", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    return None
 
 
 @dataclass(frozen=True)
@@ -131,7 +115,7 @@ def backend(request, monkeypatch):
             yield Backend(kind, "cuda")
         torch.set_default_device(None)
         return
-    ours = SimBackend(request.getfixturevalue("sim")) if kind == "sim" else _backends.TorchBackend()
+    ours = Poisoned(request.getfixturevalue("sim")) if kind == "sim" else _backends.TorchBackend()
     monkeypatch.setitem(_backends.OF_DEVICE, "cpu", lambda index: ours)
     with conv_precision("ieee"):
         yield Backend(kind, "cpu")

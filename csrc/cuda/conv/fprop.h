@@ -4,16 +4,16 @@
 //
 // The taps of a tile read the same pixels nine times over, through L1; the weights pass it by. A tile's rows are
 // pixels, in the order of the 2 x 2 windows that they form (Windows), so that a thread holds whole windows and pools in
-// registers. Shared memory: Tile::stages stages of rows + columns rows of 64 bytes, 64 KB at most. Each step waits for
-// its stage, then for all threads (who are then done with the stage before), refills that one, and multiplies.
+// registers. Shared memory: Tile::stages stages of rows + columns rows of 64 bytes, 64 KB at most. Who waits on whom:
+// mainloop.h.
 #pragma once
 
 #include "cuda/conv/epilogue.h"
+#include "cuda/conv/mainloop.h"
 #include "cuda/conv/math.h"
 #include "cuda/conv/source.h"
 #include "cuda/conv/windows.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/ptx/sync.h"
 
 namespace vggfast::cuda {
 
@@ -168,7 +168,6 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
     conv_fprop_kernel(const FpropArgs<typename Math::Element> a) {
   using T = typename Math::Element;
   constexpr int pixel_bytes = Tile::rows * row_bytes, stage_bytes = pixel_bytes + Tile::columns * row_bytes;
-  char* const shared = ptx::shared_memory();
   const int column_tile = static_cast<int>(blockIdx.x) % a.column_tiles;
   const int row_tile = static_cast<int>(blockIdx.x) / a.column_tiles;
   const int steps = a.depth / depth_of<T>;
@@ -176,33 +175,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
   PixelRows<T, Tile, How> pixels(a, row_tile);
   WeightRows<T, Tile> weights(a, column_tile);
   Sums<typename Math::Sum, Tile> sums = {};
-
-#pragma unroll
-  for (int step = 0; step < Tile::stages - 1; ++step) {
-    if (step < steps) {
-      char* const stage = shared + step * stage_bytes;
-      pixels.fetch(a, stage);
-      pixels.store(stage);
-      weights.fetch(stage + pixel_bytes);
-    }
-    ptx::cp_async_commit_group();
-  }
-  Ring<Tile::stages, stage_bytes> full(0), free(Tile::stages - 1);
-#pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
-    ptx::cp_async_wait_group<Tile::stages - 2>();
-    ptx::sync_threads();
-    const bool more = step + Tile::stages - 1 < steps;
-    char* const refilled = shared + free.next();
-    if (more) {
-      pixels.fetch(a, refilled);
-      weights.fetch(refilled + pixel_bytes);
-    }
-    ptx::cp_async_commit_group();
-    const char* const stage = shared + full.next();
-    Math::template multiply<Tile>(sums, stage, stage + pixel_bytes, at);
-    if (more) pixels.store(refilled);
-  }
+  const auto fetch = [&](char* stage) {
+    pixels.fetch(a, stage);
+    weights.fetch(stage + pixel_bytes);
+  };
+  const auto multiply = [&](const char* stage) { Math::template multiply<Tile>(sums, stage, stage + pixel_bytes, at); };
+  run_stages<Tile, stage_bytes>(steps, fetch, [&](char* stage) { pixels.store(stage); }, multiply);
   store_outputs<Tile>(a.y, a.windows, row_tile * (Tile::rows / 4), column_tile * Tile::columns, sums, at);
 }
 

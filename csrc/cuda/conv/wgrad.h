@@ -5,14 +5,14 @@
 // Both operands are read where they lie, gz through its selection. A block owns a tile of gw and a share of the pixels
 // (split); its sums go to partial (splits x cout x taps * cin) and partial_bias (splits x cout), which reduce.cu adds
 // up in order: no atomics, the same bits every time. Shared memory: Tile::stages stages of rows + columns times 64
-// bytes, 64 KB at most. Waiting is as in fprop.h.
+// bytes, 64 KB at most. Who waits on whom: mainloop.h.
 #pragma once
 
+#include "cuda/conv/mainloop.h"
 #include "cuda/conv/source.h"
 #include "cuda/conv/wgrad_math.h"
 #include "cuda/divider.h"
 #include "cuda/ptx/cp_async.h"
-#include "cuda/ptx/sync.h"
 #include "cuda/ptx/warp.h"
 
 namespace vggfast::cuda {
@@ -154,7 +154,6 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
   using Sum = typename Math::Sum;
   constexpr int gradient_bytes = PixelStage<T, Tile::rows>::bytes;
   constexpr int stage_bytes = gradient_bytes + PixelStage<T, Tile::columns>::bytes;
-  char* const shared = ptx::shared_memory();
   const int column_tile = static_cast<int>(blockIdx.x) % a.column_tiles;
   const int row_tile = static_cast<int>(blockIdx.x) / a.column_tiles % a.row_tiles;
   const int split = static_cast<int>(blockIdx.x) / a.column_tiles / a.row_tiles;
@@ -176,28 +175,10 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
     gradients.store(stage);
     inputs.store(stage + gradient_bytes);
   };
-
-#pragma unroll 1
-  for (int step = 0; step < Tile::stages - 1; ++step) {
-    if (step < steps) {
-      fetch(shared + step * stage_bytes);
-      store(shared + step * stage_bytes);
-    }
-    ptx::cp_async_commit_group();
-  }
-  Ring<Tile::stages, stage_bytes> full(0), free(Tile::stages - 1);
-#pragma unroll 1
-  for (int step = 0; step < steps; ++step) {
-    ptx::cp_async_wait_group<Tile::stages - 2>();
-    ptx::sync_threads();
-    const bool more = step + Tile::stages - 1 < steps;
-    char* const refilled = shared + free.next();
-    if (more) fetch(refilled);
-    ptx::cp_async_commit_group();
-    const char* const stage = shared + full.next();
+  const auto multiply = [&](const char* stage) {
     multiply_pixels<Tile>(Math(), sums, bias, with_bias, stage, stage + gradient_bytes, at);
-    if (more) store(refilled);
-  }
+  };
+  run_stages<Tile, stage_bytes>(steps, fetch, store, multiply);
   store_partial<Tile>(a, split, row_tile * Tile::rows, column_tile * Tile::columns, sums, bias, with_bias, at);
 }
 
