@@ -1,4 +1,4 @@
-"""The CUDA kernels on the simulated GPU (csrc/sim), as a back end of vggfast.ops for CPU tensors; `make sim` builds it."""
+"""The CUDA kernels on the simulated GPU (csrc/sim) as a back end of vggfast.ops for CPU tensors: `make sim`."""
 
 from __future__ import annotations
 
