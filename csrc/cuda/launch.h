@@ -32,6 +32,7 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, const
 
 /// Of the current device.
 inline int multiprocessors() { return sim::multiprocessors; }
+inline bool is_hopper() { return true; }
 
 #else
 
@@ -60,12 +61,18 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, const
   check(cudaLaunchKernelEx(&config, kernel, Params(args)...), name);
 }
 
-/// Of the current device.
-inline int multiprocessors() {
-  int device = 0, count = 0;
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   check(cudaGetDevice(&device), "cudaGetDevice");
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "cudaDeviceGetAttribute");
-  return count;
+  check(cudaDeviceGetAttribute(&value, attribute, device), "cudaDeviceGetAttribute");
+  return value;
+}
+
+/// Of the current device.
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline bool is_hopper() {
+  return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
+         device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;
 }
 
 #endif

@@ -4,7 +4,7 @@
 #include "core/conv_checks.h"
 #include "cuda/conv/pack.h"
 #include "cuda/conv/reduce.h"
-#include "cuda/conv/run.h"
+#include "cuda/conv/portable/run.h"
 #include "cuda/dtypes.h"
 #include "vggfast/cuda.h"
 

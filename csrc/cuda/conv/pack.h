@@ -2,7 +2,7 @@
 // with zeros to whole tiles and stages; for dgrad, input and output channels change places and the taps are mirrored.
 #pragma once
 
-#include "cuda/conv/math.h"
+#include "cuda/conv/portable/math.h"
 #include "vggfast/tensor.h"
 
 namespace vggfast::cuda {

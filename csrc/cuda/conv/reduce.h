@@ -1,7 +1,7 @@
 // The last step of wgrad: the splits' sums, added up in their order, as gw and gb.
 #pragma once
 
-#include "cuda/conv/wgrad.h"
+#include "cuda/conv/portable/wgrad.h"
 
 namespace vggfast::cuda {
 

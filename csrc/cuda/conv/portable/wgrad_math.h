@@ -2,8 +2,8 @@
 // `multiply` adds a stage's products to the sums, laid out as in math.h, and, where asked, its gradients to the bias'.
 #pragma once
 
-#include "cuda/conv/epilogue.h"
-#include "cuda/conv/math.h"
+#include "cuda/conv/portable/epilogue.h"
+#include "cuda/conv/portable/math.h"
 
 namespace vggfast::cuda {
 

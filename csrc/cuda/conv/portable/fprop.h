@@ -8,11 +8,11 @@
 // mainloop.h.
 #pragma once
 
-#include "cuda/conv/epilogue.h"
-#include "cuda/conv/mainloop.h"
-#include "cuda/conv/math.h"
-#include "cuda/conv/source.h"
-#include "cuda/conv/windows.h"
+#include "cuda/conv/portable/epilogue.h"
+#include "cuda/conv/portable/mainloop.h"
+#include "cuda/conv/portable/math.h"
+#include "cuda/conv/portable/source.h"
+#include "cuda/conv/portable/windows.h"
 #include "cuda/ptx/cp_async.h"
 
 namespace vggfast::cuda {

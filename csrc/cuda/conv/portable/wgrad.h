@@ -8,9 +8,9 @@
 // bytes, 64 KB at most. Who waits on whom: mainloop.h.
 #pragma once
 
-#include "cuda/conv/mainloop.h"
-#include "cuda/conv/source.h"
-#include "cuda/conv/wgrad_math.h"
+#include "cuda/conv/portable/mainloop.h"
+#include "cuda/conv/portable/source.h"
+#include "cuda/conv/portable/wgrad_math.h"
 #include "cuda/divider.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/warp.h"

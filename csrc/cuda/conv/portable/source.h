@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cuda/conv/math.h"
+#include "cuda/conv/portable/math.h"
 #include "vggfast/conv.h"
 
 namespace vggfast::cuda {

@@ -1,7 +1,7 @@
 // The body of run_wgrad (run.h), for the sources that instantiate it.
 #pragma once
 
-#include "cuda/conv/run.h"
+#include "cuda/conv/portable/run.h"
 
 namespace vggfast::cuda {
 

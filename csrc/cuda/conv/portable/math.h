@@ -3,7 +3,7 @@
 // the same for every dtype. `multiply` serves operands whose rows run along the sum (fprop, dgrad).
 #pragma once
 
-#include "cuda/conv/tile.h"
+#include "cuda/conv/portable/tile.h"
 #include "cuda/ptx/cvt.h"
 #include "cuda/ptx/ldmatrix.h"
 #include "cuda/ptx/mma.h"

@@ -1,4 +1,4 @@
-#include "cuda/conv/run_wgrad.h"
+#include "cuda/conv/portable/run_wgrad.h"
 
 namespace vggfast::cuda {
 

@@ -3,7 +3,7 @@
 // refilled; and multiplies.
 #pragma once
 
-#include "cuda/conv/tile.h"
+#include "cuda/conv/portable/tile.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/sync.h"
 

@@ -1,4 +1,4 @@
-#include "cuda/conv/run_fprop.h"
+#include "cuda/conv/portable/run_fprop.h"
 
 namespace vggfast::cuda {
 

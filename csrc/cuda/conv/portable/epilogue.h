@@ -6,8 +6,8 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cuda/conv/math.h"
-#include "cuda/conv/windows.h"
+#include "cuda/conv/portable/math.h"
+#include "cuda/conv/portable/windows.h"
 #include "cuda/ptx/warp.h"
 
 namespace vggfast::cuda {
