@@ -1,0 +1,55 @@
+// Which tiles a block computes. Blocks stay, and take tile after tile: all channels of some pixels, then the next ones,
+// so that what the blocks read at a time is little of x and lies in L2.
+#pragma once
+
+#include "cuda/conv/hopper/tile.h"
+#include "cuda/divider.h"
+
+namespace vggfast::cuda::hopper {
+
+/// Of the output before a pool.
+struct Extent {
+  int n, h, w, c;
+  int64_t pixels() const { return int64_t(n) * h * w; }
+};
+
+/// Where a tile's outputs lie. Fed flat, `image`, y and x are the first pixel's, and `flat` is its number.
+struct Place {
+  int channel, image, y, x, flat;
+};
+
+struct Schedule {
+  Divider channel_groups, tiles_across, tiles_down;  // of an image; fed flat: its width, its height
+  int groups;                                        // tiles that a cluster computes together, over all
+
+  template <class Tile>
+  static Schedule of(const Extent& y) {
+    const auto tiles = [](int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; };
+    const int64_t across = Tile::by_rows ? tiles(y.w, tile_width) : y.w,
+                  down = Tile::by_rows ? tiles(y.h, Tile::rows) : y.h;
+    const int64_t pixel_tiles = Tile::by_rows ? y.n * across * down : tiles(y.pixels(), Tile::pixels);
+    const int64_t channel_groups = tiles(y.c, Tile::channels * Tile::down);
+    return {Divider(channel_groups), Divider(across), Divider(down),
+            static_cast<int>(tiles(pixel_tiles, Tile::across) * channel_groups)};
+  }
+
+  /// Of the block of this place in its cluster.
+  template <class Tile>
+  __device__ __forceinline__ Place place(int group, int down, int across) const {
+    const int pixel_group = channel_groups.quotient(group);
+    const int channel_group = group - pixel_group * static_cast<int>(channel_groups.divisor);
+    const int tile = pixel_group * Tile::across + across;
+    const int flat = Tile::by_rows ? tile : tile * Tile::pixels;
+    const int line = tiles_across.quotient(flat), image = tiles_down.quotient(line);
+    Place place{(channel_group * Tile::down + down) * Tile::channels, image,
+                line - image * static_cast<int>(tiles_down.divisor),
+                flat - line * static_cast<int>(tiles_across.divisor), flat};
+    if constexpr (Tile::by_rows) {
+      place.y *= Tile::rows;
+      place.x *= tile_width;
+    }
+    return place;
+  }
+};
+
+}  // namespace vggfast::cuda::hopper
