@@ -1,5 +1,5 @@
-"""The Hopper convolutions on the simulated GPU: every tile, at sizes that cross its edges. The GPU is made small, so that a
-block computes several tiles."""
+"""The Hopper convolutions on the simulated GPU: every tile, at sizes that cross its edges. The GPU is made small, so that
+a block computes several tiles."""
 
 import pytest
 import torch
@@ -60,17 +60,18 @@ def check_fprop(x, weight, bias, relu, pool, close=assert_rounded_once):
     close(y, gather_selected(exact, selection) if relu or pool else exact)
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "epilogue"),
+    [*(("odd", epilogue) for epilogue in EPILOGUES), ("one pixel", "relu"), ("more rows than a tile has", "relu, pool"),
+     ("images end within a tile", "relu"), ("many channels", "relu, pool")],
+)  # fmt: skip
 def test_every_tile(backend, sim, tile, name, shape, epilogue):
-    if epilogue.endswith("pool") and shape == "one pixel":
-        pytest.skip("no window")
     tile(name)
     sim.set_seed(len(name) + len(shape))
     check_fprop(*(t.bfloat16() for t in tensors(*SHAPES[shape])), *EPILOGUES[epilogue])
 
 
-@pytest.mark.parametrize("epilogue", ["relu", "relu, pool"])
+@pytest.mark.parametrize("epilogue", ["relu, pool"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
 def test_every_dtype(backend, tile, name, dtype, epilogue):
     tile(name)
@@ -79,7 +80,7 @@ def test_every_dtype(backend, tile, name, dtype, epilogue):
         check_fprop(*(t.to(dtype) for t in tensors(*ODD)), *EPILOGUES[epilogue], close)
 
 
-@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("epilogue", ["none", "relu, pool"])
 def test_dgrad(backend, tile, name, epilogue):
     """Mirrored weights; a gradient that is seen through a selection."""
     tile(name)
@@ -100,18 +101,16 @@ def test_orders(backend, sim, tile, name):
     tile(name)
     x, weight, bias = (t.bfloat16() for t in tensors(*SHAPES["many channels"]))
     results = []
-    for seed in range(3):
+    for seed in (3, 4):
         sim.set_seed(seed)
         results.append(conv(x, weight, bias, True, False, False)[0])
-    for other in results[1:]:
-        assert_same_bits(results[0], other)
+    assert_same_bits(*results)
 
 
-@pytest.mark.parametrize("relu", [False, True])
-def test_1x1(backend, tile, name, relu):
+def test_1x1(backend, tile, name):
     tile(name)
     x, weight, bias = (t.bfloat16() for t in tensors(*ODD))
-    check_fprop(x, weight[..., 1:2, 1:2], bias, relu, False)
+    check_fprop(x, weight[..., 1:2, 1:2], bias, True, False)
 
 
 def test_weights_where_they_lie(backend, sim, tile, name):
