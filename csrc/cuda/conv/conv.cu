@@ -39,13 +39,13 @@ void with_math(const Context& context, Body body) {
 /// Whether the Hopper kernels take a convolution of x to `cout` channels. As far as shapes and x say: outputs are
 /// aligned.
 template <class T>
-bool on_hopper([[maybe_unused]] const Tensor& x, [[maybe_unused]] int64_t cout, [[maybe_unused]] int64_t kernel,
+bool on_hopper([[maybe_unused]] const Tensor& x, [[maybe_unused]] int64_t cout, [[maybe_unused]] bool pool_of_1x1,
                [[maybe_unused]] const Context& context) {
 #ifdef VGGFAST_HOPPER
   constexpr int64_t least_channels = 16;  // fewer would fill little of a stage
   if (sizeof(T) == 8 || (sizeof(T) == 4 && !context.tf32) || x.size(1) < least_channels || x.numel() == 0) return false;
   const bool whole = x.size(1) * sizeof(T) % 16 == 0 && cout % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
-  return whole && !is_portable_tile(conv_tile()) && is_hopper();
+  return whole && !pool_of_1x1 && !is_portable_tile(conv_tile()) && is_hopper();
 #else
   return false;
 #endif
@@ -158,11 +158,11 @@ Shares shares_of(const Tensor& x, int64_t cout, int64_t kernel) {
 
 }  // namespace
 
-size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue, Context context) {
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
   check_nhwc(x, "x");
   check_kernel(weight, x.size(1), 1, "x");
   return for_float(x, "x", [&]<class T>() {
-    return packed_bytes(fprop_view<T>(weight), on_hopper<T>(x, weight.size(0), weight.size(2), context));
+    return packed_bytes(fprop_view<T>(weight), on_hopper<T>(x, weight.size(0), e.pool && weight.size(2) == 1, context));
   });
 }
 
@@ -171,7 +171,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Te
   check_gradient(gy, selected, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
   return for_float(gy, "gy", [&]<class T>() {
-    const bool hopper = on_hopper<T>(gy, weight.size(1), weight.size(2), context);
+    const bool hopper = on_hopper<T>(gy, weight.size(1), false, context);
     const size_t weights = packed_bytes(dgrad_view<T>(weight), hopper);
     return hopper && selected.selection ? gradient_at(weights) + gradient_bytes(gy, h, w) : weights;
   });
@@ -198,7 +198,8 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
     out.relu = e.relu;
     out.pool = e.pool;
     const WeightView<T> weights = fprop_view<T>(weight);
-    if (on_hopper<T>(x, out.c, weights.kernel, context)) return convolve_on_hopper(x, weights, out, workspace, context);
+    if (on_hopper<T>(x, out.c, e.pool && weights.kernel == 1, context))
+      return convolve_on_hopper(x, weights, out, workspace, context);
     convolve(source_of<T>(x, {}, x.size(2), x.size(3)), weights, out, workspace, context);
   });
 }
@@ -211,7 +212,7 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
     const int64_t h = gx.size(2), w = gx.size(3);
     const WeightView<T> weights = dgrad_view<T>(weight);
     const Output<T> out = output_of<T>(gx, h, w);
-    if (on_hopper<T>(gy, out.c, weights.kernel, context)) {
+    if (on_hopper<T>(gy, out.c, false, context)) {
       const Tensor gz = gradient_of_sums(gy, selected, h, w, workspace, packed_bytes(weights, true), context);
       return convolve_on_hopper(gz, weights, out, workspace, context);
     }
