@@ -1,4 +1,5 @@
-"""The CUDA kernels on the simulated GPU (csrc/sim) as a back end of vggfast.ops for CPU tensors: `make sim`."""
+"""The CUDA kernels on the simulated GPU (csrc/sim) as a back end of vggfast.ops for CPU tensors: `make sim`. And what
+an engine does on CUDA, on whatever back end CPU tensors have."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from types import ModuleType
 
 import torch
 
+from vggfast.engine._cuda import CudaNetwork
 from vggfast.ops import _backends
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,8 +24,35 @@ class Simulated(_backends.Backend):
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")
 
-    def context(self):
-        return self.module.Context(tf32=torch.backends.cudnn.conv.fp32_precision == "tf32")
+    def context(self, tf32=None):
+        return self.module.Context(tf32=_backends.tf32_allowed() if tf32 is None else tf32)
+
+
+class Alone:
+    """In place of the turns of CUDA's streams: CPU tensors have none, and one thread calls."""
+
+    def __init__(self, owner: object, device: torch.device):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def capturing(self) -> bool:
+        return False
+
+    def begin(self) -> None:
+        pass
+
+    end = wait = wait_for_stream = begin
+
+
+class SimulatedNetwork(CudaNetwork):
+    """An engine's network for CUDA on CPU tensors: ``vggfast.engine.OF_DEVICE["cpu"]``. It captures no graphs."""
+
+    turns_on = Alone
 
 
 @functools.cache
