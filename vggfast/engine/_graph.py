@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable
@@ -11,6 +12,14 @@ import torch
 from torch import Tensor
 
 from vggfast.engine._steps import Bound
+
+_one_capture = threading.Lock()  # torch wants no more than one at a time in a process
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """For captures: one for all engines, as cuBLAS keeps a workspace for each stream that it ever ran on."""
+    return torch.cuda.Stream(device)
 
 
 @dataclass(frozen=True)
@@ -73,7 +82,6 @@ class Arena:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._memory: Tensor | None = None
-        self._side: torch.cuda.Stream | None = None
 
     @property
     def bytes(self) -> int:
@@ -88,15 +96,13 @@ class Arena:
         if self._memory is None:
             with torch.inference_mode(False):  # a later call, without it, writes to these tensors
                 self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-        if self._side is None:
-            self._side = torch.cuda.Stream(self._device)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), _one_capture:
             bound = bind(self._memory)
             graph = torch.cuda.CUDAGraph()
-            current = torch.cuda.current_stream(self._device)
-            self._side.wait_stream(current)
+            current, side = torch.cuda.current_stream(self._device), _side_stream(self._device)
+            side.wait_stream(current)
             try:
-                with torch.cuda.stream(self._side):
+                with torch.cuda.stream(side):
                     bound.run()  # what libraries load and allocate at a first call cannot be captured
                     # thread_local: what other threads do meanwhile, such as allocating, is not forbidden.
                     graph.capture_begin(capture_error_mode="thread_local")
@@ -105,5 +111,5 @@ class Arena:
                     finally:
                         graph.capture_end()
             finally:
-                current.wait_stream(self._side)
+                current.wait_stream(side)
         return Captured(graph, bound)

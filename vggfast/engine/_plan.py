@@ -207,17 +207,18 @@ def _lay_out(steps: Sequence[Step]) -> int:
     def moves(place: Place) -> bool:
         return not place.output or place is steps[-1].target.place
 
-    at_the_end = {steps[0].source.place: False}  # of those that go to and fro: which end of the arena
+    first = steps[0].source.place
+    at_the_end = {first: False} if moves(first) else {}  # of those that go to and fro: which end of the arena
     room = 0
     for step in steps:
         source, target = step.source.place, step.target.place
         if target is not source and moves(target):
-            at_the_end[target] = moves(source) and not at_the_end[source]
+            at_the_end[target] = not at_the_end.get(source, True)
         places = {place: None for place in (source, target) if moves(place)}
         room = max(room, sum(aligned(place.bytes) for place in places) + aligned(step.scratch.bytes))
     for place, end in at_the_end.items():
         place.offset = kept + (room - aligned(place.bytes) if end else 0)
     for step in steps:
-        near = [p for p in (step.source.place, step.target.place) if moves(p) and not at_the_end[p]]
+        near = [place for place in (step.source.place, step.target.place) if at_the_end.get(place) is False]
         step.scratch.offset = kept + (aligned(near[0].bytes) if near else 0)
     return kept + room
