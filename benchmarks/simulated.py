@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
 from vggfast.engine._cuda import CudaNetwork
+from vggfast.engine._graph import Arena
 from vggfast.ops import _backends
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,10 +52,25 @@ class Alone:
     end = wait = wait_for_stream = begin
 
 
-class SimulatedNetwork(CudaNetwork):
-    """An engine's network for CUDA on CPU tensors: ``vggfast.engine.OF_DEVICE["cpu"]``. It captures no graphs."""
+@dataclass(frozen=True)
+class Recorded:
+    """In place of a CUDA graph: what it would replay is run."""
 
-    turns_on = Alone
+    replay: Callable[[], None]
+
+
+class SimulatedArena(Arena):
+    """Memory that holds NaN in every format until something is written to it."""
+
+    def _record(self, bound):
+        self._memory.fill_(0xFF)
+        return Recorded(bound.run)
+
+
+class SimulatedNetwork(CudaNetwork):
+    """An engine's network for CUDA on CPU tensors: ``vggfast.engine.OF_DEVICE["cpu"]``."""
+
+    turns_on, arena_on = Alone, SimulatedArena
 
 
 @functools.cache

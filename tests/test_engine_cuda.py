@@ -1,7 +1,5 @@
-"""What Engine does on CUDA: on the simulated GPU and on torch's ops, kernel by kernel, and on a real one as it comes,
-from CUDA graphs. Against the model in float64; tests/test_cuda_engine.py has what only a real GPU can show."""
-
-import functools
+"""What Engine does on CUDA, against the model in float64: on a real GPU, and on the simulated one and on torch's ops,
+where a graph is replayed by running what it would hold. tests/test_cuda_engine.py has what only a real GPU can show."""
 
 import pytest
 import torch
@@ -30,7 +28,7 @@ def build(backend, monkeypatch):
         return Engine
     monkeypatch.setitem(engine.OF_DEVICE, "cpu", SimulatedNetwork)
     monkeypatch.setitem(engine._PARAMETERS, "cpu", _cuda.DTYPES)
-    return functools.partial(Engine, graph=False)
+    return Engine
 
 
 def exactly(model, x):
@@ -192,7 +190,8 @@ def test_taps(build, config, batch_norm):
 # ---- what is kept -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=kernels)])
+@kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_snapshot_of_the_weights(build, precision):
     """Those that lie as the engine wants them already are copied as well."""
     model = small(batch_norm=True, pool_size=2, **THIN).to(memory_format=torch.channels_last)
@@ -237,19 +236,46 @@ def test_more_shapes_than_plans_are_kept(build):
         assert len(made._network._plans) == _cuda.PLANS_KEPT
 
 
-def test_bytes(build, backend):
+def test_bytes(build):
+    """The arena grows to what the largest shape needs, and results from before are as good afterwards."""
     model, x = small(**THIN), torch.randn(2, 3, 64, 64)
     made = build(model)
     weights = sum(4 * p.numel() for p in model.parameters())
     assert made.bytes == weights
     y = made(x)
     held = made.bytes
-    assert held > weights if backend.name == "cuda" else held == weights  # of kernel by kernel, nothing stays
-    made(x[..., :40])
+    assert held > weights
+    for other in (x[..., :40], x[:1]):
+        made(other)
+        assert torch.equal(made(x), y)
+        assert made.bytes == held
+    twice = made(torch.cat([x, x]))
+    grown = made.bytes
+    assert grown > held
+    assert relative_error(twice[2:], y) < 1e-5
     assert torch.equal(made(x), y)
-    assert made.bytes == held
-    made(torch.cat([x, x]))
-    assert made.bytes >= held
+    inputs = [kept.captured.bound.input for kept in made._network._plans.values() if kept.captured]
+    assert {t.untyped_storage().data_ptr() for t in inputs} == {made._network._arena._memory.data_ptr()}
+    made.features(x, made.taps)
+    assert torch.equal(made(torch.cat([x, x])), twice)
+
+
+@kernels
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_without_graphs(build, precision):
+    """The same bits, on memory that goes with each call."""
+    model = small("A-LRN", head="conv", pool_size=1, **THIN)
+    captured, launched = (build(model, dtype=precision, graph=graph) for graph in (True, False))
+    held = launched.bytes
+    for size in ((2, 3, 33, 70), (1, 3, 64, 32), (2, 3, 33, 70)):
+        x = torch.randn(size)
+        y = launched(x)
+        assert torch.equal(captured(x), y)
+        assert y.untyped_storage().nbytes() == y.nbytes
+        taps = launched.features(x, ["relu1_1", "norm1_1", "pool3"])
+        for name, wanted in captured.features(x, taps).items():
+            assert torch.equal(taps[name], wanted)
+        assert launched.bytes == held
 
 
 # ---- images -------------------------------------------------------------------------------------------------------

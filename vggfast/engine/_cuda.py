@@ -34,7 +34,7 @@ class CudaNetwork:
     """See :class:`vggfast.engine._options.Network`."""
 
     threads = 1  # the caller's, which launches
-    turns_on = Turns
+    turns_on, arena_on = Turns, Arena
 
     def __init__(self, device: torch.device, options: Options) -> None:
         self._precision = PRECISIONS[options.one_of("dtype", PRECISIONS, device)]
@@ -51,7 +51,7 @@ class CudaNetwork:
         self._backend = backend_of(torch.empty(0, device=device))
         self._steps = Steps(self._backend, self._precision)
         self._plans: OrderedDict[tuple, Kept] = OrderedDict()  # the one used last comes last
-        self._arena = Arena(device) if options.graph else None
+        self._arena = self.arena_on(device) if options.graph else None
         self._turns = self.turns_on(self, device)
 
     @property

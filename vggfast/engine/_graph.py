@@ -93,12 +93,15 @@ class Arena:
 
     def capture(self, size: int, bind: Callable[[Tensor], Bound]) -> Captured:
         """The graph of what `bind` makes of the arena, of at least `size` bytes."""
-        if self._memory is None:
-            with torch.inference_mode(False):  # a later call, without it, writes to these tensors
+        with torch.inference_mode(False), torch.no_grad():  # a later call, not under it, writes to these tensors
+            if self._memory is None:
                 self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
-        with torch.inference_mode(False), torch.no_grad(), _one_capture:
             bound = bind(self._memory)
-            graph = torch.cuda.CUDAGraph()
+            return Captured(self._record(bound), bound)
+
+    def _record(self, bound: Bound) -> torch.cuda.CUDAGraph:
+        graph = torch.cuda.CUDAGraph()
+        with _one_capture:
             current, side = torch.cuda.current_stream(self._device), _side_stream(self._device)
             side.wait_stream(current)
             try:
@@ -112,4 +115,4 @@ class Arena:
                         graph.capture_end()
             finally:
                 current.wait_stream(side)
-        return Captured(graph, bound)
+        return graph
