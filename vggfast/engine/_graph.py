@@ -19,7 +19,7 @@ _one_capture = threading.Lock()  # torch wants no more than one at a time in a p
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """For captures: one for all engines, as cuBLAS keeps a workspace for each stream that it ever ran on."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device=device)
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Turns:
     def __init__(self, owner: object, device: torch.device) -> None:
         self._lock = threading.Lock()
         self._device = device
-        self._on_device = torch.cuda.device(device)
         self._done = torch.cuda.Event()
         self._last: int | None = None  # the stream of the last call
         weakref.finalize(owner, self._done.synchronize).atexit = False
 
     def __enter__(self) -> Turns:
         self._lock.acquire()
+        self._on_device = torch.cuda.device(self._device)
         self._on_device.__enter__()
         return self
 
