@@ -44,7 +44,7 @@ class Engine:
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed
             weights are chosen for them. Any others will do, only not as fast; a larger batch asks for more memory.
         graph: on CUDA, whether to capture; False launches kernel after kernel, each call on memory of its own, and
-            holds no arena.
+            holds no arena. It suits images of ever new sizes, each of which would be captured: 16 shapes are kept.
 
     Raises:
         ValueError, TypeError: an argument does not fit, or a layer has no counterpart here; the text names it.
