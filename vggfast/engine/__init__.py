@@ -27,9 +27,10 @@ class Engine:
     may be deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
     allocated but the results.
 
-    On CUDA, the first call of a shape captures its kernels into a CUDA graph, which later calls replay. Calls may come
-    from any stream: results are ready on the one that was current, as those of any torch op. Within somebody else's
-    capture, the kernels become part of that graph, and the engine must live as long as it.
+    On CUDA, the first call of a shape captures its kernels into a CUDA graph, which later calls replay; while it does,
+    torch lets other threads draw no random numbers on that GPU. Calls may come from any stream: results are ready on
+    the one that was current, as those of any torch op. Within somebody else's capture, the kernels become part of that
+    graph, and the engine must live as long as it.
 
     Args:
         model: one of ours with any head, any of torchvision's VGGs, or an ``nn.Sequential`` of their layers (such as
