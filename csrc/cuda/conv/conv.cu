@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "core/conv_checks.h"
+#include "cuda/conv/heuristics.h"
+#include "cuda/conv/hopper/fprop_run.h"
 #include "cuda/conv/hopper/wgrad.h"
 #include "cuda/conv/pack.h"
 #include "cuda/conv/portable/run.h"
@@ -32,6 +34,81 @@ void with_math(const Context& context, Body body) {
     body.template operator()<F64Math>();
   } else {
     context.tf32 ? body.template operator()<Tf32Math>() : body.template operator()<F32Math>();
+  }
+}
+
+/// Whether the Hopper kernels take a convolution of x to `cout` channels. As far as shapes and x say: outputs are
+/// aligned.
+template <class T>
+bool on_hopper([[maybe_unused]] const Tensor& x, [[maybe_unused]] int64_t cout, [[maybe_unused]] int64_t kernel,
+               [[maybe_unused]] const Context& context) {
+#ifdef VGGFAST_HOPPER
+  constexpr int64_t least_channels = 16;  // fewer would fill little of a stage
+  if (sizeof(T) == 8 || (sizeof(T) == 4 && !context.tf32) || x.size(1) < least_channels || x.numel() == 0) return false;
+  const bool whole = x.size(1) * sizeof(T) % 16 == 0 && cout % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  return whole && !is_portable_tile(conv_tile()) && is_hopper();
+#else
+  return false;
+#endif
+}
+
+/// Of the workspace: the weights', 0 where the Hopper kernels read them where they lie.
+template <class T>
+size_t packed_bytes(const WeightView<T>& weights, bool hopper) {
+  return hopper && hopper::lie_as_packed(weights) ? 0 : weights.packed_bytes();
+}
+
+/// The gradient of the sums has the workspace's second part.
+size_t gradient_at(size_t weights) { return (weights + 255) / 256 * 256; }
+size_t gradient_bytes(const Tensor& gy, int64_t h, int64_t w) {
+  return static_cast<size_t>(gy.size(0) * gy.size(1) * h * w) * size_of(gy.dtype);
+}
+
+/// What gy is the gradient of its sums by: itself without a selection, else written to the workspace behind `weights`
+/// bytes.
+Tensor gradient_of_sums(const Tensor& gy, const Selected& selected, int64_t h, int64_t w, Workspace workspace,
+                        size_t weights, const Context& context) {
+  if (!selected.selection) return gy;
+  check_workspace(workspace, gradient_at(weights) + gradient_bytes(gy, h, w));
+  const int64_t n = gy.size(0), c = gy.size(1);
+  const Tensor gz{static_cast<char*>(workspace.data) + gradient_at(weights),
+                  gy.dtype,
+                  gy.device,
+                  {n, c, h, w},
+                  {h * w * c, 1, w * c, c}};
+  cuda::scatter_selected(gy, *selected.selection, selected.epilogue, gz, context);
+  return gz;
+}
+
+/// As convolve(), by the Hopper kernels.
+template <class T>
+void convolve_on_hopper(const Tensor& x, const WeightView<T>& weights, const Output<T>& y, Workspace workspace,
+                        const Context& context) {
+  if constexpr (sizeof(T) < 8) {
+    hopper::FpropProblem<T> problem{.x = x.as<T>(),
+                                    .n = static_cast<int>(x.size(0)),
+                                    .h = y.h,
+                                    .w = y.w,
+                                    .cin = weights.in,
+                                    .weights = weights.data,
+                                    .weight_stride = weights.out_stride,
+                                    .tap_stride = weights.column_stride,
+                                    .kernel = weights.kernel,
+                                    .cout = weights.out,
+                                    .bias = y.bias,
+                                    .selection = y.selection,
+                                    .y = y.data,
+                                    .relu = y.relu,
+                                    .pool = y.pool};
+    if (!hopper::lie_as_packed(weights)) {
+      check_workspace(workspace, weights.packed_bytes());
+      T* const packed = static_cast<T*>(workspace.data);
+      pack_weights(weights, context.tf32, packed, context);
+      problem.weights = packed;
+      problem.weight_stride = weights.depth();
+      problem.tap_stride = weights.in;
+    }
+    hopper::run_fprop(problem, conv_tile(), context);
   }
 }
 
@@ -129,29 +206,21 @@ void portable_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected,
 
 #ifdef VGGFAST_HOPPER
 
-/// Of what a selection leads back to: the sums' gradient, which TMA reads where it lies.
-size_t unselected_bytes(const Tensor& x, const Selected& selected, int64_t cout) {
-  return selected.selection ? static_cast<size_t>(x.size(0) * cout * x.size(2) * x.size(3)) * size_of(x.dtype) : 0;
-}
-
-size_t hopper_wgrad_workspace(const Tensor& x, const Selected& selected, int64_t cout) {
-  return unselected_bytes(x, selected, cout) +
-         partial_bytes<bf16>(hopper::plan_wgrad(x, cout).splits, cout, 9 * x.size(1));
+/// By the Hopper kernel: the splits' sums, and behind them the gradient that a selection leads to.
+size_t hopper_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected) {
+  const int64_t cout = gy.size(1), splits = hopper::plan_wgrad(x, cout).splits;
+  const size_t sums = partial_bytes<bf16>(splits, cout, 9 * x.size(1));
+  return selected.selection ? gradient_at(sums) + gradient_bytes(gy, x.size(2), x.size(3)) : sums;
 }
 
 template <class T>
 void hopper_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
                   Workspace workspace, const Context& context) {
-  const int64_t cout = gw.size(0), h = x.size(2), w = x.size(3);
-  check_workspace(workspace, hopper_wgrad_workspace(x, selected, cout));
-  Tensor gz = gy;
-  if (selected.selection) {
-    gz = {workspace.data, x.dtype, x.device, {x.size(0), cout, h, w}, {h * w * cout, 1, w * cout, cout}};
-    cuda::scatter_selected(gy, *selected.selection, selected.epilogue, gz, context);
-  }
-  const hopper::WgradPlan plan = hopper::plan_wgrad(x, cout);
-  float* const partial =
-      reinterpret_cast<float*>(static_cast<char*>(workspace.data) + unselected_bytes(x, selected, cout));
+  check_workspace(workspace, hopper_wgrad_workspace(x, gy, selected));
+  const hopper::WgradPlan plan = hopper::plan_wgrad(x, gw.size(0));
+  const size_t sums = partial_bytes<T>(plan.splits, gw.size(0), 9 * x.size(1));
+  const Tensor gz = gradient_of_sums(gy, selected, x.size(2), x.size(3), workspace, sums, context);
+  float* const partial = static_cast<float*>(workspace.data);
   float* const bias = partial_bias<T>(partial, plan.splits, gw, gb);
   hopper::run_wgrad(x, gz, plan, partial, bias, context);
   reduce<T>(partial, bias, plan.splits, gw, gb, context);
@@ -161,17 +230,23 @@ void hopper_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, c
 
 }  // namespace
 
-size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue, Context) {
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue, Context context) {
   check_nhwc(x, "x");
   check_kernel(weight, x.size(1), 1, "x");
-  return for_float(x, "x", [&]<class T>() { return fprop_view<T>(weight).packed_bytes(); });
+  return for_float(x, "x", [&]<class T>() {
+    return packed_bytes(fprop_view<T>(weight), on_hopper<T>(x, weight.size(0), weight.size(2), context));
+  });
 }
 
 size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
-                            Context) {
+                            Context context) {
   check_gradient(gy, selected, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
-  return for_float(gy, "gy", [&]<class T>() { return dgrad_view<T>(weight).packed_bytes(); });
+  return for_float(gy, "gy", [&]<class T>() {
+    const bool hopper = on_hopper<T>(gy, weight.size(1), weight.size(2), context);
+    const size_t weights = packed_bytes(dgrad_view<T>(weight), hopper);
+    return hopper && selected.selection ? gradient_at(weights) + gradient_bytes(gy, h, w) : weights;
+  });
 }
 
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel, Context) {
@@ -179,7 +254,7 @@ size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& s
   check_gradient(gy, selected, x.size(2), x.size(3));
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
 #ifdef VGGFAST_HOPPER
-  if (hopper::takes_wgrad(x, gy, selected, kernel)) return hopper_wgrad_workspace(x, selected, gy.size(1));
+  if (hopper::takes_wgrad(x, gy, selected, kernel)) return hopper_wgrad_workspace(x, gy, selected);
 #endif
   return for_float(x, "x", [&]<class T>() {
     const int splits = portable_plan<T>(x, gy.size(1), kernel).splits;
@@ -197,7 +272,9 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
     out.selection = selection ? selection->as<uint8_t>() : nullptr;
     out.relu = e.relu;
     out.pool = e.pool;
-    convolve(source_of<T>(x, {}, x.size(2), x.size(3)), fprop_view<T>(weight), out, workspace, context);
+    const WeightView<T> weights = fprop_view<T>(weight);
+    if (on_hopper<T>(x, out.c, weights.kernel, context)) return convolve_on_hopper(x, weights, out, workspace, context);
+    convolve(source_of<T>(x, {}, x.size(2), x.size(3)), weights, out, workspace, context);
   });
 }
 
@@ -206,8 +283,14 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
   check_dgrad(gy, selected, weight, gx);
   check_pixels(gx, "gx", gx.size(2), gx.size(3));
   for_float(gy, "gy", [&]<class T>() {
-    convolve(source_of<T>(gy, selected, gx.size(2), gx.size(3)), dgrad_view<T>(weight),
-             output_of<T>(gx, gx.size(2), gx.size(3)), workspace, context);
+    const int64_t h = gx.size(2), w = gx.size(3);
+    const WeightView<T> weights = dgrad_view<T>(weight);
+    const Output<T> out = output_of<T>(gx, h, w);
+    if (on_hopper<T>(gy, out.c, weights.kernel, context)) {
+      const Tensor gz = gradient_of_sums(gy, selected, h, w, workspace, packed_bytes(weights, true), context);
+      return convolve_on_hopper(gz, weights, out, workspace, context);
+    }
+    convolve(source_of<T>(gy, selected, h, w), weights, out, workspace, context);
   });
 }
 

@@ -4,18 +4,30 @@
 
 #include "cuda/conv/hopper/tile.h"
 #include "cuda/divider.h"
+#include "cuda/ptx/cluster.h"
 
 namespace vggfast::cuda::hopper {
 
 /// Of the output before a pool.
 struct Extent {
   int n, h, w, c;
-  int64_t pixels() const { return int64_t(n) * h * w; }
+  __host__ __device__ int64_t pixels() const { return int64_t(n) * h * w; }
 };
 
 /// Where a tile's outputs lie. Fed flat, `image`, y and x are the first pixel's, and `flat` is its number.
 struct Place {
   int channel, image, y, x, flat;
+};
+
+/// The block's place in its cluster, which shares pixels along `down` and weights along `across`.
+template <class Tile>
+struct InCluster {
+  int rank, down, across;
+
+  __device__ __forceinline__ InCluster()
+      : rank(Tile::down * Tile::across > 1 ? static_cast<int>(ptx::cluster_ctarank()) : 0),
+        down(rank % Tile::down),
+        across(rank / Tile::down) {}
 };
 
 struct Schedule {
@@ -33,15 +45,15 @@ struct Schedule {
             static_cast<int>(tiles(pixel_tiles, Tile::across) * channel_groups)};
   }
 
-  /// Of the block of this place in its cluster.
+  /// The tile of this block; fed flat, from `pixels_in` pixels after its first on.
   template <class Tile>
-  __device__ __forceinline__ Place place(int group, int down, int across) const {
+  __device__ __forceinline__ Place place(int group, const InCluster<Tile>& in, int pixels_in = 0) const {
     const int pixel_group = channel_groups.quotient(group);
     const int channel_group = group - pixel_group * static_cast<int>(channel_groups.divisor);
-    const int tile = pixel_group * Tile::across + across;
-    const int flat = Tile::by_rows ? tile : tile * Tile::pixels;
+    const int tile = pixel_group * Tile::across + in.across;
+    const int flat = Tile::by_rows ? tile : tile * Tile::pixels + pixels_in;
     const int line = tiles_across.quotient(flat), image = tiles_down.quotient(line);
-    Place place{(channel_group * Tile::down + down) * Tile::channels, image,
+    Place place{(channel_group * Tile::down + in.down) * Tile::channels, image,
                 line - image * static_cast<int>(tiles_down.divisor),
                 flat - line * static_cast<int>(tiles_across.divisor), flat};
     if constexpr (Tile::by_rows) {

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 
 #include "cuda/conv/hopper/operand.h"
 #include "cuda/conv/hopper/pipeline.h"
