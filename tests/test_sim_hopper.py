@@ -15,16 +15,25 @@ PORTABLE = ("auto", "large", "tall", "small")
 SHAPES = {
     "one pixel": (1, 64, 1, 1, 64),
     "odd, channels beyond a span": (2, 72, 9, 17, 136),
-    "more rows than a tile's": (1, 64, 31, 9, 64),
+    "more rows than a tile has": (1, 64, 31, 9, 64),
     "images end within a tile": (5, 64, 7, 7, 200),
 }
 
 
 @pytest.fixture
 def tile(sim):
-    """A function that sets the convolutions' tile until the test ends."""
-    yield sim.cuda.set_conv_tile
+    """A function that sets the convolutions' tile until the test ends. The GPU is small, so that a block computes several
+    tiles, and its threads and copies come in another order for each name."""
+
+    def use(name: str) -> None:
+        sim.cuda.set_conv_tile(name)
+        sim.set_multiprocessors(2)
+        sim.set_seed(len(name))
+
+    yield use
     sim.cuda.set_conv_tile("auto")
+    sim.set_multiprocessors(132)
+    sim.set_seed(0)
 
 
 def pytest_generate_tests(metafunc):

@@ -2,21 +2,10 @@
 // one channel. A byte is of eight channels, which lie in the eight lanes that share `within`.
 #pragma once
 
+#include "cuda/conv/hopper/staging.h"
 #include "cuda/ptx/warp.h"
 
 namespace vggfast::cuda::hopper {
-
-/// Where a thread's sums lie: with a warp's number in its warpgroup, sums[4 i + 2 h + e] is channel 16 warp + group + 8
-/// h, pixel 8 i + 2 within + e.
-struct Lane {
-  int warp, lane, group, within;
-
-  __device__ __forceinline__ Lane()
-      : warp(static_cast<int>(threadIdx.x) / 32 % 4),
-        lane(static_cast<int>(threadIdx.x) % 32),
-        group(lane / 4),
-        within(lane % 4) {}
-};
 
 /// Bit b of byte q of lane (group, within) goes to bit `group` of byte q of lane (b, within): each byte of the eight
 /// lanes is a matrix of 8 x 8 bits, which is transposed.
@@ -31,7 +20,8 @@ __device__ __forceinline__ uint32_t transpose_bits(uint32_t word, int group) {
   return word;
 }
 
-/// Bytes of one plane: bit b of words[k] is item 32 k + b; byte_of(item) says where its byte belongs, or null.
+/// Bytes of one plane: bit b of words[k] is item 32 k + b. Of eight items from `item` on, this lane stores the byte of
+/// number `group`: byte_of(item) says where, or null.
 template <int Items, class ByteOf>
 __device__ __forceinline__ void store_bytes(const uint32_t (&words)[(Items + 31) / 32], const Lane& at,
                                             ByteOf byte_of) {
@@ -40,9 +30,8 @@ __device__ __forceinline__ void store_bytes(const uint32_t (&words)[(Items + 31)
     const uint32_t bytes = transpose_bits(words[k], at.group);
 #pragma unroll
     for (int q = 0; q < 4 && 32 * k + 8 * q < Items; ++q) {
-      const int item = 32 * k + 8 * q + at.group;
-      uint8_t* const to = item < Items ? byte_of(item) : nullptr;
-      if (to) *to = static_cast<uint8_t>(bytes >> (8 * q));
+      uint8_t* const to = byte_of(32 * k + 8 * q);
+      if (to) *to = static_cast<uint8_t>(bytes >> 8 * q);
     }
   }
 }

@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(threads, 1)
     Sums<Tile> sums;
     const int turn = Tile::turns ? consumer : 0, turns = Tile::turns ? consumers : 1;
     for (int group = first + turn * step; group < a.schedule.groups; group += turns * step) {
-      multiplier.multiply_tile(sums);
+      multiplier.multiply_tile(sums, group > first, group + step < a.schedule.groups);
       epilogue.store(sums, a.schedule.template place<Tile>(group, in));
     }
     epilogue.finish();

@@ -59,12 +59,9 @@ TensorMap weights_map(const FpropProblem<T>& p) {
                .swizzle = MapSwizzle::b128});
 }
 
-/// float32 leaves without one.
 template <class Tile, class T>
 TensorMap outputs_map(const FpropProblem<T>& p) {
-  if constexpr (sizeof(T) != 2) {
-    return {};
-  } else if constexpr (Tile::by_rows) {
+  if constexpr (Tile::by_rows) {
     const int by = p.pool ? 2 : 1;
     return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, tile_width / by, Tile::rows / by);
   } else {
@@ -85,7 +82,7 @@ void launch_fprop(const FpropProblem<T>& p, const Context& context) {
   const Extent sums{p.n, p.h, p.w, p.cout};
   const FpropArgs<T> args{.schedule = Schedule::of<Tile>(sums),
                           .depth = {(p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
-                          .y = {p.y, p.bias, p.selection, sums, p.relu, p.pool}};
+                          .y = {p.bias, p.selection, sums, p.relu, p.pool}};
   const int clusters = std::min(multiprocessors() / cluster, args.schedule.groups);
   launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T>,
          {.blocks = static_cast<unsigned>(clusters * cluster),

@@ -47,8 +47,7 @@ double estimate(const Shape& s, int multiprocessors) {
   constexpr double start = 2000, epilogue = 1500;
   const Schedule schedule = Schedule::of<Tile>(s.sums);
   const int clusters = multiprocessors / (Tile::down * Tile::across);
-  // Tiles in turns: two of them at a time.
-  const double waves = std::ceil(double(schedule.groups) / clusters) / (Tile::turns ? 1 : 1);
+  const double waves = std::ceil(double(schedule.groups) / clusters);
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes, taps = s.kernel * s.kernel;
   const double steps = double(chunks) * taps, boxes = steps / Tile::taps_of_a_box;
   const double products = steps * Tile::channels / 64 * (row_bytes / product_bytes);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/conv/hopper/feed.h"
+#include "cuda/ptx/sync.h"
 
 namespace vggfast::cuda::hopper {
 
@@ -26,14 +27,16 @@ class Consumer {
  public:
   __device__ __forceinline__ Consumer(char* shared, Barriers<Tile::pixel_stages>& pixels,
                                       Barriers<Tile::weight_stages>& weights, Depth depth, int warpgroup)
-      : pixel_barriers_(pixels), weight_barriers_(weights), depth_(depth) {
+      : pixel_barriers_(pixels), weight_barriers_(weights), depth_(depth), warpgroup_(warpgroup) {
     constexpr int rows_apart = Tile::turns ? 0 : warpgroup_channels * row_bytes;
     first_pixels_ = row_descriptor(shared + Tile::pixels_at);
     first_weights_ = row_descriptor(shared + Tile::weights_at + warpgroup * rows_apart);
     if (Tile::turns && warpgroup == 1) skip_tile();
   }
 
-  __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums) {
+  /// In turns: whether a tile of the other warpgroup's comes before and after this one.
+  __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, bool before, bool after) {
+    if (Tile::turns && before) ptx::barrier_sync(turn_of(warpgroup_), consumers * warpgroup_threads);
     bool first = true;
     uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be given back
     for (int chunk = 0; chunk < depth_.chunks; ++chunk) {
@@ -55,6 +58,7 @@ class Consumer {
         pixels_at_.advance();
       }
     }
+    if (Tile::turns && after) ptx::barrier_arrive(turn_of(1 - warpgroup_), consumers * warpgroup_threads);
     ptx::wgmma_wait_group<0>();
     ptx::wgmma_hold(sums);
     give_back(used_pixels, used_weights);
@@ -62,6 +66,9 @@ class Consumer {
   }
 
  private:
+  __device__ __forceinline__ static unsigned turn_of(int warpgroup) {
+    return warpgroup == 0 ? turn_of_first_consumer : turn_of_second_consumer;
+  }
   /// The other warpgroup's.
   __device__ __forceinline__ void skip_tile() {
     const int boxes = depth_.chunks * depth_.template boxes<Tile>();
@@ -81,6 +88,7 @@ class Consumer {
   Barriers<Tile::pixel_stages>& pixel_barriers_;
   Barriers<Tile::weight_stages>& weight_barriers_;
   const Depth depth_;
+  const int warpgroup_;
   const InCluster<Tile> in_;
   uint64_t first_pixels_, first_weights_;
   Cursor<Tile::pixel_stages> pixels_at_;

@@ -11,6 +11,14 @@ namespace vggfast::cuda::hopper {
 
 constexpr int warpgroup_threads = 128, warpgroup_warps = 4;
 
+/// Named barriers; 0 is __syncthreads'.
+enum NamedBarrier : unsigned {
+  staging_of_first_consumer = 1,
+  staging_of_second_consumer,
+  turn_of_first_consumer,
+  turn_of_second_consumer
+};
+
 template <int Stages>
 struct Barriers {
   uint64_t full[Stages], empty[Stages];
