@@ -82,6 +82,18 @@ void check_case(const Case& c, DType dtype, bool with_bias) {
   });
 }
 
+/// One warp falls as far behind as barriers let it: one of each column of taps, the producer, the one that sums gz.
+void check_late_warps() {
+  constexpr Case long_runs = {1, 14, 112, 8, 8, 14, 14, 8, 1}, runs_of_a_step = {1, 14, 160, 8, 8, 14, 1, 8, 1};
+  for (const int warp : {0, 4, 8, 12, 13}) {
+    sim::settings().late_warp = warp;
+    check_case(long_runs, DType::bf16, true);
+    check_case(runs_of_a_step, DType::bf16, true);
+  }
+  sim::settings().late_warp = -1;
+  check_case(long_runs, DType::bf16, false);
+}
+
 /// Its steps are all there are, and no block is without one.
 void check_plans() {
   for (const int64_t n : {1, 3, 32})
@@ -106,5 +118,6 @@ int main() {
   check_case(cases[1], DType::f16, true);
   check_case(cases[4], DType::f16, true);
   check_case(cases[9], DType::f16, false);
+  check_late_warps();
   return result();
 }
