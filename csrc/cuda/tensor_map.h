@@ -2,6 +2,7 @@
 // simulator, as they are.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -151,6 +152,24 @@ inline CUtensorMapSwizzle driver_swizzle(MapSwizzle swizzle) {
 
 constexpr uint32_t each_element[5] = {1, 1, 1, 1, 1};
 
+/// Drivers up to CUDA 13.1's set a bit that is wrong for tensors under 128 KiB; CUTLASS 4.3.4 clears it too.
+inline void mend(TensorMap& map, const TiledMap& from) {
+  constexpr int last_wrong_driver = 13010;
+  constexpr uint64_t small = 128 << 10, wrong_bit = uint64_t(1) << 21;
+  static const int driver = [] {
+    int version = 0;
+    cudaDriverGetVersion(&version);
+    return version;
+  }();
+  uint64_t bytes = from.dims[0] * bytes_of(from.element);
+  for (unsigned d = 1; d < from.rank; ++d) bytes = std::max(bytes, from.dims[d] * from.strides[d - 1]);
+  if (driver > last_wrong_driver || bytes >= small) return;
+  uint64_t words[sizeof(map) / sizeof(uint64_t)];
+  std::memcpy(words, &map, sizeof(map));
+  words[1] &= ~wrong_bit;
+  std::memcpy(&map, words, sizeof(map));
+}
+
 inline TensorMap tensor_map(const TiledMap& from) {
   check_map(from);
   static auto* const encode = driver_function<decltype(cuTensorMapEncodeTiled)>("cuTensorMapEncodeTiled");
@@ -160,6 +179,7 @@ inline TensorMap tensor_map(const TiledMap& from) {
              from.box, each_element, CU_TENSOR_MAP_INTERLEAVE_NONE, driver_swizzle(from.swizzle),
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   VGGFAST_CHECK(status == CUDA_SUCCESS, "cuTensorMapEncodeTiled: CUresult ", static_cast<int>(status));
+  mend(map, from);
   return map;
 }
 

@@ -33,6 +33,10 @@ void bind_cuda(pybind11::module_ m) {
   m.def("set_conv_tile", &cuda::set_conv_tile);
   m.def("conv_tile", &cuda::conv_tile);
   m.def("conv_tiles", &cuda::conv_tiles);
+  pybind11::class_<cuda::ConvChoice>(m, "ConvChoice", pybind11::module_local())
+      .def_readonly("tile", &cuda::ConvChoice::tile)
+      .def_readonly("clocks", &cuda::ConvChoice::clocks);
+  m.def("conv_choices", &cuda::conv_choices);
 }
 
 }  // namespace vggfast::python

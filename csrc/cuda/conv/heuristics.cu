@@ -41,6 +41,26 @@ void set_conv_tile(const std::string& name) {
 
 std::string conv_tile() { return forced; }
 
+std::vector<ConvChoice> conv_choices([[maybe_unused]] int64_t n, [[maybe_unused]] int64_t cin,
+                                     [[maybe_unused]] int64_t h, [[maybe_unused]] int64_t w,
+                                     [[maybe_unused]] int64_t cout, [[maybe_unused]] int64_t kernel,
+                                     [[maybe_unused]] bool pool, [[maybe_unused]] int64_t bytes,
+                                     [[maybe_unused]] int multiprocessors) {
+  std::vector<ConvChoice> choices;
+#ifdef VGGFAST_HOPPER
+  const hopper::Shape shape{{static_cast<int>(n), static_cast<int>(h), static_cast<int>(w), static_cast<int>(cout)},
+                            static_cast<int>(cin),
+                            static_cast<int>(kernel),
+                            static_cast<int>(bytes),
+                            pool};
+  hopper::for_each_tile([&]<class Tile>(const char* name) {
+    if (hopper::fits<Tile>(shape)) choices.push_back({name, hopper::estimate<Tile>(shape, multiprocessors)});
+  });
+  std::sort(choices.begin(), choices.end(), [](const auto& a, const auto& b) { return a.clocks < b.clocks; });
+#endif
+  return choices;
+}
+
 TileShape choose_fprop_tile(int64_t pixels, int64_t channels) {
   TileShape shape;
   if (force(shape)) return shape;

@@ -18,6 +18,16 @@ void set_conv_tile(const std::string& name);
 std::string conv_tile();
 std::vector<std::string> conv_tiles();
 
+/// One of the Hopper kernels' tiles, and the clocks that it is estimated to take.
+struct ConvChoice {
+  std::string tile;
+  double clocks;
+};
+/// What "auto" chooses among for fprop (for dgrad, cin is gy's channels), least clocks first: 3x3 or 1x1, of values of
+/// 2 or 4 bytes, on a GPU of so many multiprocessors.
+std::vector<ConvChoice> conv_choices(int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel,
+                                     bool pool, int64_t bytes, int multiprocessors);
+
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
                             Context context);

@@ -25,8 +25,8 @@ __device__ __forceinline__ void rectify(float (&sums)[Count]) {
 
 template <class Tile, class T>
 class Epilogue {
-  static constexpr int count = Tile::pixels / 2, groups = Tile::pixels / 8;
-  static constexpr int pooled_rows = Tile::rows / 2, pooled_groups = (pooled_rows + 3) / 4 * 2;
+  static constexpr int count = Tile::out_pixels / 2, groups = Tile::out_pixels / 8;
+  static constexpr int pooled_rows = Tile::out_rows / 2, pooled_groups = (pooled_rows + 3) / 4 * 2;
 
  public:
   __device__ __forceinline__ Epilogue(char* stage, const TensorMap& map, const Output<T>& out, int consumer)

@@ -9,8 +9,15 @@ namespace vggfast::cuda::hopper {
 
 /// What a convolution sums over: for each chunk of channels, the taps, box by box.
 struct Depth {
-  int chunks;  // of input channels
-  int kernel;  // 1 or 3
+  int begin, end;  // of chunks of input channels
+  int kernel;      // 1 or 3
+
+  /// The part of block `rank` of Tile::split.
+  template <class Tile>
+  __device__ __forceinline__ Depth part(int rank) const {
+    if constexpr (Tile::split == 1) return *this;
+    return {end * rank / Tile::split, end * (rank + 1) / Tile::split, kernel};
+  }
 
   template <class Tile>
   __device__ __forceinline__ int boxes() const {
@@ -66,7 +73,7 @@ __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_s
   for (int group = first; group < schedule.groups; group += step) {
     const Place place =
         schedule.template place<Tile>(group, in, Tile::by_rows ? 0 : in.down * (Tile::pixels / Tile::down));
-    for (int chunk = 0; chunk < depth.chunks; ++chunk) {
+    for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
       for (int box = 0; box < depth.template boxes<Tile>(); ++box) {
         at.template wait_empty<(Tile::down > 1)>(barriers);
         uint64_t* const full = &barriers.full[at.stage()];
@@ -101,7 +108,7 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
   Cursor<Tile::weight_stages> at;
   for (int group = first; group < schedule.groups; group += step) {
     const Place place = schedule.template place<Tile>(group, in);
-    for (int chunk = 0; chunk < depth.chunks; ++chunk) {
+    for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
       for (int box = 0; box < depth.template boxes<Tile>(); ++box) {
         for (int i = 0; i < Tile::taps_of_a_box; ++i) {
           at.template wait_empty<(Tile::across > 1)>(barriers);

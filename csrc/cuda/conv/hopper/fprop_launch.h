@@ -63,7 +63,7 @@ template <class Tile, class T>
 TensorMap outputs_map(const FpropProblem<T>& p) {
   if constexpr (Tile::by_rows) {
     const int by = p.pool ? 2 : 1;
-    return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, tile_width / by, Tile::rows / by);
+    return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, tile_width / by, Tile::out_rows / by);
   } else {
     const Extent extent{p.n, p.h, p.w, p.cout};
     return tensor_map(TiledMap{.data = p.y,
@@ -78,17 +78,16 @@ TensorMap outputs_map(const FpropProblem<T>& p) {
 
 template <class Tile, class T>
 void launch_fprop(const FpropProblem<T>& p, const Context& context) {
-  constexpr int cluster = Tile::down * Tile::across;
   const Extent sums{p.n, p.h, p.w, p.cout};
   const FpropArgs<T> args{.schedule = Schedule::of<Tile>(sums),
-                          .depth = {(p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
+                          .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
                           .y = {p.bias, p.selection, sums, p.relu, p.pool}};
-  const int clusters = std::min(multiprocessors() / cluster, args.schedule.groups);
+  const int clusters = std::min(multiprocessors() / Tile::cluster, args.schedule.groups);
   launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T>,
-         {.blocks = static_cast<unsigned>(clusters * cluster),
+         {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
           .threads = threads,
           .shared_bytes = Tile::shared_bytes,
-          .cluster = cluster},
+          .cluster = Tile::cluster},
          context, pixels_map<Tile>(p), weights_map<Tile>(p), outputs_map<Tile>(p), args);
 }
 

@@ -12,15 +12,19 @@ void for_each_tile(Body body) {
   using enum Work;
   using enum Weights;
   body.template operator()<Tile<rows, 224, shared>>("rows-128x224");
-  body.template operator()<Tile<rows, 224, shared, streamed, 1, 2>>("rows-128x224-weights2");
+  body.template operator()<Tile<rows, 224, shared, streamed, Cluster<1, 2>>>("rows-128x224-weights2");
   body.template operator()<Tile<rows, 112, shared>>("rows-128x112");
   body.template operator()<Tile<rows, 224, turns, resident>>("rows-64x224-resident");
   body.template operator()<Tile<rows, 224, turns>>("rows-64x224");
   body.template operator()<Tile<rows, 112, turns>>("rows-64x112");
-  body.template operator()<Tile<flat, 256, shared, streamed, 2, 1>>("flat-128x256-pixels2");
-  body.template operator()<Tile<flat, 192, shared, streamed, 2, 1>>("flat-128x192-pixels2");
+  body.template operator()<Tile<flat, 256, shared, streamed, Cluster<2>>>("flat-128x256-pixels2");
+  body.template operator()<Tile<flat, 192, shared, streamed, Cluster<2>>>("flat-128x192-pixels2");
   body.template operator()<Tile<flat, 128, shared>>("flat-128x128");
   body.template operator()<Tile<flat, 64, turns>>("flat-64x64");
+  body.template operator()<Tile<rows, 128, shared, streamed, Cluster<1, 1, 2>>>("rows-128x128-split2");
+  body.template operator()<Tile<rows, 128, shared, streamed, Cluster<1, 1, 4>>>("rows-128x128-split4");
+  body.template operator()<Tile<rows, 128, shared, streamed, Cluster<1, 1, 8>>>("rows-128x128-split8");
+  body.template operator()<Tile<flat, 128, shared, streamed, Cluster<1, 1, 8>>>("flat-128x128-split8");
 }
 
 /// What decides among tiles.
@@ -36,7 +40,7 @@ bool fits(const Shape& s) {
   if (Tile::by_rows && s.kernel != 3) return false;
   if (!Tile::by_rows && s.pool) return false;
   if (Tile::resident && (s.sums.c > warpgroup_channels || chunks > 1)) return false;
-  return s.sums.c > (Tile::down - 1) * Tile::channels;
+  return chunks >= Tile::split && s.sums.c > (Tile::down - 1) * Tile::channels;
 }
 
 /// Clocks, est.: whole waves of tiles, each bound by its products, by shared memory or by L2; an epilogue counts where
@@ -46,10 +50,10 @@ double estimate(const Shape& s, int multiprocessors) {
   constexpr double macs = 2048, shared_bytes = 128, l2_bytes = 40;  // of a clock and multiprocessor
   constexpr double start = 2000, epilogue = 1500;
   const Schedule schedule = Schedule::of<Tile>(s.sums);
-  const int clusters = multiprocessors / (Tile::down * Tile::across);
+  const int clusters = multiprocessors / Tile::cluster;
   const double waves = std::ceil(double(schedule.groups) / clusters);
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes, taps = s.kernel * s.kernel;
-  const double steps = double(chunks) * taps, boxes = steps / Tile::taps_of_a_box;
+  const double steps = std::ceil(double(chunks) / Tile::split) * taps, boxes = steps / Tile::taps_of_a_box;
   const double products = steps * Tile::channels / 64 * (row_bytes / product_bytes);
   const double multiply = products * 64 * Tile::pixels * product_bytes / s.element_bytes / macs;
   const double weights = Tile::resident ? 0 : steps * Tile::weight_bytes, pixels = boxes * Tile::pixel_bytes;

@@ -39,7 +39,7 @@ class Consumer {
     if (Tile::turns && before) ptx::barrier_sync(turn_of(warpgroup_), consumers * warpgroup_threads);
     bool first = true;
     uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be given back
-    for (int chunk = 0; chunk < depth_.chunks; ++chunk) {
+    for (int chunk = depth_.begin; chunk < depth_.end; ++chunk) {
       for (int box = 0; box < depth_.template boxes<Tile>(); ++box) {
         pixels_at_.wait_full(pixel_barriers_);
         const uint64_t pixels = first_pixels_ + (pixels_at_.stage() * Tile::pixel_bytes >> 4);
@@ -71,7 +71,7 @@ class Consumer {
   }
   /// The other warpgroup's.
   __device__ __forceinline__ void skip_tile() {
-    const int boxes = depth_.chunks * depth_.template boxes<Tile>();
+    const int boxes = (depth_.end - depth_.begin) * depth_.template boxes<Tile>();
     pixels_at_.skip(boxes);
     if (!Tile::resident) weights_at_.skip(boxes * Tile::taps_of_a_box);
   }
@@ -81,8 +81,8 @@ class Consumer {
     if (Tile::resident && weights_at_.stage() == 0) weights_at_ = {};
   }
   __device__ __forceinline__ void give_back(uint64_t* pixels, uint64_t* weights) const {
-    if (pixels) release<Tile::down>(pixels, in_.across * Tile::down, 1);
-    if (!Tile::resident) release<Tile::across>(weights, in_.down, Tile::down);
+    if (pixels) arrive<Tile::down>(pixels, in_.across * Tile::down, 1);
+    if (!Tile::resident) arrive<Tile::across>(weights, in_.down, Tile::down);
   }
 
   Barriers<Tile::pixel_stages>& pixel_barriers_;

@@ -23,10 +23,10 @@ template <int Stages>
 struct Barriers {
   uint64_t full[Stages], empty[Stages];
 
-  /// By one thread; `readers`: warps that read a stage, of all blocks that share it.
-  __device__ __forceinline__ void init(unsigned readers) {
+  /// By one thread; `readers`, `writers`: arrivals that say that a stage has been read, written.
+  __device__ __forceinline__ void init(unsigned readers, unsigned writers = 1) {
     for (int stage = 0; stage < Stages; ++stage) {
-      ptx::mbarrier_init(&full[stage], 1);
+      ptx::mbarrier_init(&full[stage], writers);
       ptx::mbarrier_init(&empty[stage], readers);
     }
   }
@@ -50,20 +50,26 @@ class Cursor {
     stage_ = to % Stages;
   }
 
+  /// Shared: other blocks of the cluster arrive there too.
+  template <bool Shared = false>
   __device__ __forceinline__ void wait_full(const Barriers<Stages>& barriers) const {
-    ptx::mbarrier_try_wait_parity(&barriers.full[stage_], parity_);
+    wait<Shared>(&barriers.full[stage_], parity_);
   }
-  /// Shared: by other blocks of the cluster, whose arrivals count too.
-  template <bool Shared>
+  template <bool Shared = false>
   __device__ __forceinline__ void wait_empty(const Barriers<Stages>& barriers) const {
-    if constexpr (Shared) {
-      ptx::mbarrier_try_wait_parity_cluster(&barriers.empty[stage_], parity_ ^ 1);
-    } else {
-      ptx::mbarrier_try_wait_parity(&barriers.empty[stage_], parity_ ^ 1);
-    }
+    wait<Shared>(&barriers.empty[stage_], parity_ ^ 1);
   }
 
  private:
+  template <bool Shared>
+  __device__ __forceinline__ static void wait(const uint64_t* barrier, uint32_t parity) {
+    if constexpr (Shared) {
+      ptx::mbarrier_try_wait_parity_cluster(barrier, parity);
+    } else {
+      ptx::mbarrier_try_wait_parity(barrier, parity);
+    }
+  }
+
   int stage_ = 0;
   uint32_t parity_ = 0;
 };
@@ -71,12 +77,12 @@ class Cursor {
 /// By every lane of a warp that has read a stage to its end: says so to `blocks` blocks, of ranks first, first +
 /// step...
 template <int Blocks>
-__device__ __forceinline__ void release(uint64_t* empty, int first, int step) {
+__device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   if constexpr (Blocks == 1) {
-    if (lane == 0) ptx::mbarrier_arrive(empty);
+    if (lane == 0) ptx::mbarrier_arrive(barrier);
   } else {
-    if (lane < Blocks) ptx::mbarrier_arrive_cluster(empty, static_cast<uint32_t>(first + lane * step));
+    if (lane < Blocks) ptx::mbarrier_arrive_cluster(barrier, static_cast<uint32_t>(first + lane * step));
   }
 }
 

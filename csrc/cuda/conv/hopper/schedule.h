@@ -17,17 +17,28 @@ struct Extent {
 /// Where a tile's outputs lie. Fed flat, `image`, y and x are the first pixel's, and `flat` is its number.
 struct Place {
   int channel, image, y, x, flat;
+
+  /// So many rows, or flat pixels, further on.
+  __device__ __forceinline__ Place after(int rows, int pixels) const {
+    return {channel, image, y + rows, x, flat + pixels};
+  }
 };
 
-/// The block's place in its cluster, which shares pixels along `down` and weights along `across`.
+/// The block's place in its cluster, which shares pixels along `down`, weights along `across`, and a tile along
+/// `split`.
 template <class Tile>
 struct InCluster {
-  int rank, down, across;
+  int down = 0, across = 0, split = 0;
 
-  __device__ __forceinline__ InCluster()
-      : rank(Tile::down * Tile::across > 1 ? static_cast<int>(ptx::cluster_ctarank()) : 0),
-        down(rank % Tile::down),
-        across(rank / Tile::down) {}
+  __device__ __forceinline__ InCluster() {
+    const int rank = Tile::cluster > 1 ? static_cast<int>(ptx::cluster_ctarank()) : 0;
+    if constexpr (Tile::split > 1) {
+      split = rank;
+    } else {
+      down = rank % Tile::down;
+      across = rank / Tile::down;
+    }
+  }
 };
 
 struct Schedule {
