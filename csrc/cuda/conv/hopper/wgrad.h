@@ -18,8 +18,8 @@ struct WgradPlan {
 WgradPlan plan_wgrad(const Tensor& x, int64_t cout);
 
 /// gz: the sums' gradient, a map like x. partial (splits x cout x 9 cin) and, unless null, partial_bias (splits x cout)
-/// are left to reduce_wgrad. Where tiles overhang an image, what x has at its edge meets zeros beyond it: there a NaN or
-/// an infinity reaches taps, too, that do not see its pixel.
+/// are left to reduce_wgrad. Where steps overhang an image, x at its edge meets zeros beyond it: a NaN or an
+/// infinity there reaches taps, too, that do not see its pixel.
 void run_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, float* partial, float* partial_bias,
                const Context& context);
 

@@ -2,18 +2,17 @@
 //
 //   gw (cout x 9 cin) = gz^T (cout x pixels) * x, shifted by each tap (pixels x cin);   gb (cout) = sums of gz
 //
-// A block owns 64 couts x 64 cins x 9 taps, in registers, and a share of the steps (wgrad_walk.h). A warpgroup owns a
-// column of taps: its products are 64 couts x (3 row taps * 64 cins) over 16 pixels, a row tap being 1024 bytes on in
-// the same box of x. Its sums go to partial (splits x cout x 9 cin), gb's to partial_bias (splits x cout); reduce.cu
-// adds them up. Shared memory: 9 boxes of x (16 KB) and 5 of gz (14 KB), 214 KB, and barriers. The producer waits for
-// `empty`, the consumers and the warp that sums gz for `full`; each releases what it has read, or passed over.
+// A block owns 64 couts x 64 cins x 9 taps, in registers, and a share of the steps (wgrad_walk.h). Three warpgroups
+// have a column of taps each: products of 64 couts x (3 row taps * 64 cins) over 16 pixels, a row tap being 1024 bytes
+// on in the same box of x. Sums go to partial (splits x cout x 9 cin) and partial_bias (splits x cout), for reduce.cu.
+// Shared memory: 9 boxes of x (16 KB) and 5 of gz (14 KB), or 14 (10 KB) and 8 (8 KB); then barriers. A warp fetches,
+// into boxes that are `empty`: all have read them, or passed over. The others wait for `full`; one warp sums gz.
 #pragma once
 
 #include "cuda/conv/hopper/pipeline.h"
 #include "cuda/conv/hopper/wgrad_walk.h"
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/fence.h"
-#include "cuda/ptx/setmaxnreg.h"
 
 namespace vggfast::cuda::hopper {
 
@@ -27,9 +26,8 @@ template <class T, int Rows>
 struct WgradTraits : WgradTile<Rows> {
   using Element = T;
   using Tile = WgradTile<Rows>;
-  static constexpr int consumers = column_taps, threads = (consumers + 1) * warpgroup_threads;
-  static constexpr int producer_warp = consumers * warpgroup_warps, bias_warp = producer_warp + 1;
-  static constexpr unsigned producer_registers = 40, consumer_registers = 152;
+  static constexpr int consumers = column_taps * warpgroup_warps;  // warps, of which each stage of x waits for all
+  static constexpr int producer_warp = consumers, bias_warp = consumers + 1, threads = (consumers + 2) * 32;
   static constexpr int columns = row_taps * wgrad_channels;  // N of a product
   static constexpr int sums = columns / 2;                   // of a thread
 
@@ -223,17 +221,16 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   if (threadIdx.x == 0) {
     ptx::prefetch_tensormap(gz_map);
     ptx::prefetch_tensormap(x_map);
-    rings.x.init(Tile::consumers * warpgroup_warps);
-    rings.gz.init(Tile::consumers * warpgroup_warps + share.with_bias);
+    rings.x.init(Tile::consumers);
+    rings.gz.init(Tile::consumers + share.with_bias);
     ptx::fence_mbarrier_init();
   }
   ptx::sync_threads();
-  if (warp >= Tile::producer_warp) {
-    ptx::setmaxnreg_dec<Tile::producer_registers>();
-    if (warp == Tile::producer_warp && ptx::elect()) load_steps<Tile>(a, share, gz_map, x_map, shared, rings);
-    if (warp == Tile::bias_warp && share.with_bias) sum_bias<Tile>(a, share, shared, rings);
+  if (warp == Tile::producer_warp) {
+    if (ptx::elect()) load_steps<Tile>(a, share, gz_map, x_map, shared, rings);
+  } else if (warp == Tile::bias_warp) {
+    if (share.with_bias) sum_bias<Tile>(a, share, shared, rings);
   } else {
-    ptx::setmaxnreg_inc<Tile::consumer_registers>();
     const int column = warp / warpgroup_warps;
     float sums[Tile::sums] = {};
     multiply_steps<Tile>(sums, a, share, column, shared, rings);
