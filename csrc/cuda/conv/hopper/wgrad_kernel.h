@@ -71,7 +71,7 @@ __device__ __forceinline__ void load_steps(const WgradArgs& a, const WgradShare&
     const WgradPlace place = walk.template place<Tile>(run);
     const auto load_x = [&](int phase) {
       const int over = phase < 0 ? -1 : phase == phases ? 1 : 0;  // the next tooth's first phase follows a tooth's last
-      x.template wait_empty<false>(rings.x);
+      x.wait_empty(rings.x);
       uint64_t* const full = &rings.x.full[x.stage()];
       ptx::mbarrier_arrive_expect_tx(full, Tile::x_bytes);
       ptx::cp_async_bulk_tensor_load(shared + Tile::x_at + x.stage() * Tile::x_bytes, x_map, full,
@@ -81,7 +81,7 @@ __device__ __forceinline__ void load_steps(const WgradArgs& a, const WgradShare&
     load_x(first - 1);
     load_x(first);
     for (int phase = first; phase < first + count; ++phase) {
-      gz.template wait_empty<false>(rings.gz);
+      gz.wait_empty(rings.gz);
       uint64_t* const full = &rings.gz.full[gz.stage()];
       ptx::mbarrier_arrive_expect_tx(full, Tile::gz_bytes);
       ptx::cp_async_bulk_tensor_load(shared + Tile::gz_at + gz.stage() * Tile::gz_bytes, gz_map, full,
@@ -117,7 +117,7 @@ __device__ __forceinline__ void sum_bias(const WgradArgs& a, const WgradShare& s
       }
     }
     ptx::sync_warp();
-    release<1>(&rings.gz.empty[gz.stage()], 0, 0);
+    arrive<1>(&rings.gz.empty[gz.stage()], 0, 0);
     gz.advance();
   }
 #pragma unroll
@@ -149,15 +149,15 @@ __device__ __forceinline__ void multiply_steps(float (&sums)[Tile::sums], const 
     for (; boxes > 0; --boxes) {
       x.wait_full(rings.x);
       ptx::sync_warp();  // a lane that still asked might miss the phase
-      release<1>(&rings.x.empty[x.stage()], 0, 0);
+      arrive<1>(&rings.x.empty[x.stage()], 0, 0);
       x.advance();
     }
   };
   uint64_t *x_read = nullptr, *gz_read = nullptr;  // to be released once the products in flight have read them
   const auto release_read = [&] {
     if (!x_read) return;
-    release<1>(x_read, 0, 0);
-    release<1>(gz_read, 0, 0);
+    arrive<1>(x_read, 0, 0);
+    arrive<1>(gz_read, 0, 0);
   };
   a.walk.for_runs(share.begin, share.end, [&](int, int, int count) {
     pass_over(column);
