@@ -1,5 +1,5 @@
-"""The Hopper convolutions on the simulated GPU: every tile, at sizes that cross its edges. The GPU is made small, so that
-a block computes several tiles."""
+"""The Hopper convolutions on the simulated GPU: every tile, at sizes that cross its edges. The GPU is made small, so
+that a block computes several tiles."""
 
 import pytest
 import torch
