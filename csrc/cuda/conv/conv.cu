@@ -3,8 +3,9 @@
 
 #include "core/conv_checks.h"
 #include "cuda/conv/pack.h"
-#include "cuda/conv/reduce.h"
 #include "cuda/conv/portable/run.h"
+#include "cuda/conv/reduce.h"
+#include "cuda/conv/stem/stem.h"
 #include "cuda/dtypes.h"
 #include "vggfast/cuda.h"
 
@@ -53,6 +54,15 @@ void convolve(const Source<T>& x, const WeightView<T>& weights, const Output<T>&
   with_math<T>(context, [&]<class Math>() { run_fprop<Math>(args, shape, context); });
 }
 
+/// The splits' sums of a weight gradient.
+template <class T>
+void sum_pixels(WgradArgs<T>& args, TileShape tile, const Context& context) {
+  if constexpr (has_stem<T>) {
+    if (stem_takes_wgrad(args.x, args.gz, args.kernel, context)) return stem_wgrad(args, context);
+  }
+  with_math<T>(context, [&]<class Math>() { run_wgrad<Math>(args, tile, context); });
+}
+
 template <class T>
 Output<T> output_of(const Tensor& y, int64_t h, int64_t w) {
   return {.data = y.as<T>(),
@@ -73,33 +83,46 @@ struct Shares {
   int64_t partial, partial_bias;  // values
 };
 template <class T>
-Shares shares_of(const Tensor& x, int64_t cout, int64_t kernel) {
-  const int64_t columns = kernel * kernel * x.size(1), pixels = x.size(0) * x.size(2) * x.size(3);
-  const WgradPlan plan = choose_wgrad(cout, columns, (pixels + pixels_of_a_stage<T> - 1) / pixels_of_a_stage<T>);
-  return {columns, plan, plan.splits * cout * columns, plan.splits * cout};
+Shares shares_of(const Source<T>& x, const Source<T>& gz, int64_t kernel, const Context& context) {
+  const int64_t columns = kernel * kernel * x.c, pixels = int64_t(x.n) * x.h * x.w;
+  WgradPlan plan = choose_wgrad(gz.c, columns, (pixels + pixels_of_a_stage<T> - 1) / pixels_of_a_stage<T>);
+  if constexpr (has_stem<T>) {
+    if (stem_takes_wgrad(x, gz, kernel, context)) plan.splits = stem_wgrad_splits(gz);
+  }
+  return {columns, plan, plan.splits * gz.c * columns, int64_t(plan.splits) * gz.c};
 }
 
 }  // namespace
 
-size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue, Context) {
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue, Context context) {
   check_nhwc(x, "x");
   check_kernel(weight, x.size(1), 1, "x");
-  return for_float(x, "x", [&]<class T>() { return fprop_view<T>(weight).packed_bytes(); });
+  return for_float(x, "x", [&]<class T>() {
+    const WeightView<T> weights = fprop_view<T>(weight);
+    const bool stem = stem_takes_fprop(source_of<T>(x, {}, x.size(2), x.size(3)), weights, context);
+    return stem ? 0 : weights.packed_bytes();
+  });
 }
 
 size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
-                            Context) {
+                            Context context) {
   check_gradient(gy, selected, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
-  return for_float(gy, "gy", [&]<class T>() { return dgrad_view<T>(weight).packed_bytes(); });
+  return for_float(gy, "gy", [&]<class T>() {
+    const WeightView<T> weights = dgrad_view<T>(weight);
+    const bool stem = stem_takes_dgrad(source_of<T>(gy, selected, h, w), weights, context);
+    return stem ? 0 : weights.packed_bytes();
+  });
 }
 
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel, Context) {
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
+                            Context context) {
   check_nhwc(x, "x");
   check_gradient(gy, selected, x.size(2), x.size(3));
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
   return for_float(x, "x", [&]<class T>() {
-    const Shares shares = shares_of<T>(x, gy.size(1), kernel);
+    const int64_t h = x.size(2), w = x.size(3);
+    const Shares shares = shares_of(source_of<T>(x, {}, h, w), source_of<T>(gy, selected, h, w), kernel, context);
     return static_cast<size_t>(shares.partial + shares.partial_bias) * sizeof(SumOf<T>);
   });
 }
@@ -114,7 +137,12 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
     out.selection = selection ? selection->as<uint8_t>() : nullptr;
     out.relu = e.relu;
     out.pool = e.pool;
-    convolve(source_of<T>(x, {}, x.size(2), x.size(3)), fprop_view<T>(weight), out, workspace, context);
+    const Source<T> source = source_of<T>(x, {}, x.size(2), x.size(3));
+    const WeightView<T> weights = fprop_view<T>(weight);
+    if constexpr (has_stem<T>) {
+      if (stem_takes_fprop(source, weights, context)) return stem_fprop(source, weights, out, context);
+    }
+    convolve(source, weights, out, workspace, context);
   });
 }
 
@@ -123,8 +151,12 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
   check_dgrad(gy, selected, weight, gx);
   check_pixels(gx, "gx", gx.size(2), gx.size(3));
   for_float(gy, "gy", [&]<class T>() {
-    convolve(source_of<T>(gy, selected, gx.size(2), gx.size(3)), dgrad_view<T>(weight),
-             output_of<T>(gx, gx.size(2), gx.size(3)), workspace, context);
+    const Source<T> gz = source_of<T>(gy, selected, gx.size(2), gx.size(3));
+    const WeightView<T> weights = dgrad_view<T>(weight);
+    if constexpr (has_stem<T>) {
+      if (stem_takes_dgrad(gz, weights, context)) return stem_dgrad(gz, weights, gx.as<T>(), context);
+    }
+    convolve(gz, weights, output_of<T>(gx, gx.size(2), gx.size(3)), workspace, context);
   });
 }
 
@@ -134,11 +166,12 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
   check_pixels(x, "x", x.size(2), x.size(3));
   for_float(x, "x", [&]<class T>() {
     const int64_t cout = gw.size(0), kernel = gw.size(2), h = x.size(2), w = x.size(3);
-    const Shares shares = shares_of<T>(x, cout, kernel);
+    const Source<T> source = source_of<T>(x, {}, h, w), gz = source_of<T>(gy, selected, h, w);
+    const Shares shares = shares_of(source, gz, kernel, context);
     SumOf<T>* const partial = static_cast<SumOf<T>*>(workspace.data);
     check_workspace(workspace, static_cast<size_t>(shares.partial + shares.partial_bias) * sizeof(SumOf<T>));
-    WgradArgs<T> args{.x = source_of<T>(x, {}, h, w),
-                      .gz = source_of<T>(gy, selected, h, w),
+    WgradArgs<T> args{.x = source,
+                      .gz = gz,
                       .row = Divider(std::max<int64_t>(1, w)),
                       .column = Divider(std::max<int64_t>(1, h)),
                       .pixels = static_cast<int>(x.size(0) * h * w),
@@ -149,7 +182,7 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
                       .splits = shares.plan.splits,
                       .partial = partial,
                       .partial_bias = gb ? partial + shares.partial : nullptr};
-    with_math<T>(context, [&]<class Math>() { run_wgrad<Math>(args, shares.plan.tile, context); });
+    sum_pixels(args, shares.plan.tile, context);
     reduce_wgrad<T>({.partial = args.partial,
                      .partial_bias = args.partial_bias,
                      .splits = args.splits,
