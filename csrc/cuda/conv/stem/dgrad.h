@@ -105,28 +105,28 @@ class DgradRow {
   __device__ __forceinline__ explicit DgradRow(char* landing, Lane at) : landing_(landing + at.lane * chunk_bytes) {}
 
   __device__ __forceinline__ void fetch(const StemDgradArgs<T>& a, const DgradUnit& unit, int y, int round, Lane at) {
+    const GradientRow row(a.gz, unit.image, y);
 #pragma unroll
     for (int block = 0; block < StemDgrad::blocks; ++block) {
-      const auto stored = a.gz.stored(unit.image, y, unit.x + 8 * block + at.group);
+      const GradientColumn column(a.gz, unit.x + 8 * block + at.group);
 #pragma unroll
       for (int piece = 0; piece < StemDgrad::pieces; ++piece) {
         const int c = (round * StemDgrad::pieces + piece) * depth_of<T> + at.within * chunk_of<T>;
-        keep_[piece][block] = fetch_chunk(a.gz, stored, c, landing_ + target(piece, block));
+        keep_[piece][block] = fetch_chunk(a.gz, row, column, c, landing_ + target(piece, block));
       }
     }
     ptx::cp_async_commit_group();
   }
 
   /// Waits for them.
-  __device__ __forceinline__ void take(const Source<T>& gz,
-                                       Words (&chunks)[StemDgrad::pieces][StemDgrad::blocks]) const {
+  __device__ __forceinline__ void take(Words (&chunks)[StemDgrad::pieces][StemDgrad::blocks]) const {
     ptx::cp_async_wait_group<0>();
 #pragma unroll
     for (int piece = 0; piece < StemDgrad::pieces; ++piece) {
 #pragma unroll
       for (int block = 0; block < StemDgrad::blocks; ++block) {
         Words& chunk = chunks[piece][block];
-        chunk = selected(gz, landing_ + target(piece, block), keep_[piece][block]);
+        chunk = selected_chunk<T>(landing_ + target(piece, block), keep_[piece][block]);
 #pragma unroll
         for (uint32_t& word : chunk.word) word = rounded<StemMath<T>>(word);
       }
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(StemDgrad::threads, StemDgrad::least_blocks<T>
 #pragma unroll 1
     for (int round = 0; round < a.rounds; ++round) {
       Words chunks[StemDgrad::pieces][StemDgrad::blocks];
-      gradients.take(a.gz, chunks);
+      gradients.take(chunks);
       const bool row_ends = round + 1 == a.rounds;
       if (!row_ends || y < unit.last) gradients.fetch(a, unit, row_ends ? y + 1 : y, row_ends ? 0 : round + 1, at);
       multiply_row<T>(sums, chunks, weights + round * StemDgrad::pieces * StemDgrad::piece_bytes);

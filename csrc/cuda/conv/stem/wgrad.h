@@ -22,11 +22,13 @@ struct StemWgrad {
   static constexpr int group = 64;  // channels of a block
   static constexpr int columns = 8, rows = pixels_of_a_stage<T> / columns;
   using Stage = PixelStage<T, group>;
-  static constexpr int chunks_of_lane = Stage::bytes / chunk_bytes / 32;
   static constexpr int halo_columns = columns + 2, halo_rows = rows + 2;
   static constexpr int values_of_lane = (halo_columns * Channels + 31) / 32;  // of a row of the border
   static constexpr int plane_rows = halo_rows + 1;  // odd: consecutive planes fall into different banks
-  static constexpr int input_bytes = 3 * Channels * plane_rows * columns * static_cast<int>(sizeof(T));
+  static constexpr int ones_at = 3 * Channels * plane_rows * columns;  // after x, in values
+  static constexpr bool bias_by_ones = sizeof(T) == 2;                 // TF32 would round the gradients
+  static constexpr int inputs = ones_at + (bias_by_ones ? rows * columns : 0);
+  static constexpr int input_bytes = inputs * static_cast<int>(sizeof(T));
   static constexpr int warp_bytes = 2 * Stage::bytes + input_bytes;
   static constexpr int blocks_across = (9 * Channels + 7) / 8, blocks_down = group / 16;  // products
   static constexpr int depth = values_of_word<T> * 8;                                     // pixels of a product
@@ -55,18 +57,22 @@ struct WgradTile {
   }
 };
 
-/// A lane's part of a tile of gz: chunk lane % chunks of every so many pixels.
+/// A lane's part of a tile of gz: one chunk of some columns of each row.
 template <class T, class Traits>
 class WgradGradients {
  public:
   using Stage = typename Traits::Stage;
 
   __device__ __forceinline__ void fetch(const Source<T>& gz, WgradTile tile, int first_channel, char* stage, Lane at) {
+    const int c = first_channel + at.lane % Stage::chunks * chunk_of<T>;
 #pragma unroll
-    for (int i = 0; i < Traits::chunks_of_lane; ++i) {
-      const int pixel = pixel_of(i, at);
-      const auto stored = gz.stored(tile.image, tile.y + pixel / Traits::columns, tile.x + pixel % Traits::columns);
-      keep_[i] = fetch_chunk(gz, stored, first_channel + chunk_of_lane(at) * chunk_of<T>, stage + target(i, at));
+    for (int i = 0; i < columns; ++i) {
+      const GradientColumn column(gz, tile.x + apart * i + at.lane / Stage::chunks);
+#pragma unroll
+      for (int row = 0; row < Traits::rows; ++row) {
+        keep_[row][i] =
+            fetch_chunk(gz, GradientRow(gz, tile.image, tile.y + row), column, c, stage + target(row, i, at));
+      }
     }
     ptx::cp_async_commit_group();
   }
@@ -76,22 +82,24 @@ class WgradGradients {
     ptx::cp_async_wait_group<0>();
     if (!gz.relu && !gz.pool) return;
 #pragma unroll
-    for (int i = 0; i < Traits::chunks_of_lane; ++i) {
-      char* const chunk = stage + target(i, at);
-      *reinterpret_cast<Words*>(chunk) = selected(gz, chunk, keep_[i]);
+    for (int row = 0; row < Traits::rows; ++row) {
+#pragma unroll
+      for (int i = 0; i < columns; ++i) {
+        char* const chunk = stage + target(row, i, at);
+        *reinterpret_cast<Words*>(chunk) = selected_chunk<T>(chunk, keep_[row][i]);
+      }
     }
   }
 
  private:
-  __device__ __forceinline__ static int chunk_of_lane(Lane at) { return at.lane % Stage::chunks; }
-  __device__ __forceinline__ static int pixel_of(int i, Lane at) {
-    return at.lane / Stage::chunks + 32 / Stage::chunks * i;
-  }
-  __device__ __forceinline__ static int target(int i, Lane at) {
-    return Stage::chunk_offset(pixel_of(i, at), chunk_of_lane(at));
+  static constexpr int apart = 32 / Stage::chunks, columns = Traits::columns / apart;
+
+  __device__ __forceinline__ static int target(int row, int i, Lane at) {
+    const int pixel = row * Traits::columns + apart * i + at.lane / Stage::chunks;
+    return Stage::chunk_offset(pixel, at.lane % Stage::chunks);
   }
 
-  unsigned keep_[Traits::chunks_of_lane];
+  unsigned keep_[Traits::rows][columns];
 };
 
 /// A lane's values of a tile of x and its border: value `lane` of each row, and of four channels the 32nd further.
@@ -108,15 +116,21 @@ class WgradInputs {
     }
   }
 
-  __device__ __forceinline__ void fetch(const Source<T>& x, WgradTile tile) {
+  __device__ __forceinline__ void fetch(const Source<T>& x, WgradTile tile, Lane at) {
+    const int64_t row_values = int64_t(x.w) * x.c;
+    const T* from =
+        x.data + (int64_t(tile.image) * x.h + tile.y - 1) * row_values + int64_t(tile.x - 1) * x.c + at.lane;
 #pragma unroll
     for (int row = 0; row < Traits::halo_rows; ++row) {
+      const bool inside = static_cast<unsigned>(tile.y - 1 + row) < static_cast<unsigned>(x.h);
 #pragma unroll
       for (int k = 0; k < Traits::values_of_lane; ++k) {
-        const int y = tile.y - 1 + row, column = tile.x - 1 + column_[k];
-        const bool real = column_[k] < Traits::halo_columns && x.inside(y, column);
-        held_[row][k] = real ? x.data[((int64_t(tile.image) * x.h + y) * x.w + column) * x.c + channel_[k]] : T{};
+        const bool real = inside && column_[k] < Traits::halo_columns &&
+                          static_cast<unsigned>(tile.x - 1 + column_[k]) < static_cast<unsigned>(x.w);
+        held_[row][k] = T{};
+        if (real) held_[row][k] = from[32 * k];
       }
+      from += row_values;
     }
   }
 
@@ -138,9 +152,16 @@ class WgradInputs {
     }
   }
 
-  /// Where the first pixel of a tile's row 0 lies for the tap and channel of a column of gw; anywhere for those beyond.
+  __device__ __forceinline__ static void store_ones(char* inputs, Lane at) {
+    T* const ones = reinterpret_cast<T*>(inputs) + Traits::ones_at;
+    for (int i = at.lane; i < Traits::rows * Traits::columns; i += 32) ones[i] = narrowed<T>(1.0f);
+  }
+
+  /// Where the first pixel of a tile lies for the tap and channel of a column of gw; the column after them is the
+  /// bias', and what those beyond read is of no use.
   __device__ __forceinline__ static int place_of_column(int column, int c) {
     const int tap = column / c;
+    if (Traits::bias_by_ones && column == 9 * c) return Traits::ones_at;
     return tap < 9 ? place(tap % 3, column - tap * c, tap / 3) : 0;
   }
 
@@ -182,7 +203,7 @@ __device__ __forceinline__ void multiply_tile(WgradSums<Traits>& sums, const cha
     for (int i = 0; i < Traits::blocks_down; ++i) {
       uint32_t fa[4];
       load_a<T, typename Traits::Stage>(fa, stage, product * Traits::depth, 16 * i, at);
-      if (with_bias) {
+      if (!Traits::bias_by_ones && with_bias) {
         sums.bias[i][0] += sum_of_register<T>(fa[0]) + sum_of_register<T>(fa[2]);
         sums.bias[i][1] += sum_of_register<T>(fa[1]) + sum_of_register<T>(fa[3]);
       }
@@ -205,6 +226,7 @@ __device__ __forceinline__ void put_down(const WgradSums<Traits>& sums, float* t
 #pragma unroll
       for (int e = 0; e < 2; ++e) row[8 * j + 2 * at.within + e] = sums.products[i / 2][j][i % 2 * 2 + e];
     }
+    if (Traits::bias_by_ones) continue;
     float bias = sums.bias[i / 2][i % 2];
     bias += ptx::as_float(ptx::shfl_xor(ptx::as_bits(bias), 1));
     bias += ptx::as_float(ptx::shfl_xor(ptx::as_bits(bias), 2));
@@ -229,7 +251,8 @@ __device__ __forceinline__ void store_sums(const StemWgradArgs<T>& a, const floa
   for (int i = thread; i < channels * columns; i += Traits::threads) {
     a.partial[first * columns + i] = total(i / columns, i % columns);
   }
-  if (a.partial_bias && thread < channels) a.partial_bias[first + thread] = total(thread, Traits::sums_of_row - 1);
+  const int bias = Traits::bias_by_ones ? columns : Traits::sums_of_row - 1;
+  if (a.partial_bias && thread < channels) a.partial_bias[first + thread] = total(thread, bias);
 }
 
 template <class T, int Channels>
@@ -255,8 +278,9 @@ __global__ void __launch_bounds__(StemWgrad<T, Channels>::threads, StemWgrad<T, 
   WgradTile next = WgradTile::of<Traits>(a, begin);
   const auto fetch = [&](int stage) {
     gradients.fetch(a.gz, next, first_channel, stages + stage * Traits::Stage::bytes, at);
-    inputs.fetch(a.x, next);
+    inputs.fetch(a.x, next, at);
   };
+  if (Traits::bias_by_ones) inputs.store_ones(inputs_at, at);
   if (begin < end) fetch(0);
 #pragma unroll 1
   for (int tile = begin, stage = 0; tile < end; ++tile, stage ^= 1) {
