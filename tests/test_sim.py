@@ -45,7 +45,9 @@ def test_every_kernel_is_run(backend, sim):
     y = ops.max_pool2x2(ops.local_response_norm(y), ceil_mode=True)
     (ops.class_scores(y, views=2).sum() + ops.sum_pool(y).sum()).backward()
     gather_selected(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
-    ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3)
+    images = ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3, dtype=torch.bfloat16)
+    first = torch.randn(16, 3, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+    ops.conv3x3(images.requires_grad_(), first, bias, relu=True).sum().backward()
     assert kernels_of_the_tree() == set(sim.counters())
 
 

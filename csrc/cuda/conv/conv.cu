@@ -89,7 +89,7 @@ Shares shares_of(const Source<T>& x, const Source<T>& gz, int64_t kernel, const 
   if constexpr (has_stem<T>) {
     if (stem_takes_wgrad(x, gz, kernel, context)) plan.splits = stem_wgrad_splits(gz);
   }
-  return {columns, plan, plan.splits * gz.c * columns, int64_t(plan.splits) * gz.c};
+  return {columns, plan, int64_t(plan.splits) * gz.c * columns, int64_t(plan.splits) * gz.c};
 }
 
 }  // namespace

@@ -12,7 +12,8 @@
 namespace vggfast::cuda {
 
 /// Uses this tile for convolutions from now on, wherever there is a choice: "auto" (by shape), "large" (128 pixels x
-/// 128 channels), "tall" (128 x 64) or "small" (64 x 64). For tests and tuning. Throws Error for another name.
+/// 128 channels), "tall" (128 x 64) or "small" (64 x 64); all but "auto" by the portable kernels. For tests and tuning.
+/// Throws Error for another name.
 void set_conv_tile(const std::string& name);
 std::string conv_tile();
 

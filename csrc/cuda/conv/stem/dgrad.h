@@ -112,21 +112,22 @@ class DgradRow {
 #pragma unroll
       for (int piece = 0; piece < StemDgrad::pieces; ++piece) {
         const int c = (round * StemDgrad::pieces + piece) * depth_of<T> + at.within * chunk_of<T>;
-        keep_[piece][block] = fetch_chunk(a.gz, row, column, c, landing_ + target(piece, block));
+        chunks_.fetch(a.gz, piece * StemDgrad::blocks + block, row, column, c, landing_ + target(piece, block));
       }
     }
-    ptx::cp_async_commit_group();
+    chunks_.fetch_bits(a.gz);
   }
 
   /// Waits for them.
-  __device__ __forceinline__ void take(Words (&chunks)[StemDgrad::pieces][StemDgrad::blocks]) const {
+  __device__ __forceinline__ void take(Lane at, Words (&chunks)[StemDgrad::pieces][StemDgrad::blocks]) const {
     ptx::cp_async_wait_group<0>();
 #pragma unroll
     for (int piece = 0; piece < StemDgrad::pieces; ++piece) {
 #pragma unroll
       for (int block = 0; block < StemDgrad::blocks; ++block) {
         Words& chunk = chunks[piece][block];
-        chunk = selected_chunk<T>(landing_ + target(piece, block), keep_[piece][block]);
+        chunk = chunks_.selected(piece * StemDgrad::blocks + block, at.within * chunk_of<T>,
+                                 landing_ + target(piece, block));
 #pragma unroll
         for (uint32_t& word : chunk.word) word = rounded<StemMath<T>>(word);
       }
@@ -139,7 +140,7 @@ class DgradRow {
   }
 
   char* landing_;
-  unsigned keep_[StemDgrad::pieces][StemDgrad::blocks];
+  GradientChunks<T, StemDgrad::pieces * StemDgrad::blocks> chunks_;
 };
 
 /// The sums of three rows of outputs, of 16 columns a block and two products; row i of the weights goes to sums[2 - i].
@@ -213,7 +214,7 @@ __global__ void __launch_bounds__(StemDgrad::threads, StemDgrad::least_blocks<T>
 #pragma unroll 1
     for (int round = 0; round < a.rounds; ++round) {
       Words chunks[StemDgrad::pieces][StemDgrad::blocks];
-      gradients.take(chunks);
+      gradients.take(at, chunks);
       const bool row_ends = round + 1 == a.rounds;
       if (!row_ends || y < unit.last) gradients.fetch(a, unit, row_ends ? y + 1 : y, row_ends ? 0 : round + 1, at);
       multiply_row<T>(sums, chunks, weights + round * StemDgrad::pieces * StemDgrad::piece_bytes);

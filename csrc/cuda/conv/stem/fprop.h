@@ -1,4 +1,4 @@
-// The first layer's fprop: y (n, h, w, cout) = epilogue(3 x 3 taps of x (n, h, w, c <= 4) * weights), bound by writing
+// The first layer's fprop: y (n, h, w, cout) = epilogue(3 x 3 taps of x (n, h, w, c <= 4) * weights), bound by storing
 // y.
 //
 // A persistent block owns 128 bytes of y's channels; their weights stay in registers. It walks over tiles of 12 x 32
@@ -55,7 +55,7 @@ struct TilePlace {
   }
 };
 
-/// A thread's values of a tile of x and its border, on their way to shared memory: a warp has every eighth row.
+/// A thread's values of a tile of x and its border, on their way to shared memory: a warp has every sixth row.
 template <class T, int Channels>
 class Halo {
  public:
@@ -91,7 +91,7 @@ class Halo {
           *to = ptx::as_float(ptx::cvt_rna_tf32(held_[i][k]));
         } else {
           *to = held_[i][k];
-          if (at > 0) to[Traits::halo_rows * Traits::row_values - 1] = held_[i][k];
+          if (at > 0) to[Traits::halo_rows * Traits::row_values - 1] = held_[i][k];  // the other copy
         }
       }
     }

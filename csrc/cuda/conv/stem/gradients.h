@@ -33,25 +33,49 @@ struct GradientColumn {
       : pixel(x >> (gz.pool ? 1 : 0)), part(x & 1 ? 0 : 0xff), real(pixel < static_cast<unsigned>(gz.stored_w)) {}
 };
 
-/// Begins to bring channels c ... of a pixel, a chunk of them: zeros where there is none. Returns its bits.
-template <class T>
-__device__ __forceinline__ unsigned fetch_chunk(const Source<T>& gz, const GradientRow& row,
-                                                const GradientColumn& column, int c, char* shared) {
-  const bool real = row.real && column.real && c < gz.c;
-  const uint32_t pixel = row.pixel + column.pixel;
-  const uint32_t chunk = pixel * (gz.c / chunk_of<T>)+c / chunk_of<T>;
-  ptx::cp_async_ca_16(shared, reinterpret_cast<const Words*>(gz.data) + (real ? chunk : 0), real);
-  unsigned keep = 0xff;
-  if ((gz.relu || gz.pool) && real) {
-    keep = gz.kept(gz.selection + ((row.planes + pixel) * (gz.c / 8) + c / 8), row.part | column.part);
+/// `Count` chunks of a lane that are on their way together, all of the same channels of a byte of a selection.
+template <class T, int Count>
+class GradientChunks {
+ public:
+  /// Begins to bring chunk i: channels c ... of a pixel, or zeros where there is none.
+  __device__ __forceinline__ void fetch(const Source<T>& gz, int i, const GradientRow& row,
+                                        const GradientColumn& column, int c, char* shared) {
+    const bool real = row.real && column.real && c < gz.c;
+    const uint32_t pixel = row.pixel + column.pixel, chunks = gz.c / chunk_of<T>;
+    const uint32_t chunk = pixel * chunks + static_cast<uint32_t>(c / chunk_of<T>);
+    ptx::cp_async_ca_16(shared, reinterpret_cast<const Words*>(gz.data) + (real ? chunk : 0), real);
+    byte_[i] = real ? (row.planes + pixel) * (gz.c / 8) + c / 8 : 0;
+    part_[i] = row.part | column.part;
   }
-  return keep >> (c % 8);
-}
 
-/// The chunk that has arrived, with zeros for what the selection leaves out.
-template <class T>
-__device__ __forceinline__ Words selected_chunk(const char* shared, unsigned keep) {
-  return masked<T>(*reinterpret_cast<const Words*>(shared), keep);
-}
+  /// After all of them: begins to bring their bits. Those of a chunk of zeros are anybody's.
+  __device__ __forceinline__ void fetch_bits(const Source<T>& gz) {
+    ptx::cp_async_commit_group();
+#pragma unroll
+    for (int i = 0; i < Count; ++i) keep_[i] = 0xff;
+    if (gz.stored_h == 0 || gz.stored_w == 0) return;  // there are no bits
+    const uint8_t* plane = gz.selection;
+    if (gz.relu) {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) keep_[i] = plane[byte_[i]];
+      plane += gz.plane;
+    }
+    if (gz.pool) {
+#pragma unroll
+      for (int i = 0; i < Count; ++i) {
+        keep_[i] &= (plane[byte_[i]] ^ part_[i]) & (plane[gz.plane + byte_[i]] ^ part_[i] >> 8);
+      }
+    }
+  }
+
+  /// Chunk i, which has arrived, with zeros for what the selection leaves out.
+  __device__ __forceinline__ Words selected(int i, int c, const char* shared) const {
+    return masked<T>(*reinterpret_cast<const Words*>(shared), keep_[i] >> (c % 8));
+  }
+
+ private:
+  uint32_t byte_[Count];
+  unsigned part_[Count], keep_[Count];
+};
 
 }  // namespace vggfast::cuda

@@ -4,9 +4,9 @@
 // The tiles, 8 columns x 4 rows (2 of float32) of one image, are shared out evenly among all warps. A warp multiplies
 // 64 channels of gz by all taps and keeps the sums in registers to the end; then a block's warps add theirs up in
 // order, to partial (splits x cout x 9 * c) and partial_bias (splits x cout), for reduce.cu. Shared memory of a warp:
-// two stages of 4 KB of gz, by pixel; and x with its border, 1 KB, by column of taps, channel and row, a copy for each
-// column of taps, so that two pixels are one aligned word, and zero where a tile overhangs. Who waits on whom: lanes
-// for their warp, twice a tile, while the next one is on its way; warps for each other only for the last sum.
+// two stages of 4 KB of gz, by pixel; and 1 to 2 KB of x with its border, a copy for each column of taps, so that two
+// pixels are one aligned word, and zero where a tile overhangs; 57 to 63 KB a block. Who waits on whom: lanes for their
+// warp, twice a tile, while the next one is on its way; warps for each other only for the last sum.
 #pragma once
 
 #include "cuda/conv/portable/wgrad.h"
@@ -36,6 +36,7 @@ struct StemWgrad {
   static constexpr int sum_bytes = group * sums_of_row * static_cast<int>(sizeof(float));
   static constexpr int shared_bytes = warps * (warp_bytes > sum_bytes ? warp_bytes : sum_bytes);
   static constexpr int least_tiles = 4;  // of a warp
+  static_assert(warp_bytes % chunk_bytes == 0);
 };
 
 template <class T>
@@ -63,18 +64,20 @@ class WgradGradients {
  public:
   using Stage = typename Traits::Stage;
 
-  __device__ __forceinline__ void fetch(const Source<T>& gz, WgradTile tile, int first_channel, char* stage, Lane at) {
-    const int c = first_channel + at.lane % Stage::chunks * chunk_of<T>;
+  __device__ __forceinline__ WgradGradients(int first_channel, Lane at)
+      : c_(first_channel + at.lane % Stage::chunks * chunk_of<T>) {}
+
+  __device__ __forceinline__ void fetch(const Source<T>& gz, WgradTile tile, char* stage, Lane at) {
 #pragma unroll
-    for (int i = 0; i < columns; ++i) {
-      const GradientColumn column(gz, tile.x + apart * i + at.lane / Stage::chunks);
+    for (int row = 0; row < Traits::rows; ++row) {
+      const GradientRow gradients(gz, tile.image, tile.y + row);
 #pragma unroll
-      for (int row = 0; row < Traits::rows; ++row) {
-        keep_[row][i] =
-            fetch_chunk(gz, GradientRow(gz, tile.image, tile.y + row), column, c, stage + target(row, i, at));
+      for (int i = 0; i < columns; ++i) {
+        const GradientColumn column(gz, tile.x + apart * i + at.lane / Stage::chunks);
+        chunks_.fetch(gz, row * columns + i, gradients, column, c_, stage + target(row * columns + i, at));
       }
     }
-    ptx::cp_async_commit_group();
+    chunks_.fetch_bits(gz);
   }
 
   /// Waits for them, and applies the selection where they lie.
@@ -82,24 +85,21 @@ class WgradGradients {
     ptx::cp_async_wait_group<0>();
     if (!gz.relu && !gz.pool) return;
 #pragma unroll
-    for (int row = 0; row < Traits::rows; ++row) {
-#pragma unroll
-      for (int i = 0; i < columns; ++i) {
-        char* const chunk = stage + target(row, i, at);
-        *reinterpret_cast<Words*>(chunk) = selected_chunk<T>(chunk, keep_[row][i]);
-      }
+    for (int i = 0; i < Traits::rows * columns; ++i) {
+      char* const chunk = stage + target(i, at);
+      *reinterpret_cast<Words*>(chunk) = chunks_.selected(i, c_, chunk);
     }
   }
 
  private:
   static constexpr int apart = 32 / Stage::chunks, columns = Traits::columns / apart;
 
-  __device__ __forceinline__ static int target(int row, int i, Lane at) {
-    const int pixel = row * Traits::columns + apart * i + at.lane / Stage::chunks;
-    return Stage::chunk_offset(pixel, at.lane % Stage::chunks);
+  __device__ __forceinline__ static int target(int i, Lane at) {
+    return Stage::chunk_offset(apart * i + at.lane / Stage::chunks, at.lane % Stage::chunks);
   }
 
-  unsigned keep_[Traits::rows][columns];
+  int c_;
+  GradientChunks<T, Traits::rows * columns> chunks_;
 };
 
 /// A lane's values of a tile of x and its border: value `lane` of each row, and of four channels the 32nd further.
@@ -215,7 +215,7 @@ __device__ __forceinline__ void multiply_tile(WgradSums<Traits>& sums, const cha
   }
 }
 
-/// Puts a warp's sums down, a row for each channel.
+/// Puts a warp's sums down for the block, a row for each channel.
 template <class Traits>
 __device__ __forceinline__ void put_down(const WgradSums<Traits>& sums, float* to, Lane at) {
 #pragma unroll
@@ -237,8 +237,7 @@ __device__ __forceinline__ void put_down(const WgradSums<Traits>& sums, float* t
 /// Adds up what the warps have put down, and writes this block's part of the partial sums.
 template <class Traits, class T>
 __device__ __forceinline__ void store_sums(const StemWgradArgs<T>& a, const float* sums, int split, int first_channel) {
-  const int columns = 9 * a.x.c,
-            channels = a.gz.c - first_channel < Traits::group ? a.gz.c - first_channel : Traits::group;
+  const int columns = 9 * a.x.c, left = a.gz.c - first_channel, channels = left < Traits::group ? left : Traits::group;
   const auto total = [&](int channel, int column) {
     float total = 0;
     for (int warp = 0; warp < Traits::warps; ++warp) {
@@ -272,12 +271,12 @@ __global__ void __launch_bounds__(StemWgrad<T, Channels>::threads, StemWgrad<T, 
   for (int j = 0; j < Traits::blocks_across; ++j) {
     places[j] = WgradInputs<T, Channels>::place_of_column(8 * j + at.group, a.x.c);
   }
-  WgradGradients<T, Traits> gradients;
+  WgradGradients<T, Traits> gradients(first_channel, at);
   WgradInputs<T, Channels> inputs(a.x.c, at);
   WgradSums<Traits> sums;
   WgradTile next = WgradTile::of<Traits>(a, begin);
   const auto fetch = [&](int stage) {
-    gradients.fetch(a.gz, next, first_channel, stages + stage * Traits::Stage::bytes, at);
+    gradients.fetch(a.gz, next, stages + stage * Traits::Stage::bytes, at);
     inputs.fetch(a.x, next, at);
   };
   if (Traits::bias_by_ones) inputs.store_ones(inputs_at, at);
