@@ -1,16 +1,17 @@
 // The larger of two numbers.
 #pragma once
 
+#include <bit>
 #include <cmath>
 
 #include "cuda/ptx/common.h"
 
 namespace vggfast::ptx {
 
-/// NaN where either is; of zeros of both signs, the positive one.
+/// NaN, of all bits but the sign, where either is; of zeros of both signs, the positive one.
 VGGFAST_PTX float max_nan(float a, float b) {
 #ifdef VGGFAST_SIM
-  if (a != a || b != b) return a + b;
+  if (a != a || b != b) return std::bit_cast<float>(0x7fffffffu);
   return a > b || (a == b && std::signbit(b)) ? a : b;
 #else
   float larger;

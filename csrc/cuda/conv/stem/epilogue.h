@@ -70,7 +70,7 @@ class WindowOutputs {
   /// Of the pixel that is so many further than the first.
   __device__ __forceinline__ void store_pixel(int64_t pixels, int further, float (&values)[lane_channels],
                                               unsigned right, unsigned below) const {
-    // NaN passes, as a number that is not 0; so ReLU's bits need no comparison of their own.
+    // What ReLU leaves is 0 or, as NaN is too, a positive number of bits, whose negative has its sign set: store_bits.
     const float least = y_.relu ? 0.0f : -INFINITY;
     T* const to = to_ + pixels * y_.c + further;
     Pair<T> pairs[lane_channels / 2];
@@ -100,10 +100,7 @@ class WindowOutputs {
     if (y_.relu) {
       unsigned pass = 0;
 #pragma unroll
-      for (int e = 0; e < lane_channels; ++e) {
-        const uint32_t bits = ptx::as_bits(values[e]);
-        pass += (bits < 1 ? bits : 1) << e;
-      }
+      for (int e = lane_channels - 1; e >= 0; --e) pass = pass << 1 | (0u - ptx::as_bits(values[e])) >> 31;
       *to = static_cast<uint8_t>(pass);
       to += plane_;
     }
