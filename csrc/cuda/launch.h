@@ -31,7 +31,7 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, const
 }
 
 /// Of the current device.
-inline int multiprocessors() { return sim::multiprocessors; }
+inline int multiprocessors() { return sim::settings().multiprocessors; }
 inline bool is_hopper() { return true; }
 
 #else

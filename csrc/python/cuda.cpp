@@ -1,6 +1,8 @@
 // The CUDA back end's ops, as the compiled module and the simulator's both bind them.
 #include "vggfast/cuda.h"
 
+#include <pybind11/stl.h>
+
 #include "python/ops.h"
 
 namespace vggfast::python {
@@ -30,6 +32,7 @@ void bind_cuda(pybind11::module_ m) {
   bind_ops(m, cuda_ops);
   m.def("set_conv_tile", &cuda::set_conv_tile);
   m.def("conv_tile", &cuda::conv_tile);
+  m.def("conv_tiles", &cuda::conv_tiles);
 }
 
 }  // namespace vggfast::python

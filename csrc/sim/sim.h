@@ -23,6 +23,7 @@ class Fault : public std::runtime_error {
 struct Settings {
   uint64_t seed = 0;           // of the order of threads and of the moments at which copies land
   int64_t blocks = INT64_MAX;  // of a launch that are run, spread over the grid; counters are scaled up to all
+  int multiprocessors = 132;   // as many as an H200 has; fewer make blocks that stay compute more tiles
 };
 Settings& settings();
 
@@ -40,7 +41,6 @@ void launch(const Launch& launch, const std::function<void()>& body);
 /// From here on, the running thread's loads and stores are the kernel's.
 void begin_watching();
 
-constexpr int multiprocessors = 132;  // as an H200's
 constexpr size_t most_shared_bytes = 227 << 10;
 
 /// Global memory: an address range that kernels may touch while this lives.

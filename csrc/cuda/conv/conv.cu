@@ -2,6 +2,8 @@
 #include <algorithm>
 
 #include "core/conv_checks.h"
+#include "cuda/conv/heuristics.h"
+#include "cuda/conv/hopper/fprop_run.h"
 #include "cuda/conv/pack.h"
 #include "cuda/conv/portable/run.h"
 #include "cuda/conv/reduce.h"
@@ -32,6 +34,81 @@ void with_math(const Context& context, Body body) {
     body.template operator()<F64Math>();
   } else {
     context.tf32 ? body.template operator()<Tf32Math>() : body.template operator()<F32Math>();
+  }
+}
+
+/// Whether the Hopper kernels take a convolution of x to `cout` channels. As far as shapes and x say: outputs are
+/// aligned.
+template <class T>
+bool on_hopper([[maybe_unused]] const Tensor& x, [[maybe_unused]] int64_t cout, [[maybe_unused]] int64_t kernel,
+               [[maybe_unused]] const Context& context) {
+#ifdef VGGFAST_HOPPER
+  constexpr int64_t least_channels = 16;  // fewer would fill little of a stage
+  if (sizeof(T) == 8 || (sizeof(T) == 4 && !context.tf32) || x.size(1) < least_channels || x.numel() == 0) return false;
+  const bool whole = x.size(1) * sizeof(T) % 16 == 0 && cout % 8 == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
+  return whole && !is_portable_tile(conv_tile()) && is_hopper();
+#else
+  return false;
+#endif
+}
+
+/// Of the workspace: the weights', 0 where the Hopper kernels read them where they lie.
+template <class T>
+size_t packed_bytes(const WeightView<T>& weights, bool hopper) {
+  return hopper && hopper::lie_as_packed(weights) ? 0 : weights.packed_bytes();
+}
+
+/// The gradient of the sums has the workspace's second part.
+size_t gradient_at(size_t weights) { return (weights + 255) / 256 * 256; }
+size_t gradient_bytes(const Tensor& gy, int64_t h, int64_t w) {
+  return static_cast<size_t>(gy.size(0) * gy.size(1) * h * w) * size_of(gy.dtype);
+}
+
+/// What gy is the gradient of its sums by: itself without a selection, else written to the workspace behind `weights`
+/// bytes.
+Tensor gradient_of_sums(const Tensor& gy, const Selected& selected, int64_t h, int64_t w, Workspace workspace,
+                        size_t weights, const Context& context) {
+  if (!selected.selection) return gy;
+  check_workspace(workspace, gradient_at(weights) + gradient_bytes(gy, h, w));
+  const int64_t n = gy.size(0), c = gy.size(1);
+  const Tensor gz{static_cast<char*>(workspace.data) + gradient_at(weights),
+                  gy.dtype,
+                  gy.device,
+                  {n, c, h, w},
+                  {h * w * c, 1, w * c, c}};
+  cuda::scatter_selected(gy, *selected.selection, selected.epilogue, gz, context);
+  return gz;
+}
+
+/// As convolve(), by the Hopper kernels.
+template <class T>
+void convolve_on_hopper(const Tensor& x, const WeightView<T>& weights, const Output<T>& y, Workspace workspace,
+                        const Context& context) {
+  if constexpr (sizeof(T) < 8) {
+    hopper::FpropProblem<T> problem{.x = x.as<T>(),
+                                    .n = static_cast<int>(x.size(0)),
+                                    .h = y.h,
+                                    .w = y.w,
+                                    .cin = weights.in,
+                                    .weights = weights.data,
+                                    .weight_stride = weights.out_stride,
+                                    .tap_stride = weights.column_stride,
+                                    .kernel = weights.kernel,
+                                    .cout = weights.out,
+                                    .bias = y.bias,
+                                    .selection = y.selection,
+                                    .y = y.data,
+                                    .relu = y.relu,
+                                    .pool = y.pool};
+    if (!hopper::lie_as_packed(weights)) {
+      check_workspace(workspace, weights.packed_bytes());
+      T* const packed = static_cast<T*>(workspace.data);
+      pack_weights(weights, context.tf32, packed, context);
+      problem.weights = packed;
+      problem.weight_stride = weights.depth();
+      problem.tap_stride = weights.in;
+    }
+    hopper::run_fprop(problem, conv_tile(), context);
   }
 }
 
@@ -99,8 +176,8 @@ size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue, Con
   check_kernel(weight, x.size(1), 1, "x");
   return for_float(x, "x", [&]<class T>() {
     const WeightView<T> weights = fprop_view<T>(weight);
-    const bool stem = stem_takes_fprop(source_of<T>(x, {}, x.size(2), x.size(3)), weights, context);
-    return stem ? 0 : weights.packed_bytes();
+    if (stem_takes_fprop(source_of<T>(x, {}, x.size(2), x.size(3)), weights, context)) return size_t(0);
+    return packed_bytes(weights, on_hopper<T>(x, weight.size(0), weight.size(2), context));
   });
 }
 
@@ -109,9 +186,11 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Te
   check_gradient(gy, selected, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
   return for_float(gy, "gy", [&]<class T>() {
-    const WeightView<T> weights = dgrad_view<T>(weight);
-    const bool stem = stem_takes_dgrad(source_of<T>(gy, selected, h, w), weights, context);
-    return stem ? 0 : weights.packed_bytes();
+    const WeightView<T> view = dgrad_view<T>(weight);
+    if (stem_takes_dgrad(source_of<T>(gy, selected, h, w), view, context)) return size_t(0);
+    const bool hopper = on_hopper<T>(gy, weight.size(1), weight.size(2), context);
+    const size_t weights = packed_bytes(view, hopper);
+    return hopper && selected.selection ? gradient_at(weights) + gradient_bytes(gy, h, w) : weights;
   });
 }
 
@@ -142,6 +221,7 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
     if constexpr (has_stem<T>) {
       if (stem_takes_fprop(source, weights, context)) return stem_fprop(source, weights, out, context);
     }
+    if (on_hopper<T>(x, out.c, weights.kernel, context)) return convolve_on_hopper(x, weights, out, workspace, context);
     convolve(source, weights, out, workspace, context);
   });
 }
@@ -151,12 +231,18 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
   check_dgrad(gy, selected, weight, gx);
   check_pixels(gx, "gx", gx.size(2), gx.size(3));
   for_float(gy, "gy", [&]<class T>() {
-    const Source<T> gz = source_of<T>(gy, selected, gx.size(2), gx.size(3));
+    const int64_t h = gx.size(2), w = gx.size(3);
+    const Source<T> source = source_of<T>(gy, selected, h, w);
     const WeightView<T> weights = dgrad_view<T>(weight);
+    const Output<T> out = output_of<T>(gx, h, w);
     if constexpr (has_stem<T>) {
-      if (stem_takes_dgrad(gz, weights, context)) return stem_dgrad(gz, weights, gx.as<T>(), context);
+      if (stem_takes_dgrad(source, weights, context)) return stem_dgrad(source, weights, out.data, context);
     }
-    convolve(gz, weights, output_of<T>(gx, gx.size(2), gx.size(3)), workspace, context);
+    if (on_hopper<T>(gy, out.c, weights.kernel, context)) {
+      const Tensor gz = gradient_of_sums(gy, selected, h, w, workspace, packed_bytes(weights, true), context);
+      return convolve_on_hopper(gz, weights, out, workspace, context);
+    }
+    convolve(source, weights, out, workspace, context);
   });
 }
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cuda/conv/heuristics.h"
+#include "cuda/conv/hopper/fprop_tiles.h"
 #include "cuda/launch.h"
 #include "vggfast/cuda.h"
 
@@ -12,16 +13,29 @@ std::string forced = "auto";
 int64_t tiles(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
 
 bool force(TileShape& shape) {
-  if (forced == "auto") return false;
+  if (!is_portable_tile(forced)) return false;
   shape = forced == "large" ? TileShape::large : forced == "tall" ? TileShape::tall : TileShape::small;
   return true;
 }
 
 }  // namespace
 
+std::vector<std::string> conv_tiles() {
+  std::vector<std::string> names = {"auto", "large", "tall", "small"};
+#ifdef VGGFAST_HOPPER
+  hopper::for_each_tile([&]<class>(const char* name) { names.emplace_back(name); });
+#endif
+  return names;
+}
+
+bool is_portable_tile(const std::string& name) { return name == "large" || name == "tall" || name == "small"; }
+
 void set_conv_tile(const std::string& name) {
-  VGGFAST_CHECK(name == "auto" || name == "large" || name == "tall" || name == "small", "tile is ", name,
-                ": auto, large, tall or small is wanted");
+  const std::vector<std::string> names = conv_tiles();
+  std::string allowed;
+  for (const std::string& known : names) allowed += (allowed.empty() ? "" : ", ") + known;
+  VGGFAST_CHECK(std::find(names.begin(), names.end(), name) != names.end(), "tile is ", name, ": one of ", allowed,
+                " is wanted");
   forced = name;
 }
 

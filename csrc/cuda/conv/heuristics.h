@@ -2,10 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace vggfast::cuda {
 
 enum class TileShape { large, tall, small };  // LargeTile, TallTile, SmallTile (tile.h)
+
+/// Whether this is the name of a portable tile.
+bool is_portable_tile(const std::string& name);
 
 /// For fprop and dgrad of `pixels` rows and `channels` output channels.
 TileShape choose_fprop_tile(int64_t pixels, int64_t channels);

@@ -11,11 +11,12 @@
 
 namespace vggfast::cuda {
 
-/// Uses this tile for convolutions from now on, wherever there is a choice: "auto" (by shape), "large" (128 pixels x
-/// 128 channels), "tall" (128 x 64) or "small" (64 x 64); all but "auto" by the portable kernels. For tests and tuning.
-/// Throws Error for another name.
+/// Uses this tile for convolutions from now on, wherever it can serve: "auto" (by shape); a portable kernel's "large"
+/// (128 pixels x 128 channels), "tall" (128 x 64) or "small" (64 x 64); or one of the Hopper kernels'. For tests and
+/// tuning. Throws Error for a name that conv_tiles() does not have.
 void set_conv_tile(const std::string& name);
 std::string conv_tile();
+std::vector<std::string> conv_tiles();
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,

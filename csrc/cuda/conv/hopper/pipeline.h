@@ -1,0 +1,89 @@
+// Rings of stages in shared memory between the warp that fills them by TMA and the warps that multiply from them. Each
+// stage has two mbarriers: `full` waits for the bytes of all its loads, `empty` for an arrival of every warp that reads
+// it, in every block of the cluster that a load of it lands in.
+#pragma once
+
+#include "cuda/ptx/cluster.h"
+#include "cuda/ptx/mbarrier.h"
+#include "cuda/ptx/warp.h"
+
+namespace vggfast::cuda::hopper {
+
+constexpr int warpgroup_threads = 128, warpgroup_warps = 4;
+
+/// Named barriers; 0 is __syncthreads'.
+enum NamedBarrier : unsigned {
+  staging_of_first_consumer = 1,
+  staging_of_second_consumer,
+  turn_of_first_consumer,
+  turn_of_second_consumer
+};
+
+template <int Stages>
+struct Barriers {
+  uint64_t full[Stages], empty[Stages];
+
+  /// By one thread; `readers`, `writers`: arrivals that say that a stage has been read, written.
+  __device__ __forceinline__ void init(unsigned readers, unsigned writers = 1) {
+    for (int stage = 0; stage < Stages; ++stage) {
+      ptx::mbarrier_init(&full[stage], writers);
+      ptx::mbarrier_init(&empty[stage], readers);
+    }
+  }
+};
+
+/// Where one side of a ring is.
+template <int Stages>
+class Cursor {
+ public:
+  __device__ __forceinline__ int stage() const { return stage_; }
+
+  __device__ __forceinline__ void advance() {
+    if (++stage_ < Stages) return;
+    stage_ = 0;
+    parity_ ^= 1;
+  }
+  /// Past stages that others use.
+  __device__ __forceinline__ void skip(int stages) {
+    const int to = stage_ + stages;
+    parity_ ^= to / Stages & 1;
+    stage_ = to % Stages;
+  }
+
+  /// Shared: other blocks of the cluster arrive there too.
+  template <bool Shared = false>
+  __device__ __forceinline__ void wait_full(const Barriers<Stages>& barriers) const {
+    wait<Shared>(&barriers.full[stage_], parity_);
+  }
+  template <bool Shared = false>
+  __device__ __forceinline__ void wait_empty(const Barriers<Stages>& barriers) const {
+    wait<Shared>(&barriers.empty[stage_], parity_ ^ 1);
+  }
+
+ private:
+  template <bool Shared>
+  __device__ __forceinline__ static void wait(const uint64_t* barrier, uint32_t parity) {
+    if constexpr (Shared) {
+      ptx::mbarrier_try_wait_parity_cluster(barrier, parity);
+    } else {
+      ptx::mbarrier_try_wait_parity(barrier, parity);
+    }
+  }
+
+  int stage_ = 0;
+  uint32_t parity_ = 0;
+};
+
+/// By every lane of a warp that has read a stage to its end: says so to `blocks` blocks, of ranks first, first +
+/// step...
+template <int Blocks>
+__device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  if constexpr (Blocks == 1) {
+    if (lane == 0) ptx::mbarrier_arrive(barrier);
+  } else {
+    if (lane < Blocks) ptx::mbarrier_arrive_cluster(barrier, static_cast<uint32_t>(first + lane * step));
+  }
+}
+
+}  // namespace vggfast::cuda::hopper
