@@ -107,15 +107,16 @@ class DgradRow {
   __device__ __forceinline__ void fetch(const StemDgradArgs<T>& a, const DgradUnit& unit, int y, int round, Lane at) {
     const GradientRow row(a.gz, unit.image, y);
 #pragma unroll
-    for (int block = 0; block < StemDgrad::blocks; ++block) {
-      const GradientColumn column(a.gz, unit.x + 8 * block + at.group);
+    for (int piece = 0; piece < StemDgrad::pieces; ++piece) {
+      const int c = (round * StemDgrad::pieces + piece) * depth_of<T> + at.within * chunk_of<T>;
 #pragma unroll
-      for (int piece = 0; piece < StemDgrad::pieces; ++piece) {
-        const int c = (round * StemDgrad::pieces + piece) * depth_of<T> + at.within * chunk_of<T>;
-        chunks_.fetch(a.gz, piece * StemDgrad::blocks + block, row, column, c, landing_ + target(piece, block));
+      for (int block = 0; block < StemDgrad::blocks; ++block) {
+        const GradientColumn column(a.gz, unit.x + 8 * block + at.group);
+        chunks_[piece].fetch(a.gz, block, row, column, c, landing_ + target(piece, block));
       }
+      chunks_[piece].fetch_bits(a.gz);
     }
-    chunks_.fetch_bits(a.gz);
+    ptx::cp_async_commit_group();
   }
 
   /// Waits for them.
@@ -126,8 +127,7 @@ class DgradRow {
 #pragma unroll
       for (int block = 0; block < StemDgrad::blocks; ++block) {
         Words& chunk = chunks[piece][block];
-        chunk = chunks_.selected(piece * StemDgrad::blocks + block, at.within * chunk_of<T>,
-                                 landing_ + target(piece, block));
+        chunk = chunks_[piece].selected(block, at.within * chunk_of<T>, landing_ + target(piece, block));
 #pragma unroll
         for (uint32_t& word : chunk.word) word = rounded<StemMath<T>>(word);
       }
@@ -140,7 +140,7 @@ class DgradRow {
   }
 
   char* landing_;
-  GradientChunks<T, StemDgrad::pieces * StemDgrad::blocks> chunks_;
+  GradientChunks<T, StemDgrad::blocks> chunks_[StemDgrad::pieces];
 };
 
 /// The sums of three rows of outputs, of 16 columns a block and two products; row i of the weights goes to sums[2 - i].

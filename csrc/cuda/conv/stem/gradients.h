@@ -48,9 +48,9 @@ class GradientChunks {
     part_[i] = row.part | column.part;
   }
 
-  /// After all of them: begins to bring their bits. Those of a chunk of zeros are anybody's.
+  /// After all of them: begins to bring their bits; those of a chunk of zeros are anybody's. The caller commits the
+  /// chunks' copies.
   __device__ __forceinline__ void fetch_bits(const Source<T>& gz) {
-    ptx::cp_async_commit_group();
 #pragma unroll
     for (int i = 0; i < Count; ++i) keep_[i] = 0xff;
     if (gz.stored_h == 0 || gz.stored_w == 0) return;  // there are no bits

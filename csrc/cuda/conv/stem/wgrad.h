@@ -77,6 +77,7 @@ class WgradGradients {
         chunks_.fetch(gz, row * columns + i, gradients, column, c_, stage + target(row * columns + i, at));
       }
     }
+    ptx::cp_async_commit_group();
     chunks_.fetch_bits(gz);
   }
 
