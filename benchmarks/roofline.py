@@ -140,7 +140,7 @@ def main() -> None:
             for kernel, counts in module.counters().items():
                 milliseconds, bound = estimate(kernel, counts, counted.bytes, arguments.dtype, ceilings)
                 rows.append({"layer": name, "kernel": kernel, "estimate_ms": milliseconds, "bound": bound, **counts})
-                got = known.get(name) if kernel.startswith("conv") else None
+                got = known.get(name) if kernel.startswith(("conv", "stem")) else None
                 table.append([name, kernel.removesuffix("_kernel"), f"{counts['blocks']}",
                               f"{counts['blocks'] / ceilings.multiprocessors:.1f}",
                               f"{counts['global_read'] / 1e6:.0f}", f"{counts['global_distinct'] / 1e6:.0f}",
