@@ -52,6 +52,7 @@ std::vector<ConvChoice> conv_choices([[maybe_unused]] int64_t n, [[maybe_unused]
                             static_cast<int>(cin),
                             static_cast<int>(kernel),
                             static_cast<int>(bytes),
+                            static_cast<int>(bytes),
                             pool};
   hopper::for_each_tile([&]<class Tile>(const char* name) {
     if (hopper::fits<Tile>(shape)) choices.push_back({name, hopper::estimate<Tile>(shape, multiprocessors)});
