@@ -24,7 +24,7 @@ struct FpropProblem {
   bool relu, pool;
 };
 
-/// By the tile named, where it can, else by the one of the least estimated time.
+/// By the tile named, where it can, else by the one measured or estimated to be the fastest (choice.h).
 template <class T>
 void run_fprop(const FpropProblem<T>& problem, const std::string& tile, const Context& context);
 

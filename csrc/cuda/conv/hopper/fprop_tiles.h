@@ -1,4 +1,4 @@
-// The tiles that fprop is built for, and the choice among them: the least of an estimate. One line per tile.
+// The tiles that fprop is built for, one line per tile, and an estimate of their time (choice.h chooses).
 #pragma once
 
 #include "cuda/conv/hopper/schedule.h"
