@@ -293,6 +293,15 @@ def test_share_of_the_peak():
     assert share(132 * 2048, 4, 4) == 0.5
 
 
+def test_the_ladder_quotes_predictions(sim):
+    """docs/gpu-ladder.md has the figures that its command prints, each marked as an estimate."""
+    lines = (ROOT / "docs" / "gpu-ladder.md").read_text().splitlines()
+    quoted = [re.findall(r"\| est\. ([\d.]+%) ", line) for line in lines]
+    wanted = predict.ladder(sim.cuda, [1, 8, 64], "fprop", "bf16")
+    assert [figures for figures in quoted if figures] == [step[1:] for step in wanted]
+    assert not any(re.search(r"%", line) for line, figures in zip(lines, quoted, strict=True) if not figures)
+
+
 def test_predictions(sim, capsys):
     predict.main(["--batches", "1", "64", "--passes", "fprop", "dgrad"])
     shown = capsys.readouterr().out

@@ -30,7 +30,7 @@ ROUNDING = {"bf16": 2.0**-8, "fp16": 2.0**-11, "tf32": 2.0**-11}
 
 def kernels() -> ModuleType:
     """The module whose kernels the ops run here."""
-    return _backends.backend_of(torch.empty(0, device=choice.DEVICE)).ops  # type: ignore[union-attr]
+    return _backends.backend_of(torch.empty(0, device=choice.DEVICE)).ops
 
 
 def cases(dtypes: Sequence[str], batches: Sequence[int], passes: Sequence[str]) -> list[convs.Case]:
@@ -90,14 +90,13 @@ def measure(case: convs.Case, options: argparse.Namespace, flush: Callable[[], A
     try:
         errors, wrong = measuring.checked(found, lambda name: convs.exact(layer, name, {"conv": layer.gz}), case.dtype)
         wrong |= strays(found, default, wrong, case.dtype)
-        before = timing.gpu_state()
         seconds = measuring.timed(found, wrong, options.rounds, flush)
     finally:
         kernels().set_conv_tile("auto")
     return {**case._asdict(), "title": f"{case.which}, {case.dtype}, batch {case.batch}, {case.title}",
             "problem": problem(case)._asdict(), "default": default, "errors": errors, "not timed": wrong,
             "estimates": {c.tile: c.clocks for c in tiles}, "seconds": seconds,
-            "state": {"before": before, "after": timing.gpu_state()}}  # fmt: skip
+            "state": timing.gpu_state()}  # fmt: skip
 
 
 # ---- the table ------------------------------------------------------------------------------------------------------
