@@ -1,14 +1,19 @@
-"""The CUDA kernels on the simulated GPU (csrc/sim) as a back end of vggfast.ops for CPU tensors: `make sim`."""
+"""The CUDA kernels on the simulated GPU (csrc/sim) as a back end of vggfast.ops for CPU tensors: `make sim`. And what
+an engine does on CUDA, on whatever back end CPU tensors have."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
+from vggfast.engine._cuda import CudaNetwork
+from vggfast.engine._graph import Arena
 from vggfast.ops import _backends
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,8 +27,50 @@ class Simulated(_backends.Backend):
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")
 
-    def context(self):
-        return self.module.Context(tf32=torch.backends.cudnn.conv.fp32_precision == "tf32")
+    def context(self, tf32=None):
+        return self.module.Context(tf32=_backends.tf32_allowed() if tf32 is None else tf32)
+
+
+class Alone:
+    """In place of the turns of CUDA's streams: CPU tensors have none, and one thread calls."""
+
+    def __init__(self, owner: object, device: torch.device):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def capturing(self) -> bool:
+        return False
+
+    def begin(self) -> None:
+        pass
+
+    end = wait = wait_for_stream = begin
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """In place of a CUDA graph: what it would replay is run."""
+
+    replay: Callable[[], None]
+
+
+class SimulatedArena(Arena):
+    """Memory that holds NaN in every format until something is written to it."""
+
+    def _record(self, bound):
+        self._memory.fill_(0xFF)
+        return Recorded(bound.run)
+
+
+class SimulatedNetwork(CudaNetwork):
+    """An engine's network for CUDA on CPU tensors: ``vggfast.engine.OF_DEVICE["cpu"]``."""
+
+    turns_on, arena_on = Alone, SimulatedArena
 
 
 @functools.cache

@@ -52,7 +52,7 @@ describe() {
     facts) echo "GPU, driver, compilers, versions, commit" ;;
     build) echo "setup.py build_ext --inplace with VGGFAST_CUDA=on for $ARCHS" ;;
     resources) echo "registers, shared memory, stack of the built kernels; serialised products" ;;
-    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/test_cuda.py" ;;
+    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/test_cuda*.py" ;;
     goldens) echo "what the hardware does, dumped for the simulator" ;;
     bench_conv) echo "layers in bf16 beside cuDNN, eager, torch.compile, JAX" ;;
     bench_model) echo "VGG-16 forward in bf16, batches 64, 1, 256, 128" ;;
@@ -129,7 +129,7 @@ stage_resources() {
 
 stage_quick_tests() {
   python -m pytest --cuda -q -p no:cacheprovider -m "cuda and not slow" --maxfail 40 tests/test_ops_reference.py \
-    tests/test_cuda.py -k "test_cuda or (channels_last and (bfloat16 or float32))"
+    tests/test_cuda.py tests/test_cuda_engine.py -k "test_cuda or (channels_last and (bfloat16 or float32))"
 }
 
 stage_goldens() {

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """What each CUDA kernel takes: registers, static shared memory, stack, spills, by architecture, against a budget.
 
-Without --object it compiles the sources that CMakeLists.txt lists as cuda_sources, for each architecture, to machine
-code alone, and reads what ptxas says; that takes no GPU. With --object it reads a built library, object or module by
-cuobjdump, which knows no spills: there they show as stack. A kernel above its line in the budget, or without one, and
-any spill is named, and the exit status is 1; so is what ptxas says of products that it serialises (C7510, C7511) and
-of setmaxnreg that it ignores (C7508).
+Without --object it compiles the sources that CMakeLists.txt lists as cuda_sources, for each architecture, and as
+hopper_sources, for sm_90a, to machine code alone, and reads what ptxas says; that takes no GPU. With --object it reads
+a built library, object or module by cuobjdump, which knows no spills: there they show as stack. A kernel above its line
+in the budget, or without one, and any spill is named, and the exit status is 1; so is what ptxas says of products that
+it serialises (C7510, C7511) and of setmaxnreg that it ignores (C7508).
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "csrc" / "cuda" / "resources.json"
-ARCHS = ("80", "90a")
+HOPPER = "90a"
+ARCHS = ("80", HOPPER)
 FLAGS = ("-std=c++20", "-O3", "-DNDEBUG", "-DVGGFAST_WITH_CUDA", "-Icsrc", "-Icsrc/include")  # as CMake's Release
 # From sm_90 on a block's first KiB of shared memory is the system's: cuobjdump counts it, ptxas does not.
 SYSTEM_SHARED = 1024
@@ -175,11 +176,11 @@ def as_budget(found: Found, old: dict[str, dict[str, dict[str, int]]]) -> dict[s
 # ---- the tools ------------------------------------------------------------------------------------------------------
 
 
-def cuda_sources(text: str) -> list[str]:
+def sources(text: str, name: str) -> list[str]:
     """The list of that name in CMakeLists.txt."""
-    match = re.search(r"set\(cuda_sources\s+([^)]*)\)", text)
+    match = re.search(rf"set\({name}\s+([^)]*)\)", text)
     if match is None:
-        raise WantedError("CMakeLists.txt has no set(cuda_sources ...)")
+        raise WantedError(f"CMakeLists.txt has no set({name} ...)")
     return match[1].split()
 
 
@@ -193,7 +194,9 @@ def tool(name: str, instead: str) -> str:
 def compiled(archs: Iterable[str], jobs: int) -> str:
     """What ptxas says of every source."""
     nvcc = tool("nvcc", "; it needs no GPU")
-    sources = cuda_sources((ROOT / "CMakeLists.txt").read_text())
+    text = (ROOT / "CMakeLists.txt").read_text()
+    cases = [(source, arch) for source in sources(text, "cuda_sources") for arch in archs]
+    cases += [(source, HOPPER) for source in sources(text, "hopper_sources") if HOPPER in archs]
 
     def compile_one(case: tuple[str, str]) -> str:
         source, arch = case
@@ -206,7 +209,7 @@ def compiled(archs: Iterable[str], jobs: int) -> str:
         return done.stdout + done.stderr
 
     with ThreadPoolExecutor(jobs) as pool:
-        return "\n".join(pool.map(compile_one, [(source, arch) for source in sources for arch in archs]))
+        return "\n".join(pool.map(compile_one, cases))
 
 
 def dumped(path: Path) -> str:

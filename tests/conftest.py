@@ -15,11 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from vggfast import _native
+from vggfast import _native, engine
+from vggfast.engine import _cuda
 from vggfast.ops import _backends
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from simulated import Simulated, simulator
+from simulated import Simulated, SimulatedNetwork, simulator
 
 # ---- back ends -----------------------------------------------------------------------------------------------------
 
@@ -119,6 +120,15 @@ def backend(request, monkeypatch):
     monkeypatch.setitem(_backends.OF_DEVICE, "cpu", lambda index: ours)
     with conv_precision("ieee"):
         yield Backend(kind, "cpu")
+
+
+@pytest.fixture
+def build(backend, monkeypatch):
+    """Engine as it is for models on CUDA, on this back end."""
+    if backend.name != "cuda":
+        monkeypatch.setitem(engine.OF_DEVICE, "cpu", SimulatedNetwork)
+        monkeypatch.setitem(engine._PARAMETERS, "cpu", _cuda.DTYPES)
+    return engine.Engine
 
 
 ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "tf32")

@@ -142,9 +142,10 @@ def test_serialised_products_are_found_once():
 
 
 def test_sources_are_those_of_cmake():
-    assert resources.cuda_sources("set(cuda_sources a.cu\n  b/c.cu)\nset(d e)") == ["a.cu", "b/c.cu"]
-    for source in resources.cuda_sources((resources.ROOT / "CMakeLists.txt").read_text()):
-        assert (resources.ROOT / source).is_file()
+    assert resources.sources("set(cuda_sources a.cu\n  b/c.cu)\nset(d e)", "cuda_sources") == ["a.cu", "b/c.cu"]
+    for name in ("cuda_sources", "hopper_sources"):
+        for source in resources.sources((resources.ROOT / "CMakeLists.txt").read_text(), name):
+            assert (resources.ROOT / source).is_file()
 
 
 @needs_filter

@@ -35,7 +35,7 @@ def tile(sim):
     sim.cuda.set_conv_tile("auto")
 
 
-def test_every_kernel_is_run(backend, sim):
+def test_every_kernel_is_run(backend, sim, tile):
     """Forward and backward of every op launch every kernel that there is; what they compute, other tests say."""
     sim.clear_counters()
     x = torch.randn(2, 16, 6, 6, dtype=torch.bfloat16, requires_grad=True)
@@ -44,6 +44,8 @@ def test_every_kernel_is_run(backend, sim):
     y = ops.conv3x3(x, weight, bias, relu=True, pool=True)
     y = ops.max_pool2x2(ops.local_response_norm(y), ceil_mode=True)
     (ops.class_scores(y, views=2).sum() + ops.sum_pool(y).sum()).backward()
+    tile("small")  # the portable kernels
+    ops.conv3x3(x, weight, bias).sum().backward()
     gather_selected(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
     ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3)
     assert kernels_of_the_tree() == set(sim.counters())

@@ -13,6 +13,7 @@ from conftest import (
 )
 from simulated import simulator
 
+from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad
 from vggfast.ops.selection import gather_selected
 
@@ -107,10 +108,11 @@ def test_orders(backend, sim, tile, name):
     assert_same_bits(*results)
 
 
-def test_1x1(backend, tile, name):
+@pytest.mark.parametrize("pool", [False, True])
+def test_1x1(backend, tile, name, pool):
     tile(name)
     x, weight, bias = (t.bfloat16() for t in tensors(*ODD))
-    check_fprop(x, weight[..., 1:2, 1:2], bias, True, False)
+    check_fprop(x, weight[..., 1:2, 1:2], bias, True, pool)
 
 
 def test_weights_where_they_lie(backend, sim, tile, name):
@@ -122,6 +124,51 @@ def test_weights_where_they_lie(backend, sim, tile, name):
     in_place = conv(x, weight.contiguous(memory_format=torch.channels_last), bias, True, False, False)[0]
     assert set(sim.counters()) == {"conv_fprop_hopper_kernel"}
     assert_same_bits(packed, in_place)
+
+
+E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize(("dtype", "out_dtype"), [(E4M3, E4M3), (BF16, E4M3), (E4M3, BF16)], ids=str)
+def test_scaled(backend, tile, name, dtype, out_dtype, pool):
+    """Quantised values; outputs that are too large become the largest finite one."""
+    tile(name)
+    x, weight, bias = tensors(2, 80, 9, 17, 144)
+    x, weight = (t.to(dtype).contiguous(memory_format=torch.channels_last) for t in (x, 8 * weight))
+    h, w = (4, 8) if pool else (9, 17)
+    y = torch.empty(2, 144, h, w, dtype=out_dtype).contiguous(memory_format=torch.channels_last)
+    scale = 40.0
+    backend_of(x).run("conv_fprop_scaled", x, weight, bias, scale, True, pool, y)
+    exact = F.relu(scale * F.conv2d(x.double(), weight.double(), padding=1) + bias.double()[:, None, None])
+    exact = F.max_pool2d(exact, 2) if pool else exact
+    if out_dtype == BF16:
+        return assert_rounded_once(y, exact)
+    assert exact.max() > 448
+    rounded = exact.clamp(max=448).float().to(E4M3)
+    assert (y.double() - rounded.double()).abs().max() <= 32  # a step of the largest
+    assert (y.view(torch.uint8) == rounded.view(torch.uint8)).double().mean() > 0.999  # all but ties of float32's
+
+
+def test_scaled_errors(backend):
+    x, weight = torch.zeros(1, 16, 4, 4, dtype=E4M3), torch.zeros(16, 16, 3, 3, dtype=E4M3)
+    nhwc = torch.channels_last
+    x, weight, y = (t.contiguous(memory_format=nhwc) for t in (x, weight, torch.zeros_like(x)))
+
+    def run(x, weight, y):
+        backend_of(x).run("conv_fprop_scaled", x, weight, None, 1.0, True, False, y)
+
+    run(x, weight, y)
+    with pytest.raises(ValueError, match=r"weight has strides .* dense NHWC"):
+        run(x, weight.contiguous(), y)
+    with pytest.raises(ValueError, match="x is float16: float8_e4m3fn or bfloat16 is wanted"):
+        run(x.half(), weight, y)
+    with pytest.raises(ValueError, match="one is to be float8_e4m3fn"):
+        run(x.bfloat16(), weight.bfloat16(), y.bfloat16())
+    with pytest.raises(ValueError, match="weight has 8 output channels: a multiple of 16 is wanted"):
+        run(x, weight[:8], y[:, :8].contiguous(memory_format=nhwc))
+    with pytest.raises(ValueError, match="x has 8 channels: whole 16 bytes are wanted"):
+        run(x[:, :8].contiguous(memory_format=nhwc), weight[:, :8].contiguous(memory_format=nhwc), y)
 
 
 def test_nan_and_infinity_stay_in_their_windows(backend, tile, name):

@@ -1,4 +1,8 @@
-"""Forward passes on CUDA: vggfast's module, and torch's layers in either layout, tuned, compiled or replayed."""
+"""Forward passes on CUDA: vggfast's engine and module; torch's layers in either layout, tuned, compiled or replayed.
+
+The engine replays a CUDA graph by itself: its time includes the copies of the images and of the answer. The others'
+replays read the images where they are, and write over their last answer.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from peers.face import Runner
 from peers.network import Spec
 from torch import Tensor, nn
 
+import vggfast
 from gpu import choice
 
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -64,14 +69,18 @@ def replayed(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 def build(
     spec: Spec, cache: Path, ours: bool = False, layout: str = "channels_last", tuned: bool = False,
-    mode: str | None = None, graph: bool = False,
+    mode: str | None = None, graph: bool = False, planned: bool = False,
 ) -> Runner:  # fmt: skip
-    """Args: `ours` takes vggfast.VGG; else torch's layers in `layout`. `tuned` has cuDNN try its kernels, `mode` is
-    torch.compile's, `graph` replays a CUDA graph."""
+    """Args: `ours` takes vggfast.VGG, `planned` its vggfast.Engine; else torch's layers in `layout`. `tuned` has cuDNN
+    try its kernels, `mode` is torch.compile's, `graph` replays a CUDA graph."""
     choice.set_precision(spec.dtype)
     torch.backends.cudnn.benchmark = tuned
     model = network(spec, cache, ours, layout).requires_grad_(False)
-    call = torch.compile(model, mode=mode, dynamic=False) if mode else model
+    if planned:
+        call = vggfast.Engine(model, dtype=spec.dtype)
+        del model
+    else:
+        call = torch.compile(model, mode=mode, dynamic=False) if mode else model
 
     def forward(x: Tensor) -> Tensor:
         with torch.no_grad() if mode else torch.inference_mode():

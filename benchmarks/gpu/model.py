@@ -1,9 +1,10 @@
-"""Inference of a whole network on CUDA by vggfast's module, torch and JAX, without autocast, in one dtype.
+"""Inference of a whole network on CUDA by vggfast's engine and module, torch and JAX, without autocast, in one dtype.
 
 Each engine has a process of its own. Every answer is compared with float64 before anything is timed; then, in each
 round, every engine runs in turn, while the others are stopped. A sample is one call by the GPU's events (JAX: the
 host's clock), after the L2 was overwritten. "tuned" is torch.backends.cudnn.benchmark; a "graph" replays a CUDA graph,
-which torch-compile-autotune does by itself. A figure is the median, the spread half the distance between the quartiles.
+which vggfast and torch-compile-autotune do by themselves. A figure is the median, the spread half the distance between
+the quartiles.
 """
 
 from __future__ import annotations

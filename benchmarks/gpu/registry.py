@@ -1,4 +1,5 @@
-"""The engines on CUDA by name, for a dtype: "tuned" is torch.backends.cudnn.benchmark, "graph" replays a CUDA graph."""
+"""The engines on CUDA by name, for a dtype: "tuned" is torch.backends.cudnn.benchmark, "graph" replays a CUDA graph.
+"vggfast" is vggfast.Engine where a network runs forward, the module where it is trained."""
 
 from __future__ import annotations
 
@@ -38,12 +39,13 @@ def inference(dtype: str) -> dict[str, Engine]:
     """Whole networks forward; the graphs are for small batches, where launches take longer than kernels."""
     module, limit = "gpu.engines", INFERENCE_LIMITS[dtype]
     graphs = [
-        Engine("vggfast-graph", module, "vggfast", dtype, {"ours": True, "graph": True}, limit=limit),
+        Engine("vggfast-module-graph", module, "vggfast", dtype, {"ours": True, "graph": True}, limit=limit),
         *(Engine(f"{name}-graph", module, "torch", dtype, {**_TORCHS[name], "graph": True}, limit=limit)
           for name in ("torch-nchw-tuned", "torch-channels-last-tuned")),
     ]  # fmt: skip
     return _named([
-        Engine("vggfast", module, "vggfast", dtype, {"ours": True}, limit=limit),
+        Engine("vggfast", module, "vggfast", dtype, {"ours": True, "planned": True}, limit=limit),
+        Engine("vggfast-module", module, "vggfast", dtype, {"ours": True}, limit=limit),
         *_torch(module, dtype, limit, _FREEZING),
         Engine("jax", "gpu.jax_engine", "jax", dtype, env=_JAX, limit=limit),
         *graphs,

@@ -30,6 +30,11 @@ const Ops cuda_ops{cuda::conv_fprop_workspace,
 
 void bind_cuda(pybind11::module_ m) {
   bind_ops(m, cuda_ops);
+  m.def(
+      "conv_fprop_scaled",
+      [](const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, bool relu, bool pool, const Tensor& y,
+         const Context& context) { cuda::conv_fprop_scaled(x, weight, bias, scale, {relu, pool}, y, context); },
+      pybind11::call_guard<pybind11::gil_scoped_release>());
   m.def("set_conv_tile", &cuda::set_conv_tile);
   m.def("conv_tile", &cuda::conv_tile);
   m.def("conv_tiles", &cuda::conv_tiles);

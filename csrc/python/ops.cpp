@@ -11,10 +11,10 @@ namespace vggfast::python {
 namespace {
 
 DType dtype_named(const std::string& name) {
-  for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::bf16, DType::f16, DType::i32}) {
+  for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::bf16, DType::f16, DType::i32, DType::e4m3}) {
     if (name == name_of(dtype)) return dtype;
   }
-  fail("dtype is ", name, ": bfloat16, float16, float32, float64, uint8 or int32 is wanted");
+  fail("dtype is ", name, ": bfloat16, float16, float32, float64, uint8, int32 or float8_e4m3fn is wanted");
 }
 
 Device device_named(const std::string& name) {

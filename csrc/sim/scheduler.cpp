@@ -129,11 +129,18 @@ T take_any(std::vector<T>& from) {
 
 void run_cluster() {
   constexpr unsigned land_one_in = 64;
+  std::vector<Thread*> late;  // that could run, of the late warp
   for (;;) {
     if (!machine.in_flight.empty() && (machine.ready.empty() || chance(land_one_in))) {
       take_any(machine.in_flight)();
-    } else if (!machine.ready.empty()) {
-      machine.current = take_any(machine.ready);
+    } else if (!machine.ready.empty() || !late.empty()) {
+      Thread* const next = take_any(machine.ready.empty() ? late : machine.ready);
+      const auto warp = static_cast<int>(next->index % next->block->threads / warp_lanes);
+      if (warp == settings().late_warp && !(machine.ready.empty() && machine.in_flight.empty())) {
+        late.push_back(next);
+        continue;
+      }
+      machine.current = next;
       machine.current->fiber.resume();
       machine.watching = false;
       machine.current = nullptr;

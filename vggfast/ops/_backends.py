@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,18 +38,31 @@ class Backend:
     def has(self, name: str) -> bool:
         return hasattr(self.ops, name)
 
-    def run(self, name: str, *args) -> None:
-        """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op wants them."""
+    def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
+        """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op wants them.
+
+        `workspace` holds as many bytes as :meth:`workspace` says, None allocates them; `tf32` says whether factors of
+        float32 may be rounded, None asks torch.
+        """
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        context = self.context()
+        context = self.context(tf32)
         if size := getattr(self.ops, f"{name}_workspace", None):
-            views.append(self.view(self.empty(args[0], (size(*views, context),), torch.uint8)))
+            if workspace is None:
+                workspace = self.empty(args[0], (size(*views, context),), torch.uint8)
+            views.append(self.view(workspace))
         getattr(self.ops, name)(*views, context)
+
+    def workspace(self, name: str, *args, tf32: bool | None = None) -> int:
+        """Bytes of workspace that :meth:`run` wants for these arguments, whose shapes, dtypes and strides count: they
+        may be on the meta device."""
+        size = getattr(self.ops, f"{name}_workspace", None)
+        views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
+        return size(*views, self.context(tf32)) if size else 0
 
     def view(self, t: Tensor):
         return _native._view(self.module, t, self.device)
 
-    def context(self):
+    def context(self, tf32: bool | None = None):
         """How the core is to run a call."""
         return self.module.Context(_native.threads())
 
@@ -63,16 +79,41 @@ class CudaBackend(Backend):
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")
 
-    def run(self, name, *args):
+    def run(self, name, *args, workspace=None, tf32=None):
         with torch.cuda.device(args[0].device):
-            super().run(name, *args)
+            super().run(name, *args, workspace=workspace, tf32=tf32)
 
-    def context(self):
-        tf32 = torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+    def context(self, tf32=None):
+        tf32 = tf32_allowed() if tf32 is None else tf32
         return self.module.Context(stream=torch.cuda.current_stream().cuda_stream, tf32=tf32)
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
         return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
+
+
+def tf32_allowed() -> bool:
+    """Whether torch lets convolutions of float32 round their factors to TF32."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"  # type: ignore[attr-defined]
+
+
+_switching = threading.RLock()
+
+
+@contextlib.contextmanager
+def torch_rounds(tf32: bool, *switches: Any) -> Iterator[None]:
+    """With torch's `switches` for TF32 as asked. They are the whole process's, so that who uses them takes turns."""
+    with _switching:
+        before = [switch.fp32_precision for switch in switches]
+        if (before[0] == "tf32") == tf32:
+            yield
+            return
+        try:
+            for switch in switches:
+                switch.fp32_precision = "tf32" if tf32 else "ieee"
+            yield
+        finally:
+            for switch, value in zip(switches, before, strict=True):
+                switch.fp32_precision = value
 
 
 class TorchBackend:
@@ -83,9 +124,16 @@ class TorchBackend:
     def has(self, name: str) -> bool:
         return hasattr(_torch_kernels, name)
 
-    def run(self, name: str, *args) -> None:
-        with torch.autocast(args[0].device.type, enabled=False):  # dtypes are settled
+    def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
+        switched: Any = contextlib.nullcontext()
+        if tf32 is not None and args[0].dtype == torch.float32:
+            # torch wants the two alike
+            switched = torch_rounds(tf32, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
+        with torch.autocast(args[0].device.type, enabled=False), switched:  # dtypes are settled
             getattr(_torch_kernels, name)(*args)
+
+    def workspace(self, name: str, *args, tf32: bool | None = None) -> int:
+        return 0
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
         return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)

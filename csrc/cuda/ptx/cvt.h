@@ -14,6 +14,9 @@ struct bf16 {
 struct f16 {
   uint16_t bits;
 };
+struct e4m3 {
+  uint8_t bits;
+};
 
 }  // namespace vggfast
 
@@ -71,6 +74,17 @@ VGGFAST_PTX f16 cvt_rn_f16(float value) {
   f16 narrow;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(narrow.bits) : "f"(value));
   return narrow;
+#endif
+}
+
+/// Both to the nearest e4m3, ties to even, or to the largest finite one: `low` is the lower byte.
+VGGFAST_PTX uint16_t cvt_rn_satfinite_e4m3x2(float high, float low) {
+#ifdef VGGFAST_SIM
+  return static_cast<uint16_t>(sim::to_e4m3(high) << 8 | sim::to_e4m3(low));
+#else
+  uint16_t pair;
+  asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+  return pair;
 #endif
 }
 

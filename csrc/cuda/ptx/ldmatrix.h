@@ -49,4 +49,15 @@ VGGFAST_PTX void stmatrix_x4_trans(void* row, const uint32_t (&r)[4]) {
 #endif
 }
 
+/// Of two matrices: lanes 0 to 15 point at their rows.
+VGGFAST_PTX void stmatrix_x2_trans(void* row, const uint32_t (&r)[2]) {
+#ifdef VGGFAST_SIM
+  sim::stmatrix(r, 2, true, row);
+#else
+  asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(shared_address(row)), "r"(r[0]),
+               "r"(r[1])
+               : "memory");
+#endif
+}
+
 }  // namespace vggfast::ptx

@@ -41,6 +41,13 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
+/// fprop of quantised values: y = epilogue(scale * conv(x, weight) + bias), for Hopper GPUs alone. x and y are e4m3 or
+/// bfloat16, one of them e4m3, which takes what is too large as its largest finite value. weight is of x's dtype and
+/// dense as (Cout, K, K, Cin); `bias` float32 or null. A pixel of x is a multiple of 16 bytes; Cout of 16 for y of
+/// e4m3, else of 8.
+void conv_fprop_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e,
+                       const Tensor& y, Context context);
+
 void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context);
 void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context);
 void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context);

@@ -7,9 +7,10 @@
 
 namespace vggfast::cuda::hopper {
 
-template <class T>
+template <class Bias>
 struct Output {
-  const T* bias;       // or null
+  const Bias* bias;    // or null
+  float scale;         // of sums of quantised values; else without meaning
   uint8_t* selection;  // or null
   Extent sums;         // before the pool
   bool relu, pool;
@@ -23,13 +24,14 @@ __device__ __forceinline__ void rectify(float (&sums)[Count]) {
   for (float& sum : sums) sum = passes(sum) ? sum : 0.0f;
 }
 
-template <class Tile, class T>
+/// Of sums of T's products, to outputs of U.
+template <class Tile, class T, class U>
 class Epilogue {
   static constexpr int count = Tile::out_pixels / 2, groups = Tile::out_pixels / 8;
   static constexpr int pooled_rows = Tile::out_rows / 2, pooled_groups = (pooled_rows + 3) / 4 * 2;
 
  public:
-  __device__ __forceinline__ Epilogue(char* stage, const TensorMap& map, const Output<T>& out, int consumer)
+  __device__ __forceinline__ Epilogue(char* stage, const TensorMap& map, const Output<BiasOf<T, U>>& out, int consumer)
       : map_(map), out_(out), consumer_(consumer), staging_(stage, consumer) {}
 
   __device__ __forceinline__ void store(float (&sums)[count], Place place) {
@@ -56,11 +58,11 @@ class Epilogue {
     float bias[2] = {};
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      const int channel = first_channel + 16 * at_.warp + 8 * h + at_.group;
+      const int channel = first_channel + 16 * at_.warp + channel_of_row<U>(at_.group, h);
       if (out_.bias && channel < out_.sums.c) bias[h] = widen(out_.bias[channel]);
     }
 #pragma unroll
-    for (int i = 0; i < count; ++i) sums[i] += bias[i / 2 % 2];
+    for (int i = 0; i < count; ++i) sums[i] = (is_scaled<T, U> ? out_.scale * sums[i] : sums[i]) + bias[i / 2 % 2];
   }
 
   /// Whether a pixel is one of the output's, and its number there.
@@ -159,10 +161,10 @@ class Epilogue {
   }
 
   const TensorMap& map_;
-  const Output<T>& out_;
+  const Output<BiasOf<T, U>>& out_;
   const int consumer_;
   const Lane at_;
-  const Staging<T, Tile::staged_pixels / 8> staging_;
+  const Staging<U, Tile::staged_pixels / 8> staging_;
 };
 
 }  // namespace vggfast::cuda::hopper

@@ -86,21 +86,31 @@ __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_s
   }
 }
 
-template <class Tile, class T>
+/// U: the outputs' type, which says in which order their channels are.
+template <class Tile, class U>
 __device__ __forceinline__ void load_weights(char* stage, const TensorMap& weights, uint64_t* full, int channel,
                                              int tap, int cout, const InCluster<Tile>& in) {
   constexpr int part = Tile::channels / Tile::across;
-  const int32_t at[3] = {channel, tap, cout + in.across * part};
   char* const to = stage + in.across * part * row_bytes;
-  if constexpr (Tile::across > 1) {
-    const uint16_t sharers = blocks_from<Tile::across>(in.down, Tile::down);
-    ptx::cp_async_bulk_tensor_load_multicast(to, weights, full, at, sharers);
+  const auto load = [&](const auto& at) {
+    if constexpr (Tile::across > 1) {
+      const uint16_t sharers = blocks_from<Tile::across>(in.down, Tile::down);
+      ptx::cp_async_bulk_tensor_load_multicast(to, weights, full, at, sharers);
+    } else {
+      ptx::cp_async_bulk_tensor_load(to, weights, full, at);
+    }
+  };
+  const int first = cout + in.across * part;
+  if constexpr (sizeof(U) == 1) {
+    const int32_t at[5] = {channel, tap, 0, 0, first / 16};
+    load(at);
   } else {
-    ptx::cp_async_bulk_tensor_load(to, weights, full, at);
+    const int32_t at[3] = {channel, tap, first};
+    load(at);
   }
 }
 
-template <class Tile, class T>
+template <class Tile, class T, class U>
 __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight_stages>& barriers,
                                              const TensorMap& weights, const Schedule& schedule, Depth depth, int first,
                                              int step) {
@@ -114,7 +124,7 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
           at.template wait_empty<(Tile::across > 1)>(barriers);
           uint64_t* const full = &barriers.full[at.stage()];
           ptx::mbarrier_arrive_expect_tx(full, Tile::weight_bytes);
-          load_weights<Tile, T>(stages + at.stage() * Tile::weight_bytes, weights, full, chunk * channels_of<T>,
+          load_weights<Tile, U>(stages + at.stage() * Tile::weight_bytes, weights, full, chunk * channels_of<T>,
                                 depth.template tap<Tile>(box, i), place.channel, in);
           at.advance();
         }

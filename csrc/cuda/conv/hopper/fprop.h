@@ -18,11 +18,11 @@
 
 namespace vggfast::cuda::hopper {
 
-template <class T>
+template <class Bias>
 struct FpropArgs {
   Schedule schedule;
   Depth depth;
-  Output<T> y;
+  Output<Bias> y;
 };
 
 template <class Tile>
@@ -35,10 +35,10 @@ __device__ __forceinline__ void sync_cluster() {
   }
 }
 
-template <class Tile, class T>
+template <class Tile, class T, class U>
 __global__ void __launch_bounds__(threads, 1)
     conv_fprop_hopper_kernel(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights,
-                             const __grid_constant__ TensorMap y, const FpropArgs<T> a) {
+                             const __grid_constant__ TensorMap y, const FpropArgs<BiasOf<T, U>> a) {
   constexpr unsigned readers = (Tile::turns ? 1 : consumers) * warpgroup_warps;
   char* const shared = ptx::shared_memory();
   auto& pixel_barriers = *reinterpret_cast<Barriers<Tile::pixel_stages>*>(shared + Tile::barriers_at);
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(threads, 1)
     if (warp == 0 && ptx::elect()) {
       feed_pixels<Tile, T>(shared + Tile::pixels_at, pixel_barriers, x, a.schedule, depth, first, step);
     } else if (warp == 1 && ptx::elect()) {
-      feed_weights<Tile, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, depth, first, step);
+      feed_weights<Tile, T, U>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, depth, first, step);
     }
     ptx::sync_warp();
   } else {
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(threads, 1)
     const int consumer = warpgroup - 1;
     Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers, depth, consumer);
     Exchange<Tile> exchange(shared + Tile::exchange_at, exchange_barriers, consumer);
-    Epilogue<Tile, T> epilogue(shared + Tile::staging_at + consumer * Tile::staging_bytes, y, a.y, consumer);
+    Epilogue<Tile, T, U> epilogue(shared + Tile::staging_at + consumer * Tile::staging_bytes, y, a.y, consumer);
     Sums<Tile> sums;
     const int turn = Tile::turns ? consumer : 0, turns = Tile::turns ? consumers : 1;
     for (int group = first + turn * step; group < a.schedule.groups; group += turns * step) {

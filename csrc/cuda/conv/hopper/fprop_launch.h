@@ -7,9 +7,10 @@
 
 namespace vggfast::cuda::hopper {
 
-/// Of an NHWC tensor, boxes of a span of channels, some columns and rows of one image.
+/// Of an NHWC tensor, boxes of some channels, columns and rows of one image.
 template <class T>
-TensorMap image_map(const T* data, const Extent& e, uint32_t columns, uint32_t rows) {
+TensorMap image_map(const T* data, const Extent& e, uint32_t channels, uint32_t columns, uint32_t rows,
+                    MapSwizzle swizzle = MapSwizzle::b128) {
   const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
   const uint64_t pixel = sizeof(T) * extent(e.c);
   return tensor_map(TiledMap{.data = data,
@@ -17,15 +18,15 @@ TensorMap image_map(const T* data, const Extent& e, uint32_t columns, uint32_t r
                              .rank = 4,
                              .dims = {extent(e.c), extent(e.w), extent(e.h), extent(e.n)},
                              .strides = {pixel, pixel * extent(e.w), pixel * extent(e.w) * extent(e.h)},
-                             .box = {channels_of<T>, columns, rows, 1},
-                             .swizzle = MapSwizzle::b128});
+                             .box = {channels, columns, rows, 1},
+                             .swizzle = swizzle});
 }
 
-template <class Tile, class T>
-TensorMap pixels_map(const FpropProblem<T>& p) {
+template <class Tile, class T, class U>
+TensorMap pixels_map(const FpropProblem<T, U>& p) {
   const Extent extent{p.n, p.h, p.w, p.cin};
   if constexpr (Tile::by_rows) {
-    return image_map(p.x, extent, tile_width, Tile::box_rows / Tile::down);
+    return image_map(p.x, extent, channels_of<T>, tile_width, Tile::box_rows / Tile::down);
   } else {
     const uint64_t pixel = sizeof(T) * static_cast<uint64_t>(p.cin), w = static_cast<uint64_t>(p.w),
                    h = static_cast<uint64_t>(p.h);
@@ -42,45 +43,55 @@ TensorMap pixels_map(const FpropProblem<T>& p) {
   }
 }
 
-template <class Tile, class T>
-TensorMap weights_map(const FpropProblem<T>& p) {
+template <class Tile, class T, class U>
+TensorMap weights_map(const FpropProblem<T, U>& p) {
   const auto bytes = [](int64_t values) { return static_cast<uint64_t>(values) * sizeof(T); };
-  const int taps = p.kernel * p.kernel;
-  return tensor_map(
-      TiledMap{.data = p.weights,
+  const auto count = [](int value) { return static_cast<uint64_t>(value); };
+  const uint64_t taps = count(p.kernel * p.kernel), row = bytes(p.weight_stride);
+  constexpr uint32_t rows = Tile::channels / Tile::across;
+  TiledMap map{.data = p.weights,
                .element = Operand<T>::element,
                .rank = 3,
-               .dims = {static_cast<uint64_t>(p.cin), static_cast<uint64_t>(taps), static_cast<uint64_t>(p.cout)},
-               .strides = {bytes(p.tap_stride), bytes(p.weight_stride)},
-               .box = {channels_of<T>, 1, Tile::channels / Tile::across},
-               .swizzle = MapSwizzle::b128});
+               .dims = {count(p.cin), taps, count(p.cout)},
+               .strides = {bytes(p.tap_stride), row},
+               .box = {channels_of<T>, 1, rows},
+               .swizzle = MapSwizzle::b128};
+  if constexpr (sizeof(U) == 1) {  // channel_of_row: even channels of 16, then odd ones
+    map.rank = 5;
+    map.dims[2] = 8, map.dims[3] = 2, map.dims[4] = count(p.cout / 16);
+    map.strides[1] = 2 * row, map.strides[2] = row, map.strides[3] = 16 * row;
+    map.box[2] = 8, map.box[3] = 2, map.box[4] = rows / 16;
+  }
+  return tensor_map(map);
 }
 
-template <class Tile, class T>
-TensorMap outputs_map(const FpropProblem<T>& p) {
+template <class Tile, class T, class U>
+TensorMap outputs_map(const FpropProblem<T, U>& p) {
+  constexpr uint32_t channels = std::min(warpgroup_channels, channels_of<U>);
+  constexpr MapSwizzle swizzle = sizeof(U) == 1 ? MapSwizzle::b64 : MapSwizzle::b128;
   if constexpr (Tile::by_rows) {
     const int by = p.pool ? 2 : 1;
-    return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, tile_width / by, Tile::out_rows / by);
+    return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, channels, tile_width / by, Tile::out_rows / by, swizzle);
   } else {
     const Extent extent{p.n, p.h, p.w, p.cout};
     return tensor_map(TiledMap{.data = p.y,
-                               .element = Operand<T>::element,
+                               .element = Operand<U>::element,
                                .rank = 2,
                                .dims = {static_cast<uint64_t>(p.cout), static_cast<uint64_t>(extent.pixels())},
-                               .strides = {sizeof(T) * static_cast<uint64_t>(p.cout)},
-                               .box = {channels_of<T>, Tile::staged_pixels},
-                               .swizzle = MapSwizzle::b128});
+                               .strides = {sizeof(U) * static_cast<uint64_t>(p.cout)},
+                               .box = {channels, Tile::staged_pixels},
+                               .swizzle = swizzle});
   }
 }
 
-template <class Tile, class T>
-void launch_fprop(const FpropProblem<T>& p, const Context& context) {
+template <class Tile, class T, class U>
+void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
   const Extent sums{p.n, p.h, p.w, p.cout};
-  const FpropArgs<T> args{.schedule = Schedule::of<Tile>(sums),
-                          .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
-                          .y = {p.bias, p.selection, sums, p.relu, p.pool}};
+  const FpropArgs<BiasOf<T, U>> args{.schedule = Schedule::of<Tile>(sums),
+                                     .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
+                                     .y = {p.bias, p.scale, p.selection, sums, p.relu, p.pool}};
   const int clusters = std::min(multiprocessors() / Tile::cluster, args.schedule.groups);
-  launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T>,
+  launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T, U>,
          {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
           .threads = threads,
           .shared_bytes = Tile::shared_bytes,
@@ -88,13 +99,13 @@ void launch_fprop(const FpropProblem<T>& p, const Context& context) {
          context, pixels_map<Tile>(p), weights_map<Tile>(p), outputs_map<Tile>(p), args);
 }
 
-template <class T>
-Shape shape_of(const FpropProblem<T>& p) {
+template <class T, class U>
+Shape shape_of(const FpropProblem<T, U>& p) {
   return {{p.n, p.h, p.w, p.cout}, p.cin, p.kernel, static_cast<int>(sizeof(T)), p.pool};
 }
 
-template <class T>
-void run_fprop(const FpropProblem<T>& p, const std::string& wanted, const Context& context) {
+template <class T, class U>
+void run_fprop(const FpropProblem<T, U>& p, const std::string& wanted, const Context& context) {
   const std::string chosen = choose_tile(shape_of(p), wanted, multiprocessors());
   for_each_tile([&]<class Tile>(const char* name) {
     if (name == chosen) launch_fprop<Tile>(p, context);

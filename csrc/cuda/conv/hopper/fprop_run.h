@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "cuda/conv/hopper/operand.h"
 #include "cuda/conv/pack.h"
 #include "cuda/launch.h"
 
@@ -11,22 +12,23 @@ namespace vggfast::cuda::hopper {
 /// A convolution, 3x3 (pad 1) or 1x1, of bf16, f16, or float read as TF32. x and y begin at multiples of 16 bytes, and
 /// so does each pixel of x; cout is a multiple of 8; there is a pixel; no pool of 1x1. x: NHWC; y: what the epilogue
 /// makes of n x h x w x cout sums.
-template <class T>
+template <class T, class U = T>
 struct FpropProblem {
   const T* x;
   int n, h, w, cin;
   const T* weights;                   // (cout, taps, cin), cin contiguous
   int64_t weight_stride, tap_stride;  // in values: from one cout, one tap to the next
   int kernel, cout;
-  const T* bias;       // or null
-  uint8_t* selection;  // or null
-  T* y;
+  const BiasOf<T, U>* bias;  // or null
+  uint8_t* selection;        // or null
+  U* y;
   bool relu, pool;
+  float scale = 1;  // of quantised values' sums, before the bias
 };
 
 /// By the tile named, where it can, else by the one measured or estimated to be the fastest (choice.h).
-template <class T>
-void run_fprop(const FpropProblem<T>& problem, const std::string& tile, const Context& context);
+template <class T, class U>
+void run_fprop(const FpropProblem<T, U>& problem, const std::string& tile, const Context& context);
 
 /// Whether the weights may be read where they lie.
 template <class T>

@@ -2,6 +2,8 @@
 // span of the swizzle, eight rows to a group of 1024 bytes.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/ptx/cvt.h"
 #include "cuda/ptx/wgmma.h"
 #include "cuda/tensor_map.h"
@@ -33,14 +35,36 @@ struct Operand<float> {  // of which the tensor cores read TF32
   static constexpr auto element = MapElement::f32;
 };
 
+template <>
+struct Operand<e4m3> {
+  static constexpr auto type = ptx::WgmmaType::e4m3;
+  static constexpr auto element = MapElement::u8;
+};
+
+/// From T to U: whether sums are scaled, as those of quantised values are, and the bias' type.
+template <class T, class U>
+constexpr bool is_scaled = std::is_same_v<T, e4m3> || std::is_same_v<U, e4m3>;
+template <class T, class U>
+using BiasOf = std::conditional_t<is_scaled<T, U>, float, U>;
+
+/// The channel, of 16, of row `group` + 8 `half` of a product's 16. e4m3's are in pairs, so that a thread has two
+/// neighbours, which are moved as one value of 16 bits.
+template <class U>
+__host__ __device__ __forceinline__ constexpr int channel_of_row(int group, int half) {
+  return sizeof(U) == 1 ? 2 * group + half : group + 8 * half;
+}
+
 /// Of an operand whose rows run along the sum. Adding bytes >> 4 moves it.
 __device__ __forceinline__ uint64_t row_descriptor(const void* rows) {
   return ptx::wgmma_descriptor(rows, ptx::Swizzle::b128, chunk_bytes, group_bytes);
 }
 
-/// Where chunk `chunk` of row `row` lies.
+/// Where chunk `chunk` of row `row` lies; of rows of 64 bytes, the swizzle of 64 bytes moves them.
 __device__ __forceinline__ int swizzled_offset(int row, int chunk) {
   return row * row_bytes + (chunk ^ (row % group_rows)) * chunk_bytes;
+}
+__device__ __forceinline__ int swizzled_half_offset(int row, int chunk) {
+  return row * (row_bytes / 2) + (chunk ^ (row / 2 % 4)) * chunk_bytes;
 }
 
 }  // namespace vggfast::cuda::hopper

@@ -1,7 +1,7 @@
-// The way of a warpgroup's outputs to memory: to a stage in shared memory as [pixel][128 bytes of channels], swizzled,
-// and from there by TMA, which leaves out what lies beyond the tensor, while the next tile is computed. Everybody waits
-// for the thread that stores, before the stage is written again, and it for them, before it stores. float32's 64
-// channels go in two parts, and so do the pixels of a tile for which the stage is too small.
+// The way of a warpgroup's outputs to memory: to a stage in shared memory as [pixel][up to 128 bytes of channels],
+// swizzled, and from there by TMA, which leaves out what lies beyond the tensor, while the next tile is computed.
+// Everybody waits for the thread that stores, before the stage is written again, and it for them, before it stores.
+// float32's 64 channels go in two parts, and so do the pixels of a tile for which the stage is too small.
 #pragma once
 
 #include <cstring>
@@ -16,8 +16,8 @@
 
 namespace vggfast::cuda::hopper {
 
-/// Where a thread's values lie: with a warp's number in its warpgroup, values[4 i + 2 h + e] is channel 16 warp + group
-/// + 8 h, pixel 8 i + 2 within + e.
+/// Where a thread's values lie: with a warp's number in its warpgroup, values[4 i + 2 h + e] is channel 16 warp +
+/// channel_of_row(group, h), pixel 8 i + 2 within + e.
 struct Lane {
   int warp, lane, group, within;
 
@@ -35,7 +35,7 @@ enum class Pairs { beside, below };
 template <class T, int StagedGroups>
 class Staging {
  public:
-  static constexpr int passes = static_cast<int>(sizeof(T)) / 2;  // over channels
+  static constexpr int passes = sizeof(T) == 4 ? 2 : 1;  // over channels
 
   __device__ __forceinline__ Staging(char* stage, int consumer) : stage_(stage), consumer_(consumer) {}
 
@@ -74,6 +74,10 @@ class Staging {
     std::memcpy(&word, pair, sizeof(word));
     return word;
   }
+  /// Two pixels, of each of which two neighbouring channels.
+  __device__ __forceinline__ static uint32_t pack_channels(const float* v) {
+    return ptx::cvt_rn_satfinite_e4m3x2(v[2], v[0]) | uint32_t(ptx::cvt_rn_satfinite_e4m3x2(v[3], v[1])) << 16;
+  }
   /// The pixel of its group that is number e of thread `within`.
   template <Pairs Way>
   __device__ __forceinline__ static int pixel_of(int within, int e) {
@@ -82,10 +86,19 @@ class Staging {
 
   template <Pairs Way, int First, int End, int Count>
   __device__ __forceinline__ void fill(const float (&values)[Count], [[maybe_unused]] int pass) const {
-    if constexpr (sizeof(T) == 2) {
-      static_assert((End - First) % 2 == 0);
-      const int column = at_.lane % 8;  // of the matrix whose memory row this lane points at
-      const int pixel = at_.lane / 16 * 8 + pixel_of<Way>(column / 2, column % 2);
+    static_assert((End - First) % 2 == 0);
+    const int column = at_.lane % 8;  // of the matrix whose memory row this lane points at
+    [[maybe_unused]] const int pixel_in_group = pixel_of<Way>(column / 2, column % 2);
+    if constexpr (sizeof(T) == 1) {
+      char* const to = stage_ + swizzled_half_offset(at_.lane / 8 % 2 * 8 + pixel_in_group, at_.warp);
+#pragma unroll
+      for (int i = First; i < End; i += 2) {
+        const float* v = values + 4 * i;
+        const uint32_t matrices[2] = {pack_channels(v), pack_channels(v + 4)};
+        ptx::stmatrix_x2_trans(to + (i - First) * (group_bytes / 2), matrices);
+      }
+    } else if constexpr (sizeof(T) == 2) {
+      const int pixel = at_.lane / 16 * 8 + pixel_in_group;
       char* const to = stage_ + swizzled_offset(pixel, 2 * at_.warp + at_.lane / 8 % 2);
 #pragma unroll
       for (int i = First; i < End; i += 2) {

@@ -1,0 +1,73 @@
+"""What an Engine on CUDA refuses: options, images, names, models; each error says what it got and what is wanted."""
+
+import pytest
+import torch
+from test_engine import small
+from test_engine_cuda import THIN, kernels
+from torch import nn
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.backends("sim", "torch", "cuda")]
+X = (2, 3, 64, 64)
+BAD_OPTIONS = {
+    "dtype": ({"dtype": "float16"}, r"dtype is 'float16': one of 'fp32', 'tf32', 'bf16', 'fp16' is wanted on "),
+    "weights": ({"weights": "bf16"}, "weights is 'bf16': on .* they are kept as dtype says; leave it out"),
+    "threads": ({"threads": 2}, "threads is 2: None is wanted on "),
+    "no threads": ({"threads": 0}, "threads is 0: 1 or more is wanted"),
+    "no batch": ({"batch": 0}, "batch is 0: 1 or more is wanted"),
+    "no size": ({"size": 0}, "size is 0: 1 or more is wanted"),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_options_that_do_not_fit(build, options, text):
+    with pytest.raises(ValueError, match=text):
+        build(small(**THIN), **options)
+
+
+BAD_INPUTS = {
+    "rank": (lambda e, x: e(x[0]), ValueError, r"x has shape \(3, 64, 64\): 4 axes \(N, C, H, W\) are wanted"),
+    "channels": (lambda e, x: e(x[:, :2]), ValueError, "x has 2 channels: 3 are wanted"),
+    "float64": (lambda e, x: e(x.double()), TypeError,
+                r"x is torch\.float64 on .*: torch\.float32 or torch\.bfloat16 on .* is wanted"),
+    "half": (lambda e, x: e(x.half()), TypeError, r"x is torch\.float16 on"),
+    "meta": (lambda e, x: e(x.to("meta")), TypeError, r"x is torch\.float32 on meta"),
+    "gradient": (lambda e, x: e(x.requires_grad_()), ValueError, "x requires a gradient, and an engine computes none"),
+    "too small": (lambda e, x: e(x[..., :31]), ValueError, "x is too small: a max-pool sees 4 x 1 pixels, and 2 x 2"),
+    "no columns": (lambda e, x: e(x[..., :0]), ValueError, "x is too small"),
+    "unknown tap": (lambda e, x: e.features(x, ["relu9_9"]), ValueError, "taps has 'relu9_9': names among conv1_1"),
+    "no taps": (lambda e, x: e.features(x, []), ValueError, "taps is empty: at least one name is wanted"),
+}  # fmt: skip
+
+
+@kernels
+@pytest.mark.parametrize(("call", "error", "text"), BAD_INPUTS.values(), ids=BAD_INPUTS)
+def test_inputs_that_do_not_fit(build, call, error, text):
+    made = build(small(**THIN), dtype="bf16")
+    with pytest.raises(error, match=text) as caught:
+        call(made, torch.zeros(X))
+    assert "\n" not in str(caught.value)
+    assert made(torch.zeros(X)).shape == (2, 10)
+
+
+def test_heads_that_do_not_fit(build):
+    dense = build(small(head="conv", pool_size=3, **THIN))
+    with pytest.raises(ValueError, match="x is too small: the head sees 2 x 2 places, and 3 x 3 are wanted"):
+        dense(torch.zeros(X))
+    for inputs in (7, 20):  # not so many for each pixel, and too few channels
+        model = small(pool_size=2, **THIN)
+        model.classifier[0] = nn.Linear(inputs, 16)
+        with pytest.raises(ValueError, match=f"the head sees rows of 128 values: {inputs} are wanted"):
+            build(model)(torch.zeros(X))
+    with pytest.raises(ValueError, match=r"x has shape \(1, 3, 0, 5\): H and W of at least 1 are wanted"):
+        build(small(**THIN).features[:2])(torch.zeros(1, 3, 0, 5))
+
+
+def test_parameters_that_do_not_fit(build):
+    with pytest.raises(
+        TypeError, match=r"features\[0\] is torch\.float64 on .*: torch\.float32 or torch\.bfloat16 or "
+    ):
+        build(small(**THIN).double())
+    model = small(**THIN)
+    model.classifier.to("meta")
+    with pytest.raises(TypeError, match=r"classifier\[0\] is torch\.float32 on meta: .* on cpu or cuda is wanted"):
+        build(model)

@@ -1,0 +1,141 @@
+"""An engine's plans on CUDA: what is fused, and where activations lie in the arena, without running any of it."""
+
+import random
+
+import pytest
+import torch
+
+from vggfast.engine._layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, Windows
+from vggfast.engine._plan import ALIGNMENT, aligned, fuse, make_plan, output_shapes
+from vggfast.models import CONFIGURATIONS
+
+SHAPE = (2, 3, 49, 62)
+
+
+def conv(cin, cout, kernel=3):
+    return Conv(torch.empty(cout, cin, kernel, kernel, device="meta"), None)
+
+
+def trunk(config, ceil_mode=False):
+    """A configuration's layers, an eighth as wide."""
+    layers, channels = [], 3
+    for item in CONFIGURATIONS[config]:
+        if item == "M":
+            layers.append(MaxPool(ceil_mode))
+        elif item == "LRN":
+            layers.append(Lrn(5, 1e-4, 0.75, 2.0))
+        else:
+            cout, kernel = (item // 8, 3) if isinstance(item, int) else (channels, 1)
+            layers += [conv(channels, cout, kernel), Relu()]
+            channels = cout
+    return layers
+
+
+def head(dense, size=1):
+    rows = Windows(size, by_pixel=True) if dense else Flatten(size, by_pixel=True)
+    weights = [torch.empty(*shape, device="meta") for shape in ((16, 64 * size * size), (10, 16))]
+    return [rows, Linear(weights[0], None), Relu(), Linear(weights[1], None), *([RowMean()] if dense else [])]
+
+
+def span(place):
+    return range(place.offset, place.offset + place.bytes)
+
+
+def apart(a, b):
+    return not span(a) or not span(b) or a.offset >= b.offset + b.bytes or b.offset >= a.offset + a.bytes
+
+
+def assert_sound(plan):
+    """Nothing is written over what is still to be read, all lies in the arena, and no byte is there for nothing."""
+    kept = [output.place for output in plan.outputs[:-1]]
+    written = []
+    for step in plan.steps:
+        source, target = step.source.place, step.target.place
+        assert apart(step.scratch, source)
+        assert apart(step.scratch, target)
+        assert source is target or apart(source, target)
+        for place in (source, target, step.scratch):
+            assert place.offset % ALIGNMENT == 0
+            assert span(place).stop <= plan.bytes
+        for tap in written:
+            assert apart(tap, target)
+            assert apart(tap, step.scratch)
+        written += [tap.place for tap in plan.outputs[:-1] if tap is step.target]
+    assert written == kept
+    rooms = [
+        sum(aligned(place.bytes) for place in {step.source.place, step.target.place} - set(kept))
+        + aligned(step.scratch.bytes)
+        for step in plan.steps
+    ]
+    assert plan.bytes == sum(aligned(place.bytes) for place in kept) + max(rooms)
+
+
+@pytest.mark.parametrize("config", CONFIGURATIONS)
+@pytest.mark.parametrize("dense", [False, True])
+def test_memory_of_networks(config, dense):
+    layers = [*trunk(config), *head(dense)]
+    rng = random.Random(config)
+    for taps in (0, 1, 3, len(layers) // 2):
+        wanted = sorted({*rng.sample(range(len(layers) - 5), taps), len(layers) - 1})
+        for dtype in (torch.float32, torch.bfloat16):
+            plan = make_plan(layers, SHAPE, wanted, dtype, lambda step: rng.choice([0, 1, 300, 5000]))
+            assert_sound(plan)
+            assert [each.shape for each in plan.outputs] == output_shapes(layers, SHAPE, wanted)
+
+
+def test_memory_of_any_layers_in_a_row():
+    """Those that work in place among them, and taps of every one of them."""
+    rng = random.Random(0)
+    for _ in range(300):
+        channels, layers = 3, []
+        for _ in range(rng.randint(1, 8)):
+            kind = rng.choice(["conv", "relu", "relu", "pool", "lrn"])
+            if kind == "conv":
+                layers.append(conv(channels, channels := rng.choice([1, 5, 64])))
+            else:
+                layers.append({"relu": Relu(), "pool": MaxPool(True), "lrn": Lrn(5, 1.0, 1.0, 1.0)}[kind])
+        wanted = sorted({rng.randrange(len(layers)) for _ in range(rng.randint(1, 4))})
+        plan = make_plan(layers, (1, 3, 17, 9), wanted, torch.float16, lambda step: rng.choice([0, 700]))
+        assert_sound(plan)
+        assert len(plan.outputs) == len(wanted)
+
+
+def test_the_input_and_output_of_the_largest_layer_and_no_more():
+    """VGG-16 in bfloat16: conv1_2, whose pooled output is a quarter of its input, beside conv1_1's output."""
+    layers = [conv(3, 64), Relu(), conv(64, 64), Relu(), MaxPool(False), conv(64, 128), Relu()]
+    plan = make_plan(layers, (1, 3, 224, 224), [6], torch.bfloat16, lambda step: 0)
+    pixels = 224 * 224
+    assert plan.bytes == 2 * pixels * (64 + 64 // 4)
+
+
+def test_what_is_fused():
+    layers = [
+        conv(3, 8),
+        Relu(),
+        MaxPool(False),
+        conv(8, 8),
+        Relu(),
+        MaxPool(True),
+        conv(8, 8, 1),
+        MaxPool(False),
+        Relu(),
+    ]
+
+    def runs(*wanted):
+        return [(run.first, run.last, run.relu, run.pool) for run in fuse(layers, wanted)]
+
+    assert runs(8) == [(0, 2, True, True), (3, 4, True, False), (5, 5, False, False), (6, 7, False, True),
+                       (8, 8, False, False)]  # fmt: skip
+    assert runs(0, 1) == [(0, 0, False, False), (1, 1, False, False)]
+    assert runs(1, 2) == [(0, 1, True, False), (2, 2, False, False)]
+    assert runs(1) == [(0, 1, True, False)]
+
+
+def test_rows_are_a_view_where_the_map_has_the_heads_size():
+    for dense in (False, True):
+        layers = [conv(3, 64), *head(dense, size=7)]
+        native, larger = (
+            make_plan(layers, (2, 3, size, size), [len(layers) - 1], torch.float16, lambda step: 0) for size in (7, 9)
+        )
+        assert native.steps[1].source.place is native.steps[1].target.place
+        assert larger.steps[1].source.place is not larger.steps[1].target.place

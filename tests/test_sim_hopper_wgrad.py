@@ -1,0 +1,168 @@
+"""The Hopper wgrad on the simulated GPU: 3x3 weight gradients of 16-bit types, and which ones are the portable
+kernel's. csrc/tests/sim/test_sim_hopper_wgrad.cpp asks it for longer sums than these."""
+
+import pytest
+import torch
+from conftest import assert_rounded_once, assert_same_bits
+
+from vggfast.ops.conv import conv_wgrad
+from vggfast.ops.selection import scatter_selected
+
+pytestmark = pytest.mark.backends("sim")
+HOPPER, PORTABLE = "conv_wgrad_hopper_kernel", "conv_wgrad_kernel"
+NARROW = [torch.bfloat16, torch.float16]
+KINDS = {"none": 0, "relu": 1, "pool": 2, "relu and pool": 3}  # and the selection's planes
+SEEDS = (0, 1000, 2000)
+
+
+@pytest.fixture(autouse=True)
+def _simulator(sim):
+    sim.clear_counters()
+    yield
+    sim.set_seed(0)
+    sim.set_multiprocessors(132)
+    sim.cuda.set_conv_tile("auto")
+
+
+def random_selection(planes: int, n: int, c: int, h: int, w: int) -> torch.Tensor:
+    return torch.randint(0, 256, (n, planes, h, w, -(-c // 8)), dtype=torch.uint8)
+
+
+def exact_wgrad(x, gz, kernel=3):
+    """Of the sums' gradient, in float64: gw and gb."""
+    cout = gz.shape[1]
+    weight = torch.zeros(cout, x.shape[1], kernel, kernel, dtype=torch.float64)
+    _, gw, gb = torch.ops.aten.convolution_backward(
+        gz.double(), x.double(), weight, [cout], [1, 1], [kernel // 2] * 2, [1, 1], False, [0, 0], 1,
+        [False, True, True],
+    )  # fmt: skip
+    return gw, gb
+
+
+def ran(sim) -> str:
+    """The one wgrad kernel that ran."""
+    (name,) = {HOPPER, PORTABLE} & set(sim.counters())
+    return name
+
+
+def check(sim, x, gy, selection=None) -> None:
+    """Against float64, and the same bits in every order of threads and copies."""
+    gz = gy if selection is None else scatter_selected(gy, selection, *x.shape[2:])
+    wanted, results = exact_wgrad(x, gz), []
+    for seed in SEEDS:
+        sim.set_seed(seed)
+        sim.clear_counters()
+        results.append(conv_wgrad(x, gy, selection, 3, True))
+        assert ran(sim) == HOPPER
+    for got, want in zip(results[0], wanted, strict=True):
+        assert_rounded_once(got, want)
+    for others in results[1:]:
+        for got, other in zip(results[0], others, strict=True):
+            assert_same_bits(got, other)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize("size", [(14, 16), (9, 15)], ids=["14 rows", "8 rows"])
+def test_every_variant(backend, sim, kind, dtype, size):
+    """Steps of 14 and of 8 rows, both types, with and without a selection."""
+    h, w = size
+    pool = KINDS[kind] > 1
+    x = torch.randn(2, 24, h, w).to(dtype)
+    gy = torch.randn(2, 40, *(extent // (2 if pool else 1) for extent in size)).to(dtype)
+    selection = random_selection(KINDS[kind], *gy.shape) if KINDS[kind] else None
+    check(sim, x, gy, selection)
+
+
+@pytest.mark.parametrize(
+    ("n", "cin", "h", "w", "cout"),
+    [
+        (1, 8, 1, 1, 8),  # an image of one pixel
+        (3, 64, 1, 1, 64),
+        (1, 8, 2, 1, 72),
+        (1, 72, 15, 9, 136),  # a tile and a bit, each way
+        (2, 136, 13, 15, 72),
+        (9, 64, 14, 14, 64),  # two pixels of four images abreast, and an image over
+        (3, 8, 28, 28, 136),
+        (8, 8, 3, 13, 8),  # a prime width: one pixel of eight images
+        (1, 64, 17, 31, 8),  # and of one image
+        (2, 8, 56, 56, 8),  # several runs
+        (1, 8, 30, 112, 72),
+        (1, 8, 14, 132, 8),
+    ],
+)
+def test_shapes(backend, sim, n, cin, h, w, cout):
+    check(sim, torch.randn(n, cin, h, w).bfloat16(), torch.randn(n, cout, h, w).bfloat16())
+
+
+def test_blocks_of_many_steps(backend, sim):
+    """On a small GPU, each block takes several runs."""
+    sim.set_multiprocessors(2)
+    x, gy = torch.randn(1, 8, 28, 112).half(), torch.randn(1, 72, 28, 112).half()
+    check(sim, x, gy)
+    assert sim.counters()[HOPPER]["blocks"] == 2  # one for each tile of gw
+
+
+def test_without_bias_and_any_strides(backend, sim):
+    x, gy = torch.randn(1, 16, 9, 8).bfloat16(), torch.randn(1, 8, 9, 8).bfloat16()
+    gw, gb = conv_wgrad(x, gy, None, 3, False)
+    assert gb.numel() == 0
+    assert_rounded_once(gw, exact_wgrad(x, gy)[0])
+    again, _ = conv_wgrad(x.contiguous(memory_format=torch.channels_last), gy, None, 3, False)
+    assert_same_bits(gw, again)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("size", [(14, 16), (9, 15)], ids=["whole tiles", "ragged"])
+def test_nan_and_inf_pass_through(backend, value, size):
+    """From where all taps see them to all that they touch, and to nothing else."""
+    x, gy = torch.rand(1, 72, *size).bfloat16() + 1, torch.rand(1, 72, *size).bfloat16() + 1
+    x[0, 65, 3, 4], gy[0, 2, 5, 6] = value, value
+    gw, gb = conv_wgrad(x, gy, None, 3, True)
+    for got, want in zip((gw, gb), exact_wgrad(x, gy), strict=True):
+        odd = ~want.isfinite()
+        assert torch.equal(~got.isfinite(), odd)
+        assert torch.equal(got[odd].double().nan_to_num(1), want[odd].nan_to_num(1))
+        assert_rounded_once(got[~odd], want[~odd])
+
+
+def test_nan_at_an_edge_of_whole_tiles(backend):
+    """A tap that sees nothing of an edge's pixel is not touched by it."""
+    x, gy = torch.rand(1, 8, 14, 16).bfloat16(), torch.rand(1, 8, 14, 16).bfloat16()
+    x[0, 1, 13, 15] = float("nan")
+    gw, _ = conv_wgrad(x, gy, None, 3, True)
+    assert torch.equal(gw.isnan(), exact_wgrad(x, gy)[0].isnan())
+
+
+def shifted(t: torch.Tensor) -> torch.Tensor:
+    """The same in memory that starts at no multiple of 16."""
+    n, c, h, w = t.shape
+    room = torch.empty(t.numel() + 1, dtype=t.dtype)[1:]
+    return room.view(n, h, w, c).permute(0, 3, 1, 2).copy_(t)
+
+
+@pytest.mark.parametrize("which", ["cin", "cout", "x", "gy", "1x1", "float32", "float64"])
+def test_what_the_portable_kernel_keeps(backend, sim, which):
+    dtype = getattr(torch, which) if which.startswith("float") else torch.bfloat16
+    kernel = 1 if which == "1x1" else 3
+    x = torch.randn(1, 12 if which == "cin" else 16, 8, 8).to(dtype)
+    gy = torch.randn(1, 12 if which == "cout" else 16, 8, 8).to(dtype)
+    gw, gb = conv_wgrad(shifted(x) if which == "x" else x, shifted(gy) if which == "gy" else gy, None, kernel, True)
+    assert ran(sim) == PORTABLE
+    for got, want in zip((gw, gb), exact_wgrad(x, gy, kernel), strict=True):
+        assert_rounded_once(got, want)
+
+
+def test_a_selection_need_not_be_aligned(backend, sim):
+    """What it leads to is made in the workspace first."""
+    x, gy = torch.randn(1, 8, 6, 6).half(), torch.randn(1, 8, 6, 6).half()
+    check(sim, x, shifted(gy), random_selection(1, *gy.shape))
+
+
+@pytest.mark.parametrize("tile", ["large", "tall", "small"])
+def test_a_forced_tile_is_the_portable_kernel(backend, sim, tile):
+    sim.cuda.set_conv_tile(tile)
+    x, gy = torch.randn(1, 8, 8, 8).bfloat16(), torch.randn(1, 8, 8, 8).bfloat16()
+    sim.clear_counters()
+    assert_rounded_once(conv_wgrad(x, gy, None, 3, True)[0], exact_wgrad(x, gy)[0])
+    assert ran(sim) == PORTABLE

@@ -1,0 +1,169 @@
+"""Inference of a whole network in one call: weights packed once, one arena, batch norm folded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from vggfast.engine import _cpu, _cuda
+from vggfast.engine._layers import head_layers, trunk_layers, trunk_of
+from vggfast.engine._options import Network, Options
+
+__all__ = ["Engine"]
+
+# Tests put others here.
+OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": _cpu.CpuNetwork, "cuda": _cuda.CudaNetwork}
+_PARAMETERS = {"cpu": _cpu.DTYPES, "cuda": _cuda.DTYPES}
+
+
+class Engine:
+    """A network ready for fast inference, on the CPU or on a CUDA GPU: where the model's parameters are.
+
+    A snapshot of the model as ``model.eval()`` computes it: batch norm folded into the convolutions, dropout gone.
+    Build it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model
+    may be deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
+    allocated but the results.
+
+    On CUDA, the first call of a shape captures its kernels into a CUDA graph, which later calls replay; while it does,
+    torch lets other threads draw no random numbers on that GPU. Calls may come from any stream: results are ready on
+    the one that was current, as those of any torch op. Within somebody else's capture, the kernels become part of that
+    graph, and the engine must live as long as it.
+
+    Args:
+        model: one of ours with any head, any of torchvision's VGGs, or an ``nn.Sequential`` of their layers (such as
+            ``vgg16().features[:23]``), float32 (on CUDA bfloat16 or float16 too). One without parameters runs on the
+            CPU.
+        dtype: on the CPU, of the activations between layers, "fp32" or "bf16"; the arithmetic is float32 either way,
+            and "bf16" keeps the weights of the FC layers in bfloat16 too. On CUDA, of activations and weights: "fp32",
+            "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16". torch's own switches for
+            TF32 have no say.
+        weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read. On CUDA `dtype` says it.
+        threads: of each call; None takes what torch is set to then. None on CUDA.
+        batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed
+            weights are chosen for them. Any others will do, only not as fast; a larger batch asks for more memory.
+        graph: on CUDA, whether to capture; False launches kernel after kernel, each call on memory of its own, and
+            holds no arena. It suits images of ever new sizes, each of which would be captured: 16 shapes are kept.
+
+    Raises:
+        ValueError, TypeError: an argument does not fit, or a layer has no counterpart here; the text names it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        dtype: str = "fp32",
+        weights: str = "fp32",
+        threads: int | None = None,
+        batch: int = 1,
+        size: int = 224,
+        graph: bool = True,
+    ) -> None:
+        for name, value in {"threads": threads, "batch": batch, "size": size}.items():
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: 1 or more is wanted")
+        trunk = trunk_of(model)
+        self._device = _device_of(model)
+        self._network = OF_DEVICE[self._device.type](self._device, Options(dtype, weights, threads, batch, size, graph))
+        self._names: dict[str, int] = {}  # of features: the number of the layer that ends it
+        # Not as inference tensors, even under inference_mode: a later call without it writes to them.
+        with torch.inference_mode(False), torch.no_grad():
+            last = -1
+            for last, (layer, name) in enumerate(trunk_layers(trunk, self._check)):
+                self._network.add(layer)
+                self._names[name] = last
+            if not self._names:
+                raise ValueError("model has no layers to run")
+            self._last_feature = self._last = last
+            for layer in head_layers(model, self._check) if model is not trunk else ():
+                self._network.add(layer)
+                self._last += 1
+            self._network.finish()
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of the next call."""
+        return self._network.threads
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """The names that :meth:`features` takes, in the order of the layers."""
+        return tuple(self._names)
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the engine holds: packed weights and arena."""
+        return self._network.bytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """What the model computes in eval mode.
+
+        Args:
+            x: (N, C, H, W), float32 (on CUDA the engine's dtype too), of any memory format, on the engine's device.
+
+        Returns:
+            (N, classes) logits, float32; without a head, as :meth:`features`.
+
+        Raises:
+            ValueError, TypeError: x does not fit; the text says how.
+        """
+        return self._run(x, (self._last,))[0]
+
+    def features(self, x: Tensor, taps: Sequence[str] | None = None) -> Tensor | dict[str, Tensor]:
+        """The convolutional layers' output, or the outputs of the layers named.
+
+        Args:
+            x: (N, C, H, W), as for a call.
+            taps: names as "conv1_2", "relu4_3" or "pool5" (see :attr:`taps`).
+
+        Returns:
+            (N, channels, h, w), float32, channels_last; with `taps`, a dict of such tensors. No layer after the last
+            one named is computed.
+
+        Raises:
+            ValueError, TypeError: x or a name does not fit; the text says how.
+        """
+        if taps is None:
+            return self._run(x, (self._last_feature,))[0]
+        for tap in taps:
+            if tap not in self._names:
+                raise ValueError(f"taps has {tap!r}: names among {', '.join(self._names)} are wanted")
+        layers = tuple(sorted({self._names[tap] for tap in taps}))
+        if not layers:
+            raise ValueError("taps is empty: at least one name is wanted")
+        outputs = dict(zip(layers, self._run(x, layers), strict=True))
+        return {tap: outputs[self._names[tap]] for tap in taps}
+
+    def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        if x.dim() != 4:
+            raise ValueError(f"x has shape {tuple(x.shape)}: 4 axes (N, C, H, W) are wanted")
+        if x.dtype not in self._network.inputs or x.device != self._device:
+            raise TypeError(
+                f"x is {x.dtype} on {x.device}: {_either(self._network.inputs)} on {self._device} is wanted"
+            )
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ValueError("x requires a gradient, and an engine computes none: use the model, or torch.no_grad()")
+        return self._network.run(x, layers)
+
+    def _check(self, name: str, module: nn.Module) -> None:
+        """Raises TypeError where a module's own parameters are not what the device takes, or lie on another."""
+        dtypes = _PARAMETERS[self._device.type]
+        for parameter in module.parameters(recurse=False):
+            if parameter.dtype not in dtypes or parameter.device != self._device:
+                where = self._device if parameter.device.type in OF_DEVICE else _either(OF_DEVICE)
+                raise TypeError(
+                    f"{name} is {parameter.dtype} on {parameter.device}: {_either(dtypes)} on {where} is wanted"
+                )
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter is, if an engine runs there; the CPU else."""
+    tensor = next(chain(model.parameters(), model.buffers()), None)
+    return tensor.device if tensor is not None and tensor.device.type in OF_DEVICE else torch.device("cpu")
+
+
+def _either(values: Iterable[object]) -> str:
+    return " or ".join(map(str, values))

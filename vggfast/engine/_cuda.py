@@ -1,0 +1,164 @@
+"""An engine's network on CUDA: our kernels and torch's products, replayed as a CUDA graph for each shape of images."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vggfast.engine._graph import Arena, Captured, Turns
+from vggfast.engine._layers import Conv, Flatten, Layer, Linear, Windows
+from vggfast.engine._options import Options
+from vggfast.engine._plan import Plan, Shape, make_plan, output_shapes
+from vggfast.engine._steps import PRECISIONS, Bound, Steps
+from vggfast.ops._backends import backend_of
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that a model's parameters may have
+PLANS_KEPT = 16
+FORMATS = {4: torch.channels_last, 2: torch.contiguous_format}  # of outputs, by their number of axes
+
+
+@dataclass
+class Kept:
+    """A plan, and its graph once it was captured."""
+
+    plan: Plan
+    captured: Captured | None = None
+
+
+class CudaNetwork:
+    """See :class:`vggfast.engine._options.Network`."""
+
+    threads = 1  # the caller's, which launches
+    turns_on, arena_on = Turns, Arena
+
+    def __init__(self, device: torch.device, options: Options) -> None:
+        self._precision = PRECISIONS[options.one_of("dtype", PRECISIONS, device)]
+        if options.weights not in ("fp32", options.dtype):
+            raise ValueError(
+                f"weights is {options.weights!r}: on {device.type} they are kept as dtype says; leave it out"
+            )
+        if options.threads is not None:
+            raise ValueError(f"threads is {options.threads}: None is wanted on {device.type}")
+        self._device = device
+        self.inputs = tuple(dict.fromkeys((torch.float32, self._precision.dtype)))
+        self._layers: list[Layer] = []
+        self._rows: int | None = None  # the number of the layer that makes rows, until an FC layer reads them
+        self._backend = backend_of(torch.empty(0, device=device))
+        self._steps = Steps(self._backend, self._precision)
+        self._plans: OrderedDict[tuple, Kept] = OrderedDict()  # the one used last comes last
+        self._arena = self.arena_on(device) if options.graph else None
+        self._turns = self.turns_on(self, device)
+
+    @property
+    def bytes(self) -> int:
+        weights = [t for layer in self._layers if isinstance(layer, Conv | Linear) for t in (layer.weight, layer.bias)]
+        held = sum(t.nbytes for t in weights if t is not None)
+        return held + (self._arena.bytes if self._arena else 0)
+
+    # ---- weights -----------------------------------------------------------------------------------------------------
+
+    def add(self, layer: Layer) -> None:
+        if isinstance(layer, Conv):
+            # As (Cout, K, K, Cin), dense: what kernels read in place, where they can.
+            layer = Conv(self._packed(layer.weight, torch.channels_last), self._packed(layer.bias))
+        elif isinstance(layer, Linear):
+            layer = Linear(self._packed(self._by_pixel(layer.weight)), self._packed(layer.bias))
+        elif isinstance(layer, Flatten | Windows):
+            self._rows = len(self._layers)
+        self._layers.append(layer)
+
+    def finish(self) -> None:
+        """Waits until the weights are packed, so that a first call may come from any stream."""
+        self._turns.wait_for_stream()
+
+    def _packed(self, t: Any, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
+        """A copy in the engine's dtype, or None of None."""
+        if t is None:
+            return None
+        return torch.empty(t.shape, dtype=self._precision.dtype, device=t.device, memory_format=memory_format).copy_(t)
+
+    def _by_pixel(self, weight: Tensor) -> Tensor:
+        """An FC layer's weight. For the first one its columns are put in the order in which an NHWC map lies, so that
+        its rows need no permutation; the layer that makes the rows is told."""
+        rows, self._rows = self._rows, None
+        if rows is None:
+            return weight
+        layer: Any = self._layers[rows]
+        area = layer.size * layer.size
+        if weight.shape[1] % area:
+            return weight  # for which no rows will fit
+        self._layers[rows] = replace(layer, by_pixel=True)
+        return weight.reshape(weight.shape[0], -1, area).transpose(1, 2).flatten(1)
+
+    # ---- running -----------------------------------------------------------------------------------------------------
+
+    def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+        shape, wanted = tuple(x.shape), tuple(wanted)
+        if x.numel() == 0:
+            return self._nothing(shape, wanted)
+        with self._turns as turns:
+            kept = self._kept(shape, wanted)
+            if turns.capturing():  # it may wait for nothing outside; the finished graph is its owner's to order
+                return self._launch(kept.plan, x)
+            turns.begin()
+            try:
+                self._drop_old_plans()
+                if self._arena is None:
+                    return self._launch(kept.plan, x)
+                captured = kept.captured or self._capture(kept, self._arena)
+                captured.bound.input.copy_(x)
+                captured.graph.replay()
+                return _results(captured.bound)
+            finally:
+                turns.end()
+
+    def _nothing(self, shape: Shape, wanted: Sequence[int]) -> list[Tensor]:
+        """The outputs for no images."""
+        shapes = output_shapes(self._layers, shape, wanted)
+        if shape[0] > 0:
+            raise ValueError(f"x has shape {shape}: H and W of at least 1 are wanted")
+        return [
+            torch.empty(each, dtype=torch.float32, device=self._device, memory_format=FORMATS[len(each)])
+            for each in shapes
+        ]
+
+    def _kept(self, shape: Shape, wanted: tuple[int, ...]) -> Kept:
+        """The plan for this shape and these outputs, which becomes the last of the plans."""
+        kept = self._plans.get((shape, wanted))
+        if kept is None:
+            plan = make_plan(self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of)
+            kept = self._plans[shape, wanted] = Kept(plan)
+        else:
+            self._plans.move_to_end((shape, wanted))
+        return kept
+
+    def _drop_old_plans(self) -> None:
+        while len(self._plans) > PLANS_KEPT:
+            self._turns.wait()  # the plan's graph may be running
+            self._plans.popitem(last=False)
+
+    def _launch(self, plan: Plan, x: Tensor) -> list[Tensor]:
+        """Kernel by kernel, on memory of this call's: torch knows when it may be used again, in a capture too."""
+        with torch.no_grad():
+            bound = self._steps.bind(plan, self._backend.empty(x, (plan.bytes,), torch.uint8))
+            bound.input.copy_(x)
+            bound.run()
+            return _results(bound)
+
+    def _capture(self, kept: Kept, arena: Arena) -> Captured:
+        if kept.plan.bytes > arena.bytes:
+            self._turns.wait()
+            for each in self._plans.values():  # they read and write the memory that goes
+                each.captured = None
+            arena.free()
+        kept.captured = arena.capture(kept.plan.bytes, lambda memory: self._steps.bind(kept.plan, memory))
+        return kept.captured
+
+
+def _results(bound: Bound) -> list[Tensor]:
+    return [output.to(torch.float32, copy=True) for output in bound.outputs]
