@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 MULTIPROCESSORS = 132  # of an H200
-MACS = 2048  # multiply-adds of a clock and multiprocessor, of 16-bit values; half as many of TF32
-BYTES = {"bf16": 2, "fp16": 2, "tf32": 4}
+MACS = 2048  # multiply-adds of a clock and multiprocessor, of 16-bit values; twice as many of e4m3, half of TF32
+BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1}
 KERNEL = "conv_fprop_hopper_kernel"
 
 

@@ -22,7 +22,6 @@ from gpu import choice, tuning
 from gpu.candidates import reason
 from peers.report import draw
 from simulated import ROOT
-from tiles import BYTES
 
 from vggfast.training.console import Live, console
 
@@ -34,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     # fmt: off
-    add("--dtypes", nargs="+", choices=BYTES, default=["bf16", "tf32", "fp16"], help="default: bf16 tf32 fp16")
+    add("--dtypes", nargs="+", choices=tuning.ROUNDING, default=["bf16", "tf32", "fp16"], help="default: bf16 tf32 fp16")
     add("--batches", nargs="+", type=int, default=[64, 1, 8, 128], metavar="N", help="images (default 64 1 8 128)")
     add("--passes", nargs="+", choices=tuning.PASSES, default=list(tuning.PASSES), help="default: fprop dgrad")
     add("--rounds", type=int, default=5, metavar="N", help="turns of each tile (default 5)")
@@ -97,7 +96,8 @@ def sweep(options: argparse.Namespace, facts: Mapping[str, Any]) -> tuple[list[d
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """
+    """Sweeps, and prints what it found.
+
     Raises:
         SystemExit: with status 1 where a tile was wrong or the run broke off; one that ran out of time did not.
     """
@@ -116,8 +116,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns = ["case", "default", "us", "fastest", "us", "default / fastest", "est."]
     draw("medians; est.: the same ratio by the model", columns, [verdict(row) for row in rows])
     wrong = [f"{row['title']}: {tile} is not timed: {why}" for row in rows for tile, why in row["not timed"].items()]
-    for line in (*wrong, ended, f"samples: {options.out}; table: {options.table}"):
-        console.print(line) if line else None
+    for line in (*wrong, *([ended] if ended else []), f"samples: {options.out}; table: {options.table}"):
+        console.print(line)
     if wrong or "the run ends here" in ended:
         raise SystemExit(1)
 

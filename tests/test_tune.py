@@ -298,8 +298,15 @@ def test_the_ladder_quotes_predictions(sim):
     lines = (ROOT / "docs" / "gpu-ladder.md").read_text().splitlines()
     quoted = [re.findall(r"\| est\. ([\d.]+%) ", line) for line in lines]
     wanted = predict.ladder(sim.cuda, [1, 8, 64], "fprop", "bf16")
+    wanted.append(predict.ladder(sim.cuda, [1, 8, 64], "fprop", "e4m3")[-1])
     assert [figures for figures in quoted if figures] == [step[1:] for step in wanted]
     assert not any(re.search(r"%", line) for line, figures in zip(lines, quoted, strict=True) if not figures)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "tf32", "e4m3"])
+def test_no_prediction_beats_the_peak(sim, dtype):
+    for layer in predict.layers("fprop", 1024, dtype):
+        assert 0.4 < share(layer.multiply_adds, predict.least(sim.cuda, layer)[1], layer.bytes) < 1
 
 
 def test_predictions(sim, capsys):

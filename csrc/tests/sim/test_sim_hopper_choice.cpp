@@ -78,6 +78,30 @@ void check_choices_say_which_is_taken() {
   }
 }
 
+/// A row of shared memory takes a product as long whatever its values; so do as many bytes of channels.
+void check_estimates_go_by_bytes() {
+  const auto clocks = [](int cin, int bytes) {
+    std::vector<double> all;
+    for_each_tile([&]<class Tile>(const char*) {
+      const Shape shape{{64, 56, 56, 256}, cin, 3, bytes, false};
+      if (fits<Tile>(shape)) all.push_back(estimate<Tile>(shape, gpu));
+    });
+    return all;
+  };
+  CHECK(clocks(128, 2) == clocks(64, 4), "TF32");
+  CHECK(clocks(128, 2) == clocks(256, 1), "e4m3");
+}
+
+/// Of values of two bytes.
+void check_nothing_beats_the_peak() {
+  constexpr double peak = 2048.0 * gpu;
+  for (int n : {1, 8, 1024}) {
+    for (const auto& choice : cuda::conv_choices(n, 512, 56, 56, 512, 3, false, 2, gpu)) {
+      CHECK(choice.clocks * peak > 9.0 * 512 * 512 * 56 * 56 * n, choice.tile, ", n ", n);
+    }
+  }
+}
+
 auto order(const TunedTile& t) { return std::tuple(t.bytes, t.cin, t.cout, t.h, t.w, t.pool, t.n); }
 
 void check_the_tuned_table() {
@@ -96,6 +120,8 @@ int main() {
   check_only_this_layer_counts();
   check_an_entry_is_obeyed();
   check_choices_say_which_is_taken();
+  check_estimates_go_by_bytes();
+  check_nothing_beats_the_peak();
   check_the_tuned_table();
   return result();
 }
