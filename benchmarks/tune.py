@@ -33,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = made.add_argument
     # fmt: off
-    add("--dtypes", nargs="+", choices=tuning.ROUNDING, default=["bf16", "tf32", "fp16"], help="default: bf16 tf32 fp16")
+    add("--dtypes", nargs="+", choices=tuning.ROUNDING, default=["bf16", "tf32", "fp16"],
+        help="default: bf16 tf32 fp16")
     add("--batches", nargs="+", type=int, default=[64, 1, 8, 128], metavar="N", help="images (default 64 1 8 128)")
     add("--passes", nargs="+", choices=tuning.PASSES, default=list(tuning.PASSES), help="default: fprop dgrad")
     add("--rounds", type=int, default=5, metavar="N", help="turns of each tile (default 5)")
