@@ -30,6 +30,7 @@ STEPS = {
     "channels split in clusters": [
         "rows-128x128-split2", "rows-128x128-split4", "rows-128x128-split8", "flat-128x128-split8",
     ],
+    "flat tiles pool": ["flat-128x224-pixels2"],
 }  # fmt: skip
 
 

@@ -7,7 +7,8 @@ blocks stay for several tiles, those that run are among the busiest: the others 
 per multiprocessor. In MB: "asked" is what all threads load; "L2" what each block loads once or more, which a perfect L1
 lets through; "operands" what products read of shared memory.
 
-"est. ms" is the greatest of the bounds that the counters give and, for the Hopper fprop and dgrad, of their own model
+"est. ms" is the greatest of the bounds that the counters give, products and shared memory for the multiprocessor that
+has the most blocks, and, for the Hopper fprop and dgrad, of their own model
 ("model"), which knows of waves, epilogues, and multiprocessors with nothing to do; "tile" is what they chose. The
 model's clocks count at the rate at which the products' peak is the measured one. "share" is the layer's own
 multiply-adds, without tiles' overhang, of what the peak would do in that time; "of all": in the time of all launches of
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,11 +127,13 @@ def estimate(
     """A launch's milliseconds, and what says so: what it cannot beat, or its kernel's model. `moved`: bytes of the op
     that it belongs to; `clocks`: the model's, where there is one."""
     helps = kernel.startswith(("pack_weights", "reduce_wgrad"))  # what these move stays in L2
+    waves = c["blocks"] / c["launches"] / ceilings.multiprocessors
+    busiest = math.ceil(waves) / waves  # of the multiprocessors, beside all of them on average
     bounds = [
-        (2 * c["multiply_adds"] / ceilings.of(dtype), "products"),
+        (busiest * 2 * c["multiply_adds"] / ceilings.of(dtype), "products"),
         (0 if helps else moved / ceilings.memory, "memory"),
         ((c["global_distinct"] + c["global_written"]) / ceilings.l2, "L2"),
-        ((c["shared_read"] + c["shared_written"]) / ceilings.shared, "shared memory"),
+        (busiest * (c["shared_read"] + c["shared_written"]) / ceilings.shared, "shared memory"),
         ((clocks or 0) / ceilings.clock, "model"),
     ]
     seconds, what = max(bounds)

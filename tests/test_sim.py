@@ -44,10 +44,12 @@ def test_every_kernel_is_run(backend, sim, tile):
     y = ops.conv3x3(x, weight, bias, relu=True, pool=True)
     y = ops.max_pool2x2(ops.local_response_norm(y), ceil_mode=True)
     (ops.class_scores(y, views=2).sum() + ops.sum_pool(y).sum()).backward()
+    images = ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3, dtype=torch.bfloat16)
+    first = torch.randn(16, 3, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+    ops.conv3x3(images.requires_grad_(), first, bias, relu=True).sum().backward()
     tile("small")  # the portable kernels
     ops.conv3x3(x, weight, bias).sum().backward()
     gather_selected(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
-    ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3)
     assert kernels_of_the_tree() == set(sim.counters())
 
 
@@ -109,7 +111,7 @@ def test_many_splits_of_a_weight_gradient(backend):
 
 
 def test_unknown_tile(tile):
-    with pytest.raises(ValueError, match=r"tile is wide: one of auto, large, tall, small, rows-128x224, .* is wanted"):
+    with pytest.raises(ValueError, match="tile is wide: one of auto, large, tall, small, "):
         tile("wide")
 
 

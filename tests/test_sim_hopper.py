@@ -9,6 +9,7 @@ from conftest import (
     assert_rounded_once,
     assert_same_bits,
     conv_precision,
+    integers,
     relative_error,
 )
 from simulated import simulator
@@ -18,6 +19,7 @@ from vggfast.ops.conv import conv, conv_dgrad
 from vggfast.ops.selection import gather_selected
 
 pytestmark = pytest.mark.backends("sim")
+E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
 PORTABLE = ("auto", "large", "tall", "small")
 EPILOGUES = {"none": (False, False), "relu": (True, False), "pool": (False, True), "relu, pool": (True, True)}
 # (N, Cin, H, W, Cout)
@@ -28,6 +30,8 @@ SHAPES = {
     "more rows than a tile has": (1, 64, 31, 9, 64),
     "images end within a tile": (5, 16, 7, 7, 200),
     "many channels": (1, 464, 6, 20, 8),  # so many that eight blocks may share them
+    "pairs of rows": (2, 80, 14, 14, 72),  # that flat tiles of 224 pixels hold whole
+    "narrow": (9, 64, 4, 4, 136),  # the same for all of them
 }
 
 
@@ -64,12 +68,26 @@ def check_fprop(x, weight, bias, relu, pool, close=assert_rounded_once):
 @pytest.mark.parametrize(
     ("shape", "epilogue"),
     [*(("odd", epilogue) for epilogue in EPILOGUES), ("one pixel", "relu"), ("more rows than a tile has", "relu, pool"),
-     ("images end within a tile", "relu"), ("many channels", "relu, pool")],
+     ("images end within a tile", "relu"), ("many channels", "relu, pool"), ("pairs of rows", "pool"),
+     ("narrow", "relu, pool")],
 )  # fmt: skip
 def test_every_tile(backend, sim, tile, name, shape, epilogue):
     tile(name)
     sim.set_seed(len(name) + len(shape))
     check_fprop(*(t.bfloat16() for t in tensors(*SHAPES[shape])), *EPILOGUES[epilogue])
+
+
+@pytest.mark.parametrize("shape", ["pairs of rows", "narrow"])
+def test_the_first_maximum_wins(backend, tile, name, shape):
+    """Ties are many among whole numbers."""
+    tile(name)
+    n, cin, h, w, cout = SHAPES[shape]
+    x, weight = integers(n, cin, h, w, dtype=BF16).clamp(0, 1), integers(cout, cin, 3, 3, dtype=BF16).clamp(0, 1)
+    selection = conv(x, weight, None, False, True, True)[1]
+    exact = F.conv2d(x.double(), weight.double(), padding=1).bfloat16().double()
+    where = torch.arange(h * w).double().reshape(1, 1, h, w).expand_as(exact)
+    wanted = F.max_pool2d(exact, 2, return_indices=True)[1]
+    assert torch.equal(gather_selected(where, selection).long(), wanted)
 
 
 @pytest.mark.parametrize("epilogue", ["relu, pool"])
@@ -124,9 +142,6 @@ def test_weights_where_they_lie(backend, sim, tile, name):
     in_place = conv(x, weight.contiguous(memory_format=torch.channels_last), bias, True, False, False)[0]
     assert set(sim.counters()) == {"conv_fprop_hopper_kernel"}
     assert_same_bits(packed, in_place)
-
-
-E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
 
 
 @pytest.mark.parametrize("pool", [False, True])

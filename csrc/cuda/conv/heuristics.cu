@@ -52,6 +52,7 @@ std::vector<ConvChoice> conv_choices([[maybe_unused]] int64_t n, [[maybe_unused]
                             static_cast<int>(cin),
                             static_cast<int>(kernel),
                             static_cast<int>(bytes),
+                            static_cast<int>(bytes),
                             pool};
   const std::string chosen = hopper::choose_tile(shape, "auto", multiprocessors);
   hopper::for_each_tile([&]<class Tile>(const std::string& name) {

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int gpu = 132;
 
-Shape layer(int n, bool pool = false) { return {{n, 56, 56, 256}, 128, 3, 2, pool}; }
+Shape layer(int n, bool pool = false) { return {{n, 56, 56, 256}, 128, 3, 2, 2, pool}; }
 
 TunedTile entry(int n, const char* tile, bool pool = false) { return {2, 128, 256, 56, 56, n, pool, tile}; }
 
@@ -83,7 +83,7 @@ void check_estimates_go_by_bytes() {
   const auto clocks = [](int cin, int bytes) {
     std::vector<double> all;
     for_each_tile([&]<class Tile>(const char*) {
-      const Shape shape{{64, 56, 56, 256}, cin, 3, bytes, false};
+      const Shape shape{{64, 56, 56, 256}, cin, 3, bytes, bytes, false};
       if (fits<Tile>(shape)) all.push_back(estimate<Tile>(shape, gpu));
     });
     return all;
@@ -107,7 +107,7 @@ auto order(const TunedTile& t) { return std::tuple(t.bytes, t.cin, t.cout, t.h, 
 void check_the_tuned_table() {
   for (size_t i = 0; i < tuned_tiles.size(); ++i) {
     const TunedTile& t = tuned_tiles[i];
-    const Shape shape{{t.n, t.h, t.w, t.cout}, t.cin, 3, t.bytes, t.pool};
+    const Shape shape{{t.n, t.h, t.w, t.cout}, t.cin, 3, t.bytes, t.bytes, t.pool};
     CHECK_EQUAL(choose_tile(shape, "auto", tuned_multiprocessors), t.tile, "entry ", i);
     CHECK(i == 0 || order(tuned_tiles[i - 1]) < order(t), "entry ", i, " is out of order");
   }

@@ -87,9 +87,17 @@ TensorMap outputs_map(const FpropProblem<T, U>& p) {
 template <class Tile, class T, class U>
 void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
   const Extent sums{p.n, p.h, p.w, p.cout};
-  const FpropArgs<BiasOf<T, U>> args{.schedule = Schedule::of<Tile>(sums),
-                                     .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
-                                     .y = {p.bias, p.scale, p.selection, sums, p.relu, p.pool}};
+  const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(sums),
+                             .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
+                             .y = {.y = p.y,
+                                   .bias = p.bias,
+                                   .scale = p.scale,
+                                   .selection = p.selection,
+                                   .sums = sums,
+                                   .pooled_w = Divider(std::max(1, p.w / 2)),
+                                   .pooled_h = Divider(std::max(1, p.h / 2)),
+                                   .relu = p.relu,
+                                   .pool = p.pool}};
   const int clusters = std::min(multiprocessors() / Tile::cluster, args.schedule.groups);
   launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T, U>,
          {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
@@ -101,7 +109,7 @@ void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
 
 template <class T, class U>
 Shape shape_of(const FpropProblem<T, U>& p) {
-  return {{p.n, p.h, p.w, p.cout}, p.cin, p.kernel, static_cast<int>(sizeof(T)), p.pool};
+  return {{p.n, p.h, p.w, p.cout}, p.cin, p.kernel, static_cast<int>(sizeof(T)), static_cast<int>(sizeof(U)), p.pool};
 }
 
 template <class T, class U>

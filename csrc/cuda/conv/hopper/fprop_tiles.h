@@ -18,6 +18,7 @@ void for_each_tile(Body body) {
   body.template operator()<Tile<rows, 224, turns>>("rows-64x224");
   body.template operator()<Tile<rows, 112, turns>>("rows-64x112");
   body.template operator()<Tile<flat, 256, shared, streamed, Cluster<2>>>("flat-128x256-pixels2");
+  body.template operator()<Tile<flat, 224, shared, streamed, Cluster<2>>>("flat-128x224-pixels2");
   body.template operator()<Tile<flat, 192, shared, streamed, Cluster<2>>>("flat-128x192-pixels2");
   body.template operator()<Tile<flat, 128, shared>>("flat-128x128");
   body.template operator()<Tile<flat, 64, turns>>("flat-64x64");
@@ -30,7 +31,7 @@ void for_each_tile(Body body) {
 /// What decides among tiles.
 struct Shape {
   Extent sums;
-  int cin, kernel, element_bytes;
+  int cin, kernel, element_bytes, out_bytes;
   bool pool;
 };
 
@@ -38,7 +39,9 @@ template <class Tile>
 bool fits(const Shape& s) {
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes;
   if (Tile::by_rows && s.kernel != 3) return false;
-  if (!Tile::by_rows && s.pool) return false;
+  if (!Tile::by_rows && s.pool) {  // windows are to be whole in a stage
+    if (s.out_bytes != 2 || s.sums.h % 2 != 0 || Tile::staged_pixels % (2 * s.sums.w) != 0) return false;
+  }
   if (Tile::resident && (s.sums.c > warpgroup_channels || chunks > 1)) return false;
   return chunks >= Tile::split && s.sums.c > (Tile::down - 1) * Tile::channels;
 }

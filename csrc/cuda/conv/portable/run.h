@@ -2,8 +2,8 @@
 // arithmetic instantiates these (fprop_*.cu, wgrad_*.cu).
 #pragma once
 
-#include "cuda/conv/portable/fprop.h"
 #include "cuda/conv/heuristics.h"
+#include "cuda/conv/portable/fprop.h"
 #include "cuda/conv/portable/wgrad.h"
 
 namespace vggfast::cuda {

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cuda/conv/portable/math.h"
+#include "cuda/ptx/prmt.h"
 #include "vggfast/conv.h"
 
 namespace vggfast::cuda {
@@ -21,8 +22,9 @@ __device__ __forceinline__ Words masked(Words chunk, unsigned keep) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if constexpr (sizeof(T) == 2) {
-      const uint32_t pair = keep >> (2 * i);
-      chunk.word[i] &= ((pair & 1) | (pair & 2) << 15) * 0xffffu;
+      // Four bits to the signs of four bytes, of which each becomes two bytes of a mask.
+      const uint32_t signs = (keep >> (i / 2 * 4) & 0xf) * 0x10204080;
+      chunk.word[i] &= ptx::prmt(signs, i % 2 ? 0xbbaa : 0x9988);
     } else {
       chunk.word[i] &= 0u - (keep >> i & 1);
     }

@@ -1,0 +1,53 @@
+#include <algorithm>
+
+#include "cuda/conv/stem/stem.h"
+#include "cuda/conv/stem/wgrad.h"
+
+namespace vggfast::cuda {
+namespace {
+
+int64_t tiles_of(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
+
+template <class T, int Channels>
+void launch_wgrad(const WgradArgs<T>& args, const Context& context) {
+  using Traits = StemWgrad<T, Channels>;
+  const int64_t across = tiles_of(args.gz.w, Traits::columns), down = tiles_of(args.gz.h, Traits::rows);
+  const StemWgradArgs<T> stem{.x = args.x,
+                              .gz = args.gz,
+                              .tiles_across = Divider(std::max<int64_t>(1, across)),
+                              .tiles_down = Divider(std::max<int64_t>(1, down)),
+                              .tiles = static_cast<int>(args.gz.n * across * down),
+                              .groups = static_cast<int>(tiles_of(args.gz.c, Traits::group)),
+                              .splits = args.splits,
+                              .partial = args.partial,
+                              .partial_bias = args.partial_bias};
+  launch("stem_wgrad_kernel", stem_wgrad_kernel<T, Channels>,
+         {.blocks = static_cast<unsigned>(int64_t(stem.groups) * stem.splits),
+          .threads = Traits::threads,
+          .shared_bytes = Traits::shared_bytes},
+         context, stem);
+}
+
+}  // namespace
+
+template <class T>
+int stem_wgrad_splits(const Source<T>& gz) {
+  using Traits = StemWgrad<T, 3>;
+  const int64_t tiles = gz.n * tiles_of(gz.h, Traits::rows) * tiles_of(gz.w, Traits::columns);
+  const int64_t wanted = Traits::least_blocks * multiprocessors() / tiles_of(gz.c, Traits::group);
+  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, tiles / (Traits::warps * Traits::least_tiles))));
+}
+
+template <class T>
+void stem_wgrad(const WgradArgs<T>& args, const Context& context) {
+  args.x.c == 4 ? launch_wgrad<T, 4>(args, context) : launch_wgrad<T, 3>(args, context);
+}
+
+template int stem_wgrad_splits(const Source<bf16>&);
+template int stem_wgrad_splits(const Source<f16>&);
+template int stem_wgrad_splits(const Source<float>&);
+template void stem_wgrad(const WgradArgs<bf16>&, const Context&);
+template void stem_wgrad(const WgradArgs<f16>&, const Context&);
+template void stem_wgrad(const WgradArgs<float>&, const Context&);
+
+}  // namespace vggfast::cuda

@@ -1,0 +1,40 @@
+// What the stem's kernels share: the tensor cores' operands as 32-bit words, two values of 16 bits or one of float32.
+// Which value of the sum a word holds is free, as long as both operands agree: each kernel deals them out so that a
+// lane's words lie side by side where it reads or writes them.
+#pragma once
+
+#include <cstring>
+
+#include "cuda/conv/portable/math.h"
+
+namespace vggfast::cuda {
+
+/// The products of the stem's kernels: float32 is rounded to TF32.
+template <class T>
+struct StemMathOf;
+template <>
+struct StemMathOf<bf16> {
+  using Type = MmaBf16;
+};
+template <>
+struct StemMathOf<f16> {
+  using Type = MmaF16;
+};
+template <>
+struct StemMathOf<float> {
+  using Type = MmaTf32;
+};
+template <class T>
+using StemMath = typename StemMathOf<T>::Type;
+
+template <class T>
+constexpr int values_of_word = 4 / static_cast<int>(sizeof(T));
+
+template <class T>
+__device__ __forceinline__ uint32_t word_of(const T (&values)[values_of_word<T>]) {
+  uint32_t word;
+  std::memcpy(&word, values, sizeof(word));
+  return rounded<StemMath<T>>(word);
+}
+
+}  // namespace vggfast::cuda
