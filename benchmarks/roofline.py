@@ -7,12 +7,11 @@ blocks stay for several tiles, those that run are among the busiest: the others 
 per multiprocessor. In MB: "asked" is what all threads load; "L2" what each block loads once or more, which a perfect L1
 lets through; "operands" what products read of shared memory.
 
-"est. ms" is the greatest of the bounds that the counters give, products and shared memory for the multiprocessor that
-has the most blocks, and, for the Hopper fprop and dgrad, of their own model
-("model"), which knows of waves, epilogues, and multiprocessors with nothing to do; "tile" is what they chose. The
-model's clocks count at the rate at which the products' peak is the measured one. "share" is the layer's own
-multiply-adds, without tiles' overhang, of what the peak would do in that time; "of all": in the time of all launches of
-the pass. A share that a bound says, not the model, is the most that it can be.
+"est. ms" is the greatest of the bounds that the counters give (of products and shared memory, for the multiprocessor
+that has the most blocks) and, for the Hopper fprop and dgrad, of their own model ("model"), which knows of waves and
+epilogues; "tile" is what they chose. The model's clocks count at the rate at which the products' peak is the measured
+one. "share" is the layer's own multiply-adds, without tiles' overhang, of what the peak would do in that time; "of
+all": in the time of all launches of the pass. A share that a bound says, not the model, is the most that it can be.
 """
 
 from __future__ import annotations
