@@ -1,12 +1,9 @@
 // The bodies of fprop_run.h's functions, for the sources that instantiate them.
 #pragma once
 
-#include <cmath>
-#include <limits>
-
+#include "cuda/conv/hopper/choice.h"
 #include "cuda/conv/hopper/fprop.h"
 #include "cuda/conv/hopper/fprop_run.h"
-#include "cuda/conv/hopper/fprop_tiles.h"
 
 namespace vggfast::cuda::hopper {
 
@@ -117,14 +114,7 @@ Shape shape_of(const FpropProblem<T, U>& p) {
 
 template <class T, class U>
 void run_fprop(const FpropProblem<T, U>& p, const std::string& wanted, const Context& context) {
-  const Shape shape = shape_of(p);
-  std::string chosen;
-  double least = std::numeric_limits<double>::infinity();
-  for_each_tile([&]<class Tile>(const char* name) {
-    if (!fits<Tile>(shape)) return;
-    const double cost = name == wanted ? 0 : estimate<Tile>(shape, multiprocessors());
-    if (cost < least) least = cost, chosen = name;
-  });
+  const std::string chosen = choose_tile(shape_of(p), wanted, multiprocessors());
   for_each_tile([&]<class Tile>(const char* name) {
     if (name == chosen) launch_fprop<Tile>(p, context);
   });

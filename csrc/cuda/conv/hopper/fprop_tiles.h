@@ -1,4 +1,4 @@
-// The tiles that fprop is built for, and the choice among them: the least of an estimate. One line per tile.
+// The tiles that fprop is built for, one line per tile, and an estimate of their time (choice.h chooses).
 #pragma once
 
 #include "cuda/conv/hopper/schedule.h"
@@ -50,7 +50,8 @@ bool fits(const Shape& s) {
 /// nobody multiplies meanwhile.
 template <class Tile>
 double estimate(const Shape& s, int multiprocessors) {
-  constexpr double macs = 2048, shared_bytes = 128, l2_bytes = 40;  // of a clock and multiprocessor
+  // Of a clock and multiprocessor. A product takes as long whatever its values: of 2 bytes that is 2048 multiply-adds.
+  constexpr double product_area = 4096, shared_bytes = 128, l2_bytes = 40;
   constexpr double start = 2000, epilogue = 1500;
   const Schedule schedule = Schedule::of<Tile>(s.sums);
   const int clusters = multiprocessors / Tile::cluster;
@@ -58,7 +59,7 @@ double estimate(const Shape& s, int multiprocessors) {
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes, taps = s.kernel * s.kernel;
   const double steps = std::ceil(double(chunks) / Tile::split) * taps, boxes = steps / Tile::taps_of_a_box;
   const double products = steps * Tile::channels / 64 * (row_bytes / product_bytes);
-  const double multiply = products * 64 * Tile::pixels * product_bytes / s.element_bytes / macs;
+  const double multiply = products * 64 * Tile::pixels * product_bytes / product_area;
   const double weights = Tile::resident ? 0 : steps * Tile::weight_bytes, pixels = boxes * Tile::pixel_bytes;
   const double operands = products * (64 + Tile::pixels) * product_bytes;
   const double shared = (operands + weights + pixels) / shared_bytes;
