@@ -26,9 +26,11 @@ class Backend:
 
     Attributes:
         dtypes: what its kernels take; ops convert other floating dtypes to float32 and back.
+        no_hopper: why the kernels for Hopper GPUs do not run here, or None.
     """
 
     dtypes: tuple[torch.dtype, ...] = WIDE
+    no_hopper: str | None = "this is a CPU"
 
     def __init__(self, module: ModuleType, device: str):
         self.module = module
@@ -76,8 +78,9 @@ class CudaBackend(Backend):
 
     dtypes = (*NARROW, *WIDE)
 
-    def __init__(self, module: ModuleType):
+    def __init__(self, module: ModuleType, index: int):
         super().__init__(module, "cuda")
+        self.no_hopper = _why_no_hopper(module, index)
 
     def run(self, name, *args, workspace=None, tf32=None):
         with torch.cuda.device(args[0].device):
@@ -120,6 +123,7 @@ class TorchBackend:
     """torch's own ops in the kernels' place, for GPUs that ours do not run on."""
 
     dtypes = (*NARROW, *WIDE)
+    no_hopper: str | None = "torch's ops run here"
 
     def has(self, name: str) -> bool:
         return hasattr(_torch_kernels, name)
@@ -169,13 +173,21 @@ def _why_not(module: ModuleType, index: int) -> str | None:
     return None if runs_on(capability, architectures) else f"{gpu}, and this build is for {architectures}"
 
 
+def _why_no_hopper(module: ModuleType, index: int) -> str | None:
+    """Why a GPU that runs our kernels does not run those for Hopper, or None."""
+    capability, architectures = torch.cuda.get_device_capability(index), dict(module.build_info())["CUDA architectures"]
+    if capability != (9, 0):
+        return f"{torch.cuda.get_device_name(index)} is of sm_{capability[0]}{capability[1]}"
+    return None if "90a-real" in architectures else f"this build is for {architectures}, without 90a"
+
+
 @functools.cache
 def _cuda(index: int) -> CudaBackend | TorchBackend:
     module = _native.load()
     if reason := _why_not(module, index):
         warnings.warn(f"vggfast runs on torch's ops, without CUDA kernels of its own: {reason}", stacklevel=2)
         return TorchBackend()
-    return CudaBackend(module)
+    return CudaBackend(module, index)
 
 
 @functools.cache
