@@ -1,4 +1,4 @@
-"""Engine(dtype="fp8"): which layers take e4m3, their scales, what it costs, and what is refused. Networks are thin here:
+"""Engine(dtype="fp8"): which layers take e4m3, their scales, its error, and what is refused. Networks are thin here:
 16 channels are enough for e4m3, where it takes 128 before it pays on a GPU."""
 
 import math

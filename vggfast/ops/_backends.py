@@ -61,6 +61,14 @@ class Backend:
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
         return size(*views, self.context(tf32)) if size else 0
 
+    def shares_gradients(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether the kernels of both gradients of a convolution want the gradient of its sums in memory. Then it is
+        made of a selection once, for both; other kernels read through the selection."""
+        if self.no_hopper or x.dtype not in NARROW:
+            return False  # before a compiler is asked about extents
+        cout, cin, kernel, _ = weight.shape
+        return kernel == 3 and cin % 8 == 0 and cout % 8 == 0 and cout >= 16
+
     def view(self, t: Tensor):
         return _native._view(self.module, t, self.device)
 
@@ -139,6 +147,9 @@ class TorchBackend:
     def workspace(self, name: str, *args, tf32: bool | None = None) -> int:
         return 0
 
+    def shares_gradients(self, x: Tensor, weight: Tensor) -> bool:
+        return False
+
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
         return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
 
@@ -197,6 +208,14 @@ def _cpu() -> Backend:
 
 # Tests put others here.
 OF_DEVICE: dict[str, Callable[[int], Backend | TorchBackend]] = {"cpu": lambda index: _cpu(), "cuda": _cuda}
+
+
+def shares_gradients(x: Tensor, weight: Tensor) -> bool:
+    """As the back end says that is to run on x's device. Tensors may be fake, with nothing there to run them, or
+    meta."""
+    kind = x.device.type
+    there = kind in OF_DEVICE and (kind != "cuda" or torch.cuda.is_available())
+    return there and backend_of(x).shares_gradients(x, weight)
 
 
 def backend_of(t: Tensor) -> Backend | TorchBackend:

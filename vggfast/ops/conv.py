@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from vggfast.ops import _library as lib
-from vggfast.ops._backends import backend_of
+from vggfast.ops._backends import backend_of, shares_gradients
 from vggfast.ops.selection import check_selection, empty_selection, gather_selected, scatter_selected
 
 
@@ -69,6 +69,8 @@ def _conv_setup(ctx, inputs, output):
 def _conv_backward(ctx, gy, _):
     x, weight, selection = ctx.saved_tensors
     gx = gw = gb = None
+    if x is not None and weight is not None and selection is not None and shares_gradients(x, weight):
+        gy, selection = scatter_selected(gy, selection, *ctx.size), None
     if weight is not None:
         gx = conv_dgrad(gy, selection, weight, *ctx.size)
     if x is not None:
