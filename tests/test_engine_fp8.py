@@ -225,6 +225,15 @@ def test_slices_and_layers_without_biases(fp8):
         assert relative_error(engine(x), exactly(part, x)) < bound(3)
 
 
+def test_outputs_without_a_relu(fp8):
+    """The largest may be below 0."""
+    model, x = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(2))), torch.randn(1, 16, 9, 7)
+    nn.init.constant_(model[0].bias, -5)
+    engine = fp8(model, x)
+    assert formats(engine._network._layers, 16) == "eb"
+    assert relative_error(engine(x), exactly(model, x)) < bound(1)
+
+
 def test_too_few_channels_are_as_in_bfloat16(fp8, build, monkeypatch):
     monkeypatch.setattr(_fp8, "LEAST_CHANNELS", 129)
     model, x = network(), torch.randn(1, 3, 33, 40)
