@@ -211,6 +211,7 @@ def test_one_scatter_serves_both_gradients(backend, sim, monkeypatch, dtype, kin
         ((2, 24, 9, 10, 8, 3), torch.bfloat16, 1),  # wgrad's own: dgrad is the portable kernel's
         ((2, 16, 9, 10, 16, 1), torch.bfloat16, 1),  # dgrad's own: wgrad is the portable kernel's
         ((2, 20, 9, 10, 16, 3), torch.bfloat16, 0),
+        ((0, 16, 9, 10, 16, 3), torch.bfloat16, 0),
         ((2, 16, 9, 10, 16, 3), torch.float32, 0),
     ],
 )

@@ -2,7 +2,8 @@
 
 The three ops below are closed under differentiation: ``conv`` without an epilogue, ``conv_dgrad`` and ``conv_wgrad``
 are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.selection`): the latter two
-take the epilogue's selection along and read their gradient through it.
+take the epilogue's selection along and read their gradient through it. Where the kernels of both would rather have that
+gradient in memory, ``conv``'s backward makes it once (:meth:`vggfast.ops._backends.Backend.shares_gradients`).
 Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 """
 
