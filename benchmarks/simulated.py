@@ -23,6 +23,7 @@ class Simulated(_backends.Backend):
     """In place of the CPU's back end: ``_backends.OF_DEVICE["cpu"]``."""
 
     dtypes = _backends.CudaBackend.dtypes
+    no_hopper = None
 
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")

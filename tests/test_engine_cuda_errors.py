@@ -6,12 +6,15 @@ from test_engine import small
 from test_engine_cuda import THIN, kernels
 from torch import nn
 
+from vggfast.ops import _backends
+
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.backends("sim", "torch", "cuda")]
 X = (2, 3, 64, 64)
 BAD_OPTIONS = {
-    "dtype": ({"dtype": "float16"}, r"dtype is 'float16': one of 'fp32', 'tf32', 'bf16', 'fp16' is wanted on "),
+    "dtype": ({"dtype": "float16"}, "dtype is 'float16': one of 'fp32', 'tf32', 'bf16', 'fp16', 'fp8' is wanted on "),
     "weights": ({"weights": "bf16"}, "weights is 'bf16': on .* they are kept as dtype says; leave it out"),
     "threads": ({"threads": 2}, "threads is 2: None is wanted on "),
+    "calibration": ({"calibration": torch.zeros(X)}, "calibration is given: with dtype 'fp32', None is wanted"),
     "no threads": ({"threads": 0}, "threads is 0: 1 or more is wanted"),
     "no batch": ({"batch": 0}, "batch is 0: 1 or more is wanted"),
     "no size": ({"size": 0}, "size is 0: 1 or more is wanted"),
@@ -22,6 +25,34 @@ BAD_OPTIONS = {
 def test_options_that_do_not_fit(build, options, text):
     with pytest.raises(ValueError, match=text):
         build(small(**THIN), **options)
+
+
+@pytest.mark.backends("torch")
+def test_fp8_where_nothing_runs_it(build):
+    with pytest.raises(
+        ValueError, match=r"dtype is 'fp8': its kernels want a GPU of .* 9\.0, and torch's ops run here"
+    ):
+        build(small(**THIN), dtype="fp8", calibration=torch.zeros(X))
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "reason"),
+    [
+        ((9, 0), "80-real, 90a-real, 90-virtual", None),
+        ((8, 0), "80-real, 90a-real", "A GPU is of sm_80"),
+        ((12, 0), "90a-real, 90-virtual", "A GPU is of sm_120"),
+        ((9, 0), "80-real, 90-virtual", "this build is for 80-real, 90-virtual, without 90a"),
+    ],
+)
+def test_which_gpus_run_hopper_kernels(monkeypatch, capability, architectures, reason):
+    class Module:
+        def build_info(self):
+            return [("CUDA architectures", architectures)]
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "A GPU")
+    found = _backends._why_no_hopper(Module(), 0)
+    assert found == reason
 
 
 BAD_INPUTS = {

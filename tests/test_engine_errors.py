@@ -96,6 +96,11 @@ def test_models_that_do_not_fit(model, error, text):
 BAD_OPTIONS = {
     "dtype": ({"dtype": "float16"}, "dtype is 'float16': one of 'fp32', 'bf16' is wanted"),
     "weights": ({"weights": "int8"}, "weights is 'int8': one of 'fp32', 'bf16' is wanted"),
+    "calibration": (
+        {"calibration": torch.zeros(1, 3, 32, 32)},
+        "calibration is given: with dtype 'fp32', None is wanted",
+    ),
+    "fp8": ({"dtype": "fp8"}, "dtype is 'fp8': one of 'fp32', 'bf16' is wanted on cpu"),
     "no threads": ({"threads": 0}, "threads is 0: 1 or more is wanted"),
     "no batch": ({"batch": 0}, "batch is 0: 1 or more is wanted"),
     "no size": ({"size": 0}, "size is 0: 1 or more is wanted"),

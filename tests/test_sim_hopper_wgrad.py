@@ -4,8 +4,12 @@ kernel's. csrc/tests/sim/test_sim_hopper_wgrad.cpp asks it for longer sums than 
 import pytest
 import torch
 from conftest import assert_rounded_once, assert_same_bits
+from torch._subclasses import FakeTensorMode
+from torch.func import grad, vmap
 
-from vggfast.ops.conv import conv_wgrad
+from vggfast import ops
+from vggfast.ops import _backends
+from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.selection import scatter_selected
 
 pytestmark = pytest.mark.backends("sim")
@@ -166,3 +170,100 @@ def test_a_forced_tile_is_the_portable_kernel(backend, sim, tile):
     sim.clear_counters()
     assert_rounded_once(conv_wgrad(x, gy, None, 3, True)[0], exact_wgrad(x, gy)[0])
     assert ran(sim) == PORTABLE
+
+
+# ---- with dgrad ---------------------------------------------------------------------------------------------------
+
+
+def gradients(monkeypatch, shared, shapes, dtype=torch.bfloat16, relu=True, pool=True):
+    """Of x, weight and bias; and, of those and of the output's gradient, the second ones."""
+    with monkeypatch.context() as patch:
+        if not shared:
+            patch.setattr(type(_backends.backend_of(torch.empty(0))), "shares_gradients", lambda *_: False)
+        torch.manual_seed(1)
+        n, cin, h, w, cout, kernel = shapes
+        inputs = [torch.randn(n, cin, h, w), torch.randn(cout, cin, kernel, kernel), torch.randn(cout)]
+        inputs = [t.to(dtype).requires_grad_() for t in inputs]
+        y, _ = conv(*inputs, relu, pool, True)
+        gy = torch.randn_like(y).requires_grad_()
+        first = torch.autograd.grad(y, inputs, gy, create_graph=True)
+        return first, torch.autograd.grad([t.square().sum() for t in first], [*inputs[:2], gy])
+
+
+@pytest.mark.parametrize("kind", list(KINDS)[1:])
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_one_scatter_serves_both_gradients(backend, sim, monkeypatch, dtype, kind):
+    """To the bit as if each made its own, and so are the second derivatives."""
+    shapes, planes = (2, 24, 9, 10, 32, 3), KINDS[kind]
+    found = {}
+    for shared in (True, False):
+        first, second = gradients(monkeypatch, shared, shapes, dtype, planes != 2, planes >= 2)
+        found[shared] = [*first, *second]
+    for ours, others in zip(found[True], found[False], strict=True):
+        assert_same_bits(ours, others)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "dtype", "scatters"),
+    [
+        ((2, 16, 9, 10, 16, 3), torch.bfloat16, 1),
+        ((2, 3, 9, 10, 16, 3), torch.bfloat16, 0),  # the first layer's kernels read through the selection
+        ((2, 24, 9, 10, 8, 3), torch.bfloat16, 1),  # wgrad's own: dgrad is the portable kernel's
+        ((2, 16, 9, 10, 16, 1), torch.bfloat16, 1),  # dgrad's own: wgrad is the portable kernel's
+        ((2, 20, 9, 10, 16, 3), torch.bfloat16, 0),
+        ((0, 16, 9, 10, 16, 3), torch.bfloat16, 0),
+        ((2, 16, 9, 10, 16, 3), torch.float32, 0),
+    ],
+)
+def test_scatters_of_a_backward(backend, sim, shapes, dtype, scatters):
+    n, cin, h, w, cout, kernel = shapes
+    x, weight = torch.randn(n, cin, h, w).to(dtype), torch.randn(cout, cin, kernel, kernel).to(dtype)
+    y, _ = conv(x.requires_grad_(), weight.requires_grad_(), None, True, False, True)
+    sim.clear_counters()
+    y.backward(torch.randn_like(y))
+    assert sim.counters().get("scatter_selected_kernel", {"launches": 0})["launches"] == scatters
+
+
+def test_one_gradient_alone_is_left_as_it_is(backend, sim):
+    x, weight = torch.randn(1, 16, 6, 6).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16().requires_grad_()
+    y, selection = conv(x, weight, None, True, True, True)
+    gy = torch.randn_like(y)
+    (gw,) = torch.autograd.grad(y, weight, gy)
+    assert_same_bits(gw, conv_wgrad(x, gy, selection, 3, False)[0])
+    x.requires_grad_()
+    y, selection = conv(x, weight.detach(), None, True, True, True)
+    assert_same_bits(torch.autograd.grad(y, x, gy)[0], conv_dgrad(gy, selection, weight.detach(), 6, 6))
+
+
+@pytest.mark.parametrize("how", ["compiled", "compiled for any size", "per example"])
+def test_one_scatter_under_the_rest_of_torch(backend, how):
+    x, weight = torch.randn(2, 16, 6, 7).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16()
+
+    def loss(x, weight):
+        return ops.conv3x3(x, weight, relu=True, pool=True).square().sum()
+
+    plain = grad(loss, (0, 1))
+    if how == "per example":
+        found = vmap(plain, (0, None))(x[:, None], weight)
+        each = [plain(one[None], weight) for one in x]
+        wanted = [torch.stack(parts) for parts in zip(*each, strict=True)]
+    else:
+        leaves = [t.clone().requires_grad_() for t in (x, weight)]
+        compiled = torch.compile(loss, fullgraph=True, dynamic="any" in how, backend="aot_eager")
+        compiled(*leaves).backward()
+        found, wanted = [t.grad for t in leaves], plain(x, weight)
+    for ours, others in zip(found, wanted, strict=True):
+        assert_same_bits(ours, others)
+
+
+def test_devices_that_nothing_runs_on(backend):
+    """Meta tensors, and fake ones of a GPU that is not there."""
+    x = torch.empty(1, 16, 6, 6, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    weight = torch.empty(16, 16, 3, 3, device="meta", dtype=torch.bfloat16, requires_grad=True)
+    y, _ = conv(x, weight, None, True, True, True)
+    gx, gw = torch.autograd.grad(y, [x, weight], torch.empty_like(y))
+    assert (gx.shape, gw.shape) == (x.shape, weight.shape)
+    if not torch.cuda.is_available():
+        with FakeTensorMode():
+            x, weight = (torch.empty(16, 16, 3, 3, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+        assert not _backends.shares_gradients(x, weight)

@@ -40,6 +40,13 @@ def require_gpu(parser: argparse.ArgumentParser) -> None:
         parser.error(f"--device is 'cuda': {why}; 'cpu' is wanted")
 
 
+def lacks_fp8() -> bool:
+    """Whether the GPU here is one that the engine of fp8 does not run on."""
+    import torch
+
+    return torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0)
+
+
 def set_precision(dtype: str) -> None:
     """Lets float32 factors be rounded to TF32 or not; the other dtypes do not mind."""
     import torch

@@ -11,16 +11,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timing
 import torch
 from peers import engine_torch, engine_vggfast
 from peers.face import Runner
-from peers.network import Spec
+from peers.network import SEED, Spec
 from torch import Tensor, nn
 
 import vggfast
 from gpu import choice
 
+CALIBRATION_IMAGES = 8
 LAYOUTS = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -43,6 +45,12 @@ def placed(spec: Spec, layout: str) -> Callable[[Any], Tensor]:
     """Turns an array of images into the tensor that a user of this layout holds."""
     dtype = choice.torch_dtype(spec.dtype)
     return lambda x: torch.from_numpy(x).to(choice.DEVICE, dtype).contiguous(memory_format=LAYOUTS[layout])
+
+
+def calibration_images(spec: Spec) -> Tensor:
+    """Images that no engine is timed or checked on, of the same kind."""
+    shape = (CALIBRATION_IMAGES, 3, spec.size, spec.size)
+    return torch.from_numpy(np.random.default_rng(SEED + 2).standard_normal(shape, np.float32)).to(choice.DEVICE)
 
 
 def replayed(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -69,15 +77,16 @@ def replayed(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 
 def build(
     spec: Spec, cache: Path, ours: bool = False, layout: str = "channels_last", tuned: bool = False,
-    mode: str | None = None, graph: bool = False, planned: bool = False,
+    mode: str | None = None, graph: bool = False, planned: bool = False, fp8: bool = False,
 ) -> Runner:  # fmt: skip
-    """Args: `ours` takes vggfast.VGG, `planned` its vggfast.Engine; else torch's layers in `layout`. `tuned` has cuDNN
-    try its kernels, `mode` is torch.compile's, `graph` replays a CUDA graph."""
+    """Args: `ours` takes vggfast.VGG, `planned` its vggfast.Engine, in the spec's dtype or in `fp8`; else torch's
+    layers in `layout`. `tuned` has cuDNN try its kernels, `mode` is torch.compile's, `graph` replays a CUDA graph."""
     choice.set_precision(spec.dtype)
     torch.backends.cudnn.benchmark = tuned
     model = network(spec, cache, ours, layout).requires_grad_(False)
     if planned:
-        call = vggfast.Engine(model, dtype=spec.dtype)
+        dtype, calibration = ("fp8", calibration_images(spec)) if fp8 else (spec.dtype, None)
+        call = vggfast.Engine(model, dtype=dtype, calibration=calibration)
         del model
     else:
         call = torch.compile(model, mode=mode, dynamic=False) if mode else model

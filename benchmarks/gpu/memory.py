@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
 def cases(options: argparse.Namespace) -> list[Case]:
     """The processes to start, by use and batch."""
     every = {name: engine for name, engine in registry.inference(options.dtype).items() if name != "jax"}
-    default = [name for name in every if not name.endswith("-graph")]
+    default = [name for name in every if not name.endswith(("-graph", "-fp8"))]
     found = []
     for use in options.uses:
         known = every if use == "inference" else registry.steps(options.dtype, use)

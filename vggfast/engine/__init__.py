@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from vggfast.engine import _cpu, _cuda
 from vggfast.engine._layers import head_layers, trunk_layers, trunk_of
-from vggfast.engine._options import Network, Options
+from vggfast.engine._options import Deviation, Network, Options
 
-__all__ = ["Engine"]
+__all__ = ["Deviation", "Engine"]
 
 # Tests put others here.
 OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": _cpu.CpuNetwork, "cuda": _cuda.CudaNetwork}
@@ -38,14 +38,19 @@ class Engine:
             CPU.
         dtype: on the CPU, of the activations between layers, "fp32" or "bf16"; the arithmetic is float32 either way,
             and "bf16" keeps the weights of the FC layers in bfloat16 too. On CUDA, of activations and weights: "fp32",
-            "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16". torch's own switches for
-            TF32 have no say.
+            "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16"; torch's own switches for
+            TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16, but e4m3 for the inputs and weights
+            of convolutions of 128 and more channels, each tensor with one scale. :attr:`error` says what it costs. An
+            input that is wanted itself (a tap), or that another layer than a convolution makes, stays bfloat16.
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read. On CUDA `dtype` says it.
         threads: of each call; None takes what torch is set to then. None on CUDA.
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed
             weights are chosen for them. Any others will do, only not as fast; a larger batch asks for more memory.
         graph: on CUDA, whether to capture; False launches kernel after kernel, each call on memory of its own, and
             holds no arena. It suits images of ever new sizes, each of which would be captured: 16 shapes are kept.
+        calibration: with "fp8", sample images, prepared as those to come: (N, C, H, W), N at least 1, as a call takes
+            them. The largest value that a layer makes of them in float32 becomes the largest that its e4m3 output can
+            hold; larger ones are cut there. While the engine is made, it holds the weights in float32 too.
 
     Raises:
         ValueError, TypeError: an argument does not fit, or a layer has no counterpart here; the text names it.
@@ -61,27 +66,32 @@ class Engine:
         batch: int = 1,
         size: int = 224,
         graph: bool = True,
+        calibration: Tensor | None = None,
     ) -> None:
         for name, value in {"threads": threads, "batch": batch, "size": size}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: 1 or more is wanted")
         trunk = trunk_of(model)
         self._device = _device_of(model)
-        self._network = OF_DEVICE[self._device.type](self._device, Options(dtype, weights, threads, batch, size, graph))
+        options = Options(dtype, weights, threads, batch, size, graph, calibration)
+        self._network = OF_DEVICE[self._device.type](self._device, options)
+        if calibration is not None:
+            self._check_images(calibration, "calibration")
+        names: list[str] = []
         self._names: dict[str, int] = {}  # of features: the number of the layer that ends it
         # Not as inference tensors, even under inference_mode: a later call without it writes to them.
         with torch.inference_mode(False), torch.no_grad():
-            last = -1
-            for last, (layer, name) in enumerate(trunk_layers(trunk, self._check)):
+            for layer, name in trunk_layers(trunk, self._check):
                 self._network.add(layer)
-                self._names[name] = last
-            if not self._names:
+                self._names[name] = len(names)
+                names.append(name)
+            if not names:
                 raise ValueError("model has no layers to run")
-            self._last_feature = self._last = last
+            self._last_feature = self._last = len(names) - 1
             for layer in head_layers(model, self._check) if model is not trunk else ():
                 self._network.add(layer)
                 self._last += 1
-            self._network.finish()
+            self._error = self._network.finish(names)
 
     @property
     def threads(self) -> int:
@@ -97,6 +107,11 @@ class Engine:
     def bytes(self) -> int:
         """Memory that the engine holds: packed weights and arena."""
         return self._network.bytes
+
+    @property
+    def error(self) -> Deviation | None:
+        """How far the engine is from float32 on the images that it was calibrated on; None unless dtype is "fp8"."""
+        return self._error
 
     def __call__(self, x: Tensor) -> Tensor:
         """What the model computes in eval mode.
@@ -138,15 +153,18 @@ class Engine:
         return {tap: outputs[self._names[tap]] for tap in taps}
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        if x.dim() != 4:
-            raise ValueError(f"x has shape {tuple(x.shape)}: 4 axes (N, C, H, W) are wanted")
-        if x.dtype not in self._network.inputs or x.device != self._device:
-            raise TypeError(
-                f"x is {x.dtype} on {x.device}: {_either(self._network.inputs)} on {self._device} is wanted"
-            )
+        self._check_images(x, "x")
         if x.requires_grad and torch.is_grad_enabled():
             raise ValueError("x requires a gradient, and an engine computes none: use the model, or torch.no_grad()")
         return self._network.run(x, layers)
+
+    def _check_images(self, x: Tensor, name: str) -> None:
+        if x.dim() != 4:
+            raise ValueError(f"{name} has shape {tuple(x.shape)}: 4 axes (N, C, H, W) are wanted")
+        if x.dtype not in self._network.inputs or x.device != self._device:
+            raise TypeError(
+                f"{name} is {x.dtype} on {x.device}: {_either(self._network.inputs)} on {self._device} is wanted"
+            )
 
     def _check(self, name: str, module: nn.Module) -> None:
         """Raises TypeError where a module's own parameters are not what the device takes, or lie on another."""

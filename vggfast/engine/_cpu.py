@@ -23,6 +23,7 @@ class CpuNetwork:
     def __init__(self, device: torch.device, options: Options) -> None:
         bf16 = options.one_of("dtype", ("fp32", "bf16"), device) == "bf16"
         bf16_weights = options.one_of("weights", ("fp32", "bf16"), device) == "bf16" or bf16
+        options.refuse_calibration()
         self._threads = options.threads
         self._core = _native.load().Engine(
             bf16=bf16,
@@ -60,7 +61,7 @@ class CpuNetwork:
             case RowMean():
                 core.add_row_mean()
 
-    def finish(self) -> None:
+    def finish(self, names: Sequence[str]) -> None:
         """Nothing is left to do: each layer was packed as it came."""
 
     def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:

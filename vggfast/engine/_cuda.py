@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from vggfast.engine._fp8 import Calibration
 from vggfast.engine._graph import Arena, Captured, Turns
-from vggfast.engine._layers import Conv, Flatten, Layer, Linear, Windows
-from vggfast.engine._options import Options
-from vggfast.engine._plan import Plan, Shape, make_plan, output_shapes
-from vggfast.engine._steps import PRECISIONS, Bound, Steps
+from vggfast.engine._layers import Conv, Flatten, Layer, Linear, ScaledConv, Windows
+from vggfast.engine._options import Deviation, Options
+from vggfast.engine._plan import E4M3, Plan, Shape, make_plan, output_shapes
+from vggfast.engine._steps import PRECISIONS, Bound, Steps, is_a_view
 from vggfast.ops._backends import backend_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that a model's parameters may have
@@ -53,16 +54,34 @@ class CudaNetwork:
         self._plans: OrderedDict[tuple, Kept] = OrderedDict()  # the one used last comes last
         self._arena = self.arena_on(device) if options.graph else None
         self._turns = self.turns_on(self, device)
+        self._calibration = self._calibrates(options)
 
     @property
     def bytes(self) -> int:
-        weights = [t for layer in self._layers if isinstance(layer, Conv | Linear) for t in (layer.weight, layer.bias)]
-        held = sum(t.nbytes for t in weights if t is not None)
+        held = sum(t.nbytes for layer in self._layers for t in _weights(layer) if t is not None)
         return held + (self._arena.bytes if self._arena else 0)
+
+    def _calibrates(self, options: Options) -> Calibration | None:
+        """Until the last layer is added, what finds the scales of e4m3.
+
+        Raises:
+            ValueError: nothing runs e4m3 here, or there are no images for it.
+        """
+        if not self._precision.e4m3:
+            options.refuse_calibration()
+            return None
+        if reason := self._backend.no_hopper:
+            raise ValueError(f"dtype is 'fp8': its kernels want a GPU of compute capability 9.0, and {reason}")
+        if options.calibration is None:
+            raise ValueError("calibration is None: with dtype 'fp8', images (N, C, H, W) are wanted")
+        exact = replace(options, dtype="fp32", weights="fp32", graph=False, calibration=None)
+        return Calibration(type(self)(self._device, exact), options.calibration)
 
     # ---- weights -----------------------------------------------------------------------------------------------------
 
     def add(self, layer: Layer) -> None:
+        if self._calibration:
+            self._calibration.add(layer)
         if isinstance(layer, Conv):
             # As (Cout, K, K, Cin), dense: what kernels read in place, where they can.
             layer = Conv(self._packed(layer.weight, torch.channels_last), self._packed(layer.bias))
@@ -72,9 +91,32 @@ class CudaNetwork:
             self._rows = len(self._layers)
         self._layers.append(layer)
 
-    def finish(self) -> None:
+    def finish(self, names: Sequence[str]) -> Deviation | None:
         """Waits until the weights are packed, so that a first call may come from any stream."""
+        deviation = None
+        if self._calibration:
+            self._layers = self._calibration.quantise(self._layers, names)
+            deviation = self._calibration.deviation(self._step_by_step, names)
+            self._calibration = None  # and its float32 weights
         self._turns.wait_for_stream()
+        return deviation
+
+    def _step_by_step(self, x: Tensor) -> Iterator[Tensor]:
+        """The output of each step for these images, in float32, as the next one reads it."""
+        with self._turns:
+            last = len(self._layers) - 1
+            plan = make_plan(self._layers, tuple(x.shape), (last,), self._precision.dtype, self._steps.scratch_of)
+            arena = self._backend.empty(x, (plan.bytes,), torch.uint8)
+            plan.input.on(arena).copy_(x)
+            for step in plan.steps:
+                if not is_a_view(step):
+                    self._steps.call(step, arena)()
+                y = step.target.on(arena).to(torch.float32, copy=True)
+                if step.target.dtype == E4M3:
+                    assert isinstance(step.layer, ScaledConv)
+                    assert step.layer.leaving
+                    y *= step.layer.leaving.scale
+                yield y
 
     def _packed(self, t: Any, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
         """A copy in the engine's dtype, or None of None."""
@@ -158,6 +200,14 @@ class CudaNetwork:
             arena.free()
         kept.captured = arena.capture(kept.plan.bytes, lambda memory: self._steps.bind(kept.plan, memory))
         return kept.captured
+
+
+def _weights(layer: Layer) -> list[Tensor | None]:
+    if not isinstance(layer, Conv | Linear):
+        return []
+    scaled = [layer.reading, layer.leaving] if isinstance(layer, ScaledConv) else []
+    wide = layer.wide_bias if isinstance(layer, ScaledConv) else None
+    return [layer.weight, layer.bias, wide, *(each.values for each in scaled if each)]
 
 
 def _results(bound: Bound) -> list[Tensor]:

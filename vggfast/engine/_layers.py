@@ -19,6 +19,23 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """Values in units of `scale`."""
+
+    values: Tensor | None
+    scale: float
+
+
+@dataclass(frozen=True)
+class ScaledConv(Conv):
+    """On a back end that can: one whose input may be e4m3, or whose output may leave as e4m3, in units of a scale."""
+
+    wide_bias: Tensor | None = None  # float32
+    reading: Scaled | None = None  # for an input of e4m3: the weight in e4m3, and what products of the two count
+    leaving: Scaled | None = None  # for an output of e4m3: the bias, float32, and what the output counts
+
+
+@dataclass(frozen=True)
 class Relu:
     pass
 

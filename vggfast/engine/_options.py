@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,6 +22,7 @@ class Options:
     batch: int
     size: int
     graph: bool
+    calibration: Tensor | None
 
     def one_of(self, name: str, allowed: Iterable[str], device: torch.device) -> str:
         """The option of this name, which must be one of `allowed`."""
@@ -30,6 +31,27 @@ class Options:
             names = ", ".join(map(repr, allowed))
             raise ValueError(f"{name} is {value!r}: one of {names} is wanted on {device.type}")
         return value
+
+    def refuse_calibration(self) -> None:
+        """For a dtype that has no scales."""
+        if self.calibration is not None:
+            raise ValueError(f"calibration is given: with dtype {self.dtype!r}, None is wanted")
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far an engine of "fp8" is from float32 on its calibration images, all of them together.
+
+    Attributes:
+        output: relative L2 error of what a call returns: logits, or without a head the last layer's map.
+        top1: the share of images whose largest logit is the same one; None without a head.
+        layers: relative L2 errors after the trunk's layers, by the names that :meth:`vggfast.Engine.features` takes.
+            There is one for each kernel's output, as the next kernel reads it: "pool1" where a pool is fused.
+    """
+
+    output: float
+    top1: float | None
+    layers: Mapping[str, float]
 
 
 class Network(Protocol):
@@ -50,8 +72,15 @@ class Network(Protocol):
     def add(self, layer: Layer) -> None:
         """Adds a layer that reads the one before. Its weights are copied."""
 
-    def finish(self) -> None:
-        """Called once, after the last layer."""
+    def finish(self, names: Sequence[str]) -> Deviation | None:
+        """Called once, after the last layer; what quantising costs, where something is.
+
+        Args:
+            names: of the layers of the trunk; those after them are the head's.
+
+        Raises:
+            ValueError: the images for calibration do not fit.
+        """
 
     def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         """The outputs of the layers of these numbers, ascending: float32, NHWC or rows. x: (N, C, H, W), of a dtype in

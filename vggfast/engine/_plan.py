@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vggfast.engine._layers import Conv, Flatten, Layer, Linear, MaxPool, Relu, RowMean, Windows
+from vggfast.engine._layers import Conv, Flatten, Layer, Linear, MaxPool, Relu, RowMean, ScaledConv, Windows
 
 ALIGNMENT = 256  # bytes: more than any kernel asks for
+E4M3 = torch.float8_e4m3fn
 
 Shape = tuple[int, ...]  # (N, C, H, W), or (rows, values)
 
@@ -148,11 +149,16 @@ def fuse(layers: Sequence[Layer], wanted: Sequence[int]) -> list[Fused]:
         end = first + 1
         relu = isinstance(layers[first], Conv | Linear) and isinstance(follower(end), Relu)
         end += relu
-        pool = isinstance(layers[first], Conv) and follower(end) == MaxPool(ceil_mode=False)
+        pool = _fuses_pool(layers[first]) and follower(end) == MaxPool(ceil_mode=False)
         end += pool
         runs.append(Fused(first, end - 1, relu, pool))
         first = end
     return runs
+
+
+def _fuses_pool(layer: Layer) -> bool:
+    """The kernels of e4m3 have no pool after a 1x1 convolution."""
+    return isinstance(layer, Conv) and (layer.weight.shape[2] == 3 or not isinstance(layer, ScaledConv))
 
 
 def make_plan(
@@ -165,7 +171,7 @@ def make_plan(
     """Args:
     shape: of the images (N, C, H, W), none of it 0.
     wanted: the layers whose outputs are wanted, ascending.
-    dtype: of activations.
+    dtype: of activations, but for those that leave as e4m3 and those that are means of rows.
     scratch_of: the bytes of scratch memory that a step wants.
     """
     images = shape[0]
@@ -175,7 +181,7 @@ def make_plan(
         layer = layers[run.first]
         for each in layers[run.first : run.last + 1]:
             shape = shape_after(each, shape, images)
-        made = torch.float32 if isinstance(layer, RowMean) else dtype
+        made = _dtype_after(layer, run.last in wanted, dtype)
         place = value.place if _in_place(layer, value) else Place(bytes_of(shape, made))
         target = Activation(shape, made, place)
         step = Step(layer, value, target, run.relu, run.pool)
@@ -186,6 +192,13 @@ def make_plan(
             outputs.append(target)
         value = target
     return Plan(first, tuple(steps), tuple(outputs), _lay_out(steps))
+
+
+def _dtype_after(layer: Layer, wanted: bool, dtype: torch.dtype) -> torch.dtype:
+    """What a run's output leaves in. One that nobody wants ends where the convolution's `leaving` was made for."""
+    if isinstance(layer, RowMean):
+        return torch.float32
+    return E4M3 if isinstance(layer, ScaledConv) and layer.leaving and not wanted else dtype
 
 
 def _in_place(layer: Layer, source: Activation) -> bool:

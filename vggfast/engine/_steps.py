@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vggfast.engine._layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, Windows
-from vggfast.engine._plan import Activation, Plan, Step
+from vggfast.engine._layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
+from vggfast.engine._plan import E4M3, Activation, Plan, Step
 from vggfast.ops._backends import Backend, TorchBackend, torch_rounds
 
 Call = Callable[[], Any]
@@ -21,10 +21,12 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Precision:
-    """Of activations and weights; `tf32`: products of float32 round their factors to TF32."""
+    """Of activations and weights; `tf32`: products of float32 round their factors to TF32; `e4m3`: convolutions take
+    values of e4m3 where that pays."""
 
     dtype: torch.dtype
     tf32: bool = False
+    e4m3: bool = False
 
 
 PRECISIONS = {
@@ -32,6 +34,7 @@ PRECISIONS = {
     "tf32": Precision(torch.float32, tf32=True),
     "bf16": Precision(torch.bfloat16),
     "fp16": Precision(torch.float16),
+    "fp8": Precision(torch.bfloat16, e4m3=True),
 }
 
 
@@ -60,20 +63,23 @@ class Steps:
 
     def scratch_of(self, step: Step) -> int:
         """Bytes of a step's scratch memory."""
-        if not isinstance(step.layer, Conv):
+        if not isinstance(step.layer, Conv) or _is_scaled(step):
             return 0
         x, y = (_shaped(each) for each in (step.source, step.target))
         return self._backend.workspace("conv_fprop", *_conv_arguments(step, x, y), tf32=self._precision.tf32)
 
     def bind(self, plan: Plan, arena: Tensor) -> Bound:
-        calls = [self._call(step, arena) for step in plan.steps if not _is_a_view(step)]
+        calls = [self.call(step, arena) for step in plan.steps if not is_a_view(step)]
         outputs = tuple(output.on(arena) for output in plan.outputs)
         return Bound(plan.input.on(arena), outputs, tuple(calls), self._precision)
 
-    def _call(self, step: Step, arena: Tensor) -> Call:
+    def call(self, step: Step, arena: Tensor) -> Call:
+        """What computes a step; not for views."""
         x, y = step.source.on(arena), step.target.on(arena)
         run = partial(self._backend.run, tf32=self._precision.tf32)
         match step.layer:
+            case ScaledConv() if _is_scaled(step):
+                return partial(run, "conv_fprop_scaled", *_scaled_arguments(step, x, y))
             case Conv():
                 begin = step.scratch.offset
                 scratch = arena[begin : begin + step.scratch.bytes]
@@ -95,7 +101,7 @@ class Steps:
         raise AssertionError(step.layer)
 
 
-def _is_a_view(step: Step) -> bool:
+def is_a_view(step: Step) -> bool:
     """Whether what the step makes is there already, under another shape."""
     return step.source.place is step.target.place and not isinstance(step.layer, Relu)
 
@@ -108,6 +114,24 @@ def _shaped(value: Activation) -> Tensor:
 def _conv_arguments(step: Step, x: Tensor, y: Tensor) -> tuple:
     assert isinstance(step.layer, Conv)
     return x, step.layer.weight, step.layer.bias, step.relu, step.pool, y, None
+
+
+def _is_scaled(step: Step) -> bool:
+    return E4M3 in (step.source.dtype, step.target.dtype)
+
+
+def _scaled_arguments(step: Step, x: Tensor, y: Tensor) -> tuple:
+    layer = step.layer
+    assert isinstance(layer, ScaledConv)
+    weight, bias, scale = layer.weight, layer.wide_bias, 1.0
+    if x.dtype == E4M3:
+        assert layer.reading
+        assert layer.reading.values is not None
+        weight, scale = layer.reading.values, layer.reading.scale
+    if y.dtype == E4M3:
+        assert layer.leaving
+        bias, scale = layer.leaving.values, scale / layer.leaving.scale
+    return x, weight, bias, scale, step.relu, step.pool, y
 
 
 def _flatten(x: Tensor, size: int, rows: Tensor, by_pixel: bool) -> None:

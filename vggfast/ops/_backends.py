@@ -26,9 +26,11 @@ class Backend:
 
     Attributes:
         dtypes: what its kernels take; ops convert other floating dtypes to float32 and back.
+        no_hopper: why the kernels for Hopper GPUs do not run here, or None.
     """
 
     dtypes: tuple[torch.dtype, ...] = WIDE
+    no_hopper: str | None = "this is a CPU"
 
     def __init__(self, module: ModuleType, device: str):
         self.module = module
@@ -59,6 +61,14 @@ class Backend:
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
         return size(*views, self.context(tf32)) if size else 0
 
+    def shares_gradients(self, x: Tensor, weight: Tensor) -> bool:
+        """Whether the kernels of both gradients of a convolution want the gradient of its sums in memory. Then it is
+        made of a selection once, for both; other kernels read through the selection."""
+        if self.no_hopper or x.dtype not in NARROW:
+            return False  # before a compiler is asked about extents
+        cout, cin, kernel, _ = weight.shape
+        return kernel == 3 and cin % 8 == 0 and cout % 8 == 0 and cout >= 16
+
     def view(self, t: Tensor):
         return _native._view(self.module, t, self.device)
 
@@ -76,8 +86,9 @@ class CudaBackend(Backend):
 
     dtypes = (*NARROW, *WIDE)
 
-    def __init__(self, module: ModuleType):
+    def __init__(self, module: ModuleType, index: int):
         super().__init__(module, "cuda")
+        self.no_hopper = _why_no_hopper(module, index)
 
     def run(self, name, *args, workspace=None, tf32=None):
         with torch.cuda.device(args[0].device):
@@ -120,6 +131,7 @@ class TorchBackend:
     """torch's own ops in the kernels' place, for GPUs that ours do not run on."""
 
     dtypes = (*NARROW, *WIDE)
+    no_hopper: str | None = "torch's ops run here"
 
     def has(self, name: str) -> bool:
         return hasattr(_torch_kernels, name)
@@ -134,6 +146,9 @@ class TorchBackend:
 
     def workspace(self, name: str, *args, tf32: bool | None = None) -> int:
         return 0
+
+    def shares_gradients(self, x: Tensor, weight: Tensor) -> bool:
+        return False
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
         return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
@@ -169,13 +184,21 @@ def _why_not(module: ModuleType, index: int) -> str | None:
     return None if runs_on(capability, architectures) else f"{gpu}, and this build is for {architectures}"
 
 
+def _why_no_hopper(module: ModuleType, index: int) -> str | None:
+    """Why a GPU that runs our kernels does not run those for Hopper, or None."""
+    capability, architectures = torch.cuda.get_device_capability(index), dict(module.build_info())["CUDA architectures"]
+    if capability != (9, 0):
+        return f"{torch.cuda.get_device_name(index)} is of sm_{capability[0]}{capability[1]}"
+    return None if "90a-real" in architectures else f"this build is for {architectures}, without 90a"
+
+
 @functools.cache
 def _cuda(index: int) -> CudaBackend | TorchBackend:
     module = _native.load()
     if reason := _why_not(module, index):
         warnings.warn(f"vggfast runs on torch's ops, without CUDA kernels of its own: {reason}", stacklevel=2)
         return TorchBackend()
-    return CudaBackend(module)
+    return CudaBackend(module, index)
 
 
 @functools.cache
@@ -185,6 +208,14 @@ def _cpu() -> Backend:
 
 # Tests put others here.
 OF_DEVICE: dict[str, Callable[[int], Backend | TorchBackend]] = {"cpu": lambda index: _cpu(), "cuda": _cuda}
+
+
+def shares_gradients(x: Tensor, weight: Tensor) -> bool:
+    """As the back end says that is to run on x's device. Tensors may be fake, with nothing there to run them, or
+    meta."""
+    kind = x.device.type
+    there = kind in OF_DEVICE and (kind != "cuda" or torch.cuda.is_available())
+    return there and backend_of(x).shares_gradients(x, weight)
 
 
 def backend_of(t: Tensor) -> Backend | TorchBackend:

@@ -2,7 +2,8 @@
 
 The three ops below are closed under differentiation: ``conv`` without an epilogue, ``conv_dgrad`` and ``conv_wgrad``
 are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.selection`): the latter two
-take the epilogue's selection along and read their gradient through it.
+take the epilogue's selection along and read their gradient through it. Where the kernels of both would rather have that
+gradient in memory, ``conv``'s backward makes it once (:meth:`vggfast.ops._backends.Backend.shares_gradients`).
 Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 """
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from vggfast.ops import _library as lib
-from vggfast.ops._backends import backend_of
+from vggfast.ops._backends import backend_of, shares_gradients
 from vggfast.ops.selection import check_selection, empty_selection, gather_selected, scatter_selected
 
 
@@ -69,6 +70,8 @@ def _conv_setup(ctx, inputs, output):
 def _conv_backward(ctx, gy, _):
     x, weight, selection = ctx.saved_tensors
     gx = gw = gb = None
+    if x is not None and weight is not None and selection is not None and shares_gradients(x, weight):
+        gy, selection = scatter_selected(gy, selection, *ctx.size), None
     if weight is not None:
         gx = conv_dgrad(gy, selection, weight, *ctx.size)
     if x is not None:
