@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vggfast.engine._layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 from vggfast.engine._plan import Activation, Plan, Step
-from vggfast.ops._backends import Backend, TorchBackend, torch_rounds
+from vggfast.ops._backends import NARROW, Backend, TorchBackend, torch_rounds
 
 Call = Callable[[], Any]
 
@@ -60,10 +60,22 @@ class Steps:
 
     def scratch_of(self, step: Step) -> int:
         """Bytes of a step's scratch memory."""
-        if not isinstance(step.layer, Conv):
+        if not isinstance(step.layer, Conv) or step.then:
             return 0
         x, y = (_shaped(each) for each in (step.source, step.target))
         return self._backend.workspace("conv_fprop", *_conv_arguments(step, x, y), tf32=self._precision.tf32)
+
+    def takes_block(self, first: Conv, second: Conv) -> bool:
+        """Whether one kernel computes the first two convolutions, their ReLUs and the pool after them."""
+        if not isinstance(self._backend, Backend) or not self._backend.has("conv_block1"):
+            return False
+        shapes = first.weight.shape[:1] + first.weight.shape[2:], second.weight.shape
+        return (
+            self._precision.dtype in NARROW
+            and first.weight.shape[1] <= 4
+            and shapes == ((64, 3, 3), (64, 64, 3, 3))
+            and self._backend.ops.has_conv_block1()
+        )
 
     def bind(self, plan: Plan, arena: Tensor) -> Bound:
         calls = [self._call(step, arena) for step in plan.steps if not _is_a_view(step)]
@@ -74,6 +86,8 @@ class Steps:
         x, y = step.source.on(arena), step.target.on(arena)
         run = partial(self._backend.run, tf32=self._precision.tf32)
         match step.layer:
+            case Conv(weight, bias) if step.then:
+                return partial(run, "conv_block1", x, weight, bias, step.then.weight, step.then.bias, y)
             case Conv():
                 begin = step.scratch.offset
                 scratch = arena[begin : begin + step.scratch.bytes]
