@@ -3,7 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_rounded_once, assert_same_bits
+from conftest import assert_rounded_once, assert_same_bits, plain_torch, relative_error
+from torch import nn
 
 from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv
@@ -187,3 +188,52 @@ def test_who_has_it(sim):
     assert sim.cuda.has_conv_block1()
     sim.cuda.set_conv_tile("small")
     assert not sim.cuda.has_conv_block1()
+
+
+# ---- the engine -----------------------------------------------------------------------------------------------------
+
+
+def layers(first=64, ceil_mode=False, channels=3):
+    block = [nn.Conv2d(channels, first, 3, padding=1), nn.ReLU(), nn.Conv2d(first, 64, 3, padding=1), nn.ReLU()]
+    return nn.Sequential(*block, nn.MaxPool2d(2, ceil_mode=ceil_mode), nn.Conv2d(64, 16, 3, padding=1), nn.ReLU())
+
+
+def launched(sim, run):
+    sim.clear_counters()
+    run()
+    return "conv_block1_kernel" in sim.counters()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_engine_takes_it(build, sim, precision, channels):
+    model = layers(channels=channels)
+    made = build(model, dtype=precision)
+    for size in ((2, channels, 33, 40), (1, channels, 2, 2)):
+        x = torch.randn(size)
+        sim.clear_counters()
+        y = made(x)
+        assert set(sim.counters()) == {"conv_block1_kernel", "conv_fprop_hopper_kernel"}
+        assert relative_error(y, plain_torch(model).double()(x.double())) < 1e-2
+
+
+def test_when_the_engine_takes_it(build, sim):
+    """Where nobody wants what it leaves out, and what it computes is what the layers say."""
+    x = torch.randn(1, 3, 9, 11)
+    made = build(layers(), dtype="bf16")
+    assert launched(sim, lambda: made.features(x, ["pool1"]))
+    assert launched(sim, lambda: made.features(x, ["pool1", "relu2_1"]))
+    for name in ("conv1_1", "relu1_1", "conv1_2", "relu1_2"):
+        assert not launched(sim, lambda name=name: made.features(x, [name, "relu2_1"])), name
+    for model, options in (
+        (layers(), {"dtype": "fp32"}),
+        (layers(), {"dtype": "tf32"}),
+        (layers(ceil_mode=True), {"dtype": "bf16"}),
+        (layers(first=32), {"dtype": "bf16"}),
+        (layers(channels=5), {"dtype": "bf16"}),
+        (nn.Sequential(*layers()[:4]), {"dtype": "bf16"}),
+    ):
+        images = torch.randn(1, model[0].in_channels, 9, 11)
+        assert not launched(sim, lambda model=model, options=options, x=images: build(model, **options)(x)), options
+    sim.cuda.set_conv_tile("small")
+    assert not launched(sim, lambda: build(layers(), dtype="bf16")(x))
