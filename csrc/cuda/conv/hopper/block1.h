@@ -1,12 +1,12 @@
-// Block 1 of a VGG in one kernel, for inference: y (n, h/2, w/2, 64) = 2x2 max-pool(relu(conv(a, w2) + b2)), where
-// a (n, h, w, 64) = relu(conv(x, w1) + b1) of x (n, h, w, c <= 4) is in shared memory alone. NHWC; 3 x 3, pad 1.
-//
-// A block stays and takes tile after tile of 8 x 28 pixels of the second convolution. Shared memory (block1_tile.h),
-// 215 KB: w2 (72), two stages for outputs (16), a ring of three boxes of a (113), two buffers for x (10, or 13).
-// Warpgroup 0 makes a's boxes (block1_producer.h), and one thread of it starts w2's copies first. It waits for a box to
-// be empty, its warps arrive once they have filled it. Warpgroups 1 and 2 take tiles in turns: wait for w2 and a box,
-// multiply (mainloop.h), give the box back, pool and store (epilogue.h) under the other's products.
-// est.: a tile's products take the tensor cores 9 * 4 * 112 + 19 * 16 * 2 = 4640 clocks, shared memory 3300.
+// Block 1 of a VGG for inference: y (n, h/2, w/2, 64) = 2x2 max-pool(relu(conv(a, w2) + b2)), where a (n, h, w, 64) =
+// relu(conv(x, w1) + b1) of x (n, h, w, c <= 4) is in shared memory alone. NHWC; 3 x 3, pad 1.
+// A block stays and takes tile after tile of 8 x 28 pixels. Shared memory (block1_tile.h), 211 KB, or 214 with four
+// channels: w2 (72), two stages for outputs (16), a ring of three boxes of a (113), two buffers for x (10, or 13).
+// Warpgroup 0 starts w2's copies, waits for a box to be empty and fills it (block1_producer.h). Warpgroups 1 and 2 take
+// tiles in turns: they wait for w2 and a box, multiply (mainloop.h), give the box back, then pool and store
+// (epilogue.h) under the other's products.
+// est.: a tile takes the tensor cores 9 * 4 * 112 clocks, and 19 * 16 * 2 more for a where mma.sync has half of wgmma's
+// rate: 4640. Shared memory: 2592 for operands, 300 to write a, under 600 for all else.
 #pragma once
 
 #include "cuda/conv/hopper/block1_producer.h"
