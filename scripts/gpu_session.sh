@@ -2,8 +2,8 @@
 # The one command for a machine with a GPU: builds, tests, measures and checks, in order of value, within a time limit.
 set -u
 
-readonly STAGES="facts build resources quick_tests goldens bench_conv bench_model tests memcheck racecheck synccheck \
-initcheck bench_train bench_memory ncu dtypes autotune"
+readonly STAGES="facts build resources quick_tests goldens bench_conv bench_model tune tests memcheck racecheck \
+synccheck initcheck bench_train bench_memory ncu dtypes autotune"
 readonly TOP_RESULTS="goldens.json conv-cuda.json model-cuda.json train-cuda.json memory-cuda.json"
 
 usage() {
@@ -18,7 +18,8 @@ the GPU's settings stay as they are.
 OUT gets few files, for machines that hand back few:
   summary.txt     each stage's state, seconds and exit code; written anew before and after each
   session.log     the output of all stages as it comes
-  stages.tar.gz   each stage's log (NAME.log), exit code (NAME.code) and results; written anew after each stage
+  stages.tar.gz   each stage's log (NAME.log), exit code (NAME.code) and results, among them tuned.h, for
+                  csrc/cuda/conv/hopper; written anew after each stage
   goldens.json, conv-cuda.json, model-cuda.json, train-cuda.json, memory-cuda.json   as they grow
 The same lies unpacked in build/gpu-session. Weights and references are kept in build/gpu-cache for the next session.
 
@@ -40,6 +41,7 @@ share() {
     quick_tests | goldens | memcheck | racecheck | synccheck | initcheck) echo 12 ;;
     bench_conv | bench_model | tests) echo 35 ;;
     bench_train | ncu) echo 30 ;;
+    tune) echo 25 ;;
     bench_memory) echo 20 ;;
     dtypes | autotune) echo 50 ;;
   esac
@@ -50,10 +52,11 @@ describe() {
     facts) echo "GPU, driver, compilers, versions, commit" ;;
     build) echo "setup.py build_ext --inplace with VGGFAST_CUDA=on for $ARCHS" ;;
     resources) echo "registers, shared memory, stack of the built kernels; serialised products" ;;
-    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/test_cuda*.py" ;;
+    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/test_hopper.py, tests/test_cuda*.py" ;;
     goldens) echo "what the hardware does, dumped for the simulator" ;;
     bench_conv) echo "layers in bf16 beside cuDNN, eager, torch.compile, JAX" ;;
     bench_model) echo "VGG-16 forward in bf16, batches 64, 1, 256, 128" ;;
+    tune) echo "every tile of the Hopper kernels, layer by layer; the table of the fastest" ;;
     tests) echo "pytest -m cuda: all" ;;
     memcheck | racecheck | synccheck | initcheck) echo "compute-sanitizer --tool $1 on a few tests" ;;
     bench_train) echo "training and perceptual steps in bf16, batches 64 and 128" ;;
@@ -126,7 +129,8 @@ stage_resources() {
 
 stage_quick_tests() {
   python -m pytest --cuda -q -p no:cacheprovider -m "cuda and not slow" --maxfail 40 tests/test_ops_reference.py \
-    tests/test_cuda.py tests/test_cuda_engine.py -k "test_cuda or (channels_last and (bfloat16 or float32))"
+    tests/test_hopper.py tests/test_cuda.py tests/test_cuda_engine.py \
+    -k "test_cuda or test_hopper or (channels_last and (bfloat16 or float32))"
 }
 
 stage_goldens() {
@@ -145,6 +149,12 @@ stage_bench_model() {
   bench bench_model model-cuda.json --batches 64 1 256 128 --without torch-compile-autotune
 }
 
+stage_tune() {
+  local start=25 # seconds that Python takes to begin, and to end
+  python benchmarks/tune.py --seconds "$((STAGE_SECONDS - start))" --out "$WORK/results/tune-cuda.json" \
+    --table "$WORK/results/tuned.h"
+}
+
 stage_tests() {
   local workers=()
   if python -c 'import xdist' 2>/dev/null; then workers=(-n 4); fi
@@ -157,8 +167,8 @@ sanitize() { # TOOL, AND MORE OF ITS OPTIONS
   # Without torch's caching, each tensor is an allocation of its own, whose ends the tool knows.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 \
     --report-api-errors no "$@" "${PYTHON:-python3}" -m pytest --cuda -q -x -p no:cacheprovider \
-    -m "cuda and not slow" tests/test_ops_reference.py \
-    -k "channels_last and (bfloat16 or float32-auto) and (33 or 257 or max_pool or sum_pool or 0.0001)"
+    -m "cuda and not slow" tests/test_ops_reference.py tests/test_hopper.py \
+    -k "test_every_tile and odd or channels_last and (bfloat16 or float32-auto) and (33 or 257 or max_pool or sum_pool or 0.0001)"
 }
 
 readonly OURS="kernel_substring=vggfast"
@@ -271,7 +281,7 @@ run_stage() { # STAGE
   printf '\n== %s, at most %s s: %s\n' "$stage" "$limit" "$(describe "$stage")" | tee -a "$OUT/session.log"
   summarise "now: $stage"
   start=$SECONDS
-  timeout --kill-after=5 "$limit" bash "$SELF" --run-stage "$stage" \
+  STAGE_SECONDS="$limit" timeout --kill-after=5 "$limit" bash "$SELF" --run-stage "$stage" \
     > >(tee "$WORK/$stage.log" | tee -a "$OUT/session.log") 2>&1 &
   worker=$!
   while kill -0 "$worker" 2>/dev/null; do

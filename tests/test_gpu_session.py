@@ -1,6 +1,7 @@
 """scripts/gpu_session.sh without a GPU: its plan, its errors, and its course with stand-ins for the tools."""
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -11,8 +12,8 @@ import pytest
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "gpu_session.sh"
 # fmt: off
-STAGES = ["facts", "build", "resources", "quick_tests", "goldens", "bench_conv", "bench_model", "tests", "memcheck",
-          "racecheck", "synccheck", "initcheck", "bench_train", "bench_memory", "ncu", "dtypes", "autotune"]
+STAGES = ["facts", "build", "resources", "quick_tests", "goldens", "bench_conv", "bench_model", "tune", "tests",
+          "memcheck", "racecheck", "synccheck", "initcheck", "bench_train", "bench_memory", "ncu", "dtypes", "autotune"]
 # fmt: on
 # Stands in for Python: a benchmark leaves its file, the build does as it is told, all else says what it was given.
 PYTHON = """#!/bin/bash
@@ -134,6 +135,18 @@ def test_a_session_leaves_logs_codes_results_and_a_summary(tmp_path, session):
     assert "benchmarks/bench_conv.py --device cuda --out" in log
     assert "--without torch.compile autotune" in log
     assert "compute-sanitizer --tool memcheck" in log
+
+
+def test_tuning_knows_its_time_and_its_files_come_home(tmp_path, session):
+    out = tmp_path / "out"
+    done = session("--stages", "tune", str(out), "300")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (out / "session.log").read_text()
+    assert "== tune, at most 75 s: every tile" in log
+    assert "benchmarks/tune.py --seconds 50 --out" in log
+    assert re.search(r"--table \S+/results/tuned\.h", log)
+    with tarfile.open(out / "stages.tar.gz") as archive:
+        assert "./results/tune-cuda.json" in archive.getnames()
 
 
 def test_what_needs_a_build_that_failed_is_skipped(tmp_path, session):

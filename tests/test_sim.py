@@ -124,8 +124,8 @@ def test_unknown_tile(tile):
 
 @pytest.mark.slow
 def test_the_roofline_table(sim, tmp_path):
-    """Every pass of every layer, counted from one block of each launch; products as many as the layer has, and no less
-    read from L2 than the layer's weights."""
+    """Every pass of every layer, counted from one cluster of each launch; products no fewer than the layer has, no less
+    read from L2 than the layer's weights, and shares of the peak with the tile that was chosen."""
     command = [
         sys.executable,
         BENCHMARKS / "roofline.py",
@@ -139,7 +139,14 @@ def test_the_roofline_table(sim, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = {(row["layer"], row["kernel"]): row for row in json.loads((tmp_path / "r.json").read_text())["rows"]}
-    row = rows["256→256 56² fprop", "conv_fprop_kernel"]
-    assert row["multiply_adds"] == 9 * 256 * 256 * 56 * 56
+    row, work = rows["256→256 56² fprop", "conv_fprop_hopper_kernel"], 9 * 256 * 256 * 56 * 56
+    assert work <= row["multiply_adds"] < 1.5 * work
     assert row["global_read"] > row["global_distinct"] > 9 * 256 * 256 * 2
-    assert row["estimate_ms"] > 0
+    assert row["tile"] in sim.cuda.conv_tiles()
+    assert row["share"] == pytest.approx(2 * work / 788e12 / (row["estimate_ms"] * 1e-3))
+    assert 0 < row["share_of_all"] <= row["share"] < 1
+    row = rows["256→256 56² dgrad", "conv_fprop_hopper_kernel"]
+    assert 0 < row["share_of_all"] < row["share"] < 1
+    row = rows["LRN 64 x 224²", "lrn_fprop_kernel"]
+    assert row["tile"] is None
+    assert "share" not in row

@@ -17,21 +17,27 @@ def gpu_asked_for(arguments: Sequence[str] | None) -> bool:
     return made.parse_known_args(arguments)[0].device == "cuda"
 
 
-def require_gpu(parser: argparse.ArgumentParser) -> None:
-    """Ends with a sentence where torch sees no GPU or our kernels do not run on it, so that torch's ops would."""
+def why_no_gpu() -> str | None:
+    """Why our kernels do not run here: torch sees no GPU, or would run its own ops on it."""
     import torch
 
     from vggfast import _native
     from vggfast.ops import _backends
 
     if not torch.cuda.is_available():
-        parser.error(f"--device is 'cuda': torch {torch.__version__} sees no CUDA GPU here; 'cpu' is wanted")
+        return f"torch {torch.__version__} sees no CUDA GPU here"
     if dict(_native.load().build_info())["CUDA"] == "not built":
-        parser.error("--device is 'cuda': this build of vggfast has no CUDA kernels; build it with VGGFAST_CUDA=on")
+        return "this build of vggfast has no CUDA kernels (VGGFAST_CUDA=on builds them)"
     capability, least = torch.cuda.get_device_capability(), _backends.LEAST_CAPABILITY
     if capability < least:
-        parser.error(f"--device is 'cuda': the GPU is of sm_{capability[0]}{capability[1]}, and our kernels want sm_"
-                     f"{least[0]}{least[1]} or later")  # fmt: skip
+        return f"the GPU is of sm_{capability[0]}{capability[1]}, and our kernels want sm_{least[0]}{least[1]} or later"
+    return None
+
+
+def require_gpu(parser: argparse.ArgumentParser) -> None:
+    """Ends with a sentence where there is no GPU for us."""
+    if why := why_no_gpu():
+        parser.error(f"--device is 'cuda': {why}; 'cpu' is wanted")
 
 
 def set_precision(dtype: str) -> None:

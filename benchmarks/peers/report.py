@@ -8,6 +8,7 @@ from typing import Any
 
 import timing
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from peers.load import TRUSTED
@@ -67,7 +68,8 @@ def draw(name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> No
         drawn.add_column(column, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         drawn.add_row(*row)
-    Console(width=max(console.width, 130), markup=False, highlight=False).print(drawn)
+    needed = Measurement.get(endless := Console(width=10_000), endless.options, drawn).maximum
+    Console(width=max(console.width, needed), markup=False, highlight=False).print(drawn)
 
 
 def show(name: str, outcomes: Sequence[Outcome], spec: Spec) -> None:

@@ -46,7 +46,8 @@ void bind_cuda(pybind11::module_ m) {
   m.def("conv_tiles", &cuda::conv_tiles);
   pybind11::class_<cuda::ConvChoice>(m, "ConvChoice", pybind11::module_local())
       .def_readonly("tile", &cuda::ConvChoice::tile)
-      .def_readonly("clocks", &cuda::ConvChoice::clocks);
+      .def_readonly("clocks", &cuda::ConvChoice::clocks)
+      .def_readonly("chosen", &cuda::ConvChoice::chosen);
   m.def("conv_choices", &cuda::conv_choices);
 }
 

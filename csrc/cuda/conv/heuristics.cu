@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "cuda/conv/heuristics.h"
-#include "cuda/conv/hopper/fprop_tiles.h"
+#include "cuda/conv/hopper/choice.h"
 #include "cuda/launch.h"
 #include "vggfast/cuda.h"
 
@@ -52,9 +52,12 @@ std::vector<ConvChoice> conv_choices([[maybe_unused]] int64_t n, [[maybe_unused]
                             static_cast<int>(cin),
                             static_cast<int>(kernel),
                             static_cast<int>(bytes),
+                            static_cast<int>(bytes),
                             pool};
-  hopper::for_each_tile([&]<class Tile>(const char* name) {
-    if (hopper::fits<Tile>(shape)) choices.push_back({name, hopper::estimate<Tile>(shape, multiprocessors)});
+  const std::string chosen = hopper::choose_tile(shape, "auto", multiprocessors);
+  hopper::for_each_tile([&]<class Tile>(const std::string& name) {
+    if (!hopper::fits<Tile>(shape)) return;
+    choices.push_back({name, hopper::estimate<Tile>(shape, multiprocessors), name == chosen});
   });
   std::sort(choices.begin(), choices.end(), [](const auto& a, const auto& b) { return a.clocks < b.clocks; });
 #endif

@@ -18,10 +18,11 @@ void set_conv_tile(const std::string& name);
 std::string conv_tile();
 std::vector<std::string> conv_tiles();
 
-/// One of the Hopper kernels' tiles, and the clocks that it is estimated to take.
+/// One of the Hopper kernels' tiles, the clocks that it is estimated to take, and whether "auto" takes it.
 struct ConvChoice {
   std::string tile;
   double clocks;
+  bool chosen;
 };
 /// What "auto" chooses among for fprop (for dgrad, cin is gy's channels), least clocks first: 3x3 or 1x1, of values of
 /// 2 or 4 bytes, on a GPU of so many multiprocessors.

@@ -9,12 +9,9 @@ template <int Channels, class T>
 void launch_block1(const Source<T>& x, const WeightView<T>& first, const T* first_bias, const FpropProblem<T>& second,
                    const Context& context) {
   using Tile = Block1Tile<T, Channels>;
-  const Extent sums{second.n, second.h, second.w, second.cout};
-  const Block1Args<T> args{.x = x,
-                           .first_weights = first,
-                           .first_bias = first_bias,
-                           .schedule = Schedule::of<Tile>(sums),
-                           .y = {second.bias, second.scale, second.selection, sums, second.relu, second.pool}};
+  const Output<T, T> y = outputs_of(second);
+  const Block1Args<T> args{
+      .x = x, .first_weights = first, .first_bias = first_bias, .schedule = Schedule::of<Tile>(y.sums), .y = y};
   launch("conv_block1_kernel", conv_block1_kernel<Tile, T>,
          {.blocks = static_cast<unsigned>(std::min(multiprocessors(), args.schedule.groups)),
           .threads = threads,

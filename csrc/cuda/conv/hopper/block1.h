@@ -25,7 +25,7 @@ struct Block1Args {
   WeightView<T> first_weights;
   const T* first_bias;  // or null
   Schedule schedule;
-  Output<T> y;
+  Output<T, T> y;
 };
 
 template <class Tile, class T>

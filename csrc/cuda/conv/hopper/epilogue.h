@@ -1,22 +1,12 @@
 // What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the selection's bits; then the outputs leave (staging.h).
-// Fed by rows, the four pixels of a window are in one thread: sums 4 i + 2 h + e and 4 (i + 1) + 2 h + e of even i.
+// Fed by rows, the four pixels of a window are in one thread: sums 4 i + 2 h + e and 4 (i + 1) + 2 h + e of even i. Fed
+// flat, they meet in the stage (flat_pool.h).
 #pragma once
 
 #include "cuda/conv/hopper/bits.h"
-#include "cuda/conv/hopper/schedule.h"
+#include "cuda/conv/hopper/flat_pool.h"
 
 namespace vggfast::cuda::hopper {
-
-template <class Bias>
-struct Output {
-  const Bias* bias;    // or null
-  float scale;         // of sums of quantised values; else without meaning
-  uint8_t* selection;  // or null
-  Extent sums;         // before the pool
-  bool relu, pool;
-};
-
-__device__ __forceinline__ bool passes(float sum) { return !(sum <= 0.0f); }  // NaN does
 
 template <int Count>
 __device__ __forceinline__ void rectify(float (&sums)[Count]) {
@@ -31,7 +21,7 @@ class Epilogue {
   static constexpr int pooled_rows = Tile::out_rows / 2, pooled_groups = (pooled_rows + 3) / 4 * 2;
 
  public:
-  __device__ __forceinline__ Epilogue(char* stage, const TensorMap& map, const Output<BiasOf<T, U>>& out, int consumer)
+  __device__ __forceinline__ Epilogue(char* stage, const TensorMap& map, const Output<T, U>& out, int consumer)
       : map_(map), out_(out), consumer_(consumer), staging_(stage, consumer) {}
 
   __device__ __forceinline__ void store(float (&sums)[count], Place place) {
@@ -39,6 +29,12 @@ class Epilogue {
     add_bias(sums, place.channel);
     if constexpr (Tile::by_rows) {
       if (Tile::only_pools || out_.pool) return store_pooled(sums, place);
+    } else if constexpr (sizeof(U) == 2) {
+      if (out_.pool) {
+        return staging_.template visit<Pairs::beside>(sums, [&](const char* stage, int group) {
+          pool_stage<Tile::staged_pixels>(stage, out_, place.channel, place.flat + 8 * group);
+        });
+      }
     }
     if (out_.selection) select(sums, place);
     if (out_.relu) rectify(sums);
@@ -161,7 +157,7 @@ class Epilogue {
   }
 
   const TensorMap& map_;
-  const Output<BiasOf<T, U>>& out_;
+  const Output<T, U>& out_;
   const int consumer_;
   const Lane at_;
   const Staging<U, Tile::staged_pixels / 8> staging_;

@@ -18,11 +18,11 @@
 
 namespace vggfast::cuda::hopper {
 
-template <class Bias>
+template <class T, class U>
 struct FpropArgs {
   Schedule schedule;
   Depth depth;
-  Output<Bias> y;
+  Output<T, U> y;
 };
 
 template <class Tile>
@@ -38,7 +38,7 @@ __device__ __forceinline__ void sync_cluster() {
 template <class Tile, class T, class U>
 __global__ void __launch_bounds__(threads, 1)
     conv_fprop_hopper_kernel(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights,
-                             const __grid_constant__ TensorMap y, const FpropArgs<BiasOf<T, U>> a) {
+                             const __grid_constant__ TensorMap y, const FpropArgs<T, U> a) {
   constexpr unsigned readers = (Tile::turns ? 1 : consumers) * warpgroup_warps;
   char* const shared = ptx::shared_memory();
   auto& pixel_barriers = *reinterpret_cast<Barriers<Tile::pixel_stages>*>(shared + Tile::barriers_at);

@@ -1,12 +1,9 @@
 // The bodies of fprop_run.h's functions, for the sources that instantiate them.
 #pragma once
 
-#include <cmath>
-#include <limits>
-
+#include "cuda/conv/hopper/choice.h"
 #include "cuda/conv/hopper/fprop.h"
 #include "cuda/conv/hopper/fprop_run.h"
-#include "cuda/conv/hopper/fprop_tiles.h"
 
 namespace vggfast::cuda::hopper {
 
@@ -87,12 +84,25 @@ TensorMap outputs_map(const FpropProblem<T, U>& p) {
   }
 }
 
+template <class T, class U>
+Output<T, U> outputs_of(const FpropProblem<T, U>& p) {
+  return {.y = p.y,
+          .bias = p.bias,
+          .scale = p.scale,
+          .selection = p.selection,
+          .sums = {p.n, p.h, p.w, p.cout},
+          .pooled_w = Divider(std::max(1, p.w / 2)),
+          .pooled_h = Divider(std::max(1, p.h / 2)),
+          .relu = p.relu,
+          .pool = p.pool};
+}
+
 template <class Tile, class T, class U>
 void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
-  const Extent sums{p.n, p.h, p.w, p.cout};
-  const FpropArgs<BiasOf<T, U>> args{.schedule = Schedule::of<Tile>(sums),
-                                     .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
-                                     .y = {p.bias, p.scale, p.selection, sums, p.relu, p.pool}};
+  const Output<T, U> y = outputs_of(p);
+  const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(y.sums),
+                             .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
+                             .y = y};
   const int clusters = std::min(multiprocessors() / Tile::cluster, args.schedule.groups);
   launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T, U>,
          {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
@@ -104,19 +114,12 @@ void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
 
 template <class T, class U>
 Shape shape_of(const FpropProblem<T, U>& p) {
-  return {{p.n, p.h, p.w, p.cout}, p.cin, p.kernel, static_cast<int>(sizeof(T)), p.pool};
+  return {{p.n, p.h, p.w, p.cout}, p.cin, p.kernel, static_cast<int>(sizeof(T)), static_cast<int>(sizeof(U)), p.pool};
 }
 
 template <class T, class U>
 void run_fprop(const FpropProblem<T, U>& p, const std::string& wanted, const Context& context) {
-  const Shape shape = shape_of(p);
-  std::string chosen;
-  double least = std::numeric_limits<double>::infinity();
-  for_each_tile([&]<class Tile>(const char* name) {
-    if (!fits<Tile>(shape)) return;
-    const double cost = name == wanted ? 0 : estimate<Tile>(shape, multiprocessors());
-    if (cost < least) least = cost, chosen = name;
-  });
+  const std::string chosen = choose_tile(shape_of(p), wanted, multiprocessors());
   for_each_tile([&]<class Tile>(const char* name) {
     if (name == chosen) launch_fprop<Tile>(p, context);
   });

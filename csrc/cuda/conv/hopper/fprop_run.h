@@ -26,7 +26,7 @@ struct FpropProblem {
   float scale = 1;  // of quantised values' sums, before the bias
 };
 
-/// By the tile named, where it can, else by the one of the least estimated time.
+/// By the tile named, where it can, else by the one measured or estimated to be the fastest (choice.h).
 template <class T, class U>
 void run_fprop(const FpropProblem<T, U>& problem, const std::string& tile, const Context& context);
 

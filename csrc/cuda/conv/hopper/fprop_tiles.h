@@ -1,4 +1,4 @@
-// The tiles that fprop is built for, and the choice among them: the least of an estimate. One line per tile.
+// The tiles that fprop is built for, one line per tile, and an estimate of their time (choice.h chooses).
 #pragma once
 
 #include "cuda/conv/hopper/schedule.h"
@@ -18,6 +18,7 @@ void for_each_tile(Body body) {
   body.template operator()<Tile<rows, 224, turns>>("rows-64x224");
   body.template operator()<Tile<rows, 112, turns>>("rows-64x112");
   body.template operator()<Tile<flat, 256, shared, streamed, Cluster<2>>>("flat-128x256-pixels2");
+  body.template operator()<Tile<flat, 224, shared, streamed, Cluster<2>>>("flat-128x224-pixels2");
   body.template operator()<Tile<flat, 192, shared, streamed, Cluster<2>>>("flat-128x192-pixels2");
   body.template operator()<Tile<flat, 128, shared>>("flat-128x128");
   body.template operator()<Tile<flat, 64, turns>>("flat-64x64");
@@ -30,7 +31,7 @@ void for_each_tile(Body body) {
 /// What decides among tiles.
 struct Shape {
   Extent sums;
-  int cin, kernel, element_bytes;
+  int cin, kernel, element_bytes, out_bytes;
   bool pool;
 };
 
@@ -38,7 +39,9 @@ template <class Tile>
 bool fits(const Shape& s) {
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes;
   if (Tile::by_rows && s.kernel != 3) return false;
-  if (!Tile::by_rows && s.pool) return false;
+  if (!Tile::by_rows && s.pool) {  // windows are to be whole in a stage
+    if (s.out_bytes != 2 || s.sums.h % 2 != 0 || Tile::staged_pixels % (2 * s.sums.w) != 0) return false;
+  }
   if (Tile::resident && (s.sums.c > warpgroup_channels || chunks > 1)) return false;
   return chunks >= Tile::split && s.sums.c > (Tile::down - 1) * Tile::channels;
 }
@@ -47,7 +50,8 @@ bool fits(const Shape& s) {
 /// nobody multiplies meanwhile.
 template <class Tile>
 double estimate(const Shape& s, int multiprocessors) {
-  constexpr double macs = 2048, shared_bytes = 128, l2_bytes = 40;  // of a clock and multiprocessor
+  // Of a clock and multiprocessor. A product takes as long whatever its values: of 2 bytes that is 2048 multiply-adds.
+  constexpr double product_area = 4096, shared_bytes = 128, l2_bytes = 40;
   constexpr double start = 2000, epilogue = 1500;
   const Schedule schedule = Schedule::of<Tile>(s.sums);
   const int clusters = multiprocessors / Tile::cluster;
@@ -55,7 +59,7 @@ double estimate(const Shape& s, int multiprocessors) {
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes, taps = s.kernel * s.kernel;
   const double steps = std::ceil(double(chunks) / Tile::split) * taps, boxes = steps / Tile::taps_of_a_box;
   const double products = steps * Tile::channels / 64 * (row_bytes / product_bytes);
-  const double multiply = products * 64 * Tile::pixels * product_bytes / s.element_bytes / macs;
+  const double multiply = products * 64 * Tile::pixels * product_bytes / product_area;
   const double weights = Tile::resident ? 0 : steps * Tile::weight_bytes, pixels = boxes * Tile::pixel_bytes;
   const double operands = products * (64 + Tile::pixels) * product_bytes;
   const double shared = (operands + weights + pixels) / shared_bytes;

@@ -58,6 +58,17 @@ class Staging {
     if constexpr (end < groups) store<Way, end>(values, send);
   }
 
+  /// The same, to be read by all: read(stage, First).
+  template <Pairs Way, int First = 0, int Count, class Read>
+  __device__ __forceinline__ void visit(const float (&values)[Count], Read read) const {
+    constexpr int groups = Count / 4, end = First + StagedGroups < groups ? First + StagedGroups : groups;
+    wait();
+    fill<Way, First, end>(values, 0);
+    wait();
+    read(static_cast<const char*>(stage_), First);
+    if constexpr (end < groups) visit<Way, end>(values, read);
+  }
+
   /// Nobody leaves while TMA reads its shared memory.
   __device__ __forceinline__ void finish() const {
     if (stores()) ptx::cp_async_bulk_wait_group_read<0>();

@@ -45,8 +45,9 @@ struct Tile {
   static constexpr int taps_of_a_box = by_rows ? 3 : 1;
   static constexpr int box_rows = by_rows ? rows + taps_of_a_box - 1 : 1;  // of pixels
   static constexpr int box_pixels = by_rows ? tile_width * box_rows : pixels;
-  static constexpr int out_pixels = pixels / split, out_rows = rows / split;    // that a block stores
-  static constexpr int staged_pixels = pixels > 224 ? pixels / 2 : out_pixels;  // that leave at a time
+  static constexpr int out_pixels = pixels / split, out_rows = rows / split;  // that a block stores
+  static constexpr int staged_pixels =
+      pixels > (by_rows ? 224 : 192) ? pixels / 2 : out_pixels;  // that leave at a time
 
   static constexpr int weight_bytes = channels * row_bytes, pixel_bytes = box_pixels * row_bytes;  // of a stage
   static constexpr int staging_bytes = staged_pixels * row_bytes;                                  // of a warpgroup

@@ -1,0 +1,104 @@
+"""What the Hopper kernels' own model predicts for VGG-16, of which nothing is measured: shares of an H200's peak, layer
+by layer with the tile chosen, and for the whole network with ever more of the tiles. docs/gpu-ladder.md quotes it.
+
+Needs no GPU: the simulator (`make sim`) or a build with CUDA answers. The first layer has kernels of its own, which the
+model does not know, and is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from types import ModuleType
+
+from peers.report import draw
+from simulated import simulator
+from tiles import BYTES, Fprop, choices, fprop_of, share
+
+from vggfast import _native
+
+# (Cin, Cout, H = W, max-pool follows) of every layer but the first
+NETWORK = [(64, 64, 224, True), (64, 128, 112, False), (128, 128, 112, True), (128, 256, 56, False),
+           (256, 256, 56, False), (256, 256, 56, True), (256, 512, 28, False), (512, 512, 28, False),
+           (512, 512, 28, True), (512, 512, 14, False), (512, 512, 14, False), (512, 512, 14, True)]  # fmt: skip
+# What came when: each step has the tiles of those before it too.
+STEPS = {
+    "rows, three shifted boxes": ["rows-128x224", "rows-128x112"],
+    "flat, im2col": ["flat-128x128"],
+    "64 channels in turns, resident weights": ["rows-64x224-resident", "rows-64x224", "rows-64x112", "flat-64x64"],
+    "multicast in clusters": ["rows-128x224-weights2", "flat-128x256-pixels2", "flat-128x192-pixels2"],
+    "channels split in clusters": [
+        "rows-128x128-split2", "rows-128x128-split4", "rows-128x128-split8", "flat-128x128-split8",
+    ],
+    "flat tiles pool": ["flat-128x224-pixels2"],
+}  # fmt: skip
+
+
+def kernels() -> ModuleType:
+    """The CUDA back end's module, compiled for a GPU or for the simulated one.
+
+    Raises:
+        SystemExit: there is neither.
+    """
+    for module in (_native.load(), simulator()):
+        if module is not None and hasattr(module, "cuda") and len(module.cuda.conv_tiles()) > 4:
+            return module.cuda
+    raise SystemExit("there is neither a build with the Hopper kernels nor the simulator: make sim")
+
+
+def layers(which: str, batch: int, dtype: str) -> list[Fprop]:
+    return [fprop_of(cin, cout, size, batch, which, pool, dtype) for cin, cout, size, pool in NETWORK]
+
+
+def least(cuda: ModuleType, layer: Fprop, tiles: Sequence[str] | None = None) -> tuple[str, float]:
+    """(tile, clocks): what "auto" takes; of `tiles`, the least."""
+    found = choices(cuda, layer)
+    chosen = [c for c in found if c.tile in tiles] if tiles else [c for c in found if c.chosen]
+    return chosen[0].tile, chosen[0].clocks
+
+
+def ladder(cuda: ModuleType, batches: Sequence[int], which: str, dtype: str) -> list[list[str]]:
+    """A step a row: the network's share of the peak by batch."""
+    rows, tiles = [], []
+    for step, new in STEPS.items():
+        tiles += new
+        row = [step]
+        for batch in batches:
+            network = layers(which, batch, dtype)
+            clocks = sum(least(cuda, layer, tiles)[1] for layer in network)
+            row.append(f"{share(sum(layer.multiply_adds for layer in network), clocks, BYTES[dtype]):.1%}")
+        rows.append(row)
+    return rows
+
+
+def table(cuda: ModuleType, batch: int, which: str, dtype: str) -> list[list[str]]:
+    """A layer a row: tile, clocks and share of the peak."""
+    rows = []
+    for layer in dict.fromkeys(layers(which, batch, dtype)):
+        tile, clocks = least(cuda, layer)
+        rows.append([f"{layer.cin}→{layer.cout} {layer.h}²{' + pool' if layer.pool else ''}", tile, f"{clocks:.0f}",
+                     f"{share(layer.multiply_adds, clocks, layer.bytes):.0%}"])  # fmt: skip
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    # fmt: off
+    add("--batches", nargs="+", type=int, default=[1, 8, 64], metavar="N", help="images (default 1 8 64)")
+    add("--dtype", choices=BYTES, default="bf16", help="of all tensors (default bf16)")
+    add("--passes", nargs="+", choices=("fprop", "dgrad"), default=["fprop"], help="default fprop")
+    # fmt: on
+    options = parser.parse_args(arguments)
+    cuda = kernels()
+    for which in options.passes:
+        title = f"{which}, {options.dtype}, est.: share of an H200's peak"
+        columns = ["tiles up to this step", *(f"batch {batch}" for batch in options.batches)]
+        draw(f"{title}, VGG-16 without its first layer", columns, ladder(cuda, options.batches, which, options.dtype))
+        for batch in options.batches:
+            columns = ["layer", "tile", "clocks", "share"]
+            draw(f"{title}, batch {batch}", columns, table(cuda, batch, which, options.dtype))
+
+
+if __name__ == "__main__":
+    main()

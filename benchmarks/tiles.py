@@ -1,0 +1,55 @@
+"""Which tiles the Hopper kernels could take for a layer, and what the kernels' own model of them says (`conv_choices`).
+
+The model counts clocks of the multiprocessors; its shares of the peak need no clock rate. Nobody has measured it: all
+that comes of it is an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+MULTIPROCESSORS = 132  # of an H200
+MACS = 2048  # multiply-adds of a clock and multiprocessor, of 16-bit values; twice as many of e4m3, half of TF32
+BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1}
+KERNEL = "conv_fprop_hopper_kernel"
+
+
+class Fprop(NamedTuple):
+    """What the kernel computes: a 3x3 layer, from `cin` to `cout` channels of `bytes` a value."""
+
+    bytes: int
+    cin: int
+    cout: int
+    h: int
+    w: int
+    n: int
+    pool: bool
+
+    @property
+    def multiply_adds(self) -> int:
+        return 9 * self.cin * self.cout * self.h * self.w * self.n
+
+    @property
+    def on_hopper(self) -> bool:
+        """As conv.cu has it."""
+        return self.cin >= 16 and self.cin % 8 == 0 and self.cout % 8 == 0
+
+
+def share(multiply_adds: int, clocks: float, bytes_: int, multiprocessors: int = MULTIPROCESSORS) -> float:
+    """Of the most products, of values of so many bytes, that so many clocks could do."""
+    return multiply_adds / (clocks * multiprocessors * MACS * 2 / bytes_)
+
+
+def fprop_of(cin: int, cout: int, size: int, batch: int, which: str, pool: bool, dtype: str) -> Fprop:
+    """A layer's "fprop" or "dgrad": that is fprop of the gradient, without a pool."""
+    if which == "dgrad":
+        cin, cout, pool = cout, cin, False
+    return Fprop(BYTES[dtype], cin, cout, size, size, batch, pool)
+
+
+def choices(cuda: ModuleType, f: Fprop, multiprocessors: int = MULTIPROCESSORS) -> Sequence[Any]:
+    """The tiles that fit, the least of the model's clocks first: each with `tile`, `clocks`, and `chosen`, whether
+    "auto" takes it."""
+    return cuda.conv_choices(f.n, f.cin, f.h, f.w, f.cout, 3, f.pool, f.bytes, multiprocessors)
