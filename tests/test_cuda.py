@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import conv_precision, relative_error, results
+from conftest import assert_rounded_once, conv_precision, relative_error, results
 
 from vggfast import VGG16, ops
 from vggfast.ops import _backends, reference
@@ -112,6 +112,22 @@ def test_the_same_bits_every_time(backend):
         results(fused, inputs)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_block_1_in_one_kernel(backend, dtype):
+    """On as many multiprocessors as there are."""
+    ours = _backends.backend_of(torch.empty(0))
+    if not ours.ops.has_conv_block1():
+        pytest.skip("the GPU is not of compute capability 9.0")
+    for n, c, h, w in ((8, 3, 224, 224), (3, 4, 57, 33), (2, 1, 31, 9)):
+        shapes = [(n, c, h, w), (64, c, 3, 3), (64,), (64, 64, 3, 3), (64,)]
+        x, w1, b1, w2, b2 = ((torch.randn(shape) / shape[-1]).to(dtype) for shape in shapes)
+        x, w2 = (t.contiguous(memory_format=torch.channels_last) for t in (x, w2))
+        y = torch.empty(n, 64, h // 2, w // 2, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        ours.run("conv_block1", x, w1, b1, w2, b2, y)
+        a = ops.conv3x3(x, w1, b1, relu=True)
+        assert_rounded_once(y, F.max_pool2d(F.conv2d(a.double(), w2.double(), b2.double(), padding=1).relu(), 2))
 
 
 def test_memory_comes_from_torchs_allocator(backend):

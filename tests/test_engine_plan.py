@@ -131,6 +131,36 @@ def test_what_is_fused():
     assert runs(1) == [(0, 1, True, False)]
 
 
+def test_block_1_in_one_step():
+    layers = [*trunk("D"), *head(False)]
+    asked = []
+
+    def takes(first, second):
+        asked.append((first, second))
+        return True
+
+    def runs(layers, *wanted):
+        return [(run.first, run.last) for run in fuse(layers, wanted, takes)][:2]
+
+    assert runs(layers, 4) == [(0, 4)]
+    assert runs(layers, 30) == [(0, 4), (5, 6)]
+    assert asked == 2 * [(layers[0], layers[2])]
+    assert runs(layers, 3) == [(0, 1), (2, 3)]  # the pool is not wanted
+    assert runs(layers, 1, 30) == [(0, 1), (2, 4)]  # a tap within
+    assert runs(layers, 3, 30) == [(0, 1), (2, 3)]
+    assert runs(trunk("D", ceil_mode=True), 30) == [(0, 1), (2, 3)]
+    assert runs(trunk("A"), 20) == [(0, 2), (3, 5)]  # one convolution
+    assert len(asked) == 2
+    plan = make_plan(layers, SHAPE, [30], torch.bfloat16, lambda step: 300 * (step.then is None), takes)
+    assert_sound(plan)
+    step = plan.steps[0]
+    assert (step.layer, step.then, step.relu, step.pool) == (layers[0], layers[2], True, True)
+    assert step.target.shape == (2, 8, 24, 31)
+    unfused = make_plan(layers, SHAPE, [30], torch.bfloat16, lambda step: 300)
+    assert plan.bytes < unfused.bytes
+    assert [each.then for each in unfused.steps] == [None] * len(unfused.steps)
+
+
 def test_rows_are_a_view_where_the_map_has_the_heads_size():
     for dense in (False, True):
         layers = [conv(3, 64), *head(dense, size=7)]

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from conftest import assert_as_accurate_as_tf32, assert_rounded_once, conv_precision, relative_error
 
 from vggfast import VGG, ops
+from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.selection import gather_selected
 
@@ -47,6 +48,12 @@ def test_every_kernel_is_run(backend, sim, tile):
     images = ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3, dtype=torch.bfloat16)
     first = torch.randn(16, 3, 3, 3, dtype=torch.bfloat16, requires_grad=True)
     ops.conv3x3(images.requires_grad_(), first, bias, relu=True).sum().backward()
+    block = [
+        torch.zeros(shape, dtype=torch.bfloat16)
+        for shape in ((1, 3, 2, 2), (64, 3, 3, 3), (64, 64, 3, 3), (1, 64, 1, 1))
+    ]
+    x1, w1, w2, y1 = (t.contiguous(memory_format=torch.channels_last) for t in block)
+    backend_of(x1).run("conv_block1", x1, w1, None, w2, None, y1)
     tile("small")  # the portable kernels
     ops.conv3x3(x, weight, bias).sum().backward()
     gather_selected(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))

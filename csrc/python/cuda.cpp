@@ -35,6 +35,12 @@ void bind_cuda(pybind11::module_ m) {
       [](const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, bool relu, bool pool, const Tensor& y,
          const Context& context) { cuda::conv_fprop_scaled(x, weight, bias, scale, {relu, pool}, y, context); },
       pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def(
+      "conv_block1",
+      [](const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2, const Tensor& y,
+         const Context& context) { cuda::conv_block1(x, w1, b1, w2, b2, y, context); },
+      pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("has_conv_block1", &cuda::has_conv_block1);
   m.def("set_conv_tile", &cuda::set_conv_tile);
   m.def("conv_tile", &cuda::conv_tile);
   m.def("conv_tiles", &cuda::conv_tiles);

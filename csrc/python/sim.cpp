@@ -47,4 +47,7 @@ PYBIND11_MODULE(_sim, m) {
   m.def(
       "set_blocks", [](int64_t blocks) { sim::settings().blocks = blocks; },
       "How many blocks of a launch are run; counters are scaled up to all.");
+  m.def(
+      "set_late_warp", [](int warp) { sim::settings().late_warp = warp; },
+      "Of each block, the warp that runs only when nobody else can; -1: none.");
 }

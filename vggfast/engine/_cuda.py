@@ -173,7 +173,9 @@ class CudaNetwork:
         """The plan for this shape and these outputs, which becomes the last of the plans."""
         kept = self._plans.get((shape, wanted))
         if kept is None:
-            plan = make_plan(self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of)
+            plan = make_plan(
+                self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of, self._steps.takes_block
+            )
             kept = self._plans[shape, wanted] = Kept(plan)
         else:
             self._plans.move_to_end((shape, wanted))

@@ -58,6 +58,7 @@ class Step:
     target: Activation
     relu: bool = False
     pool: bool = False
+    then: Conv | None = None  # of block 1 in one step: its second convolution, between a ReLU and another
     scratch: Place = field(default_factory=lambda: Place(0))
 
 
@@ -77,6 +78,7 @@ class Fused:
     last: int
     relu: bool
     pool: bool
+    then: Conv | None = None
 
 
 def bytes_of(shape: Shape, dtype: torch.dtype) -> int:
@@ -134,9 +136,16 @@ def output_shapes(layers: Sequence[Layer], shape: Shape, wanted: Sequence[int]) 
     return shapes
 
 
-def fuse(layers: Sequence[Layer], wanted: Sequence[int]) -> list[Fused]:
+def no_block(first: Conv, second: Conv) -> bool:
+    return False
+
+
+def fuse(
+    layers: Sequence[Layer], wanted: Sequence[int], takes_block: Callable[[Conv, Conv], bool] = no_block
+) -> list[Fused]:
     """The layers up to the last one wanted, in the longest runs that a step computes: none but the last of a run is an
-    output."""
+    output. `takes_block` says whether one step computes the network's first two convolutions with their ReLUs and the
+    pool after them."""
     count = wanted[-1] + 1
 
     def follower(end: int) -> Layer | None:
@@ -145,6 +154,10 @@ def fuse(layers: Sequence[Layer], wanted: Sequence[int]) -> list[Fused]:
 
     runs = []
     first = 0
+    match layers[:5]:
+        case [Conv() as one, Relu(), Conv() as two, Relu(), MaxPool(False)] if wanted[0] >= 4 and takes_block(one, two):
+            runs.append(Fused(0, 4, True, True, two))
+            first = 5
     while first < count:
         end = first + 1
         relu = isinstance(layers[first], Conv | Linear) and isinstance(follower(end), Relu)
@@ -167,24 +180,26 @@ def make_plan(
     wanted: Sequence[int],
     dtype: torch.dtype,
     scratch_of: Callable[[Step], int],
+    takes_block: Callable[[Conv, Conv], bool] = no_block,
 ) -> Plan:
     """Args:
     shape: of the images (N, C, H, W), none of it 0.
     wanted: the layers whose outputs are wanted, ascending.
     dtype: of activations, but for those that leave as e4m3 and those that are means of rows.
     scratch_of: the bytes of scratch memory that a step wants.
+    takes_block: see :func:`fuse`.
     """
     images = shape[0]
     first = value = Activation(shape, dtype, Place(bytes_of(shape, dtype)))
     steps, outputs = [], []
-    for run in fuse(layers, wanted):
+    for run in fuse(layers, wanted, takes_block):
         layer = layers[run.first]
         for each in layers[run.first : run.last + 1]:
             shape = shape_after(each, shape, images)
         made = _dtype_after(layer, run.last in wanted, dtype)
         place = value.place if _in_place(layer, value) else Place(bytes_of(shape, made))
         target = Activation(shape, made, place)
-        step = Step(layer, value, target, run.relu, run.pool)
+        step = Step(layer, value, target, run.relu, run.pool, run.then)
         step.scratch.bytes = scratch_of(step)
         steps.append(step)
         if run.last in wanted:

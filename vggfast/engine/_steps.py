@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vggfast.engine._layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
 from vggfast.engine._plan import E4M3, Activation, Plan, Step
-from vggfast.ops._backends import Backend, TorchBackend, torch_rounds
+from vggfast.ops._backends import NARROW, Backend, TorchBackend, torch_rounds
 
 Call = Callable[[], Any]
 
@@ -63,10 +63,24 @@ class Steps:
 
     def scratch_of(self, step: Step) -> int:
         """Bytes of a step's scratch memory."""
-        if not isinstance(step.layer, Conv) or _is_scaled(step):
+        if not isinstance(step.layer, Conv) or step.then or _is_scaled(step):
             return 0
         x, y = (_shaped(each) for each in (step.source, step.target))
         return self._backend.workspace("conv_fprop", *_conv_arguments(step, x, y), tf32=self._precision.tf32)
+
+    def takes_block(self, first: Conv, second: Conv) -> bool:
+        """Whether one kernel computes the first two convolutions, their ReLUs and the pool after them."""
+        if not isinstance(self._backend, Backend) or not self._backend.has("conv_block1"):
+            return False
+        if isinstance(second, ScaledConv) and second.leaving:
+            return False  # its output is to be of e4m3
+        shapes = first.weight.shape[:1] + first.weight.shape[2:], second.weight.shape
+        return (
+            self._precision.dtype in NARROW
+            and first.weight.shape[1] <= 4
+            and shapes == ((64, 3, 3), (64, 64, 3, 3))
+            and self._backend.ops.has_conv_block1()
+        )
 
     def bind(self, plan: Plan, arena: Tensor) -> Bound:
         calls = [self.call(step, arena) for step in plan.steps if not is_a_view(step)]
@@ -80,6 +94,8 @@ class Steps:
         match step.layer:
             case ScaledConv() if _is_scaled(step):
                 return partial(run, "conv_fprop_scaled", *_scaled_arguments(step, x, y))
+            case Conv(weight, bias) if step.then:
+                return partial(run, "conv_block1", x, weight, bias, step.then.weight, step.then.bias, y)
             case Conv():
                 begin = step.scratch.offset
                 scratch = arena[begin : begin + step.scratch.bytes]

@@ -77,6 +77,27 @@ VGGFAST_PTX f16 cvt_rn_f16(float value) {
 #endif
 }
 
+/// max(0, value) of both to the nearest, ties to even; NaN stays. `low` is the lower half.
+VGGFAST_PTX uint32_t cvt_rn_relu_bf16x2(float high, float low) {
+#ifdef VGGFAST_SIM
+  return uint32_t(sim::to_bf16(high < 0 ? 0.0f : high)) << 16 | sim::to_bf16(low < 0 ? 0.0f : low);
+#else
+  uint32_t pair;
+  asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#endif
+}
+
+VGGFAST_PTX uint32_t cvt_rn_relu_f16x2(float high, float low) {
+#ifdef VGGFAST_SIM
+  return uint32_t(sim::to_f16(high < 0 ? 0.0f : high)) << 16 | sim::to_f16(low < 0 ? 0.0f : low);
+#else
+  uint32_t pair;
+  asm("cvt.rn.relu.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+#endif
+}
+
 /// Both to the nearest e4m3, ties to even, or to the largest finite one: `low` is the lower byte.
 VGGFAST_PTX uint16_t cvt_rn_satfinite_e4m3x2(float high, float low) {
 #ifdef VGGFAST_SIM

@@ -48,6 +48,15 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
 void conv_fprop_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e,
                        const Tensor& y, Context context);
 
+/// Block 1 of a VGG for inference, in one kernel: y (N, 64, H / 2, W / 2) = max-pool(relu(conv(a, w2) + b2)), a =
+/// relu(conv(x, w1) + b1) rounded to the dtype. bfloat16 or float16; x (N, C, H, W) has C of 1 to 4; w1 (64, C, 3, 3)
+/// of any strides; w2 (64, 64, 3, 3) dense as (64, 3, 3, 64); w2 and y begin at multiples of 16 bytes; biases may be
+/// null.
+void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
+                 const Tensor& y, Context context);
+/// Whether this GPU and build have conv_block1, and no tile was asked for that would not be used there.
+bool has_conv_block1();
+
 void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context);
 void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context);
 void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context);

@@ -268,6 +268,11 @@ void dump_operands() {
     dump_operand("wgmma_k_major_halo_of_10_from_row_" + std::to_string(row), Major::k,
                  layout(Swizzle::b128, 16, 1280, 0), row * 128);
   }
+  // The same of planes of 16 bytes of each pixel, without a swizzle: block 1's boxes.
+  for (const uint32_t pixel : {0u, 1u, 2u, 10u, 11u, 22u}) {
+    dump_operand("wgmma_k_major_planes_of_10_from_pixel_" + std::to_string(pixel), Major::k,
+                 layout(Swizzle::none, 302 * 16, 160, 0), pixel * 16);
+  }
 }
 
 /// d of every thread, where a's (row, k) is its number within the thread and b picks k as the column.

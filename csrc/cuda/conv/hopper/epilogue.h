@@ -28,7 +28,7 @@ class Epilogue {
     if (!Tile::turns) place.channel += consumer_ * warpgroup_channels;
     add_bias(sums, place.channel);
     if constexpr (Tile::by_rows) {
-      if (out_.pool) return store_pooled(sums, place);
+      if (Tile::only_pools || out_.pool) return store_pooled(sums, place);
     } else if constexpr (sizeof(U) == 2) {
       if (out_.pool) {
         return staging_.template visit<Pairs::beside>(sums, [&](const char* stage, int group) {
@@ -128,7 +128,7 @@ class Epilogue {
     float best[4 * pooled_groups] = {};
     Chosen chosen{};
     pool(sums, best, chosen);
-    if (out_.selection) select(chosen, place);
+    if (!Tile::only_pools && out_.selection) select(chosen, place);
     if (out_.relu) rectify(best);
     staging_.template store<Pairs::below>(best, [&](char* stage, int channel, int) {
       ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x / 2, place.y / 2, place.image});

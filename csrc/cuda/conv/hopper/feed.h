@@ -18,16 +18,6 @@ struct Depth {
     if constexpr (Tile::split == 1) return *this;
     return {end * rank / Tile::split, end * (rank + 1) / Tile::split, kernel};
   }
-
-  template <class Tile>
-  __device__ __forceinline__ int boxes() const {
-    return Tile::by_rows ? 3 : kernel * kernel;
-  }
-  /// The tap, row-major, that is number `i` of a box: fed by rows, a box is a column of them.
-  template <class Tile>
-  __device__ __forceinline__ int tap(int box, int i) const {
-    return Tile::by_rows ? 3 * i + box : box;
-  }
 };
 
 /// A bit for each of the blocks of ranks first, first + step, ...
@@ -74,7 +64,7 @@ __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_s
     const Place place =
         schedule.template place<Tile>(group, in, Tile::by_rows ? 0 : in.down * (Tile::pixels / Tile::down));
     for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
-      for (int box = 0; box < depth.template boxes<Tile>(); ++box) {
+      for (int box = 0; box < Tile::boxes(depth.kernel); ++box) {
         at.template wait_empty<(Tile::down > 1)>(barriers);
         uint64_t* const full = &barriers.full[at.stage()];
         ptx::mbarrier_arrive_expect_tx(full, Tile::pixel_bytes);
@@ -119,13 +109,13 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
   for (int group = first; group < schedule.groups; group += step) {
     const Place place = schedule.template place<Tile>(group, in);
     for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
-      for (int box = 0; box < depth.template boxes<Tile>(); ++box) {
+      for (int box = 0; box < Tile::boxes(depth.kernel); ++box) {
         for (int i = 0; i < Tile::taps_of_a_box; ++i) {
           at.template wait_empty<(Tile::across > 1)>(barriers);
           uint64_t* const full = &barriers.full[at.stage()];
           ptx::mbarrier_arrive_expect_tx(full, Tile::weight_bytes);
           load_weights<Tile, U>(stages + at.stage() * Tile::weight_bytes, weights, full, chunk * channels_of<T>,
-                                depth.template tap<Tile>(box, i), place.channel, in);
+                                Tile::tap(box, i), place.channel, in);
           at.advance();
         }
       }

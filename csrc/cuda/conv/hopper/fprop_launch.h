@@ -84,20 +84,25 @@ TensorMap outputs_map(const FpropProblem<T, U>& p) {
   }
 }
 
+template <class T, class U>
+Output<T, U> outputs_of(const FpropProblem<T, U>& p) {
+  return {.y = p.y,
+          .bias = p.bias,
+          .scale = p.scale,
+          .selection = p.selection,
+          .sums = {p.n, p.h, p.w, p.cout},
+          .pooled_w = Divider(std::max(1, p.w / 2)),
+          .pooled_h = Divider(std::max(1, p.h / 2)),
+          .relu = p.relu,
+          .pool = p.pool};
+}
+
 template <class Tile, class T, class U>
 void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
-  const Extent sums{p.n, p.h, p.w, p.cout};
-  const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(sums),
+  const Output<T, U> y = outputs_of(p);
+  const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(y.sums),
                              .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
-                             .y = {.y = p.y,
-                                   .bias = p.bias,
-                                   .scale = p.scale,
-                                   .selection = p.selection,
-                                   .sums = sums,
-                                   .pooled_w = Divider(std::max(1, p.w / 2)),
-                                   .pooled_h = Divider(std::max(1, p.h / 2)),
-                                   .relu = p.relu,
-                                   .pool = p.pool}};
+                             .y = y};
   const int clusters = std::min(multiprocessors() / Tile::cluster, args.schedule.groups);
   launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T, U>,
          {.blocks = static_cast<unsigned>(clusters * Tile::cluster),

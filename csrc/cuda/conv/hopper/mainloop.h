@@ -16,8 +16,9 @@ template <class Tile, class T>
 __device__ __forceinline__ void multiply_stage(Sums<Tile>& sums, uint64_t weights, uint64_t pixels, bool first) {
   ptx::wgmma_fence();
 #pragma unroll
-  for (int k = 0; k < row_bytes; k += product_bytes) {
-    ptx::wgmma<Operand<T>::type, Tile::pixels>(sums, weights + (k >> 4), pixels + (k >> 4), !first || k > 0);
+  for (int k = 0; k < row_bytes / product_bytes; ++k) {
+    ptx::wgmma<Operand<T>::type, Tile::pixels>(sums, weights + (k * product_bytes >> 4),
+                                               pixels + (k * Tile::pixels_step >> 4), !first || k > 0);
   }
   ptx::wgmma_commit_group();
 }
@@ -29,7 +30,7 @@ class Consumer {
                                       Barriers<Tile::weight_stages>& weights, Depth depth, int warpgroup)
       : pixel_barriers_(pixels), weight_barriers_(weights), depth_(depth), warpgroup_(warpgroup) {
     constexpr int rows_apart = Tile::turns ? 0 : warpgroup_channels * row_bytes;
-    first_pixels_ = row_descriptor(shared + Tile::pixels_at);
+    first_pixels_ = Tile::pixels_descriptor(shared + Tile::pixels_at);
     first_weights_ = row_descriptor(shared + Tile::weights_at + warpgroup * rows_apart);
     if (Tile::turns && warpgroup == 1) skip_tile();
   }
@@ -40,14 +41,14 @@ class Consumer {
     bool first = true;
     uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be given back
     for (int chunk = depth_.begin; chunk < depth_.end; ++chunk) {
-      for (int box = 0; box < depth_.template boxes<Tile>(); ++box) {
+      for (int box = 0; box < Tile::boxes(depth_.kernel); ++box) {
         pixels_at_.wait_full(pixel_barriers_);
         const uint64_t pixels = first_pixels_ + (pixels_at_.stage() * Tile::pixel_bytes >> 4);
 #pragma unroll
         for (int i = 0; i < Tile::taps_of_a_box; ++i) {
           weights_at_.wait_full(weight_barriers_);
           const uint64_t weights = first_weights_ + (weights_at_.stage() * Tile::weight_bytes >> 4);
-          multiply_stage<Tile, T>(sums, weights, pixels + (i * group_bytes >> 4), first);
+          multiply_stage<Tile, T>(sums, weights, pixels + (Tile::tap_bytes(i) >> 4), first);
           ptx::wgmma_wait_group<1>();
           if (!first) give_back(i == 0 ? used_pixels : nullptr, used_weights);
           first = false;
@@ -71,7 +72,7 @@ class Consumer {
   }
   /// The other warpgroup's.
   __device__ __forceinline__ void skip_tile() {
-    const int boxes = (depth_.end - depth_.begin) * depth_.template boxes<Tile>();
+    const int boxes = (depth_.end - depth_.begin) * Tile::boxes(depth_.kernel);
     pixels_at_.skip(boxes);
     if (!Tile::resident) weights_at_.skip(boxes * Tile::taps_of_a_box);
   }

@@ -16,7 +16,8 @@ enum NamedBarrier : unsigned {
   staging_of_first_consumer = 1,
   staging_of_second_consumer,
   turn_of_first_consumer,
-  turn_of_second_consumer
+  turn_of_second_consumer,
+  borders_of_first_layer
 };
 
 template <int Stages>

@@ -41,6 +41,7 @@ struct Tile {
   static constexpr bool turns = Sharing == Work::turns, resident = Kept == Weights::resident;
   static constexpr bool by_rows = How == Feed::rows;
   static constexpr int channels = turns ? warpgroup_channels : consumers * warpgroup_channels;
+  static constexpr bool only_pools = false;  // whether outputs are pooled always, and selections never wanted
   static constexpr int taps_of_a_box = by_rows ? 3 : 1;
   static constexpr int box_rows = by_rows ? rows + taps_of_a_box - 1 : 1;  // of pixels
   static constexpr int box_pixels = by_rows ? tile_width * box_rows : pixels;
@@ -65,6 +66,15 @@ struct Tile {
   static constexpr int shared_bytes =
       barriers_at +
       static_cast<int>(sizeof(Barriers<pixel_stages>) + sizeof(Barriers<weight_stages>) + sizeof(Barriers<1>));
+
+  /// How many boxes have a chunk of channels for all taps, and the tap, row-major, that is number `i` of a box: fed by
+  /// rows, a box is a column of them.
+  __host__ __device__ __forceinline__ static constexpr int boxes(int kernel) { return by_rows ? 3 : kernel * kernel; }
+  __host__ __device__ __forceinline__ static constexpr int tap(int box, int i) { return by_rows ? 3 * i + box : box; }
+  /// From a box's first pixel to the first that its tap `i` reads, and from a product's channels to the next one's.
+  __host__ __device__ __forceinline__ static constexpr int tap_bytes(int i) { return i * group_bytes; }
+  static constexpr int pixels_step = product_bytes;
+  __device__ __forceinline__ static uint64_t pixels_descriptor(const void* box) { return row_descriptor(box); }
 
   static_assert(pixels % 16 == 0 && pixels <= 256 && (!by_rows || rows % 2 == 0));
   static_assert(weight_stages >= 2 && shared_bytes <= budget + 1024);

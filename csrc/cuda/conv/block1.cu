@@ -1,0 +1,90 @@
+// Block 1 of a VGG as one op: checks, and where it is to be had.
+#include "core/conv_checks.h"
+#include "cuda/conv/heuristics.h"
+#include "cuda/conv/hopper/block1_run.h"
+#include "vggfast/cuda.h"
+
+namespace vggfast::cuda {
+namespace {
+
+constexpr int64_t block1_channels = 64;
+
+void check_bias(const Tensor* bias, const char* name, const Tensor& x) {
+  if (!bias) return;
+  check_like(*bias, name, {block1_channels}, x.dtype, x.device);
+  VGGFAST_CHECK(bias->stride(0) == 1, name, " is not contiguous");
+}
+
+void check_aligned(const Tensor& t, const char* name) {
+  VGGFAST_CHECK(reinterpret_cast<uintptr_t>(t.data) % 16 == 0, name, " does not begin at a multiple of 16 bytes");
+}
+
+void check_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
+                  const Tensor& y) {
+  constexpr int64_t c = block1_channels;
+  check_nhwc(x, "x");
+  VGGFAST_CHECK(x.dtype == DType::bf16 || x.dtype == DType::f16, "x is ", name_of(x.dtype),
+                ": bfloat16 or float16 is wanted");
+  VGGFAST_CHECK(x.size(1) >= 1 && x.size(1) <= 4, "x has ", x.size(1), " channels: 1 to 4 are wanted");
+  VGGFAST_CHECK(x.size(3) < int64_t(1) << 29 && x.size(0) * (x.size(2) + 1) * (x.size(3) + 1) < int64_t(1) << 31,
+                "x has shape ", describe(x.shape), ": under 2^31 pixels are wanted, under 2^29 of a row");
+  check_like(w1, "w1", {c, x.size(1), 3, 3}, x.dtype, x.device);
+  check_bias(b1, "b1", x);
+  check_like(w2, "w2", {c, c, 3, 3}, x.dtype, x.device);
+  check_nhwc(w2, "w2");
+  check_aligned(w2, "w2");
+  check_bias(b2, "b2", x);
+  check_like(y, "y", {x.size(0), c, x.size(2) / 2, x.size(3) / 2}, x.dtype, x.device);
+  check_nhwc(y, "y");
+  check_aligned(y, "y");
+}
+
+#ifdef VGGFAST_HOPPER
+template <class T>
+void run_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
+                const Tensor& y, const Context& context) {
+  constexpr int c = block1_channels;
+  const hopper::FpropProblem<T> second{.x = nullptr,
+                                       .n = static_cast<int>(x.size(0)),
+                                       .h = static_cast<int>(x.size(2)),
+                                       .w = static_cast<int>(x.size(3)),
+                                       .cin = c,
+                                       .weights = w2.as<T>(),
+                                       .weight_stride = 9 * c,
+                                       .tap_stride = c,
+                                       .kernel = 3,
+                                       .cout = c,
+                                       .bias = b2 ? b2->as<T>() : nullptr,
+                                       .selection = nullptr,
+                                       .y = y.as<T>(),
+                                       .relu = true,
+                                       .pool = true};
+  hopper::run_block1(source_of<T>(x, {}, x.size(2), x.size(3)), fprop_view<T>(w1), b1 ? b1->as<T>() : nullptr, second,
+                     context);
+}
+#endif
+
+}  // namespace
+
+bool has_conv_block1() {
+#ifdef VGGFAST_HOPPER
+  return is_hopper() && conv_tile() == "auto";
+#else
+  return false;
+#endif
+}
+
+void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
+                 const Tensor& y, [[maybe_unused]] Context context) {
+  check_block1(x, w1, b1, w2, b2, y);
+#ifdef VGGFAST_HOPPER
+  VGGFAST_CHECK(is_hopper(), "conv_block1 is for GPUs of compute capability 9.0");
+  if (y.numel() == 0) return;
+  if (x.dtype == DType::bf16) return run_block1<bf16>(x, w1, b1, w2, b2, y, context);
+  run_block1<f16>(x, w1, b1, w2, b2, y, context);
+#else
+  fail("conv_block1 is not in this build: VGGFAST_CUDA_ARCHS with 90a has it");
+#endif
+}
+
+}  // namespace vggfast::cuda
