@@ -19,8 +19,6 @@ from peers.network import Spec  # noqa: E402
 from peers.race import Outcome  # noqa: E402
 from peers.worker import Worker  # noqa: E402
 
-from vggfast.engine import _fp8  # noqa: E402
-
 COMMANDS = {"bench_conv": conv, "bench_model": model, "bench_train": train, "bench_memory": memory}
 TINY = Spec("A", "whole", 32, 3, 1, "fp32", width=1 / 16, hidden=16, classes=10)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -280,27 +278,6 @@ def test_forward_engine_is_right(name, part, on_cpu, cache):
     assert answer["seconds"] is None
     assert worker.run(2) == {"seconds": 1e-6, "samples": [1e-6, 1e-6]}
     torch.backends.cudnn.benchmark = False
-
-
-@pytest.mark.backends("sim")
-def test_engine_of_fp8_is_right(build, on_cpu, cache, monkeypatch):
-    """It is calibrated on other images than those it is checked on."""
-    monkeypatch.setattr(_fp8, "LEAST_CHANNELS", 16)
-    spec = Spec(**{**TINY.as_dict(), "dtype": "bf16", "width": 1 / 8})
-    engine = registry.inference("bf16")["vggfast-fp8"]
-    worker = Worker()
-    worker.build(engine.module, spec.as_dict(), str(cache), dict(engine.options))
-    error = worker.check(str(model.reference(spec, cache)))["error"]
-    assert registry.INFERENCE_LIMITS["bf16"] < error < engine.error_limit
-
-
-def test_fp8_is_for_the_gpus_that_run_it(monkeypatch):
-    options = races.parse(model.parser(), ["--batches", "1"], "model")
-    assert "vggfast-fp8" in [engine.name for engine in model.cases(options)[0].engines]
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
-    assert "vggfast-fp8" not in [engine.name for engine in model.cases(options)[0].engines]
-    assert "vggfast-fp8" not in registry.inference("fp16")
 
 
 @pytest.mark.parametrize("name", ["vggfast", "torch-channels-last"])
