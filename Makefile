@@ -20,7 +20,7 @@ demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
 
 test: module lint sim sanitize $(if $(shell command -v nvcc),resources)
-	$(BIN)/python -m pytest --sim -m "slow or not slow"
+	$(BIN)/python -m pytest --sim -n auto --dist worksteal -m "slow or not slow"
 
 fast: module
 	$(BIN)/python -m pytest
