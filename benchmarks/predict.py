@@ -1,5 +1,5 @@
 """What the Hopper kernels' own model predicts for VGG-16, of which nothing is measured: shares of an H200's peak, layer
-by layer with the tile chosen, and for the whole network with ever more of the tiles. docs/gpu-ladder.md quotes it.
+by layer with the tile chosen, and for the whole network with ever more of the tiles, which docs/gpu-ladder.md quotes.
 
 Needs no GPU: the simulator (`make sim`) or a build with CUDA answers. The first layer has kernels of its own, which the
 model does not know, and is left out.
@@ -8,15 +8,19 @@ model does not know, and is left out.
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
+import timing
 from peers.report import draw
-from simulated import simulator
+from simulated import ROOT, simulator
 from tiles import BYTES, Fprop, choices, fprop_of, share
 
 from vggfast import _native
 
+RESULTS = ROOT / "benchmarks" / "results" / "predicted-h200.json"
 # (Cin, Cout, H = W, max-pool follows) of every layer but the first
 NETWORK = [(64, 64, 224, True), (64, 128, 112, False), (128, 128, 112, True), (128, 256, 56, False),
            (256, 256, 56, False), (256, 256, 56, True), (256, 512, 28, False), (512, 512, 28, False),
@@ -57,17 +61,17 @@ def least(cuda: ModuleType, layer: Fprop, tiles: Sequence[str] | None = None) ->
     return chosen[0].tile, chosen[0].clocks
 
 
-def ladder(cuda: ModuleType, batches: Sequence[int], which: str, dtype: str) -> list[list[str]]:
-    """A step a row: the network's share of the peak by batch."""
+def ladder(cuda: ModuleType, batches: Sequence[int], which: str, dtype: str) -> list[dict]:
+    """A step a row: the network's share of the peak, by batch."""
     rows, tiles = [], []
     for step, new in STEPS.items():
         tiles += new
-        row = [step]
+        shares = []
         for batch in batches:
             network = layers(which, batch, dtype)
             clocks = sum(least(cuda, layer, tiles)[1] for layer in network)
-            row.append(f"{share(sum(layer.multiply_adds for layer in network), clocks, BYTES[dtype]):.1%}")
-        rows.append(row)
+            shares.append(share(sum(layer.multiply_adds for layer in network), clocks, BYTES[dtype]))
+        rows.append({"which": which, "dtype": dtype, "step": step, "batches": list(batches), "share": shares})
     return rows
 
 
@@ -86,18 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     # fmt: off
     add("--batches", nargs="+", type=int, default=[1, 8, 64], metavar="N", help="images (default 1 8 64)")
-    add("--dtype", choices=BYTES, default="bf16", help="of all tensors (default bf16)")
+    add("--dtypes", nargs="+", choices=BYTES, default=["bf16", "e4m3"], help="of all tensors (default bf16 e4m3)")
     add("--passes", nargs="+", choices=("fprop", "dgrad"), default=["fprop"], help="default fprop")
+    add("--out", type=Path, default=RESULTS, help="JSON file for the ladder")
     # fmt: on
     options = parser.parse_args(arguments)
-    cuda = kernels()
-    for which in options.passes:
-        title = f"{which}, {options.dtype}, est.: share of an H200's peak"
+    cuda, rows = kernels(), []
+    for which, dtype in itertools.product(options.passes, options.dtypes):
+        title = f"{which}, {dtype}, est.: share of an H200's peak"
         columns = ["tiles up to this step", *(f"batch {batch}" for batch in options.batches)]
-        draw(f"{title}, VGG-16 without its first layer", columns, ladder(cuda, options.batches, which, options.dtype))
+        steps = ladder(cuda, options.batches, which, dtype)
+        shown = [[step["step"], *(f"{value:.1%}" for value in step["share"])] for step in steps]
+        draw(f"{title}, VGG-16 without its first layer", columns, shown)
         for batch in options.batches:
-            columns = ["layer", "tile", "clocks", "share"]
-            draw(f"{title}, batch {batch}", columns, table(cuda, batch, which, options.dtype))
+            draw(f"{title}, batch {batch}", ["layer", "tile", "clocks", "share"], table(cuda, batch, which, dtype))
+        rows += steps
+    timing.write_results(options.out, rows, estimate=True)
 
 
 if __name__ == "__main__":

@@ -294,13 +294,15 @@ def test_share_of_the_peak():
 
 
 def test_the_ladder_quotes_predictions(sim):
-    """docs/gpu-ladder.md has the figures that its command prints, each marked as an estimate."""
+    """docs/gpu-ladder.md has the figures of its results file, each marked as an estimate; they are today's."""
     lines = (ROOT / "docs" / "gpu-ladder.md").read_text().splitlines()
     quoted = [re.findall(r"\| est\. ([\d.]+%) ", line) for line in lines]
-    wanted = predict.ladder(sim.cuda, [1, 8, 64], "fprop", "bf16")
-    narrow = predict.ladder(sim.cuda, [1, 8, 64], "fprop", "e4m3")[-1]
-    wanted.insert(len(wanted) - 1, narrow)  # it came before the last step
-    assert [figures for figures in quoted if figures] == [step[1:] for step in wanted]
+    rows = json.loads(predict.RESULTS.read_text())["rows"]
+    today = [predict.ladder(sim.cuda, [1, 8, 64], "fprop", dtype) for dtype in ("bf16", "e4m3")]
+    assert rows == [*today[0], *today[1]]
+    wanted = today[0]
+    wanted.insert(len(wanted) - 1, today[1][-1])  # it came before the last step
+    assert [figures for figures in quoted if figures] == [[f"{v:.1%}" for v in step["share"]] for step in wanted]
     assert not any(re.search(r"%", line) for line, figures in zip(lines, quoted, strict=True) if not figures)
 
 
@@ -310,13 +312,14 @@ def test_no_prediction_beats_the_peak(sim, dtype):
         assert 0.4 < share(layer.multiply_adds, predict.least(sim.cuda, layer)[1], layer.bytes) < 1
 
 
-def test_predictions(sim, capsys):
-    predict.main(["--batches", "1", "64", "--passes", "fprop", "dgrad"])
+def test_predictions(sim, capsys, tmp_path):
+    out = tmp_path / "p.json"
+    predict.main(["--batches", "1", "64", "--passes", "fprop", "dgrad", "--dtypes", "bf16", "--out", str(out)])
     shown = capsys.readouterr().out
     assert "fprop, bf16, est.: share of an H200's peak, batch 64" in " ".join(shown.split())
     assert shown.count("channels split in clusters") == 2
     tiles = {tile for step in predict.STEPS.values() for tile in step}
     assert tiles == set(sim.cuda.conv_tiles()) - {"auto", "large", "tall", "small"}
-    shares = [[float(cell.rstrip("%")) for cell in step[1:]] for step in predict.ladder(sim.cuda, [1], "fprop", "bf16")]
+    shares = [row["share"][0] for row in json.loads(out.read_text())["rows"] if row["which"] == "fprop"]
     assert shares == sorted(shares)
-    assert 0 < shares[0][0] < shares[-1][0] < 100
+    assert 0 < shares[0] < shares[-1] < 1

@@ -1,4 +1,4 @@
-// The one place where a convolution's tile and split are chosen.
+// The one place where a portable convolution's tile and split are chosen (Hopper's: hopper/choice.h, wgrad.h).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,5 @@
 // Convolution of quantised values: checks, and the choice of types.
 #include "core/conv_checks.h"
-#include "cuda/conv/heuristics.h"
 #include "cuda/conv/hopper/fprop_run.h"
 #include "vggfast/cuda.h"
 

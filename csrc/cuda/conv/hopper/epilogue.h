@@ -107,15 +107,9 @@ class Epilogue {
     for (int j = 0; j < pooled_rows; ++j) {
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        unsigned part = 0;
-        float most = sums[8 * j + 2 * h];
-#pragma unroll
-        for (unsigned other = 1; other < 4; ++other) {
-          const float next = sums[8 * j + 4 * (other / 2) + 2 * h + other % 2];
-          if (!(next > most) && next == next) continue;  // the first maximum wins, NaN passes
-          most = next;
-          part = other;
-        }
+        const float* upper = sums + 8 * j + 2 * h;  // and the row below is four further on
+        unsigned part;
+        const float most = first_maximum({upper[0], upper[1], upper[4], upper[5]}, part);
         best[j / 2 * 4 + 2 * h + j % 2] = most;
         chosen.passes[h] |= uint32_t(passes(most)) << j;
         chosen.column[h] |= (part & 1) << j;

@@ -20,15 +20,9 @@ struct PooledChannels {
     const Chunk parts[4] = {at(pixel), at(pixel + 1), at(pixel + w), at(pixel + w + 1)};
 #pragma unroll
     for (int i = 0; i < vector_channels; ++i) {
-      unsigned chosen = 0;
-      float most = widen(parts[0].values.at[i]);
-#pragma unroll
-      for (unsigned part = 1; part < 4; ++part) {
-        const float next = widen(parts[part].values.at[i]);
-        if (!(next > most) && next == next) continue;  // the first maximum wins, NaN passes
-        most = next;
-        chosen = part;
-      }
+      const auto value = [&](int part) { return widen(parts[part].values.at[i]); };
+      unsigned chosen;
+      const float most = first_maximum({value(0), value(1), value(2), value(3)}, chosen);
       passes |= unsigned(hopper::passes(most)) << i;
       column |= (chosen & 1) << i;
       below |= (chosen >> 1) << i;

@@ -9,9 +9,9 @@
 
 namespace vggfast::cuda::hopper {
 
-/// A convolution, 3x3 (pad 1) or 1x1, of bf16, f16, or float read as TF32. x and y begin at multiples of 16 bytes, and
-/// so does each pixel of x; cout is a multiple of 8; there is a pixel; no pool of 1x1. x: NHWC; y: what the epilogue
-/// makes of n x h x w x cout sums.
+/// A convolution, 3x3 (pad 1) or 1x1, of bf16, f16, or float read as TF32; of e4m3, or from bf16 to it. x and y begin
+/// at multiples of 16 bytes, and so does each pixel of x; cout is a multiple of 8; there is a pixel; no pool of 1x1. x:
+/// NHWC; y: what the epilogue makes of n x h x w x cout sums.
 template <class T, class U = T>
 struct FpropProblem {
   const T* x;

@@ -1,6 +1,8 @@
 // The tiles that fprop is built for, one line per tile, and an estimate of their time (choice.h chooses).
 #pragma once
 
+#include <cmath>
+
 #include "cuda/conv/hopper/schedule.h"
 
 namespace vggfast::cuda::hopper {

@@ -34,7 +34,6 @@ struct Operand<float> {  // of which the tensor cores read TF32
   static constexpr auto type = ptx::WgmmaType::tf32;
   static constexpr auto element = MapElement::f32;
 };
-
 template <>
 struct Operand<e4m3> {
   static constexpr auto type = ptx::WgmmaType::e4m3;
@@ -59,7 +58,7 @@ __device__ __forceinline__ uint64_t row_descriptor(const void* rows) {
   return ptx::wgmma_descriptor(rows, ptx::Swizzle::b128, chunk_bytes, group_bytes);
 }
 
-/// Where chunk `chunk` of row `row` lies; of rows of 64 bytes, the swizzle of 64 bytes moves them.
+/// Where chunk `chunk` of row `row` lies; of rows of 64 bytes, by the swizzle of 64 bytes.
 __device__ __forceinline__ int swizzled_offset(int row, int chunk) {
   return row * row_bytes + (chunk ^ (row % group_rows)) * chunk_bytes;
 }

@@ -19,4 +19,17 @@ struct Output {
 
 __device__ __forceinline__ bool passes(float sum) { return !(sum <= 0.0f); }  // NaN does
 
+/// Of a window's pixels, row-major, the first maximum and which it is; NaN is one.
+__device__ __forceinline__ float first_maximum(const float (&window)[4], unsigned& chosen) {
+  float most = window[0];
+  chosen = 0;
+#pragma unroll
+  for (unsigned i = 1; i < 4; ++i) {
+    if (!(window[i] > most) && window[i] == window[i]) continue;
+    most = window[i];
+    chosen = i;
+  }
+  return most;
+}
+
 }  // namespace vggfast::cuda::hopper

@@ -75,8 +75,7 @@ class Cursor {
   uint32_t parity_ = 0;
 };
 
-/// By every lane of a warp that has read a stage to its end: says so to `blocks` blocks, of ranks first, first +
-/// step...
+/// By every lane of a warp, once: its arrival at this barrier of the blocks of ranks first, first + step, ...
 template <int Blocks>
 __device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
   const int lane = static_cast<int>(threadIdx.x % 32);

@@ -3,7 +3,8 @@
 //   rows   8 x Rows pixels of an image. Three boxes of 8 x (Rows + 2) pixels, shifted by a column each, serve the nine
 //          taps: the taps of a column start a row of pixels (1024 bytes) apart. The four pixels of a pool's window are
 //          in one thread. 3x3 only.
-//   flat   pixels in a row through all images, a box for each tap by im2col. No pool.
+//   flat   pixels in a row through all images, a box for each tap by im2col. A pool's windows meet in the stage for
+//          outputs (flat_pool.h), where it holds whole pairs of rows.
 //
 // Two warpgroups either share a tile of 128 channels, or take tiles of 64 in turns, one's epilogue under the other's
 // products. Blocks of a cluster share what they load: Down of them the pixels, Across of them the weights; or Split of
@@ -11,7 +12,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
 #include "cuda/conv/hopper/operand.h"
 #include "cuda/conv/hopper/pipeline.h"

@@ -35,17 +35,6 @@ struct StemFpropArgs {
   int tiles, groups;
 };
 
-struct TilePlace {
-  int image, y, x;  // of its first pixel
-
-  template <class Traits, class T>
-  __device__ __forceinline__ static TilePlace of(const StemFpropArgs<T>& a, int tile) {
-    const int row = a.tiles_across.quotient(tile), image = a.tiles_down.quotient(row);
-    return {image, (row - image * static_cast<int>(a.tiles_down.divisor)) * Traits::tile_rows,
-            (tile - row * static_cast<int>(a.tiles_across.divisor)) * Traits::tile_columns};
-  }
-};
-
 /// Eight windows of a warp, of which this lane's lies at `window`, and its right column `right` bytes further: all
 /// their products and outputs.
 template <class Traits, class T>
@@ -79,7 +68,7 @@ __global__ void __launch_bounds__(StemFprop<T, Channels>::threads, StemFprop<T, 
   const int right = Border::offset(0, a.x.c);  // from a pixel of an even column
   const int channel = first_channel + lane.at.within * lane_channels;
   Halo<T, Border> halo;
-  TilePlace place = TilePlace::of<Traits>(a, tile);
+  TilePlace place = TilePlace::of<Traits::tile_rows, Traits::tile_columns>(a.tiles_across, a.tiles_down, tile);
   halo.fetch(a.x, place.image, place.y - 1, place.x - 1);
   halo.store(shared);
   ptx::sync_threads();
@@ -87,7 +76,7 @@ __global__ void __launch_bounds__(StemFprop<T, Channels>::threads, StemFprop<T, 
   for (int buffer = 0; tile < a.tiles; buffer ^= 1) {
     const TilePlace now = place;
     tile += step;
-    place = TilePlace::of<Traits>(a, tile);
+    place = TilePlace::of<Traits::tile_rows, Traits::tile_columns>(a.tiles_across, a.tiles_down, tile);
     if (tile < a.tiles) halo.fetch(a.x, place.image, place.y - 1, place.x - 1);
     const char* const row = shared + buffer * Border::bytes + 2 * warp * Border::row_values * sizeof(T);
     if (now.y + 2 * warp < a.y.h) {

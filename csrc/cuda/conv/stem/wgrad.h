@@ -47,17 +47,6 @@ struct StemWgradArgs {
   float *partial, *partial_bias;  // partial_bias may be null
 };
 
-struct WgradTile {
-  int image, y, x;  // of its first pixel
-
-  template <class Traits, class T>
-  __device__ __forceinline__ static WgradTile of(const StemWgradArgs<T>& a, int tile) {
-    const int row = a.tiles_across.quotient(tile), image = a.tiles_down.quotient(row);
-    return {image, (row - image * static_cast<int>(a.tiles_down.divisor)) * Traits::rows,
-            (tile - row * static_cast<int>(a.tiles_across.divisor)) * Traits::columns};
-  }
-};
-
 /// A lane's part of a tile of gz: one chunk of some columns of each row.
 template <class T, class Traits>
 class WgradGradients {
@@ -67,7 +56,7 @@ class WgradGradients {
   __device__ __forceinline__ WgradGradients(int first_channel, Lane at)
       : c_(first_channel + at.lane % Stage::chunks * chunk_of<T>) {}
 
-  __device__ __forceinline__ void fetch(const Source<T>& gz, WgradTile tile, char* stage, Lane at) {
+  __device__ __forceinline__ void fetch(const Source<T>& gz, TilePlace tile, char* stage, Lane at) {
 #pragma unroll
     for (int row = 0; row < Traits::rows; ++row) {
       const GradientRow gradients(gz, tile.image, tile.y + row);
@@ -117,7 +106,7 @@ class WgradInputs {
     }
   }
 
-  __device__ __forceinline__ void fetch(const Source<T>& x, WgradTile tile, Lane at) {
+  __device__ __forceinline__ void fetch(const Source<T>& x, TilePlace tile, Lane at) {
     const int64_t row_values = int64_t(x.w) * x.c;
     const T* from =
         x.data + (int64_t(tile.image) * x.h + tile.y - 1) * row_values + int64_t(tile.x - 1) * x.c + at.lane;
@@ -275,7 +264,7 @@ __global__ void __launch_bounds__(StemWgrad<T, Channels>::threads, StemWgrad<T, 
   WgradGradients<T, Traits> gradients(first_channel, at);
   WgradInputs<T, Channels> inputs(a.x.c, at);
   WgradSums<Traits> sums;
-  WgradTile next = WgradTile::of<Traits>(a, begin);
+  TilePlace next = TilePlace::of<Traits::rows, Traits::columns>(a.tiles_across, a.tiles_down, begin);
   const auto fetch = [&](int stage) {
     gradients.fetch(a.gz, next, stages + stage * Traits::Stage::bytes, at);
     inputs.fetch(a.x, next, at);
@@ -284,11 +273,11 @@ __global__ void __launch_bounds__(StemWgrad<T, Channels>::threads, StemWgrad<T, 
   if (begin < end) fetch(0);
 #pragma unroll 1
   for (int tile = begin, stage = 0; tile < end; ++tile, stage ^= 1) {
-    const WgradTile now = next;
+    const TilePlace now = next;
     char* const gradients_at = stages + stage * Traits::Stage::bytes;
     gradients.select(a.gz, gradients_at, at);
     inputs.store(inputs_at, a.x.w - now.x);
-    next = WgradTile::of<Traits>(a, tile + 1);
+    next = TilePlace::of<Traits::rows, Traits::columns>(a.tiles_across, a.tiles_down, tile + 1);
     if (tile + 1 < end) fetch(stage ^ 1);
     ptx::sync_warp();
     multiply_tile<T, Traits>(sums, gradients_at, reinterpret_cast<const T*>(inputs_at), places, a.x.h - now.y,

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "cuda/conv/portable/math.h"
+#include "cuda/divider.h"
 
 namespace vggfast::cuda {
 
@@ -36,5 +37,17 @@ __device__ __forceinline__ uint32_t word_of(const T (&values)[values_of_word<T>]
   std::memcpy(&word, values, sizeof(word));
   return rounded<StemMath<T>>(word);
 }
+
+/// Where a tile of `Rows` x `Columns` pixels begins; tiles follow each other along rows, images.
+struct TilePlace {
+  int image, y, x;
+
+  template <int Rows, int Columns>
+  __device__ __forceinline__ static TilePlace of(const Divider& tiles_across, const Divider& tiles_down, int tile) {
+    const int row = tiles_across.quotient(tile), image = tiles_down.quotient(row);
+    return {image, (row - image * static_cast<int>(tiles_down.divisor)) * Rows,
+            (tile - row * static_cast<int>(tiles_across.divisor)) * Columns};
+  }
+};
 
 }  // namespace vggfast::cuda
