@@ -1,0 +1,49 @@
+"""Named recipes: the paper's experiments, and what changes from them where images are small.
+
+Source: Simonyan & Zisserman, section 3.1 and tables 3 and 4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# S = 256 from scratch; S = 384 from the net of S = 256 at a lower rate; S from [256, 512] from the net of S = 384.
+_TRAINING_SCALES: dict[str, dict[str, Any]] = {
+    "": {},
+    "-384": {"scale_min": 384, "scale_max": 384, "lr": 1e-3, "init_layers": "all"},
+    "-jitter": {"scale_min": 256, "scale_max": 512, "lr": 1e-3, "init_layers": "all"},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    **{
+        f"paper-{config}{scale}": {"config": config, **values}
+        for config in ("A", "A-LRN", "B", "C", "D", "E")
+        for scale, values in _TRAINING_SCALES.items()
+        if not scale or config in "CDE"  # the paper's tables have no other scales of A and B
+    },
+    "digits": {
+        "crop": 32, "scale_min": 32, "scale_max": 40, "width": 0.5, "hidden": 256, "batch_size": 64,
+        "epochs": 50, "patience": 6, "workers": 0,
+    },
+    "tiny-imagenet": {
+        "batch_norm": True, "dropout": 0.2,
+        "crop": 64, "scale_min": 73, "scale_max": 73, "hidden": 1024, "batch_size": 64,
+    },
+}  # fmt: skip
+
+
+def preset(name: str) -> dict[str, Any]:
+    """The values of a preset.
+
+    Raises:
+        ValueError: there is none of this name; the text lists those that there are.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset is {name!r}: one of {', '.join(PRESETS)} is wanted")
+    return PRESETS[name]
+
+
+def preset_for(data: str) -> str:
+    """The preset that suits this kind of data; "" where the paper's own recipe does."""
+    kind = data.partition(":")[0]
+    return kind if kind in PRESETS else ""
