@@ -13,20 +13,24 @@ from vggfast.evaluation.dense import dense
 from vggfast.models import VGG
 
 
-def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Share of images, in per cent, whose label is not among the k highest scores: {"top1": ..., "top5": ...}.
+def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
+    """(N,) bool: the label is among the k highest scores. A tie, or NaN, goes against the network.
 
     Args:
-        scores: (N, classes), logits or posteriors; a tie goes against the network.
+        scores: (N, classes), logits or posteriors.
         labels: (N,), int64.
-        ks: the ks. One larger than the number of classes gives 0.
+        k: one larger than the number of classes always hits.
     """
-    if len(scores) == 0:
-        raise ValueError("scores is empty: at least one image is wanted")
     own = scores.gather(1, labels[:, None])
     rank = (scores > own).sum(1) + ((scores == own).sum(1) - 1)
-    rank = torch.where(own[:, 0].isnan(), scores.shape[1], rank)
-    return {f"top{k}": 100 * (rank >= k).double().mean().item() for k in ks}
+    return torch.where(own[:, 0].isnan(), scores.shape[1], rank) < k
+
+
+def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
+    """Share of images, in per cent, whose label is not among the k highest scores (see `hits`): {"top1": ..., ...}."""
+    if len(scores) == 0:
+        raise ValueError("scores is empty: at least one image is wanted")
+    return {f"top{k}": 100 * (~hits(scores, labels, k)).double().mean().item() for k in ks}
 
 
 def evaluate_dense(

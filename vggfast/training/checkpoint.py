@@ -1,8 +1,17 @@
-"""Checkpoints of a run: everything that its next step depends on, in one file that is replaced whole."""
+"""Checkpoints of a run: everything that its next step depends on.
+
+A file is written beside its place and renamed, and its name carries the start of its SHA-256, so that a reader finds it
+whole or knows that it is not. The newest ones are kept; the first that is whole, from the newest on, is where a run
+resumes. Order of images, augmentation and dropout follow from (seed, epoch, step, rank), so that no generator's state
+is in there.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +20,8 @@ import torch
 
 from vggfast.weights.files import write_atomically
 
-_FORMAT = 1
+FORMAT = 2
+_NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")
 
 
 @dataclass
@@ -22,63 +32,90 @@ class Progress:
         step: optimiser steps done.
         epoch: the epoch that the next step belongs to, from 0.
         batch: batches of it done.
-        epoch_loss, epoch_seconds: sum of the losses, and time, of those batches.
+        sums: of those batches: loss, top-1 misses, top-5 misses, images.
+        seconds, waited: time that they took, and the part of it spent waiting for images.
+        bad_images: images of them that did not decode.
         best_top1: lowest validation top-1 error so far, per cent.
         epochs: a row per finished validation.
-        window: losses since the last row of steps.csv.
+        window: as `sums`, since the last row of steps.csv.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
-    epoch_loss: float = 0.0
-    epoch_seconds: float = 0.0
+    sums: list[float] = field(default_factory=lambda: [0.0] * 4)
+    seconds: float = 0.0
+    waited: float = 0.0
+    bad_images: int = 0
     best_top1: float = float("inf")
     epochs: list[dict[str, float]] = field(default_factory=list)
-    window: list[float] = field(default_factory=list)
+    window: list[float] = field(default_factory=lambda: [0.0] * 4)
 
 
-def save(path: Path, model: Any, optimiser: Any, schedule: Any, progress: Progress, run: dict[str, Any]) -> None:
-    """Writes a checkpoint. `run` is what `predict` and `eval` need: classes, preprocessing, scales."""
-    content = {
-        "format": _FORMAT,
-        "arguments": {**model.arguments, "extra": run},
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "schedule": schedule.state_dict(),
-        "progress": dict(progress.__dict__),
-        "rng": torch.get_rng_state(),
-    }
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()[:16]
 
 
-def restore(path: Path, model: Any, optimiser: Any, schedule: Any) -> Progress:
-    """Puts a run back to where `save` found it.
+class Checkpoints:
+    """The checkpoints in a folder.
 
-    Raises:
-        FileNotFoundError, ValueError: no such file, not a checkpoint, or one of another network; the text names it.
+    Args:
+        folder: made when the first one is written.
+        keep: how many of the newest stay.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: not there, so there is no run to resume")
+
+    def __init__(self, folder: Path, keep: int = 2) -> None:
+        self.folder, self.keep = folder, keep
+
+    def paths(self) -> list[Path]:
+        """All that are there, the newest first."""
+        found = [(int(match[1]), path.stat().st_mtime_ns, path) for path in self.folder.glob("step-*.pt")
+                 if (match := _NAME.fullmatch(path.name))]  # fmt: skip
+        return [path for *_, path in sorted(found, reverse=True)]
+
+    def save(self, step: int, content: dict[str, Any]) -> None:
+        """Writes one and removes those that are too many.
+
+        Raises:
+            OSError: it could not be written; the text names the path. The others are still there.
+        """
+        write_atomically(
+            self.folder / f"step-{step:08d}.pt",
+            lambda temporary: torch.save({"format": FORMAT, **content}, temporary),
+            rename=lambda temporary: f"step-{step:08d}-{_digest(temporary)}.pt",
+        )
+        for path in self.paths()[self.keep :]:
+            path.unlink(missing_ok=True)
+
+    def newest(self, warn: Callable[[str], Any]) -> dict[str, Any] | None:
+        """The content of the newest whole checkpoint, None where there is none at all; `warn` hears of broken ones.
+
+        Raises:
+            ValueError: there are some, and none is whole.
+        """
+        paths = self.paths()
+        for path in paths:
+            try:
+                return _load(path)
+            except ValueError as error:
+                warn(str(error))
+        if paths:
+            raise ValueError(f"{self.folder} has {len(paths)} checkpoints and none is whole: nothing to resume from")
+        return None
+
+
+def _load(path: Path) -> dict[str, Any]:
+    match = _NAME.fullmatch(path.name)
+    if match is None or _digest(path) != match[2]:
+        raise ValueError(f"{path} is damaged: its checksum is not the one in its name")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(content, dict) or "format" not in content:
-            raise ValueError(f"{path} is not a checkpoint of a run: a file that training wrote is wanted")
-        if content["format"] != _FORMAT:
-            raise ValueError(f"{path} is a checkpoint of format {content['format']}: {_FORMAT} is wanted")
-        saved = {name: value for name, value in content["arguments"].items() if name != "extra"}
-        if saved != model.arguments:
-            different = [name for name in saved if saved[name] != model.arguments.get(name)]
-            raise ValueError(
-                f"{path} is of another network: "
-                + ", ".join(
-                    f"{name} is {saved[name]!r} there and {model.arguments.get(name)!r} here" for name in different
-                )
-            )
-        model.load_state_dict(content["model"])
-        optimiser.load_state_dict(content["optimiser"])
-        schedule.load_state_dict(content["schedule"])
-        torch.set_rng_state(content["rng"])
-        return Progress(**content["progress"])
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of this run that can be read: {error}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    if content.get("format") != FORMAT:
+        raise ValueError(f"{path} is a checkpoint of format {content.get('format')}: {FORMAT} is wanted")
+    return content

@@ -19,8 +19,15 @@ from torch import Tensor
 _METADATA = "vggfast"
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
+def write_atomically(
+    path: str | Path, write: Callable[[Path], Any], rename: Callable[[Path], str] | None = None
+) -> None:
     """Calls `write` with a temporary path in the same folder, then renames it to `path`.
+
+    Args:
+        path: what the file is to be called.
+        write: writes it.
+        rename: gives another name, from the file as it was written.
 
     Raises:
         OSError: the text names `path`; what stood there before still does.
@@ -36,13 +43,24 @@ def write_atomically(path: str | Path, write: Callable[[Path], Any]) -> None:
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        os.replace(temporary, path if rename is None else path.with_name(rename(temporary)))
+        _sync_folder(path.parent)
     except Exception as error:
         # torch and safetensors report a full disk in exceptions of their own.
         raise OSError(f"{path} could not be written ({error}); what stood there before is unchanged") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename in it outlast a loss of power."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

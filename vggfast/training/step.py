@@ -1,0 +1,138 @@
+"""One step of the optimiser over a batch that all ranks share.
+
+The gradient is that of the mean loss over the whole batch, whatever the shares of ranks and parts are: each rank scales
+its sum by ranks / images, because averaging over the ranks divides by their number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from vggfast.data import Batch
+from vggfast.evaluation.metrics import hits
+from vggfast.training.config import TrainConfig
+from vggfast.training.distributed import World
+
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_LEAST_SCALE = 2.0**-10  # of fp16's losses; below it, no step of any size is left to try
+
+
+@dataclass
+class Sums:
+    """What a step saw, over all ranks: sums over the images, and the norm of the gradient before any clipping."""
+
+    loss: float
+    top1: float  # images whose class is not the first, or not among the first five
+    top5: float
+    images: float
+    stop: bool  # whether a rank was asked to stop
+    grad_norm: float
+
+
+def dropout_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of a step's dropout: no state of a generator needs to be carried from step to step."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class Stepper:
+    """Forward, backward, averaging, checks and update.
+
+    Args:
+        model: on the world's device; its parameters are what changes.
+        optimiser: of these parameters.
+    """
+
+    def __init__(self, config: TrainConfig, world: World, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+        self.config, self.world, self.optimiser = config, world, optimiser
+        self.bare = model
+        model.train()
+        self.model = world.wrap(model, torch.zeros(1, 3, config.crop, config.crop, device=world.device), config.compress)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.average = (
+            AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+            if config.ema
+            else None
+        )
+
+    @property
+    def result(self) -> nn.Module:
+        """The network to validate and to keep."""
+        return self.bare if self.average is None else self.average.module
+
+    def forward(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Scores in float32, computed in the run's precision."""
+        dtype = _AUTOCAST.get(self.config.precision)
+        with torch.autocast(self.world.device.type, dtype) if dtype else contextlib.nullcontext():
+            return model(images).float()
+
+    def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> Sums:
+        """Does step number `step` at this learning rate; `stop` tells the other ranks of a request to stop.
+
+        Raises:
+            FloatingPointError: loss or gradient is not finite; the text names step, layer and norms. Nothing changed.
+        """
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.manual_seed(dropout_seed(self.config.seed, step, self.world.rank))
+        images, labels, counts = (
+            t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)
+        )
+        parts = list(zip(*(t.chunk(self.config.accumulate) for t in (images, labels, counts)), strict=True))
+        sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
+        for i, part in enumerate(parts):
+            last = i + 1 == len(parts)
+            waits = not last and isinstance(self.model, DistributedDataParallel)
+            with self.model.no_sync() if waits else contextlib.nullcontext():
+                sums += self._backward(*part, batch.total)
+        self.scaler.unscale_(self.optimiser)
+        gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        *own, grad_norm = torch.cat([sums, norm.double()[None]]).tolist()
+        loss, top1, top5, seen, stops = self.world.totals([*own, float(stop)])
+        self._check(step, loss / max(seen, 1), grad_norm)
+        if self.config.clip_norm:
+            torch.nn.utils.clip_grads_with_norm_(self.bare.parameters(), self.config.clip_norm, norm)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.bare)
+        return Sums(loss, top1, top5, seen, stops > 0, grad_norm)
+
+    def _backward(self, images: Tensor, labels: Tensor, counts: Tensor, total: int) -> Tensor:
+        """Adds a part's gradients; its sums of loss, top-1 and top-5 misses, and images."""
+        scores = self.forward(self.model, images)
+        losses = F.cross_entropy(scores, labels, reduction="none", label_smoothing=self.config.label_smoothing)
+        loss = (losses * counts).sum()
+        self.scaler.scale(loss * (self.world.size / total)).backward()
+        with torch.no_grad():
+            found = [(~hits(scores, labels, k) & counts).sum() for k in (1, 5)]
+            return torch.stack([loss.detach(), *found, counts.sum()]).double()
+
+    def _check(self, step: int, loss: float, norm: float) -> None:
+        if self.scaler.is_enabled():  # an infinite gradient only makes the scale smaller
+            if self.scaler.get_scale() >= _LEAST_SCALE and math.isfinite(loss):
+                return
+        elif math.isfinite(loss) and math.isfinite(norm):
+            return
+        norms = {
+            name.rpartition(".")[0]: p.grad.norm().item()
+            for name, p in self.bare.named_parameters()
+            if p.grad is not None and name.endswith("weight")
+        }
+        bad = [name for name, value in norms.items() if not math.isfinite(value)]
+        where = f"first not finite, from the output on, in {bad[-1]}" if bad else "finite in every layer"
+        listed = ", ".join(f"{name} {value:.3g}" for name, value in norms.items())
+        raise FloatingPointError(
+            f"the loss is {loss} and the gradient's norm {norm:.3g} at step {step}; the gradient is {where}; norms by "
+            f"layer: {listed}. The last checkpoint is from before it: a lower lr, another init or clip_norm may help"
+        )
