@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from vggfast.data import Augmentation, Batches, Preprocessing, colour_statistics, open_dataset, open_image, rescale
-from vggfast.data.transforms import centre_crop
+from vggfast.data.transforms import CentreCrop, crop_pictures
 
 
 def test_digits_split_is_fixed_disjoint_and_complete():
@@ -94,15 +94,21 @@ def _augmentation(**changes):
     return Augmentation(**{**values, "preprocessing": Preprocessing((0, 0, 0)), **changes})
 
 
+def _crop(transform, pixels, seed=0):
+    """One picture by a transform, as the batches take it."""
+    pixels = np.asarray(pixels)
+    return crop_pictures([pixels], [transform.draw(pixels.shape[:2], np.random.default_rng(seed))], transform)[0]
+
+
 def test_augmentation_without_chance_is_the_crop():
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 8, 3), np.uint8))
-    plain = _augmentation(scales=(8, 8), flip=False, colour_shift=0.0)(image, np.random.default_rng(0))
+    plain = _crop(_augmentation(scales=(8, 8), flip=False, colour_shift=0.0), image)
     assert torch.equal(plain, torch.from_numpy(np.array(image)).permute(2, 0, 1).float())
 
 
 def test_colour_shift_is_one_colour_for_the_whole_crop():
     image = Image.new("RGB", (20, 20), (100, 100, 100))
-    shifted = _augmentation()(image, np.random.default_rng(0)) - 100
+    shifted = _crop(_augmentation(), image) - 100
     assert shifted.abs().max() > 0.5
     assert torch.allclose(shifted, shifted[:, :1, :1].expand_as(shifted))
 
@@ -110,7 +116,7 @@ def test_colour_shift_is_one_colour_for_the_whole_crop():
 def test_flip_is_drawn():
     image = Image.fromarray(np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3))
     augment = _augmentation(scales=(8, 8), colour_shift=0.0)
-    crops = [augment(image, np.random.default_rng(i)) for i in range(20)]
+    crops = [_crop(augment, image, seed) for seed in range(20)]
     flipped = [torch.equal(crop, crops[0].flip(2)) for crop in crops]
     assert 3 < sum(flipped) < 17
 
@@ -123,13 +129,13 @@ def test_crop_larger_than_the_image_is_refused():
 def test_centre_crop():
     pixels = np.zeros((10, 20, 3), np.uint8)
     pixels[:, 9:11] = 255
-    crop = centre_crop(Image.fromarray(pixels), 10, 10, Preprocessing((0, 0, 0)))
+    crop = _crop(CentreCrop(10, 10, Preprocessing((0, 0, 0))), pixels)
     assert crop.shape == (3, 10, 10)
     assert crop[0, 0].nonzero().flatten().tolist() == [4, 5]
 
 
 def _all(batches, epoch, first=0):
-    return [(images.clone(), labels.clone()) for images, labels in batches.epoch(epoch, first)]
+    return [(batch.images.clone(), batch.labels.clone()) for batch in batches.epoch(epoch, first)]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -137,7 +143,7 @@ def test_batches_depend_on_seed_epoch_and_position_alone(photos, workers):
     images = open_dataset(f"imagefolder:{photos}", "train")
     once = _all(Batches(images, _augmentation(), 4, shuffle=True, seed=1), epoch=3)
     again = _all(Batches(images, _augmentation(), 4, shuffle=True, seed=1, workers=workers), epoch=3, first=2)
-    assert len(once) == 4
+    assert len(once) == 5
     for (a, b), (c, d) in zip(once[2:], again, strict=True):
         assert torch.equal(a, c)
         assert torch.equal(b, d)
@@ -155,7 +161,7 @@ def test_batches_in_order_are_whole(photos):
 def test_batch_size_that_cannot_be(photos, size, message):
     images = open_dataset(f"imagefolder:{photos}", "train")
     with pytest.raises(ValueError, match=message):
-        Batches(images, _augmentation(), size, shuffle=True)
+        Batches(images, _augmentation(), size, shuffle=True, keep_last=False)
 
 
 def test_tiny_imagenet_as_distributed(tiny_imagenet):

@@ -1,79 +1,186 @@
-"""Batches whose content depends on (seed, epoch, position) alone: not on workers, nor on where a run was resumed."""
+"""Batches whose content depends on (seed, epoch, position) alone: not on workers, ranks, or where a run resumed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vggfast.data.datasets import ImageSet
+from vggfast.data.transforms import Geometry, Transform, crop_pictures
 
-Transform = Callable[[Image.Image, np.random.Generator], Tensor]
+ON_BAD_IMAGE = ("fail", "skip")
 
 
-class _Epoch(Dataset):
-    def __init__(self, images: ImageSet, transform: Transform, seed: int, epoch: int) -> None:
-        self.images, self.transform, self.seed, self.epoch = images, transform, seed, epoch
+@dataclass
+class Batch:
+    """A rank's rows of one batch.
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int] | Exception:
-        generator = np.random.default_rng((self.seed, self.epoch, index))
+    Attributes:
+        images: (n, 3, H, W) float32, channels_last.
+        labels: (n,) int64.
+        counts: (n,) bool, the rows that count: False for a filler, and for a validation image that did not decode.
+        total: images of the whole batch, over all ranks.
+        bad: a message for each image of these rows that did not decode; it names the file.
+    """
+
+    images: Tensor
+    labels: Tensor
+    counts: Tensor
+    total: int
+    bad: list[str]
+
+    def pin_memory(self) -> Batch:
+        """What DataLoader asks of a type of its user's."""
+        tensors = {name: getattr(self, name).pin_memory() for name in ("images", "labels", "counts")}
+        return replace(self, **tensors)
+
+
+class _Rows(NamedTuple):
+    """What a rank is to load of a batch."""
+
+    epoch: int
+    indices: list[int]
+    total: int
+    filler: bool  # no row of the batch is this rank's: its first image stands in
+
+
+class _Found(NamedTuple):
+    """A picture for a row, and where it came from; no pixels: it did not decode."""
+
+    chosen: int  # its index
+    pixels: np.ndarray | None
+    bad: str | None
+
+
+class _Loader(Dataset):
+    """Rows in, a :class:`Batch` out, in whichever process: one call of the native crop."""
+
+    def __init__(self, images: ImageSet, transform: Transform, seed: int, replace_bad: bool, on_bad_image: str) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
+        self.replace_bad, self.on_bad_image = replace_bad, on_bad_image
+
+    def __getitem__(self, rows: _Rows) -> Batch | Exception:
         try:
-            return self.transform(self.images.image(index), generator), int(self.images.labels[index])
+            return self._load(rows)
         except (OSError, ValueError) as error:
             return error  # raised in the parent: a worker's exception would carry its traceback as its text
 
+    def _load(self, rows: _Rows) -> Batch:
+        found = [self._find(index) for index in rows.indices]
+        kept = [each for each in found if each.pixels is not None]
+        crop = self.transform.crop
+        images = torch.zeros(len(found), 3, crop, crop).contiguous(memory_format=torch.channels_last)
+        counts = torch.tensor([each.pixels is not None for each in found])
+        if kept:
+            geometries = [self._draw(rows.epoch, each) for each in kept]
+            made = crop_pictures([each.pixels for each in kept if each.pixels is not None], geometries, self.transform)
+            images = made if len(kept) == len(found) else images.index_copy_(0, counts.nonzero()[:, 0], made)
+        labels = torch.from_numpy(self.images.labels[[each.chosen for each in found]])
+        bad = [each.bad for each in found if each.bad is not None]
+        if rows.filler:  # the rank whose rows they are reports them
+            return Batch(images, labels, torch.zeros(len(found), dtype=torch.bool), rows.total, [])
+        return Batch(images, labels, counts, rows.total, bad)
 
-def _collate(samples: list[tuple[Tensor, int] | Exception]) -> tuple[Tensor, Tensor] | Exception:
-    for sample in samples:
-        if isinstance(sample, Exception):
-            return sample
-    images, labels = zip(*samples, strict=True)
-    return torch.stack(images).contiguous(memory_format=torch.channels_last), torch.tensor(labels)
+    def _draw(self, epoch: int, found: _Found) -> Geometry:
+        assert found.pixels is not None
+        height, width = found.pixels.shape[:2]
+        return self.transform.draw((height, width), np.random.default_rng((self.seed, epoch, found.chosen)))
+
+    def _find(self, index: int) -> _Found:
+        """The picture of a row; where it does not decode and is to be replaced, the next one that does."""
+        bad = None
+        for candidate in range(index, index + (len(self.images) if self.replace_bad else 1)):
+            chosen = candidate % len(self.images)
+            try:
+                return _Found(chosen, self.images.pixels(chosen), bad)
+            except (OSError, ValueError) as error:
+                if self.on_bad_image == "fail":
+                    raise
+                bad = bad or str(error)  # those after it are reported where their own rows come
+        if self.replace_bad:
+            raise ValueError(f"{self.images.name}: none of its {len(self.images)} images decodes; the first: {bad}")
+        return _Found(index, None, bad)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 class Batches:
-    """(images (N, 3, H, W) float32 channels_last, labels (N,) int64), epoch by epoch.
+    """A data set as batches, epoch by epoch.
+
+    The order depends on (seed, epoch) alone, what is done to an image on (seed, epoch, its index) alone: the rows of
+    batch k over all ranks are the same for any number of workers and ranks.
 
     Args:
         images: the data set.
-        transform: from an image and a random generator to a (3, H, W) tensor.
-        batch_size: images of a batch.
-        shuffle: a new order each epoch, and the last, smaller batch left out; else in order and whole.
+        transform: an :class:`Augmentation` or :class:`CentreCrop`.
+        batch_size: images of a batch, over all ranks.
+        shuffle: a new order each epoch, for training; else in order, for validation.
         seed: of the order and of every random choice.
-        workers: processes that decode; 0 decodes in this one. The batches are the same for any number.
+        workers: processes that decode, and keep two batches each ahead; 0 decodes in this one.
+        rank, ranks: which contiguous part of each batch is this process'. Where it is empty, the batch's first image
+            stands in, as a row that does not count, so that every rank makes the same steps.
+        on_bad_image: "fail" raises where an image does not decode. "skip" goes on: in training the next image of the
+            data set that decodes takes its row; in validation the row is zeros and does not count.
+        pin_memory: of the tensors, for copies to a GPU beside its work.
+        keep_last: the last, smaller batch too.
+
+    Raises:
+        ValueError: an argument is not what is allowed; the text names it. By :meth:`epoch`, with "fail": an image
+            does not decode; the text names its file.
     """
 
     def __init__(
-        self, images: ImageSet, transform: Transform, batch_size: int, *, shuffle: bool, seed: int = 0, workers: int = 0
-    ) -> None:
+        self, images: ImageSet, transform: Transform, batch_size: int, *, shuffle: bool, seed: int = 0,
+        workers: int = 0, rank: int = 0, ranks: int = 1, on_bad_image: str = "fail", pin_memory: bool = False,
+        keep_last: bool = True,
+    ) -> None:  # fmt: skip
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: 1 or more is wanted")
-        if shuffle and batch_size > len(images):
+        if not len(images):
+            raise ValueError(f"images is empty: at least one image of {images.name} is wanted")
+        if not keep_last and batch_size > len(images):
             raise ValueError(f"batch_size is {batch_size}: at most {len(images)}, the images of {images.name}")
-        self.images, self.transform, self.batch_size = images, transform, batch_size
-        self.shuffle, self.seed, self.workers = shuffle, seed, workers
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank is {rank} and ranks {ranks}: 0 <= rank < ranks is wanted")
+        if workers < 0:
+            raise ValueError(f"workers is {workers}: 0 or more is wanted")
+        if on_bad_image not in ON_BAD_IMAGE:
+            raise ValueError(f"on_bad_image is {on_bad_image!r}: one of {', '.join(ON_BAD_IMAGE)} is wanted")
+        self.images, self.batch_size, self.shuffle, self.seed = images, batch_size, shuffle, seed
+        self.workers, self.rank, self.ranks = workers, rank, ranks
+        self.pin_memory, self.keep_last = pin_memory, keep_last
+        self._loader = _Loader(images, transform, seed, shuffle and on_bad_image == "skip", on_bad_image)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)
-        return full if self.shuffle else full + (rest > 0)
+        return full + (rest > 0 and self.keep_last)
 
-    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from number `first` on."""
+    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from number `first` on; those before it are not decoded."""
         order = np.arange(len(self.images))
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
-        batches = [order[i * self.batch_size : (i + 1) * self.batch_size].tolist() for i in range(first, len(self))]
-        dataset = _Epoch(self.images, self.transform, self.seed, epoch)
+        plan = [self._rows(epoch, order, number) for number in range(first, len(self))]
         # A generator of its own: else DataLoader draws from torch's, and dropout depends on where a run resumed.
         generator = torch.Generator().manual_seed(self.seed)
         loader = DataLoader(
-            dataset, batch_sampler=batches, num_workers=self.workers, collate_fn=_collate, generator=generator
-        )
+            self._loader, batch_size=None, sampler=plan, num_workers=self.workers, collate_fn=_as_it_is,
+            generator=generator, pin_memory=self.pin_memory,
+        )  # fmt: skip
         for batch in loader:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+    def _rows(self, epoch: int, order: np.ndarray, number: int) -> _Rows:
+        whole = order[number * self.batch_size : (number + 1) * self.batch_size].tolist()
+        begin, end = (len(whole) * rank // self.ranks for rank in (self.rank, self.rank + 1))
+        return _Rows(epoch, whole[begin:end] or whole[:1], len(whole), begin == end)

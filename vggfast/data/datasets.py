@@ -43,6 +43,10 @@ class ImageSet:
         """
         return self.read(self.sources[index])
 
+    def pixels(self, index: int) -> np.ndarray:
+        """The index-th image, uint8 (H, W, 3); errors as of :meth:`image`."""
+        return np.asarray(self.image(index))
+
 
 def open_image(path: str | Path) -> Image.Image:
     """An image file as RGB, turned as its EXIF says.

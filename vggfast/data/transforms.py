@@ -5,9 +5,9 @@ Source: Simonyan & Zisserman, sections 2.1 and 3.1; the colour shift is Krizhevs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -15,11 +15,17 @@ from PIL import Image
 from torch import Tensor
 
 
+def rescaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
+    """The two extents of a picture, in either order, once its shorter side is so many pixels long, aspect kept."""
+    scale = shorter_side / min(size)
+    first, second = (max(shorter_side, round(extent * scale)) for extent in size)
+    return first, second
+
+
 def rescale(image: Image.Image, shorter_side: int) -> Image.Image:
     """The image with its shorter side so many pixels long and its aspect kept."""
-    scale = shorter_side / min(image.size)
-    width, height = (max(shorter_side, round(extent * scale)) for extent in image.size)
-    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+    size = rescaled_size(image.size, shorter_side)
+    return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,29 @@ def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
     return ColourStatistics(mean * 255, deviation * 255, axes, np.maximum(variances, 0))
 
 
+class Geometry(NamedTuple):
+    """What to take of one picture: rescale, crop, mirror, shift."""
+
+    size: tuple[int, int]  # height and width of the whole rescaled picture
+    corner: tuple[int, int]  # top row and left column of the crop in it
+    flip: bool  # mirrored, left to right
+    shift: np.ndarray  # (3,), added to the channels, in units of 0 to 255
+
+
+class Transform(Protocol):
+    """What makes a network's input of a picture: it draws a geometry, and :class:`Batches` follows it."""
+
+    @property
+    def crop(self) -> int:
+        """Side of the square crop in pixels."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
+        """The geometry for a picture of this height and width."""
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """One random training crop: rescale to a shorter side S, crop, flip, colour shift.
@@ -92,18 +121,39 @@ class Augmentation:
         if not 1 <= self.crop <= low <= high:
             raise ValueError(f"crop is {self.crop} and the scales {low} to {high}: 1 <= crop <= low <= high is wanted")
 
-    def __call__(self, image: Image.Image, generator: np.random.Generator) -> Tensor:
-        image = rescale(image, int(generator.integers(self.scales[0], self.scales[1] + 1)))
-        left, top = (int(generator.integers(0, extent - self.crop + 1)) for extent in image.size)
-        pixels = np.asarray(image.crop((left, top, left + self.crop, top + self.crop)), dtype=np.float32)
-        if self.flip and generator.random() < 0.5:
-            pixels = pixels[:, ::-1]
+    def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
+        height, width = rescaled_size(size, int(generator.integers(self.scales[0], self.scales[1] + 1)))
+        left, top = (int(generator.integers(0, extent - self.crop + 1)) for extent in (width, height))
+        flip = self.flip and generator.random() < 0.5
         shift = self.statistics.axes @ (generator.normal(0, 1, 3) * self.colour_shift * self.statistics.variances)
-        return self.preprocessing.tensor(pixels + np.float32(255 * shift))
+        return Geometry((height, width), (top, left), flip, 255 * shift)
 
 
-def centre_crop(image: Image.Image, crop: int, scale: int, preprocessing: Preprocessing) -> Tensor:
-    """The middle square of `crop` pixels of the image rescaled to a shorter side of `scale`."""
-    image = rescale(image, scale)
-    left, top = ((extent - crop) // 2 for extent in image.size)
-    return preprocessing.tensor(np.asarray(image.crop((left, top, left + crop, top + crop)), dtype=np.float32))
+@dataclass(frozen=True)
+class CentreCrop:
+    """The middle square of `crop` pixels of the picture rescaled to a shorter side of `scale`."""
+
+    crop: int
+    scale: int
+    preprocessing: Preprocessing
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.crop <= self.scale:
+            raise ValueError(f"crop is {self.crop} and the scale {self.scale}: 1 <= crop <= scale is wanted")
+
+    def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
+        height, width = rescaled_size(size, self.scale)
+        return Geometry((height, width), ((height - self.crop) // 2, (width - self.crop) // 2), False, np.zeros(3))
+
+
+def crop_pictures(pictures: Sequence[np.ndarray], geometries: Sequence[Geometry], transform: Transform) -> Tensor:
+    """(n, 3, crop, crop) float32, channels_last, of uint8 (H, W, 3) pictures of any sizes."""
+    rows = []
+    for pixels, geometry in zip(pictures, geometries, strict=True):
+        (height, width), (top, left) = geometry.size, geometry.corner
+        image = Image.fromarray(pixels)
+        image = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
+        crop = np.asarray(image.crop((left, top, left + transform.crop, top + transform.crop)), dtype=np.float32)
+        crop = crop[:, ::-1] if geometry.flip else crop
+        rows.append(transform.preprocessing.tensor(crop + geometry.shift.astype(np.float32)))
+    return torch.stack(rows).contiguous(memory_format=torch.channels_last)

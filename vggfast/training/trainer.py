@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vggfast.data import Augmentation, Batches, ImageSet, Preprocessing, colour_statistics, open_dataset
-from vggfast.data.transforms import ColourStatistics, centre_crop
+from vggfast.data.transforms import CentreCrop, ColourStatistics
 from vggfast.evaluation import errors
 from vggfast.models import VGG
 from vggfast.training import checkpoint
@@ -95,11 +95,11 @@ class Trainer:
             self.preprocessing,
         )  # fmt: skip
         self.batches = Batches(
-            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers
-        )
-        self.val_batches = Batches(
-            self.val_set, self._centre_crop, config.batch_size, shuffle=False, workers=config.workers
-        )
+            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers,
+            keep_last=False,
+        )  # fmt: skip
+        centre = CentreCrop(config.crop, config.test_scales()[1], self.preprocessing)
+        self.val_batches = Batches(self.val_set, centre, config.batch_size, shuffle=False, workers=config.workers)
         torch.manual_seed(config.seed)
         self.model = VGG(
             config.config, len(self.train_set.classes), dropout=config.dropout, batch_norm=config.batch_norm,
@@ -172,10 +172,10 @@ class Trainer:
         progress, config = self.progress, self.config
         self.model.train()
         began = time.monotonic()
-        for images, labels in self.batches.epoch(progress.epoch, progress.batch):
+        for batch in self.batches.epoch(progress.epoch, progress.batch):
             if self._stop_signal is not None or progress.step >= self.total_steps:
                 break
-            loss = self._step(images, labels)
+            loss = self._step(batch.images, batch.labels)
             progress.step += 1
             progress.batch += 1
             progress.epoch_loss += loss
@@ -255,14 +255,11 @@ class Trainer:
             self.out / "checkpoint.pt", self.model, self.optimiser, self.schedule, self.progress, self.run_facts
         )
 
-    def _centre_crop(self, image: Any, _: np.random.Generator) -> Tensor:
-        return centre_crop(image, self.config.crop, self.config.test_scales()[1], self.preprocessing)
-
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss (nats) and errors (per cent) on the validation images, centre crops."""
         self.model.eval()
-        outputs = [(self.model(images), labels) for images, labels in self.val_batches.epoch()]
+        outputs = [(self.model(batch.images), batch.labels) for batch in self.val_batches.epoch()]
         scores, labels = (torch.cat(parts) for parts in zip(*outputs, strict=True))
         found = errors(scores, labels)
         return {"val_loss": F.cross_entropy(scores, labels).item(), **{f"val_{k}": v for k, v in found.items()}}
