@@ -5,17 +5,23 @@ Source: Simonyan & Zisserman, section 3.1: deeper nets take the first four convo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
+from vggfast.data import ImageSet, colour_statistics
+from vggfast.data.transforms import ColourStatistics
 from vggfast.models import VGG
 from vggfast.training.config import TrainConfig
 from vggfast.weights import load_model
 
 # The first four convolutions of A, by block and place; what the deeper nets add lies between them.
 _FIRST_CONVS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
+_STATISTICS_IMAGES = 2000  # drawn from the training set for mean, deviation and principal axes of its colours
 _FC_LAYERS = ("classifier.0", "classifier.3", "classifier.6")
 
 
@@ -66,6 +72,20 @@ def start_from(model: VGG, path: Path, layers: str) -> None:
     with torch.no_grad():
         for name, other in pairs.items():
             target[name].copy_(source[other])
+
+
+def measure_colours(images: ImageSet, on_bad_image: str) -> ColourStatistics:
+    """Colour statistics of a fixed random sample of the data set; with "skip", of those of it that decode."""
+
+    def sample() -> Iterator[Image.Image]:
+        for index in np.random.default_rng(0).permutation(len(images))[:_STATISTICS_IMAGES]:
+            try:
+                yield images.image(index)
+            except ValueError:
+                if on_bad_image == "fail":
+                    raise
+
+    return colour_statistics(sample())
 
 
 def build_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -1,19 +1,20 @@
-"""The paper's recipe on one process: SGD with momentum, L2, dropout, the rate divided by 10 when validation stalls.
+"""The paper's recipe, on one process or on torchrun's many: a run from its first step, or from its last checkpoint.
 
-Source: Simonyan & Zisserman, section 3.1. A run is a folder:
-    config.json        what defines it
-    checkpoint.pt      everything the next step depends on; a resumed run equals one that was never stopped
+Source: Simonyan & Zisserman, sections 3.1 and 3.3. A run is a folder, which rank 0 writes:
+    config.yaml        what defines it
+    checkpoints/       everything the next step depends on; a resumed run equals one that was never stopped
     model.safetensors  the weights with the lowest validation top-1 error so far
-    steps.csv          step, epoch, loss, learning rate, every few steps
+    steps.csv          step, epoch, loss, errors, learning rate, every few steps
     metrics.csv        validation after each epoch
+    log.jsonl          both, and what else happened
 """
 
 from __future__ import annotations
 
-import csv
-import math
+import shutil
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -21,60 +22,34 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from vggfast.data import Augmentation, Batches, ImageSet, Preprocessing, colour_statistics, open_dataset
-from vggfast.data.transforms import CentreCrop, ColourStatistics
-from vggfast.evaluation import errors
-from vggfast.models import VGG
-from vggfast.training import checkpoint
+from vggfast.data import Augmentation, Batch, Batches, CentreCrop, Preprocessing, open_dataset
+from vggfast.evaluation.metrics import hits
+from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
 from vggfast.training.console import Live
+from vggfast.training.distributed import World
+from vggfast.training.log import RunLog
+from vggfast.training.schedule import Schedule
+from vggfast.training.start import build_model, build_optimiser, measure_colours
+from vggfast.training.step import Stepper, Sums
 from vggfast.weights import save_model
-from vggfast.weights.files import write_atomically
 
-STEP_COLUMNS = ("step", "epoch", "loss", "lr")
-EPOCH_COLUMNS = ("epoch", "step", "lr", "train_loss", "val_loss", "val_top1", "val_top5", "seconds", "images_per_s")
 RUN_FILES = (
-    "config.json", "checkpoint.pt", "model.safetensors", "steps.csv", "metrics.csv", "metrics.json", "curves.png",
-    "predictions.png",
+    "config.yaml", "model.safetensors", "steps.csv", "metrics.csv", "log.jsonl", "metrics.json", "report.html",
+    "curves.png", "predictions.png", "confusion.png",
 )  # fmt: skip
-_STATISTICS_IMAGES = 2000  # drawn from the training set for mean, deviation and principal axes of its colours
-
-
-def measure_colours(images: ImageSet) -> ColourStatistics:
-    """Colour statistics of a fixed random sample of the data set."""
-    chosen = np.random.default_rng(0).permutation(len(images))[:_STATISTICS_IMAGES]
-    return colour_statistics(images.image(i) for i in chosen)
-
-
-def write_csv(path: Path, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(rows)
-
-    write_atomically(path, write)
-
-
-def read_csv(path: Path) -> list[dict[str, float]]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {name: int(value) if value.isdigit() else float(value) for name, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+RUN_FOLDERS = ("checkpoints", "tensorboard")
 
 
 class Trainer:
-    """One run in folder `out`.
+    """One run in folder `out`, as this rank sees it.
 
     Args:
         config: what defines the run.
         out: its folder; made when absent.
-        resume: go on from the folder's checkpoint.
+        world: the ranks that train together.
+        resume: go on from the folder's newest whole checkpoint; from the first step where there is none yet.
         overwrite: replace the run that the folder holds; its files go once everything else has been checked.
 
     Raises:
@@ -82,46 +57,64 @@ class Trainer:
         FileNotFoundError, ValueError: data, configuration or checkpoint do not fit; the text says which.
     """
 
-    def __init__(self, config: TrainConfig, out: str | Path, resume: bool = False, overwrite: bool = False) -> None:
-        self.config, self.out = config, Path(out)
-        if not (resume or overwrite) and (self.out / "checkpoint.pt").exists():
+    def __init__(
+        self, config: TrainConfig, out: str | Path, world: World | None = None, *, resume: bool = False,
+        overwrite: bool = False,
+    ) -> None:  # fmt: skip
+        self.config, self.out, self.world = config, Path(out), world or World()
+        self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
+        if not (resume or overwrite) and (self.out / "config.yaml").exists():
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
-        self.train_set, self.val_set = open_dataset(config.data, "train"), open_dataset(config.data, "val")
-        statistics = measure_colours(self.train_set)
+        self.train_set, self.val_set = open_dataset(config.data, "train"), open_dataset(config.val_data or config.data, "val")
+        self._open_batches()
+        self.model = build_model(config, len(self.train_set.classes)).to(self.world.device)
+        self.optimiser = build_optimiser(config, self.model)
+        self.schedule = Schedule(config, self.total_steps)
+        self.stepper = Stepper(config, self.world, self.model, self.optimiser)
+        self.progress = Progress()
+        self.warnings: list[str] = []
+        if resume:
+            self._restore()
+        self.stop_signal: int | None = None
+        self._prepare_folder(overwrite)
+
+    def _open_batches(self) -> None:
+        config, world = self.config, self.world
+        statistics = measure_colours(self.train_set, config.on_bad_image)
         std = statistics.std if config.pixel_std else np.ones(3)
         self.preprocessing = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))
         augmentation = Augmentation(
             config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
             self.preprocessing,
         )  # fmt: skip
-        self.batches = Batches(
-            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers,
-            keep_last=False,
-        )  # fmt: skip
         centre = CentreCrop(config.crop, config.test_scales()[1], self.preprocessing)
-        self.val_batches = Batches(self.val_set, centre, config.batch_size, shuffle=False, workers=config.workers)
-        torch.manual_seed(config.seed)
-        self.model = VGG(
-            config.config, len(self.train_set.classes), dropout=config.dropout, batch_norm=config.batch_norm,
-            init=config.init, width=config.width, hidden=config.hidden, pool_size=config.pool_size,
-        )  # fmt: skip
-        self.optimiser = torch.optim.SGD(
-            self.model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
+        shared: dict[str, Any] = {
+            "workers": config.workers, "rank": world.rank, "ranks": world.size, "on_bad_image": config.on_bad_image,
+            "pin_memory": world.device.type == "cuda",
+        }  # fmt: skip
+        self.batches = Batches(
+            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed, **shared
         )
-        self.schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimiser, factor=0.1, patience=config.patience, threshold=0.0, threshold_mode="abs",
-            min_lr=config.lr * 0.1**config.drops, eps=0.0,
-        )  # fmt: skip
-        self.progress = checkpoint.Progress()
-        if resume:
-            self.progress = checkpoint.restore(self.out / "checkpoint.pt", self.model, self.optimiser, self.schedule)
-        self._step_rows = [
-            row for row in read_csv(self.out / "steps.csv") if resume and row["step"] <= self.progress.step
-        ]
-        self._stop_signal: int | None = None
+        self.val_batches = Batches(self.val_set, centre, config.batch_size, shuffle=False, **shared)
+
+    def _prepare_folder(self, overwrite: bool) -> None:
+        """Takes away what an overwritten run, or a killed one's unfinished writing, left; opens the log."""
+        self.log: RunLog | None = None
+        if not self.world.main:
+            return
         for name in RUN_FILES if overwrite else ():
             (self.out / name).unlink(missing_ok=True)
-        config.write(self.out / "config.json")
+        for name in RUN_FOLDERS if overwrite else ():
+            shutil.rmtree(self.out / name, ignore_errors=True)
+        for torn in (*self.out.glob(".*.??*"), *self.checkpoints.folder.glob(".step-*")):
+            if torn.name.startswith((".step-", *(f".{name}." for name in RUN_FILES))):
+                torn.unlink(missing_ok=True)
+        self.config.write(self.out / "config.yaml")
+        self.log = RunLog(self.out, self.progress.step)
+        for text in self.warnings:
+            self.log.event(text, step=self.progress.step)
+
+    # ---- where the run stands -------------------------------------------------------------------------------------
 
     @property
     def run_facts(self) -> dict[str, Any]:
@@ -129,137 +122,205 @@ class Trainer:
         return {
             "classes": self.train_set.classes,
             "preprocessing": self.preprocessing.as_dict(),
-            "data": self.config.data,
+            "data": self.config.val_data or self.config.data,
             "scales": list(self.config.test_scales()),
         }
-
-    @property
-    def lr(self) -> float:
-        return self.optimiser.param_groups[0]["lr"]
 
     @property
     def total_steps(self) -> int:
         whole = self.config.epochs * len(self.batches)
         return min(whole, self.config.steps) if self.config.steps else whole
 
+    def _finished(self) -> bool:
+        rows = self.progress.epochs
+        validated = bool(rows) and rows[-1]["step"] == self.progress.step
+        return validated and (self.progress.step >= self.total_steps or self.schedule.given_up)
+
+    def _parts(self) -> dict[str, Any]:
+        """What has a state of its own."""
+        parts = {"optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.stepper.scaler}
+        return parts if self.stepper.average is None else {**parts, "average": self.stepper.average}
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "arguments": {**self.model.arguments, "extra": self.run_facts},
+            "model": self.model.state_dict(),
+            **{name: part.state_dict() for name, part in self._parts().items()},
+            "progress": dict(self.progress.__dict__),
+            "ranks": self.world.size,
+        }
+
+    def _restore(self) -> None:
+        content = self.checkpoints.newest(self.warnings.append)
+        if content is None:
+            return
+        theirs = {name: value for name, value in content["arguments"].items() if name != "extra"}
+        if different := [name for name, value in theirs.items() if value != self.model.arguments.get(name)]:
+            listed = ", ".join(f"{n} is {theirs[n]!r} there and {self.model.arguments.get(n)!r} here" for n in different)
+            raise ValueError(f"{self.checkpoints.folder} is of another network: {listed}")
+        self.model.load_state_dict(content["model"])
+        for name, part in self._parts().items():
+            part.load_state_dict(content[name])
+        self.progress = Progress(**content["progress"])
+        if content["ranks"] != self.world.size:
+            self.warnings.append(
+                f"this run was by {content['ranks']} ranks and goes on with {self.world.size}: images and order are the "
+                "same, but sums are added in another order and dropout masks differ, so it is no longer bit-equal"
+            )
+
+    def _save(self, last: bool = False) -> None:
+        """Writes a checkpoint; a failure is a warning, and the run goes on, but for the last one."""
+        self.world.assert_equal(list(self.model.state_dict().values()), "weights")
+        self._write("a checkpoint", lambda: self.checkpoints.save(self.progress.step, self._content()), last)
+
+    def _write(self, what: str, write: Any, must: bool = False) -> bool:
+        if self.log is None:
+            return True
+        try:
+            write()
+            return True
+        except OSError as error:
+            if must:
+                raise
+            self._live.line(f"warning: {what} was not written: {error}")
+            self.log.event(f"{what} was not written: {error}", step=self.progress.step)
+            return False
+
+    # ---- the run --------------------------------------------------------------------------------------------------
+
     def run(self) -> bool:
         """Trains to the end; False where a signal (interrupt or termination) stopped it, after a checkpoint.
 
         Raises:
-            FloatingPointError: the loss is no longer finite; the text names the step.
+            FloatingPointError: loss or gradient is not finite; the text names step, layer and norms.
+            OSError: the last checkpoint could not be written.
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            with Live("training", self.total_steps, self.progress.step) as live:
+            quiet = not self.world.main
+            with Live("training", self.total_steps, self.progress.step, quiet=quiet) as self._live:
+                for text in self.warnings:
+                    self._live.line(f"warning: {text}")
                 while not self._finished():
-                    if not self._train_epoch(live):
+                    if not self._train_epoch():
                         return False
-                    self._close_epoch(live)
+                    self._close_epoch()
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            if self.log is not None:
+                self.log.close()
         return True
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        self._stop_signal = number
+        self.stop_signal = number
 
-    def _finished(self) -> bool:
-        rows = self.progress.epochs
-        return self.progress.step >= self.total_steps and bool(rows) and rows[-1]["step"] == self.progress.step
+    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; the time spent waiting for them, and on everything, goes into the progress."""
+        progress, began = self.progress, time.monotonic()
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            progress.waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+            now = time.monotonic()
+            progress.seconds, began = progress.seconds + now - began, now
 
-    def _train_epoch(self, live: Live) -> bool:
+    def _train_epoch(self) -> bool:
         """Trains to the end of the epoch or of the run; False where a signal stopped it first."""
         progress, config = self.progress, self.config
         self.model.train()
-        began = time.monotonic()
-        for batch in self.batches.epoch(progress.epoch, progress.batch):
-            if self._stop_signal is not None or progress.step >= self.total_steps:
+        for batch in self._timed(self.batches.epoch(progress.epoch, progress.batch)):
+            if progress.step >= self.total_steps:
                 break
-            loss = self._step(batch.images, batch.labels)
+            sums = self.stepper(
+                batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal is not None
+            )
             progress.step += 1
             progress.batch += 1
-            progress.epoch_loss += loss
-            progress.epoch_seconds += time.monotonic() - began
-            began = time.monotonic()
-            self._log_step(loss)
-            rate = progress.batch * config.batch_size / progress.epoch_seconds
-            live.to(progress.step, f"epoch {progress.epoch}  loss {loss:.3f}  lr {self.lr:g}  {rate:.0f} images/s")
+            self._log_step(sums, batch)
+            if sums.stop and progress.step < self.total_steps:
+                self.stop_signal = self.stop_signal or signal.SIGTERM
+                self._save(last=True)
+                return False
             if progress.step % config.checkpoint_every == 0:
                 self._save()
-        if self._stop_signal is not None and progress.step < self.total_steps:
-            self._save()
-            return False
         return True
 
-    def _close_epoch(self, live: Live) -> None:
+    def _log_step(self, sums: Sums, batch: Batch) -> None:
+        progress = self.progress
+        for totals in (progress.sums, progress.window):
+            for i, value in enumerate((sums.loss, sums.top1, sums.top5, sums.images)):
+                totals[i] += value
+        progress.bad_images += len(batch.bad)
+        for text in batch.bad:
+            self._live.line(f"warning: {text}; another image takes its place")
+            if self.log is not None:
+                self.log.event(text, step=progress.step)
+        wait = progress.waited / max(progress.seconds, 1e-9)
+        speed = progress.sums[3] / max(progress.seconds, 1e-9)
+        rate = self.schedule.rate(progress.step - 1)
+        loss, top1, top5 = (value / max(progress.window[3], 1) for value in progress.window[:3])
+        self._live.to(
+            progress.step,
+            f"epoch {progress.epoch}  loss {loss:.3f}  top-1 {top1:.1%}  top-5 {top5:.1%}  lr {rate:.3g}  "
+            f"{speed:.0f} images/s  data wait {wait:.1%}",
+        )
+        if progress.step % self.config.log_every == 0:
+            if self.log is not None:
+                self.log.step({
+                    "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * top1, "top5": 100 * top5,
+                    "lr": rate, "grad_norm": sums.grad_norm, "images_per_s": speed, "data_wait": wait,
+                })  # fmt: skip
+            progress.window = [0.0] * 4
+
+    def _close_epoch(self) -> None:
         """Validates, lets the schedule know, keeps the best weights, writes everything."""
         progress = self.progress
+        loss, top1, top5 = (value / max(progress.sums[3], 1) for value in progress.sums[:3])
+        seconds = max(progress.seconds, 1e-9)
         row = {
-            "epoch": progress.epoch, "step": progress.step, "lr": self.lr,
-            "train_loss": progress.epoch_loss / max(progress.batch, 1), **self.validate(),
-            "seconds": progress.epoch_seconds,
-            "images_per_s": progress.batch * self.config.batch_size / max(progress.epoch_seconds, 1e-9),
+            "epoch": progress.epoch, "step": progress.step, "lr": self.schedule.rate(max(progress.step - 1, 0)),
+            "train_loss": loss, "train_top1": 100 * top1, "train_top5": 100 * top5, **self.validate(),
+            "seconds": progress.seconds, "images_per_s": progress.sums[3] / seconds,
+            "data_wait": progress.waited / seconds, "bad_images": progress.bad_images,
         }  # fmt: skip
         progress.epochs.append(row)
         if progress.batch == len(self.batches):  # else `steps` ended the run within an epoch
-            self.schedule.step(row["val_top1"])
-            progress.epoch, progress.batch, progress.epoch_loss, progress.epoch_seconds = (
-                progress.epoch + 1,
-                0,
-                0.0,
-                0.0,
-            )
-        if row["val_top1"] < progress.best_top1 or not (self.out / "model.safetensors").exists():
-            progress.best_top1 = row["val_top1"]
-            save_model(self.model, self.out / "model.safetensors", self.run_facts)
-        self._save()
-        live.line(
-            f"epoch {row['epoch']:3d}  step {row['step']:6d}  lr {row['lr']:g}  loss {row['train_loss']:.4f}  "
+            self.schedule.epoch_done(row["val_top1"])
+            progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, [0.0] * 4
+            progress.seconds, progress.waited, progress.bad_images = 0.0, 0.0, 0
+        if self.log is not None:
+            self.log.epoch(row)
+            best = self.out / "model.safetensors"
+            if row["val_top1"] < progress.best_top1 or not best.exists():
+                facts = self.run_facts
+                if self._write("the best network", lambda: save_model(self.stepper.result, best, facts)):
+                    progress.best_top1 = row["val_top1"]
+        self._save(last=self._finished())
+        self._live.line(
+            f"epoch {row['epoch']:3d}  step {row['step']:6d}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  "
             f"validation loss {row['val_loss']:.4f}  top-1 error {row['val_top1']:.2f} %  top-5 {row['val_top5']:.2f} %"
-            f"  {row['images_per_s']:.0f} images/s"
-        )
-
-    def _step(self, images: Tensor, labels: Tensor) -> float:
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = F.cross_entropy(self.model(images), labels)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise FloatingPointError(
-                f"the loss is {value} at step {self.progress.step}: a lower lr, another init or clip_norm may help; "
-                f"{self.out} keeps the last checkpoint"
-            )
-        loss.backward()
-        if self.config.clip_norm:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.optimiser.step()
-        return value
-
-    def _log_step(self, loss: float) -> None:
-        window = self.progress.window
-        window.append(loss)
-        if self.progress.step % self.config.log_every == 0:
-            self._step_rows.append(
-                {
-                    "step": self.progress.step,
-                    "epoch": self.progress.epoch,
-                    "loss": float(np.mean(window)),
-                    "lr": self.lr,
-                }
-            )
-            window.clear()
-
-    def _save(self) -> None:
-        write_csv(self.out / "steps.csv", STEP_COLUMNS, self._step_rows)
-        write_csv(self.out / "metrics.csv", EPOCH_COLUMNS, self.progress.epochs)
-        checkpoint.save(
-            self.out / "checkpoint.pt", self.model, self.optimiser, self.schedule, self.progress, self.run_facts
+            f"  {row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.1%}"
         )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss (nats) and errors (per cent) on the validation images, centre crops."""
-        self.model.eval()
-        outputs = [(self.model(batch.images), batch.labels) for batch in self.val_batches.epoch()]
-        scores, labels = (torch.cat(parts) for parts in zip(*outputs, strict=True))
-        found = errors(scores, labels)
-        return {"val_loss": F.cross_entropy(scores, labels).item(), **{f"val_{k}": v for k, v in found.items()}}
+        """Loss (nats) and errors (per cent) on all ranks' validation images, centre crops."""
+        model = self.stepper.result.eval()
+        sums = np.zeros(4)
+        for batch in self.val_batches.epoch():
+            images, labels, counts = (
+                t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)
+            )
+            scores = self.stepper.forward(model, images)
+            losses = F.cross_entropy(scores, labels, reduction="none")
+            misses = [(~hits(scores, labels, k) & counts).sum() for k in (1, 5)]
+            sums += torch.stack([(losses * counts).sum(), *misses, counts.sum()]).double().cpu().numpy()
+        self.model.train()
+        loss, top1, top5, images = self.world.totals(sums.tolist())
+        if not images:
+            raise ValueError(f"{self.val_set.name}: none of its {len(self.val_set)} validation images decodes")
+        return {"val_loss": loss / images, "val_top1": 100 * top1 / images, "val_top5": 100 * top5 / images}
