@@ -6,7 +6,9 @@ import io
 import json
 import math
 
+import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from vggfast.training import console as console_module
@@ -205,6 +207,19 @@ def test_read_csv_of_a_missing_and_of_a_torn_file(tmp_path):
     (tmp_path / "steps.csv").write_text("step,loss\n1,2.5\n2,2.")
     assert read_csv(tmp_path / "steps.csv") == [{"step": 1, "loss": 2.5}]
     assert list(csv.reader((tmp_path / "steps.csv").open()))[2] == ["2", "2."]  # reading changes nothing
+
+
+@pytest.mark.parametrize("text", ["step,loss\n1,x\n", "step,loss\n1\n", "step\n1,2\n"])
+def test_a_file_that_is_no_table_is_named(text, tmp_path):
+    (tmp_path / "steps.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"steps\.csv is no table of numbers"):
+        RunLog(tmp_path, 1)
+
+
+def test_figures_of_numpy_and_torch(tmp_path, no_tensorboard):
+    RunLog(tmp_path, 0).step(_step(1, loss=np.float32(2.5), lr=torch.tensor(0.5)))
+    assert read_csv(tmp_path / "steps.csv") == [_step(1, loss=2.5, lr=0.5)]
+    assert _lines(tmp_path)[0]["loss"] == 2.5
 
 
 # ---- console ---------------------------------------------------------------------------------------------------------

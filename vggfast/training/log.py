@@ -36,16 +36,23 @@ _BYTES_PER_SCALAR, _BYTES_PER_FILE = 200, 16384
 
 
 def read_csv(path: str | Path) -> list[dict[str, float]]:
-    """The rows of steps.csv or metrics.csv; none where there is no such file. A torn last line is left out."""
+    """The rows of steps.csv or metrics.csv; none where there is no such file. A torn last line is left out.
+
+    Raises:
+        ValueError: it holds something else; the text names it.
+    """
     path = Path(path)
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
     whole = (line for line in lines if line.endswith("\n"))
-    return [
-        {name: int(value) if value.isdigit() else float(value) for name, value in row.items()}
-        for row in csv.DictReader(whole)
-    ]
+    try:
+        return [
+            {name: int(value) if value.isdigit() else float(value) for name, value in row.items()}
+            for row in csv.DictReader(whole)
+        ]
+    except (ValueError, AttributeError) as error:  # a row that is too short or too long holds None or a list
+        raise ValueError(f"{path} is no table of numbers: {error}") from error
 
 
 class RunLog:
@@ -57,7 +64,7 @@ class RunLog:
             checkpoint that the run goes on from, and it computes them again.
 
     Raises:
-        OSError: the files of an earlier session cannot be read or trimmed.
+        OSError, ValueError: the files of an earlier session cannot be read or trimmed; the text names the file.
     """
 
     def __init__(self, out: str | Path, step: int) -> None:
@@ -96,20 +103,18 @@ class RunLog:
     def close(self) -> None:
         """Tries for the last time what still waits; a warning says what is lost."""
         self._write()
-        if self._failing:
-            say(f"warning: the last {self._waiting()} rows of the log could not be written to {self._out}")
+        if lost := self._json.waiting.count(b"\n"):
+            say(f"warning: the last {lost} rows of the log could not be written to {self._out}")
         if self._scalars is not None:
             self._scalars.close()
 
     def _row(self, kind: str, table: _Table, row: Mapping[str, float]) -> None:
+        row = {name: value if isinstance(value, int) else float(value) for name, value in row.items()}
         table.add(row)
         self._json.add(_json_line(kind, row))
         if self._scalars is not None:
             self._scalars.add(kind, row)
         self._write()
-
-    def _waiting(self) -> int:
-        return self._json.waiting.count(b"\n")
 
     def _write(self) -> None:
         """Writes all that waits; one warning from the first failure until all is well again."""
@@ -192,23 +197,22 @@ class _Table:
         self.last: tuple[float, float] | None = None  # epoch and step of the last row
         rows = [row for row in read_csv(path) if row["step"] <= step]
         if path.exists():
-            header = ",".join(columns) + "\n"
-            text = header + "".join(self._text({name: row.get(name, math.nan) for name in columns}) for row in rows)
-            self.lines.replace(path.read_bytes(), text.encode())
+            texts = [self._text({name: row.get(name, math.nan) for name in columns}) for row in rows]
+            self.lines.replace(path.read_bytes(), "".join(f"{t}\n" for t in [",".join(columns), *texts]).encode())
         else:
             self.lines.add(",".join(columns))
         if rows:
             self.last = (rows[-1]["epoch"], rows[-1]["step"])
 
     def _text(self, row: Mapping[str, float]) -> str:
-        return ",".join(repr(row[name]) for name in self._columns) + "\n"
+        return ",".join(repr(row[name]) for name in self._columns)
 
     def add(self, row: Mapping[str, float]) -> None:
         if row.keys() != set(self._columns):
             raise ValueError(
                 f"row has {', '.join(row)}: {', '.join(self._columns)} are wanted for {self.lines.path.name}"
             )
-        self.lines.add(self._text({k: v if isinstance(v, int) else float(v) for k, v in row.items()})[:-1])
+        self.lines.add(self._text(row))
         self.last = (row["epoch"], row["step"])
 
 
