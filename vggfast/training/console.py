@@ -2,30 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
+def say(text: str | Table) -> None:
+    """Prints a line or a table. A full disk behind ``vggfast train > out.txt`` stops nothing."""
+    with contextlib.suppress(OSError):
+        console.print(text)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, such as 0:01:30."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def step_text(row: Mapping[str, float]) -> str:
+    """What stands beside the bar of a training, of a row of log.STEP_COLUMNS."""
+    return (
+        f"epoch {row['epoch']}  loss {row['loss']:.3f}  top-1 {row['top1']:.1f} %  top-5 {row['top5']:.1f} %  "
+        f"{row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.0%}"
+    )
+
+
 class Live:
-    """Progress of `total` units, with a text beside the bar."""
+    """Progress of `total` units, with a text beside the bar.
+
+    Args:
+        name: what goes on.
+        total: units in all.
+        done: those that an earlier session did.
+        quiet: print nothing, as all ranks but the first.
+    """
 
     seconds_between_lines = 15.0
 
-    def __init__(self, name: str, total: int, done: int = 0) -> None:
-        self.name, self.total, self.done = name, total, done
+    def __init__(self, name: str, total: int, done: int = 0, quiet: bool = False) -> None:
+        self.name, self.total, self.done, self.quiet = name, total, done, quiet
         self._bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[text]}", markup=False), TimeElapsedColumn(), TimeRemainingColumn(),
-            console=console, transient=True, disable=not console.is_terminal,
+            TextColumn("{task.description}", markup=False), BarColumn(bar_width=16),
+            TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}  {task.fields[text]}", markup=False),
+            console=console, transient=True, disable=quiet or not console.is_terminal,
         )  # fmt: skip
-        self._task = self._bar.add_task(name, total=total, completed=done, text="")
-        self._last_line = time.monotonic()
+        self._task = self._bar.add_task(name, total=total, completed=done, text="", left="")
+        self._first_done, self._began = done, time.monotonic()
+        self._last_line = self._began
 
     def __enter__(self) -> Live:
         self._bar.start()
@@ -35,15 +65,24 @@ class Live:
         self._bar.stop()
 
     def to(self, done: int, text: str = "") -> None:
+        """Shows that `done` units are done, with `text` beside."""
         self.done = done
-        self._bar.update(self._task, completed=done, text=text)
         now = time.monotonic()
-        if not console.is_terminal and now - self._last_line > self.seconds_between_lines:
+        left = self._left(now)
+        self._bar.update(self._task, completed=done, text=text, left=left)
+        if not self.quiet and not console.is_terminal and now - self._last_line > self.seconds_between_lines:
             self._last_line = now
-            console.print(f"{self.name} {done}/{self.total}  {text}")
+            say(f"{self.name} {done}/{self.total}  {left}  {text}")
+
+    def _left(self, now: float) -> str:
+        """The time left, from the rate of this session alone."""
+        done = self.done - self._first_done
+        return f"ETA {duration((now - self._began) / done * (self.total - self.done))}" if done > 0 else "ETA -:--:--"
 
     def line(self, text: str) -> None:
-        console.print(text)
+        """Prints a line that stays."""
+        if not self.quiet:
+            say(text)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -52,4 +91,4 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
         table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    say(table)
