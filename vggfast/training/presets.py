@@ -13,6 +13,7 @@ _TRAINING_SCALES: dict[str, dict[str, Any]] = {
     "-384": {"scale_min": 384, "scale_max": 384, "lr": 1e-3, "init_layers": "all"},
     "-jitter": {"scale_min": 256, "scale_max": 512, "lr": 1e-3, "init_layers": "all"},
 }
+_STARTING_SCALES = {"-384": 256, "-jitter": 384}
 
 PRESETS: dict[str, dict[str, Any]] = {
     **{
@@ -47,3 +48,13 @@ def preset_for(data: str) -> str:
     """The preset that suits this kind of data; "" where the paper's own recipe does."""
     kind = data.partition(":")[0]
     return kind if kind in PRESETS else ""
+
+
+def scale_of(name: str) -> str:
+    """The end of a preset's name that says which S: "-384", "-jitter", or "" for 256 and for other presets."""
+    return next((scale for scale in _STARTING_SCALES if name.endswith(scale)), "")
+
+
+def starting_scale(name: str) -> int | None:
+    """The S of the net that this preset goes on from; None where it needs none."""
+    return _STARTING_SCALES.get(scale_of(name))

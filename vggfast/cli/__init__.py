@@ -1,0 +1,67 @@
+"""The command ``vggfast``: train, eval, predict, cache, info."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from vggfast import __version__
+from vggfast.cli.errors import UsageError, rank, tell
+
+# By command: the module that has its add_arguments(parser) and run(parsed) -> exit code, and what it is for. A module
+# is imported when its command is called, so that each command needs its own packages and no others.
+_COMMANDS = {
+    "train": ("vggfast.cli.train", "train a network with the paper's recipe"),
+    "eval": ("vggfast.cli.eval", "top-1 and top-5 error of a trained network"),
+    "predict": ("vggfast.cli.predict", "classes of image files"),
+    "cache": ("vggfast.data.cache", "decode and resize a data set once, into a file that training maps into memory"),
+    "info": ("vggfast.cli.info", "what is installed here: versions, build, devices, instruction set, packages"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line.
+
+    Returns:
+        The process' exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage, 128 + number where a signal
+        stopped it.
+    """
+    try:
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        tell(str(error))
+        return 2
+    except ModuleNotFoundError as error:
+        tell(f"{error}: this command wants the extra, pip install 'vggfast[train]'")
+        return 1
+    except (OSError, ValueError, TypeError, FloatingPointError, ImportError, RuntimeError) as error:
+        if os.environ.get("VGGFAST_TRACEBACK"):
+            raise
+        tell(" ".join(str(error).split()))
+        return 1
+    except KeyboardInterrupt:
+        tell("interrupted")
+        return 130
+
+
+def _run(arguments: list[str]) -> int:
+    # All ranks of torchrun's get the same command line: one of them explains it.
+    quiet = io.StringIO() if rank() else None
+    with contextlib.redirect_stdout(quiet or sys.stdout), contextlib.redirect_stderr(quiet or sys.stderr):
+        parser = argparse.ArgumentParser(
+            prog="vggfast", description="VGG networks on hand-written kernels. Each command has --help."
+        )
+        parser.add_argument("--version", action="version", version=f"vggfast {__version__}")
+        commands = parser.add_subparsers(required=True, metavar="COMMAND")
+        for name, (module, text) in _COMMANDS.items():
+            command = commands.add_parser(name, help=text, allow_abbrev=False)
+            if arguments[:1] == [name]:
+                chosen = importlib.import_module(module)
+                chosen.add_arguments(command)
+        parsed = parser.parse_args(arguments)
+    return chosen.run(parsed)

@@ -1,0 +1,55 @@
+"""``vggfast info``: what is installed here, and why a module will not load."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from vggfast import __version__, _native
+
+# What is not needed to use the library, and what each is for.
+_PACKAGES = {
+    "rich": "train: progress and tables", "Pillow": "train: reads images", "safetensors": "train: weight files",
+    "PyYAML": "train: recipes", "matplotlib": "train: curves", "Jinja2": "train: report", "scikit-learn": "data digits",
+    "datasets": "data hf:NAME", "tensorboard": "logs for TensorBoard",
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Prints versions, how the compiled module was built, devices, and the optional packages."
+
+
+def run(_: argparse.Namespace) -> int:
+    import torch
+
+    rows = {
+        "vggfast": __version__, "python": platform.python_version(), "system": platform.platform(),
+        "torch": torch.__version__, "torch CUDA": torch.version.cuda or "not built",
+        "threads": str(torch.get_num_threads()),
+        "GPUs": ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())) or "none",
+    }  # fmt: skip
+    problem = None
+    try:
+        core = _native.load()
+        rows |= {f"module: {name}": value for name, value in core.build_info()}
+        rows |= {
+            "instruction sets here": ", ".join(_native.cpu_isas()),
+            "instruction set in use": _native.cpu_isa(),
+            "OpenMP runtime": core.openmp_runtime(),
+        }
+    except (ImportError, ValueError) as error:
+        problem = error
+    rows |= {f"package: {name}": f"{_version(name):<15} {purpose}" for name, purpose in _PACKAGES.items()}
+    for name, value in rows.items():
+        print(f"{name:<30} {value}")
+    if problem is not None:
+        print(f"\n{problem}")
+    return 0 if problem is None else 1
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,194 @@
+"""``vggfast train``: a run, or what initialisations do in its first steps; on one process or torchrun's many."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shlex
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vggfast import _native
+from vggfast.cli.errors import UsageError
+from vggfast.cli.recipe import DEPTHS, MAY_CHANGE, Order, diagnosis, flag, order
+from vggfast.models import INITS
+from vggfast.training.config import TrainConfig
+from vggfast.training.presets import PRESETS
+
+if TYPE_CHECKING:
+    from vggfast.training.trainer import Trainer
+
+_DESCRIPTION = """\
+Trains a network with the recipe of Simonyan & Zisserman, evaluates it densely, and writes a run
+folder: config.yaml, checkpoints, the best weights (model.safetensors), metrics, curves, a report.
+
+The recipe is made of, each over the one before: the paper's values, a preset, a YAML file, these
+options. Brackets show the paper's value, then what the presets digits and tiny-imagenet make of it."""
+
+_EPILOG = """\
+examples:
+  vggfast train --data imagefolder:photos --config D --out runs/photos
+  torchrun --nproc-per-node=8 -m vggfast train --preset paper-D --data imagenet:DIR
+  torchrun --nproc-per-node=8 --max-restarts=3 -m vggfast train --recipe mine.yaml --resume auto"""
+
+# Short forms of options, as other replications have them.
+_SHORT = {"batch_size": ["-b"], "epochs": ["-e"], "early_stop": ["-es"], "lr": ["-lr"]}
+_METAVARS = {"data": "SPEC", "val_data": "SPEC", "init_from": "FILE"}
+_SMALL = ("digits", "tiny-imagenet")
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Wide enough for our options, and no name of one cut at its hyphens."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=29)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "vggfast train [options]"
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.formatter_class = _Help
+    _add_folder(parser.add_argument_group("folder"))
+    _add_recipe(parser.add_argument_group("recipe"))
+    groups: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainConfig):
+        name = field.metadata["group"]
+        if name not in groups:
+            groups[name] = parser.add_argument_group(name)
+        _add_field(groups[name], field)
+    _add_diagnosis(parser.add_argument_group("initialisations compared"))
+    _add_replication(parser.add_argument_group("flags of another replication, beside -b, -e, -es and -lr"))
+
+
+def _add_folder(group: Any) -> None:
+    group.add_argument("--out", metavar="DIR", type=Path, help="the run's folder [runs/<kind of data>-<config>]")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that it holds")
+    group.add_argument(
+        "--resume",
+        metavar="DIR|auto",
+        help=f"go on with the run in DIR; {', '.join(map(flag, MAY_CHANGE))} may change. auto: go on with the run in "
+        "--out where there is one, else start it",
+    )
+
+
+def _add_recipe(group: Any) -> None:
+    group.add_argument(
+        "--preset",
+        metavar="NAME",
+        choices=(*PRESETS, "none"),
+        help=f"{', '.join(PRESETS)}, or none [the one that suits the kind of data]",
+    )
+    group.add_argument(
+        "--recipe", metavar="FILE", type=Path, help="YAML: the options below, as 'batch_size: 64', and 'preset'"
+    )
+
+
+def _add_field(group: Any, field: dataclasses.Field) -> None:
+    """An option of TrainConfig; None where it is not given."""
+    names = [*_SHORT.get(field.name, []), flag(field.name)]
+    shown = [_text(field.default)] + [f"{kind} {_text(PRESETS[kind][field.name])}" for kind in _SMALL
+                                      if PRESETS[kind].get(field.name, field.default) != field.default]  # fmt: skip
+    text = field.metadata["help"] + (f" [{'; '.join(shown)}]" if field.default != "" else "")
+    if isinstance(field.default, bool):
+        group.add_argument(*names, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    choices = field.metadata["choices"]
+    metavar = None if choices else _METAVARS.get(field.name) or {int: "N", float: "X"}[type(field.default)]
+    group.add_argument(*names, dest=field.name, type=type(field.default), choices=choices, metavar=metavar, help=text)
+
+
+def _text(value: Any) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value}"
+
+
+def _add_diagnosis(group: Any) -> None:
+    group.add_argument(
+        "--diagnose-init",
+        metavar="INIT",
+        nargs="*",
+        choices=tuple(INITS),
+        help="train nothing else: the first steps from each of these initialisations (none named: --init's, or all), "
+        "their logits, losses and gradients, into --out [runs/init-<config>]",
+    )
+    group.add_argument("--diagnose-steps", metavar="N", type=int, help="how many first steps [200]")
+
+
+def _add_replication(group: Any) -> None:
+    depths = ", ".join(f"{depth} is {config}" for depth, config in DEPTHS.items())
+    group.add_argument("-d", type=int, choices=tuple(DEPTHS), help=f"weight layers: {depths}")
+    group.add_argument("-c11", action="store_true", help="16 layers with 1x1 convolutions: C")
+    group.add_argument(
+        "-i", metavar="INIT", help="an initialisation's name, or a weight file: --init-from FILE --init-layers all"
+    )
+    group.add_argument("-t", metavar="DIR", help="training images, a folder of class folders; or as --data")
+    group.add_argument("-v", metavar="DIR", help="validation images, the same")
+
+
+def run(parsed: argparse.Namespace) -> int:
+    if parsed.diagnose_init is not None:
+        return _diagnose(parsed)
+    if parsed.diagnose_steps is not None:
+        raise UsageError(f"--diagnose-steps is {parsed.diagnose_steps}, and there is no --diagnose-init")
+    return _train(order(parsed), parsed.overwrite)
+
+
+def _train(asked: Order, overwrite: bool) -> int:
+    from vggfast.training.distributed import World
+    from vggfast.training.finish import finish
+    from vggfast.training.trainer import Trainer
+
+    with World.start(asked.config.device) as world:
+        asked = _of_rank_0(asked)
+        trainer = Trainer(asked.config, asked.out, world, resume=asked.resume, overwrite=overwrite)
+        if world.main:
+            _announce(asked, trainer, world.size)
+        if not trainer.run():
+            if world.main:
+                print(
+                    f"stopped at step {trainer.progress.step}; go on with: "
+                    f"vggfast train --resume {shlex.quote(str(asked.out))}",
+                    flush=True,
+                )
+            return 128 + trainer.stop_signal
+        if world.main:
+            finish(trainer)
+    return 0
+
+
+def _of_rank_0(asked: Order) -> Order:
+    """What rank 0 found: with `--resume auto`, a slower rank on another machine may see the folder otherwise."""
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        return asked
+    box = [asked]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def _announce(asked: Order, trainer: Trainer, processes: int) -> None:
+    config = asked.config
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    if asked.note:
+        print(asked.note)
+    print(
+        f"{config.config} ({parameters:,} parameters) on {config.data}: {len(trainer.train_set)} training and "
+        f"{len(trainer.val_set)} validation images, {len(trainer.train_set.classes)} classes; "
+        f"{f'{processes} processes, ' if processes > 1 else ''}{_native.threads()} threads, {_native.cpu_isa()}",
+        flush=True,
+    )
+
+
+def _diagnose(parsed: argparse.Namespace) -> int:
+    from vggfast.training.diagnosis import diagnose
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise UsageError("--diagnose-init is for one process: call it without torchrun")
+    config, inits, out = diagnosis(parsed)
+    diagnose(config, inits, out, 200 if parsed.diagnose_steps is None else parsed.diagnose_steps)
+    return 0
