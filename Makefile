@@ -31,7 +31,7 @@ $(VENV)/ready: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet setuptools wheel pybind11 cmake ninja
-	VGGFAST_CUDA=$(or $(VGGFAST_CUDA),off) $(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0
 	touch $@
 
@@ -55,7 +55,7 @@ sanitize: $(VENV)/ready
 	$(BIN)/cmake --build build/sanitize
 	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
 
-resources: $(VENV)/ready
+resources: module
 	$(BIN)/python scripts/kernel_resources.py
 
 roofline: sim
