@@ -16,13 +16,14 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "csrc" / "cuda" / "resources.json"
-BUILD = ROOT / "build" / "temp"  # setup.cfg's
+BUILD = ROOT / "build" / f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"  # setup.py's
 LISTS = {"cuda_sources": "vggfast_core", "hopper_sources": "vggfast_hopper"}  # list and target in CMakeLists.txt
 # From sm_90 on a block's first KiB of shared memory is the system's: cuobjdump counts it, ptxas does not.
 SYSTEM_SHARED = 1024
