@@ -1,33 +1,30 @@
 #!/usr/bin/env python3
 """What each CUDA kernel takes: registers, static shared memory, stack, spills, by architecture, against a budget.
 
-Without --object it compiles the sources that CMakeLists.txt lists as cuda_sources, for each architecture, and as
-hopper_sources, for sm_90a, to machine code alone, and reads what ptxas says; that takes no GPU. With --object it reads
-a built library, object or module by cuobjdump, which knows no spills: there they show as stack. A kernel above its line
-in the budget, or without one, and any spill is named, and the exit status is 1; so is what ptxas says of products that
-it serialises (C7510, C7511) and of setmaxnreg that it ignores (C7508).
+Without --object it reads what ptxas said when a build's folder was filled: cmake/keep_ptxas.sh keeps that beside each
+object, of the sources that CMakeLists.txt lists as cuda_sources and hopper_sources. With --object it reads a built
+library, object or module by cuobjdump, which knows no spills: there they show as stack. Neither takes a GPU. A kernel
+above its line in the budget, or without one, and any spill is named, and the exit status is 1; so is what ptxas says of
+products that it serialises (C7510, C7511) and of setmaxnreg that it ignores (C7508).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import sysconfig
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "csrc" / "cuda" / "resources.json"
-HOPPER = "90a"
-ARCHS = ("80", HOPPER)
-FLAGS = ("-std=c++20", "-O3", "-DNDEBUG", "-DVGGFAST_WITH_CUDA", "-Icsrc", "-Icsrc/include")  # as CMake's Release
+BUILD = ROOT / "build" / f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"  # setup.py's
+LISTS = {"cuda_sources": "vggfast_core", "hopper_sources": "vggfast_hopper"}  # list and target in CMakeLists.txt
 # From sm_90 on a block's first KiB of shared memory is the system's: cuobjdump counts it, ptxas does not.
 SYSTEM_SHARED = 1024
 WARNINGS = re.compile(r"\(?(C7508|C7510|C7511)\)?\b")
@@ -191,25 +188,17 @@ def tool(name: str, instead: str) -> str:
     return path
 
 
-def compiled(archs: Iterable[str], jobs: int) -> str:
-    """What ptxas says of every source."""
-    nvcc = tool("nvcc", "; it needs no GPU")
+def kept(build: Path) -> str:
+    """What ptxas said of every source when `build`, CMake's folder, was filled."""
     text = (ROOT / "CMakeLists.txt").read_text()
-    cases = [(source, arch) for source in sources(text, "cuda_sources") for arch in archs]
-    cases += [(source, HOPPER) for source in sources(text, "hopper_sources") if HOPPER in archs]
-
-    def compile_one(case: tuple[str, str]) -> str:
-        source, arch = case
-        with tempfile.TemporaryDirectory() as folder:
-            target = ("-cubin", "-o", f"{folder}/out.cubin", "-gencode", f"arch=compute_{arch},code=sm_{arch}")
-            command = [nvcc, *FLAGS, *target, "-Xptxas", "-v", source]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        if done.returncode:
-            raise WantedError(f"nvcc ended with status {done.returncode}: {' '.join(command)}\n{done.stderr.strip()}")
-        return done.stdout + done.stderr
-
-    with ThreadPoolExecutor(jobs) as pool:
-        return "\n".join(pool.map(compile_one, cases))
+    said = []
+    for name, target in LISTS.items():
+        for source in sources(text, name):
+            log = build / "CMakeFiles" / f"{target}.dir" / f"{source}.o.ptxas"
+            if not log.is_file():
+                raise WantedError(f"--build is {build}: it has no {log.relative_to(build)}: build there with CUDA")
+            said.append(log.read_text())
+    return "\n".join(said)
 
 
 def dumped(path: Path) -> str:
@@ -252,11 +241,9 @@ def show(found: Found, budget: dict[str, dict[str, dict[str, int]]]) -> None:
 
 def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--archs", nargs="+", default=list(ARCHS), metavar="SM",
-                      help="architectures to compile for (default %(default)s)")  # fmt: skip
-    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N",
-                      help="sources to compile at a time (default: one per processor)")  # fmt: skip
-    made.add_argument("--object", type=Path, metavar="FILE", help="read this built file by cuobjdump; compile nothing")
+    made.add_argument("--build", type=Path, default=BUILD, metavar="DIR",
+                      help="CMake's folder of a build with CUDA (default %(default)s)")  # fmt: skip
+    made.add_argument("--object", type=Path, metavar="FILE", help="read this built file by cuobjdump instead")
     made.add_argument("--log", type=Path, metavar="FILE", help="a build's output, to look there for such warnings too")
     made.add_argument("--budget", type=Path, default=BUDGET, metavar="FILE", help="JSON (default %(default)s)")
     made.add_argument("--write", action="store_true", help="write what was found as the new budget")
@@ -265,10 +252,10 @@ def parser() -> argparse.ArgumentParser:
 
 def report(options: argparse.Namespace) -> int:
     """Prints the table and what is wrong; returns the exit status."""
-    text = dumped(options.object) if options.object else compiled(options.archs, options.jobs)
+    text = dumped(options.object) if options.object else kept(options.build)
     found = named(from_cuobjdump(text) if options.object else from_ptxas(text))
     if not found:
-        raise WantedError(f"no kernel was found in {options.object or 'what ptxas said'}")
+        raise WantedError(f"no kernel was found in {options.object or options.build}")
     said = text + ("\n" + options.log.read_text() if options.log else "")
     old = json.loads(options.budget.read_text()) if options.budget.exists() else {"nvcc": "", "kernels": {}}
     version = nvcc_version()

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import shutil
+import stat
+import subprocess
 import sys
 from pathlib import Path
 
@@ -163,12 +165,64 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "ptxas: ptxas info    : (C7510)" in capsys.readouterr().out
 
 
-def test_without_nvcc_a_sentence_says_so(monkeypatch, capsys):
-    monkeypatch.setattr(resources.shutil, "which", lambda name, path=None: None)
-    assert resources.main([]) == 2
+def fill(build):
+    """A build's folder with PTXAS beside the first object and nothing beside the others; returns the first log."""
+    text = (resources.ROOT / "CMakeLists.txt").read_text()
+    logs = [
+        build / "CMakeFiles" / f"{target}.dir" / f"{source}.o.ptxas"
+        for name, target in resources.LISTS.items()
+        for source in resources.sources(text, name)
+    ]
+    for log in logs:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(PTXAS if log is logs[0] else "")
+    return logs[0]
+
+
+@needs_filter
+def test_what_a_build_kept_is_read_and_its_warnings_count(tmp_path, capsys):
+    log, budget = fill(tmp_path), tmp_path / "resources.json"
+    base = ["--build", str(tmp_path), "--budget", str(budget)]
+    assert resources.main([*base, "--write"]) == 1
+    assert "kern<double, 64>, sm_80: spills 24 bytes: 0 is wanted" in capsys.readouterr().out
+    log.write_text(PTXAS.replace("8 bytes spill stores, 16 bytes", "0 bytes spill stores, 0 bytes"))
+    assert resources.main(base) == 0
+    assert "2 kernels are within resources.json" in capsys.readouterr().out
+    with log.open("a") as file:
+        file.write(SERIALISED)
+    assert resources.main(base) == 1
+    assert "ptxas: ptxas info    : (C7510)" in capsys.readouterr().out
+
+
+def test_a_build_without_a_log_is_named(tmp_path, capsys):
+    log = fill(tmp_path)
+    log.unlink()
+    assert resources.main(["--build", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
-        "kernel_resources: nvcc was not found: put CUDA's bin folder on PATH; it needs no GPU\n"
+        f"kernel_resources: --build is {tmp_path}: it has no {log.relative_to(tmp_path)}: build there with CUDA\n"
     )
+
+
+KEEPER = resources.ROOT / "cmake" / "keep_ptxas.sh"
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_the_compilers_words_are_kept_and_all_but_the_table_is_shown(tmp_path, status):
+    nvcc = tmp_path / "nvcc"
+    nvcc.write_text(f"#!/bin/sh\ncat >&2 <<'END'\n{PTXAS}{SERIALISED}\nk.cu(3): warning #1\nEND\nexit {status}\n")
+    nvcc.chmod(nvcc.stat().st_mode | stat.S_IXUSR)
+    command = ["sh", KEEPER, nvcc, "-O3", '-DNAME="a b"', "-c", "k.cu", "-o", tmp_path / "k.cu.o"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == status
+    assert done.stderr == f"{SERIALISED}\nk.cu(3): warning #1\n"
+    assert (tmp_path / "k.cu.o.ptxas").read_text() == f"{PTXAS}{done.stderr}"
+
+
+def test_the_keeper_passes_arguments_on_as_they_are(tmp_path):
+    command = ["sh", KEEPER, "printf", "%s|", "a b", "", "$c", "-o", str(tmp_path / "k.o")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == f"a b||$c|-o|{tmp_path}/k.o|"
+    assert subprocess.run(["sh", KEEPER, "true"], capture_output=True).returncode == 2
 
 
 def test_object_that_is_not_there(capsys):
