@@ -53,7 +53,9 @@ def train(folder: Path, steps: int, accumulate: int) -> None:
         trainer = Trainer(config, folder / "run", world, overwrite=True)
         trainer.stepper = _Observed(config, world, trainer.model, trainer.optimiser)
         trainer.run()
-        torch.save({"gradients": trainer.stepper.gradients, "weights": trainer.model.state_dict()}, folder / f"{world.rank}.pt")
+        torch.save(
+            {"gradients": trainer.stepper.gradients, "weights": trainer.model.state_dict()}, folder / f"{world.rank}.pt"
+        )
 
 
 def launch(ranks: int, steps: int, accumulate: int = 1) -> list[dict[str, dict[str, torch.Tensor]]]:
@@ -106,7 +108,9 @@ def main() -> None:
     (single,) = launch(1, parsed.steps)
     plans = [(1, 3), *((ranks, 1) for ranks in parsed.ranks), (max(parsed.ranks), 3)]
     rows = [compare(ranks, parsed.steps, single, accumulate) for ranks, accumulate in plans]
-    print(f"{'ranks':>5} {'parts':>5}  {'gradients, step 1':^32}  {f'weights, step {parsed.steps}':^32}  ranks bit-equal")
+    print(
+        f"{'ranks':>5} {'parts':>5}  {'gradients, step 1':^32}  {f'weights, step {parsed.steps}':^32}  ranks bit-equal"
+    )
     for row in rows:
         figures = "  ".join(
             " ".join(f"{row[kind][name]:10.2e}" for name in ("relative_l2", "worst_tensor", "largest"))

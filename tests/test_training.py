@@ -1,46 +1,89 @@
-"""The trainer: it learns, it resumes to the bit, it refuses what does not fit."""
+"""The trainer on one process: it learns, it resumes to the bit, it refuses what does not fit."""
 
+import copy
 import dataclasses
 import json
-import os
+import math
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from vggfast.training.config import PRESETS, TrainConfig
-from vggfast.training.trainer import Trainer, read_csv
-from vggfast.weights import read_state_dict
+from vggfast import VGG
+from vggfast.data import Batch
+from vggfast.training.checkpoint import Checkpoints
+from vggfast.training.config import TrainConfig, read_values
+from vggfast.training.distributed import World
+from vggfast.training.log import read_csv
+from vggfast.training.presets import PRESETS, preset, preset_for
+from vggfast.training.schedule import Schedule
+from vggfast.training.start import build_optimiser, conv_names, start_from
+from vggfast.training.step import Stepper
+from vggfast.training.trainer import Trainer
+from vggfast.weights import load_model, save_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _config(photos, **changes):
     small = {"crop": 32, "scale_min": 36, "scale_max": 40, "width": 0.1, "hidden": 16, "batch_size": 4,
-             "epochs": 3, "log_every": 2}  # fmt: skip
+             "epochs": 3, "log_every": 2, "workers": 0}  # fmt: skip
     return TrainConfig(data=f"imagefolder:{photos}", **{**small, **changes})
 
 
-def _weights(folder):
-    return read_state_dict(folder / "checkpoint.pt")
+def _newest(folder):
+    content = Checkpoints(folder / "checkpoints").newest(pytest.fail)
+    assert content is not None
+    return content
 
 
-def test_a_resumed_run_equals_one_that_was_never_stopped(photos, tmp_path):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    Trainer(_config(photos), whole).run()
-    Trainer(_config(photos, steps=5), parts).run()
-    for steps in (6, 0):
-        Trainer(_config(photos, steps=steps), parts, resume=True).run()
-    mine, theirs = _weights(whole), _weights(parts)
+def _assert_same_weights(one, other):
+    mine, theirs = _newest(one)["model"], _newest(other)["model"]
     assert mine.keys() == theirs.keys()
     for name in mine:
         assert torch.equal(mine[name], theirs[name]), name
-    assert (whole / "steps.csv").read_text() == (parts / "steps.csv").read_text()
+
+
+def _rows(path):
+    """A log without what the clock says."""
+    timings = {"seconds", "images_per_s", "data_wait"}
+    return [{k: v for k, v in row.items() if k not in timings} for row in read_csv(path)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"optimiser": "adamw", "schedule": "cosine", "warmup": 2, "ema": 0.9, "lr": 1e-3, "decay_all": False},
+        {"precision": "fp16", "accumulate": 2, "clip_norm": 1.0, "label_smoothing": 0.1, "channels_last": True},
+        {"precision": "bf16", "optimiser": "adam", "lr": 1e-3, "batch_norm": True, "workers": 2},
+    ],
+)
+def test_a_resumed_run_equals_one_that_was_never_stopped(photos, tmp_path, options):
+    """Stopped by a signal within an epoch and after its last step."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    Trainer(_config(photos, **options), whole).run()
+    for resume, stop in ((False, 3), (True, 4), (True, 15)):
+        trainer = Trainer(_config(photos, **options), parts, resume=resume)
+        log_step = trainer._log_step
+
+        def logged(sums, batch, trainer=trainer, log_step=log_step, stop=stop):
+            if trainer.progress.step == stop:
+                sums.stop = True
+            log_step(sums, batch)
+
+        trainer._log_step = logged
+        assert trainer.run() is (stop == 15)
+    _assert_same_weights(whole, parts)
+    assert _rows(whole / "steps.csv") == _rows(parts / "steps.csv")
+    assert _rows(whole / "metrics.csv") == _rows(parts / "metrics.csv")
+    best = [load_model(folder / "model.safetensors")[0].state_dict() for folder in (whole, parts)]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
 def test_it_learns_two_colours(photos, tmp_path):
-    trainer = Trainer(_config(photos, epochs=25, lr=0.03, dropout=0.0, colour_shift=0.0), tmp_path / "run")
+    trainer = Trainer(_config(photos, epochs=25, lr=0.01, patience=25, dropout=0.0, colour_shift=0.0), tmp_path / "run")
     assert trainer.run()
     assert trainer.progress.epochs[-1]["train_loss"] < 0.1
     assert trainer.progress.best_top1 == 0
@@ -56,28 +99,6 @@ def test_checkpoint_of_another_network(photos, tmp_path):
     Trainer(_config(photos, steps=1), tmp_path).run()
     with pytest.raises(ValueError, match="of another network: config is 'A' there and 'B' here"):
         Trainer(_config(photos, config="B"), tmp_path, resume=True)
-
-
-def test_corrupt_checkpoint_is_named(photos, tmp_path):
-    Trainer(_config(photos, steps=1), tmp_path).run()
-    (tmp_path / "checkpoint.pt").write_bytes(b"x" * 1000)
-    with pytest.raises(ValueError, match=r"checkpoint\.pt is not a checkpoint of this run that can be read"):
-        Trainer(_config(photos), tmp_path, resume=True)
-
-
-def test_loss_that_is_not_finite_stops_the_run(photos, tmp_path):
-    trainer = Trainer(_config(photos, init="paper-literal", pixel_std=False, lr=1e6), tmp_path)
-    with pytest.raises(FloatingPointError, match=r"the loss is (nan|inf) at step \d+: a lower lr"):
-        trainer.run()
-
-
-def test_learning_rate_drops_three_times_at_most(photos, tmp_path):
-    trainer = Trainer(_config(photos, lr=0.01, patience=0), tmp_path)
-    rates = []
-    for _ in range(10):
-        trainer.schedule.step(50.0)
-        rates.append(trainer.lr)
-    assert sorted(set(rates), reverse=True) == pytest.approx([0.01, 0.001, 1e-4, 1e-5])
 
 
 @pytest.mark.parametrize(
@@ -96,11 +117,6 @@ def test_configurations_that_cannot_be(changes, message):
         TrainConfig(**changes)
 
 
-@pytest.mark.parametrize("kind", PRESETS)
-def test_presets_are_valid(kind):
-    TrainConfig(**PRESETS[kind])
-
-
 def test_defaults_are_the_papers():
     config = TrainConfig()
     assert (config.batch_size, config.momentum, config.weight_decay, config.dropout) == (256, 0.9, 5e-4, 0.5)
@@ -110,53 +126,13 @@ def test_defaults_are_the_papers():
 
 
 @pytest.mark.slow
-def test_termination_writes_a_checkpoint_and_the_run_resumes(tmp_path):
-    out = tmp_path / "run"
-    command = [sys.executable, "-m", "vggfast", "train", "--data", "digits", "--out", str(out), "--width", "0.1"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (out / "checkpoint.pt").exists() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    output = process.communicate(timeout=120)[0]
-    assert process.returncode == 130
-    assert f"go on with: vggfast train --resume {out}" in output
-    stopped = torch.load(out / "checkpoint.pt", weights_only=True)["progress"]["step"]
-    command = [sys.executable, "-m", "vggfast", "train", "--resume", str(out), "--steps", str(stopped + 3)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "120"})
-    assert "dense, 3 scales, flips" in finished.stdout
-    assert json.loads((out / "metrics.json").read_text())["steps"] == stopped + 3
-
-
-@pytest.mark.slow
 def test_tiny_imagenet_trains_a_few_steps(tiny_imagenet, tmp_path):
     config = TrainConfig(**{**PRESETS["tiny-imagenet"], "data": f"tiny-imagenet:{tiny_imagenet}", "width": 0.1,
-                            "hidden": 32, "steps": 4, "log_every": 1})  # fmt: skip
+                            "hidden": 32, "steps": 4, "log_every": 1, "workers": 0})  # fmt: skip
     trainer = Trainer(config, tmp_path)
     assert trainer.run()
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 5
     assert trainer.progress.epochs[-1]["val_top1"] <= 100
-
-
-def test_a_stop_anywhere_changes_no_figure(photos, tmp_path):
-    """Stopped by a signal after 3 and after 4 steps (the last of an epoch), the metrics are those of a whole run."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    Trainer(_config(photos), whole).run()
-    for resume, stop in ((False, 3), (True, 4), (True, 12)):
-        trainer = Trainer(_config(photos), parts, resume=resume)
-        step = trainer._step
-
-        def stepped(images, labels, trainer=trainer, step=step, stop=stop):
-            if trainer.progress.step + 1 == stop:
-                trainer._on_signal(signal.SIGTERM, None)
-            return step(images, labels)
-
-        trainer._step = stepped
-        assert trainer.run() is (stop == 12)
-    timings = {"seconds", "images_per_s"}
-    rows = [[{k: v for k, v in row.items() if k not in timings} for row in read_csv(folder / "metrics.csv")]
-            for folder in (whole, parts)]  # fmt: skip
-    assert rows[0] == rows[1]
 
 
 def test_overwrite_takes_nothing_before_everything_is_checked(photos, tmp_path):
@@ -168,3 +144,198 @@ def test_overwrite_takes_nothing_before_everything_is_checked(photos, tmp_path):
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
     Trainer(_config(photos, steps=2), tmp_path / "run", overwrite=True).run()
     assert (tmp_path / "run" / "mine.txt").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(photos, tmp_path):
+    config = _config(photos, init="paper-literal", pixel_std=False, lr=1e6, checkpoint_every=1)
+    with pytest.raises(FloatingPointError) as error:
+        Trainer(config, tmp_path).run()
+    text = str(error.value)
+    assert text.startswith("the loss is ")
+    assert "first not finite, from the output on, in " in text
+    assert "norms by layer: features.0 " in text
+    content = _newest(tmp_path)
+    assert f"at step {content['progress']['step']};" in text
+    assert all(value.isfinite().all() for value in content["model"].values())
+
+
+# ---- schedule ------------------------------------------------------------------------------------------------------
+
+
+def test_the_rate_is_divided_by_ten_three_times_at_most():
+    schedule = Schedule(TrainConfig(lr=0.01, patience=1), total_steps=100)
+    rates = []
+    for error in (60, 50, 51, 52, 50, 49, 49, 49, 49, 49, 49, 49, 49):
+        schedule.epoch_done(error)
+        rates.append(schedule.rate(50))
+    assert rates == pytest.approx([1e-2] * 3 + [1e-3] * 4 + [1e-4] * 2 + [1e-5] * 4)
+
+
+def test_warm_up_and_cosine():
+    schedule = Schedule(TrainConfig(lr=0.1, schedule="cosine", warmup=10), total_steps=110)
+    assert [schedule.rate(step) for step in (0, 4, 9)] == pytest.approx([0.01, 0.05, 0.1])
+    assert schedule.rate(60) == pytest.approx(0.05)
+    assert schedule.rate(110) == pytest.approx(0)
+    assert schedule.rate(85) == pytest.approx(0.1 * (1 + math.cos(0.75 * math.pi)) / 2)
+
+
+def test_a_run_gives_up(photos, tmp_path):
+    trainer = Trainer(_config(photos, lr=0.0, early_stop=1, epochs=10), tmp_path)
+    assert trainer.run()
+    assert len(trainer.progress.epochs) == 2
+
+
+# ---- the first weights ---------------------------------------------------------------------------------------------
+
+
+def _small(config, **changes):
+    return VGG(config, 5, **{"width": 0.1, "hidden": 8, "pool_size": 1, **changes})
+
+
+def test_deeper_nets_start_from_a(tmp_path):
+    a, d = _small("A"), _small("D")
+    before = copy.deepcopy(d.state_dict())
+    save_model(a, tmp_path / "a.safetensors")
+    start_from(d, tmp_path / "a.safetensors", "ends")
+    ours, theirs = conv_names(d), conv_names(a)
+    assert list(theirs) == ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2"]
+    taken = {ours[name]: theirs[name] for name in list(theirs)[:4]} | {
+        f"classifier.{i}": f"classifier.{i}" for i in (0, 3, 6)
+    }
+    for name, value in d.state_dict().items():
+        module, _, kind = name.rpartition(".")
+        wanted = a.state_dict()[f"{taken[module]}.{kind}"] if module in taken else before[name]
+        assert torch.equal(value, wanted), name
+
+
+def test_a_start_that_does_not_fit(tmp_path):
+    save_model(_small("A", hidden=9), tmp_path / "a.safetensors")
+    with pytest.raises(
+        ValueError, match=r"it has classifier\.0\.weight \(9, 51\), and classifier\.0\.weight wants \(8, 51\)"
+    ):
+        start_from(_small("B"), tmp_path / "a.safetensors", "ends")
+    with pytest.raises(ValueError, match=r"init_from is .*a\.safetensors: it has"):
+        start_from(_small("D", hidden=9), tmp_path / "a.safetensors", "all")
+
+
+def test_a_second_scale_starts_from_the_whole_net(photos, tmp_path):
+    Trainer(_config(photos, steps=2), tmp_path / "first").run()
+    start = tmp_path / "first" / "model.safetensors"
+    trainer = Trainer(_config(photos, init_from=str(start), init_layers="all"), tmp_path / "second")
+    wanted = load_model(start)[0].state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in trainer.model.state_dict().items())
+
+
+def test_only_weights_decay():
+    model = _small("A", batch_norm=True)
+    groups = build_optimiser(TrainConfig(decay_all=False), model).param_groups
+    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]
+    assert all(p.dim() > 1 for p in groups[0]["params"])
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+
+
+# ---- a step --------------------------------------------------------------------------------------------------------
+
+
+def _batch(counts=(True,) * 6):
+    n = len(counts)
+    return Batch(torch.randn(n, 3, 32, 32), torch.arange(n) % 5, torch.tensor(counts), sum(counts), [])
+
+
+def _step(batch, **options):
+    model = _small("A", dropout=0.0)
+    config = TrainConfig(crop=32, scale_min=32, scale_max=32, **options)
+    stepper = Stepper(config, World(), model, build_optimiser(config, model))
+    before = copy.deepcopy(model)
+    return stepper(batch, 0, 0.1), model, before, stepper
+
+
+@pytest.mark.parametrize("accumulate", [1, 4, 9])
+def test_a_step_is_sgd_on_the_mean_loss(accumulate):
+    batch = _batch((True, True, False, True, True, True))
+    sums, model, before, _ = _step(batch, accumulate=accumulate, weight_decay=0.01)
+    rows = batch.counts
+    loss = F.cross_entropy(before(batch.images[rows]), batch.labels[rows])
+    loss.backward()
+    assert sums.loss == pytest.approx(5 * loss.item(), rel=1e-5)
+    assert sums.images == 5
+    norm = sum(p.grad.double().square().sum() for p in before.parameters()).sqrt().item()
+    assert sums.grad_norm == pytest.approx(norm, rel=1e-4)
+    for p, old in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.allclose(p, old - 0.1 * (old.grad + 0.01 * old), atol=1e-6)
+
+
+def test_clipping_and_smoothing():
+    batch = _batch()
+    sums, model, before, _ = _step(batch, clip_norm=1e-3, weight_decay=0.0, label_smoothing=0.2)
+    loss = F.cross_entropy(before(batch.images), batch.labels, label_smoothing=0.2)
+    assert sums.loss == pytest.approx(6 * loss.item(), rel=1e-5)
+    moved = sum(
+        (p - old).double().square().sum() for p, old in zip(model.parameters(), before.parameters(), strict=True)
+    )
+    assert moved.sqrt().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
+
+
+def test_a_running_average_is_kept():
+    _, model, before, stepper = _step(_batch(), ema=0.75)
+    assert stepper.result is not model
+    for average, p in zip(stepper.result.parameters(), model.parameters(), strict=True):
+        assert torch.equal(average, p)  # it starts from the first weights
+    first = copy.deepcopy(model)
+    stepper(_batch(), 1, 0.1)
+    for average, p, old in zip(stepper.result.parameters(), model.parameters(), first.parameters(), strict=True):
+        assert torch.allclose(average, 0.75 * old + 0.25 * p, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_is_near(precision):
+    batch = _batch()
+    sums, model, _, _ = _step(batch, precision=precision)
+    torch.manual_seed(0)
+    full, same, _, _ = _step(batch)
+    assert sums.loss == pytest.approx(full.loss, rel=2e-2)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+# ---- configurations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name):
+    TrainConfig(**preset(name))
+
+
+def test_presets_of_the_paper():
+    assert preset("paper-A") == {"config": "A"}
+    later = TrainConfig(**preset("paper-D-jitter"))
+    assert (later.scale_min, later.scale_max, later.lr, later.init_layers) == (256, 512, 1e-3, "all")
+    assert preset_for("tiny-imagenet:x") == "tiny-imagenet"
+    assert preset_for("imagefolder:x") == ""
+    with pytest.raises(ValueError, match="preset is 'paper-F': one of paper-A, "):
+        preset("paper-F")
+
+
+def test_a_configuration_survives_its_file(tmp_path):
+    config = TrainConfig(lr=1e-3, data="imagefolder:x", flip=False)
+    config.write(tmp_path / "c.yaml")
+    assert TrainConfig.read(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("lr: 1e-3", None, ""),
+        ("rate: 1", ValueError, r"c\.yaml has rate: names among accumulate, batch_norm"),
+        ("lr: [", ValueError, r"c\.yaml is not a YAML file"),
+        ("just text", ValueError, "holds no values: lines such as"),
+        ("epochs: many", TypeError, "epochs is 'many': a whole number is wanted"),
+        ("flip: 1", TypeError, "flip is 1: true or false is wanted"),
+    ],
+)
+def test_yaml_files(tmp_path, text, error, message):
+    (tmp_path / "c.yaml").write_text(text)
+    if error is None:
+        assert TrainConfig(**read_values(tmp_path / "c.yaml")).lr == 1e-3
+        return
+    with pytest.raises(error, match=message):
+        TrainConfig(**read_values(tmp_path / "c.yaml"))

@@ -23,7 +23,9 @@ def _device_of(choice: str, local_rank: int) -> torch.device:
     if choice == "cpu" or (choice == "auto" and count == 0):
         return torch.device("cpu")
     if local_rank >= count:
-        raise ValueError(f"device is {choice!r}: this machine has {count} GPUs, and local rank {local_rank} wants its own")
+        raise ValueError(
+            f"device is {choice!r}: this machine has {count} GPUs, and local rank {local_rank} wants its own"
+        )
     return torch.device("cuda", local_rank)
 
 
@@ -111,4 +113,6 @@ class World:
         digests: list[str | None] = [None] * self.size
         dist.all_gather_object(digests, own.hexdigest())
         if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:
-            raise RuntimeError(f"{what} of rank {odd[0]} are not those of rank 0: the ranks no longer train one network")
+            raise RuntimeError(
+                f"{what} of rank {odd[0]} are not those of rank 0: the ranks no longer train one network"
+            )

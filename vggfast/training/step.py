@@ -55,7 +55,9 @@ class Stepper:
         self.config, self.world, self.optimiser = config, world, optimiser
         self.bare = model
         model.train()
-        self.model = world.wrap(model, torch.zeros(1, 3, config.crop, config.crop, device=world.device), config.compress)
+        self.model = world.wrap(
+            model, torch.zeros(1, 3, config.crop, config.crop, device=world.device), config.compress
+        )
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)

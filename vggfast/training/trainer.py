@@ -65,7 +65,10 @@ class Trainer:
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
         if not (resume or overwrite) and (self.out / "config.yaml").exists():
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
-        self.train_set, self.val_set = open_dataset(config.data, "train"), open_dataset(config.val_data or config.data, "val")
+        self.train_set, self.val_set = (
+            open_dataset(config.data, "train"),
+            open_dataset(config.val_data or config.data, "val"),
+        )
         self._open_batches()
         self.model = build_model(config, len(self.train_set.classes)).to(self.world.device)
         self.optimiser = build_optimiser(config, self.model)
@@ -156,7 +159,9 @@ class Trainer:
             return
         theirs = {name: value for name, value in content["arguments"].items() if name != "extra"}
         if different := [name for name, value in theirs.items() if value != self.model.arguments.get(name)]:
-            listed = ", ".join(f"{n} is {theirs[n]!r} there and {self.model.arguments.get(n)!r} here" for n in different)
+            listed = ", ".join(
+                f"{n} is {theirs[n]!r} there and {self.model.arguments.get(n)!r} here" for n in different
+            )
             raise ValueError(f"{self.checkpoints.folder} is of another network: {listed}")
         self.model.load_state_dict(content["model"])
         for name, part in self._parts().items():

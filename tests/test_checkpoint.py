@@ -1,0 +1,128 @@
+"""Checkpoints: whole or known not to be, the newest ones kept, full disks survived."""
+
+import contextlib
+
+import pytest
+import torch
+
+from vggfast.training.checkpoint import Checkpoints
+from vggfast.training.config import TrainConfig
+from vggfast.training.log import read_csv
+from vggfast.training.trainer import Trainer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def _saved(folder, steps, keep=3):
+    checkpoints = Checkpoints(folder, keep)
+    for step in steps:
+        checkpoints.save(step, {"step": step, "x": torch.full((100,), float(step))})
+    return checkpoints
+
+
+def test_the_newest_are_kept(tmp_path):
+    checkpoints = _saved(tmp_path, (5, 100, 20, 1000))
+    assert [path.name[:14] for path in checkpoints.paths()] == ["step-00001000-", "step-00000100-", "step-00000020-"]
+    assert checkpoints.newest(pytest.fail)["step"] == 1000
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, lambda path: path.write_bytes(b"")])
+def test_a_damaged_one_is_passed_over_with_a_warning(tmp_path, damage):
+    checkpoints = _saved(tmp_path, (1, 2))
+    newest = checkpoints.paths()[0]
+    damage(newest)
+    warnings = []
+    assert checkpoints.newest(warnings.append)["step"] == 1
+    assert warnings == [f"{newest} is damaged: its checksum is not the one in its name"]
+
+
+def test_none_whole_and_none_at_all(tmp_path):
+    assert Checkpoints(tmp_path / "nothing").newest(pytest.fail) is None
+    checkpoints = _saved(tmp_path, (1, 2))
+    for path in checkpoints.paths():
+        _cut(path)
+    with pytest.raises(ValueError, match="has 2 checkpoints and none is whole: nothing to resume from"):
+        checkpoints.newest(lambda text: None)
+
+
+def test_one_of_another_format_is_named(tmp_path):
+    checkpoints = _saved(tmp_path, ())
+    checkpoints.save(1, {"format": 1})
+    warnings = []
+    with pytest.raises(ValueError, match="none is whole"):
+        checkpoints.newest(warnings.append)
+    assert "is a checkpoint of format 1: 2 is wanted" in warnings[0]
+
+
+def test_a_full_disk_leaves_the_others(small_disk):
+    checkpoints = _saved(small_disk / "c", (1,))
+    with pytest.raises(OSError, match=r"step-00000002\.pt could not be written"):
+        checkpoints.save(2, {"x": torch.zeros(1_000_000)})
+    assert checkpoints.newest(pytest.fail)["step"] == 1
+    assert len(list((small_disk / "c").iterdir())) == 1
+
+
+def _config(photos, **changes):
+    return TrainConfig(
+        data=f"imagefolder:{photos}", crop=32, scale_min=36, scale_max=40, width=0.03, hidden=8, batch_size=4,
+        workers=0, log_every=1, checkpoint_every=1, **{"epochs": 2, **changes},
+    )  # fmt: skip
+
+
+def test_a_run_goes_on_while_the_disk_is_full_and_resumes_to_the_bit(photos, small_disk, tmp_path, capsys):
+    """The disk fills up after two steps; what was written last is where the run resumes once there is room."""
+    whole, out = tmp_path / "whole", small_disk / "run"
+    Trainer(_config(photos), whole).run()
+    trainer = Trainer(_config(photos), out)
+    log_step = trainer._log_step
+
+    def logged(sums, batch):
+        log_step(sums, batch)
+        if trainer.progress.step == 3:
+            with contextlib.suppress(OSError), (small_disk / "ballast").open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+
+    trainer._log_step = logged
+    with pytest.raises(OSError, match="could not be written"):
+        trainer.run()
+    assert "warning: a checkpoint was not written" in " ".join(capsys.readouterr().out.split())
+    (small_disk / "ballast").unlink()
+    resumed = Trainer(_config(photos), out, resume=True)
+    assert resumed.progress.step in (2, 3)
+    assert resumed.run()
+    mine, theirs = (Checkpoints(folder / "checkpoints").newest(pytest.fail)["model"] for folder in (whole, out))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert [row["step"] for row in read_csv(out / "steps.csv")] == list(range(1, 11))
+
+
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(photos, tmp_path, capsys):
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    Trainer(_config(photos), whole).run()
+    Trainer(_config(photos, steps=7), out).run()
+    damaged = Checkpoints(out / "checkpoints").paths()[0]
+    _flip(damaged)
+    trainer = Trainer(_config(photos), out, resume=True)
+    assert trainer.run()
+    assert f"warning: {damaged} is damaged" in capsys.readouterr().out.replace("\n", "")
+    mine, theirs = (Checkpoints(folder / "checkpoints").newest(pytest.fail)["model"] for folder in (whole, out))
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_what_a_kill_left_half_written_is_removed(photos, tmp_path):
+    Trainer(_config(photos, steps=1), tmp_path).run()
+    torn = [tmp_path / "checkpoints" / ".step-00000009.pt.abc", tmp_path / ".model.safetensors.xyz"]
+    for path in torn:
+        path.write_text("half")
+    Trainer(_config(photos, steps=2), tmp_path, resume=True).run()
+    assert not any(path.exists() for path in torn)
