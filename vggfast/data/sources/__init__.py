@@ -20,7 +20,7 @@ KINDS = {
     "imagenet": _Kind("DIR", "vggfast.data.sources.imagenet.open_imagenet"),
     "shards": _Kind("PATTERN", "vggfast.data.sources.shards.open_shards"),
     "hf": _Kind("NAME_OR_DIR", "vggfast.data.sources.huggingface.open_hugging_face"),
-    "cache": _Kind("DIR", "vggfast.data.cache.open_cache"),
+    "cache": _Kind("DIR", "vggfast.data.cache_format.open_cache"),
 }
 SPECS = ", ".join(f"{name}:{kind.where}" if kind.where else name for name, kind in KINDS.items())
 
