@@ -175,6 +175,26 @@ struct LinearArgs {
   bool stream = false;  // gw, past the caches (cpu/streaming.h)
 };
 
+/// What each output of a resampled axis reads: `count` inputs from `first` on, weighted.
+struct Taps {
+  const int32_t* first;
+  const int32_t* count;
+  const float* weights;  // [output][most]; null where every output is one input as it is
+  int64_t most;
+};
+
+/// A crop of a picture, uint8 (height, width, 3). Scratch: 3 * columns + 4 floats, and 3 * (column_end - column_begin)
+/// + 4 more.
+struct CropArgs {
+  const uint8_t* pixels;
+  int64_t width;
+  Taps down, across;                 // of the crop's rows and columns; neither has weights, or both
+  int64_t column_begin, column_end;  // of the picture, what the crop reads
+  int64_t columns;                   // of the crop
+  bool mirrored, stream;
+  float scale[3], offset[3];  // a value becomes value * scale + offset
+};
+
 template <class T>
 struct Kernels {
   int64_t block_channels;  // output channels of one packed block
@@ -216,6 +236,8 @@ struct KernelTable {
   void (*linear_fprop)(const LinearArgs&, int64_t begin, int64_t end);
   void (*linear_dgrad)(const LinearArgs&, int64_t begin, int64_t end);
   void (*linear_wgrad)(const LinearArgs&, int64_t begin, int64_t end);
+  void (*crop_rows_f32)(const CropArgs&, int64_t row_begin, int64_t row_end, float* y, float* scratch);
+  void (*crop_rows_bf16)(const CropArgs&, int64_t row_begin, int64_t row_end, Bf16* y, float* scratch);
   void (*to_bf16)(const float* from, int64_t count, Bf16* to);
   void (*to_float)(const Bf16* from, int64_t count, float* to);
   Kernels<float> f32;
@@ -227,6 +249,14 @@ struct KernelTable {
       return stem_fprop_f32;
     } else {
       return stem_fprop_bf16;
+    }
+  }
+  template <class S>
+  auto crop_rows() const {
+    if constexpr (sizeof(S) == 4) {
+      return crop_rows_f32;
+    } else {
+      return crop_rows_bf16;
     }
   }
   template <class T>

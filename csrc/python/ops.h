@@ -43,6 +43,8 @@ struct View : Tensor {
 /// TensorView, Context and the translation of Error. `keep` is called with each new view.
 void bind_tensors(pybind11::module_& m, std::function<std::shared_ptr<void>(const Tensor&)> keep = {});
 void bind_ops(pybind11::module_ m, const Ops& ops);
+/// crop_images, which the CPU alone has.
+void bind_crops(pybind11::module_& m);
 /// The CUDA back end: of a GPU, or of the simulator where the kernels were compiled for that.
 void bind_cuda(pybind11::module_ m);
 

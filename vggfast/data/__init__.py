@@ -1,18 +1,50 @@
-"""Images on their way to a network: data sets, transforms, batches. Needs the extra ``vggfast[train]``."""
+"""Images on their way to a network: data sets, transforms, batches. Needs the extra ``vggfast[train]``.
 
-from vggfast.data.batches import Batch, Batches
-from vggfast.data.datasets import ImageSet, open_dataset, open_image
-from vggfast.data.transforms import Augmentation, CentreCrop, Preprocessing, colour_statistics, rescale
+Nothing is imported before it is asked for, so that the command line can describe :mod:`vggfast.data.cache` without.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vggfast.data.batches import Batch, Batches
+    from vggfast.data.cache import build_cache
+    from vggfast.data.colours import ColourStatistics, colour_statistics, measure_colours
+    from vggfast.data.decode import open_image
+    from vggfast.data.sources import ImageSet, open_dataset, open_splits
+    from vggfast.data.transforms import Augmentation, CentreCrop, Preprocessing, rescale
 
 __all__ = [
     "Augmentation",
     "Batch",
     "Batches",
     "CentreCrop",
+    "ColourStatistics",
     "ImageSet",
     "Preprocessing",
+    "build_cache",
     "colour_statistics",
+    "measure_colours",
     "open_dataset",
     "open_image",
+    "open_splits",
     "rescale",
 ]
+
+_HOME = {
+    "batches": ("Batch", "Batches"),
+    "cache": ("build_cache",),
+    "colours": ("ColourStatistics", "colour_statistics", "measure_colours"),
+    "decode": ("open_image",),
+    "sources": ("ImageSet", "open_dataset", "open_splits"),
+    "transforms": ("Augmentation", "CentreCrop", "Preprocessing", "rescale"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _HOME.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

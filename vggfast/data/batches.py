@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from vggfast.data.datasets import ImageSet
+from vggfast import _native
+from vggfast.data.sources import ImageSet
 from vggfast.data.transforms import Geometry, Transform, crop_pictures
 
 ON_BAD_IMAGE = ("fail", "skip")
@@ -58,6 +59,16 @@ class _Found(NamedTuple):
     bad: str | None
 
 
+def _room(n: int, crop: int) -> Tensor:
+    """(n, 3, crop, crop) float32, channels_last; in a worker in memory that its parent shares."""
+    shape = (n, 3, crop, crop)
+    if get_worker_info() is None:
+        return _native.empty(shape, torch.float32, torch.channels_last)
+    storage = torch.UntypedStorage._new_shared(4 * n * 3 * crop * crop)
+    strides = torch.empty(shape, device="meta", memory_format=torch.channels_last).stride()
+    return torch.empty(0).set_(storage, 0, shape, strides)
+
+
 class _Loader(Dataset):
     """Rows in, a :class:`Batch` out, in whichever process: one call of the native crop."""
 
@@ -74,13 +85,16 @@ class _Loader(Dataset):
     def _load(self, rows: _Rows) -> Batch:
         found = [self._find(index) for index in rows.indices]
         kept = [each for each in found if each.pixels is not None]
-        crop = self.transform.crop
-        images = torch.zeros(len(found), 3, crop, crop).contiguous(memory_format=torch.channels_last)
         counts = torch.tensor([each.pixels is not None for each in found])
+        images = _room(len(found), self.transform.crop)
         if kept:
             geometries = [self._draw(rows.epoch, each) for each in kept]
-            made = crop_pictures([each.pixels for each in kept if each.pixels is not None], geometries, self.transform)
-            images = made if len(kept) == len(found) else images.index_copy_(0, counts.nonzero()[:, 0], made)
+            pictures = [each.pixels for each in kept if each.pixels is not None]
+            whole = len(kept) == len(found)
+            made = crop_pictures(pictures, geometries, self.transform, out=images if whole else None)
+            images = made if whole else images.zero_().index_copy_(0, counts.nonzero()[:, 0], made)
+        else:
+            images.zero_()
         labels = torch.from_numpy(self.images.labels[[each.chosen for each in found]])
         bad = [each.bad for each in found if each.bad is not None]
         if rows.filler:  # the rank whose rows they are reports them

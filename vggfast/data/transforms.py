@@ -5,7 +5,7 @@ Source: Simonyan & Zisserman, sections 2.1 and 3.1; the colour shift is Krizhevs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from vggfast import ops
+from vggfast.data.colours import ColourStatistics
 
 
 def rescaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
@@ -46,33 +49,6 @@ class Preprocessing:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
         return cls(tuple(values["mean"]), tuple(values["std"]))
-
-
-@dataclass(frozen=True)
-class ColourStatistics:
-    """What a training set's pixels are like. Components are the columns of `axes`, pixels there 0 to 1."""
-
-    mean: np.ndarray  # (3,), 0 to 255
-    std: np.ndarray  # (3,), 0 to 255
-    axes: np.ndarray  # (3, 3), principal axes of RGB
-    variances: np.ndarray  # (3,), along them
-
-
-def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
-    """Mean, deviation and principal axes of the RGB values of `images`."""
-    count, total, square = 0, np.zeros(3), np.zeros((3, 3))
-    for image in images:
-        pixels = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255
-        count += len(pixels)
-        total += pixels.sum(0)
-        square += pixels.T @ pixels
-    if not count:
-        raise ValueError("images is empty: at least one image is wanted")
-    mean = total / count
-    covariance = square / count - np.outer(mean, mean)
-    variances, axes = np.linalg.eigh(covariance)
-    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
-    return ColourStatistics(mean * 255, deviation * 255, axes, np.maximum(variances, 0))
 
 
 class Geometry(NamedTuple):
@@ -146,14 +122,22 @@ class CentreCrop:
         return Geometry((height, width), ((height - self.crop) // 2, (width - self.crop) // 2), False, np.zeros(3))
 
 
-def crop_pictures(pictures: Sequence[np.ndarray], geometries: Sequence[Geometry], transform: Transform) -> Tensor:
-    """(n, 3, crop, crop) float32, channels_last, of uint8 (H, W, 3) pictures of any sizes."""
-    rows = []
-    for pixels, geometry in zip(pictures, geometries, strict=True):
-        (height, width), (top, left) = geometry.size, geometry.corner
-        image = Image.fromarray(pixels)
-        image = image if image.size == (width, height) else image.resize((width, height), Image.Resampling.BILINEAR)
-        crop = np.asarray(image.crop((left, top, left + transform.crop, top + transform.crop)), dtype=np.float32)
-        crop = crop[:, ::-1] if geometry.flip else crop
-        rows.append(transform.preprocessing.tensor(crop + geometry.shift.astype(np.float32)))
-    return torch.stack(rows).contiguous(memory_format=torch.channels_last)
+def crop_pictures(
+    pictures: Sequence[np.ndarray], geometries: Sequence[Geometry], transform: Transform, out: Tensor | None = None
+) -> Tensor:
+    """(n, 3, crop, crop) float32, channels_last, of uint8 (H, W, 3) pictures of any sizes, in one native call.
+
+    `out`: where to write it; allocated when None.
+    """
+
+    def tensor(values: list, dtype: torch.dtype) -> Tensor:
+        return torch.from_numpy(np.asarray(values)).to(dtype)
+
+    return ops.crop_images(
+        pictures, transform.crop, out=out,
+        sizes=tensor([each.size for each in geometries], torch.int32),
+        corners=tensor([each.corner for each in geometries], torch.int32),
+        flips=tensor([each.flip for each in geometries], torch.bool),
+        shifts=tensor([each.shift for each in geometries], torch.float32),
+        mean=transform.preprocessing.mean, deviation=transform.preprocessing.std,
+    )  # fmt: skip

@@ -8,7 +8,7 @@ Each is differentiable to any order, works under autocast, vmap, ``torch.compile
 from vggfast.ops import reference
 from vggfast.ops.conv import conv1x1, conv3x3
 from vggfast.ops.fc import linear
-from vggfast.ops.images import prepare_images
+from vggfast.ops.images import crop_images, prepare_images
 from vggfast.ops.lrn import local_response_norm
 from vggfast.ops.pool import max_pool2x2
 from vggfast.ops.scores import class_scores, sum_pool
@@ -17,6 +17,7 @@ __all__ = [
     "class_scores",
     "conv1x1",
     "conv3x3",
+    "crop_images",
     "linear",
     "local_response_norm",
     "max_pool2x2",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from vggfast import _native
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import OF_DEVICE, backend_of
 
@@ -76,6 +78,12 @@ prepare_op = lib.register(
 )
 
 
+def _check_colours(mean: Sequence[float], deviation: Sequence[float]) -> None:
+    for name, values in (("mean", mean), ("deviation", deviation)):
+        if len(values) != _COLOURS:
+            raise ValueError(f"{name} has {len(values)} values: 3 are wanted")
+
+
 def prepare_images(
     images: Tensor,
     size: int | tuple[int, int],
@@ -110,10 +118,68 @@ def prepare_images(
     height, width = (size, size) if isinstance(size, int) else size
     if dtype not in lib.DTYPES:
         raise TypeError(f"dtype is {dtype}: one of {', '.join(map(str, lib.DTYPES))} is wanted")
-    for name, values in (("mean", mean), ("deviation", deviation)):
-        if len(values) != _COLOURS:
-            raise ValueError(f"{name} has {len(values)} values: 3 are wanted")
+    _check_colours(mean, deviation)
     flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
     return prepare_op(
         images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, deviation)), dtype
     )
+
+
+def crop_images(
+    pictures: Sequence[np.ndarray],
+    size: int | tuple[int, int],
+    *,
+    sizes: Tensor | None = None,
+    corners: Tensor | None = None,
+    flips: Tensor | None = None,
+    shifts: Tensor | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
+    deviation: Sequence[float] = (1.0, 1.0, 1.0),
+    dtype: torch.dtype = torch.float32,
+    out: Tensor | None = None,
+) -> Tensor:
+    """:func:`prepare_images` for pictures of differing sizes, each rescaled first; on the CPU, in one native call.
+
+    A picture whose size changes is filtered as by PIL's ``Image.resize`` with ``BILINEAR``, in float32: a triangle as
+    wide as an output pixel, at least an input pixel, to each side. Only what the crop needs is computed. A picture
+    whose size stays is not filtered. Results are bit-equal for any number of threads (torch's) and any other pictures.
+
+    Args:
+        pictures: N uint8 arrays (H, W, 3), contiguous; parts of mapped files too.
+        size: of the crops: one number, or height and width.
+        sizes: int32 (N, 2), height and width of each whole picture once rescaled (default: as they are).
+        corners: int32 (N, 2), top row and left column of each crop in its rescaled picture (default: 0, 0); it must
+            lie within.
+        flips: bool or uint8 (N,), which crops are mirrored left to right.
+        shifts: float32 (N, 3), added to each pixel, in units of 0 to 255.
+        mean, deviation: of the channels, in units of 0 to 255.
+        dtype: of the result, float32 or bfloat16.
+        out: (N, 3, height, width) of that dtype, channels_last, to be written to; allocated when None.
+
+    Returns:
+        (N, 3, height, width), channels_last.
+
+    Raises:
+        ValueError, TypeError: a shape, dtype or device that does not fit, or a crop that leaves its picture; the text
+            names it.
+
+    Source: Simonyan & Zisserman, section 3.1.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"size is {(height, width)}: at least 1 x 1 is wanted")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise TypeError(f"dtype is {dtype}: torch.float32 or torch.bfloat16 is wanted")
+    _check_colours(mean, deviation)
+    shape = (len(pictures), _COLOURS, height, width)
+    y = _native.empty(shape, dtype, torch.channels_last) if out is None else out
+    if tuple(y.shape) != shape or y.dtype != dtype:
+        raise ValueError(f"out is {y.dtype} of shape {tuple(y.shape)}: {dtype} of shape {shape} is wanted")
+    flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
+    core = _native.load()
+    options = [None if t is None else _native.view(t) for t in (sizes, corners, flips, shifts)]
+    core.cpu.crop_images(
+        pictures, *options, list(map(float, mean)), list(map(float, deviation)), _native.view(y),
+        core.Context(_native.threads()),
+    )  # fmt: skip
+    return y

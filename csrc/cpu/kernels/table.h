@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/conv.h"
+#include "cpu/kernels/crop.h"
 #include "cpu/kernels/linear.h"
 #include "cpu/kernels/lrn.h"
 #include "cpu/kernels/pool.h"
@@ -71,6 +72,8 @@ const KernelTable& table() {
       .linear_fprop = linear_fprop,
       .linear_dgrad = linear_dgrad,
       .linear_wgrad = linear_wgrad,
+      .crop_rows_f32 = crop_rows<float>,
+      .crop_rows_bf16 = crop_rows<Bf16>,
       .to_bf16 = convert<float, Bf16>,
       .to_float = convert<Bf16, float>,
       .f32 = kernels_of<float>(),

@@ -1,6 +1,8 @@
 // Input preparation: decoded pictures to what a network's first layer reads.
 #pragma once
 
+#include <vector>
+
 #include "vggfast/tensor.h"
 
 namespace vggfast {
@@ -22,5 +24,18 @@ struct Normalisation {
 /// corner on. A crop that leaves its picture reads the nearest pixel within.
 void prepare_images(const Tensor& images, const Crops& crops, const Normalisation& normalisation, const Tensor& y,
                     Context context);
+
+/// A decoded picture: uint8 (height, width, 3), dense.
+struct Picture {
+  const uint8_t* pixels;
+  int64_t height, width;
+};
+
+/// y (N, 3, S, T), NHWC, float32 or bfloat16, on the CPU, from N pictures of any sizes: each is rescaled to its row of
+/// `sizes` (int32 (N, 2): height, width; null keeps each picture's own), by a triangle filter as wide as an output
+/// pixel, at least an input pixel, to each side; of that the S x T pixels from its corner on, which must lie within.
+/// What of a picture the crop does not need is not read.
+void crop_images(const std::vector<Picture>& pictures, const Tensor* sizes, const Crops& crops,
+                 const Normalisation& normalisation, const Tensor& y, Context context);
 
 }  // namespace vggfast

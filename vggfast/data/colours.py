@@ -1,0 +1,61 @@
+"""What a training set's colours are like: their mean, deviation and principal axes.
+
+Source: Krizhevsky et al., 2012, section 4.1, which the paper's colour shift follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from vggfast.data.sources import ImageSet
+
+_SAMPLE = 2000
+
+
+@dataclass(frozen=True)
+class ColourStatistics:
+    """What a training set's pixels are like. Components are the columns of `axes`, pixels there 0 to 1."""
+
+    mean: np.ndarray  # (3,), 0 to 255
+    std: np.ndarray  # (3,), 0 to 255
+    axes: np.ndarray  # (3, 3), principal axes of RGB
+    variances: np.ndarray  # (3,), along them
+
+
+def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
+    """Mean, deviation and principal axes of the RGB values of `images`."""
+    count, total, square = 0, np.zeros(3), np.zeros((3, 3))
+    for image in images:
+        pixels = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255
+        count += len(pixels)
+        total += pixels.sum(0)
+        square += pixels.T @ pixels
+    if not count:
+        raise ValueError("images is empty: at least one image is wanted")
+    mean = total / count
+    covariance = square / count - np.outer(mean, mean)
+    variances, axes = np.linalg.eigh(covariance)
+    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    return ColourStatistics(mean * 255, deviation * 255, axes, np.maximum(variances, 0))
+
+
+def measure_colours(images: ImageSet, sample: int = _SAMPLE, on_bad_image: str = "fail") -> ColourStatistics:
+    """Colour statistics of `sample` images of the data set, always the same ones.
+
+    Raises:
+        ValueError: an image of them does not decode and `on_bad_image` is "fail", or none does; the text names it.
+    """
+
+    def chosen() -> Iterator[Image.Image]:
+        for index in np.random.default_rng(0).permutation(len(images))[:sample]:
+            try:
+                yield images.image(int(index))
+            except (OSError, ValueError):
+                if on_bad_image == "fail":
+                    raise
+
+    return colour_statistics(chosen())

@@ -1,0 +1,62 @@
+"""Data sets of labelled images, by a text: ``kind`` or ``kind:where``. One module per kind."""
+
+from __future__ import annotations
+
+import importlib
+from typing import NamedTuple
+
+from vggfast.data.sources.base import SPLITS, ImageSet, check_classes
+
+
+class _Kind(NamedTuple):
+    where: str  # what stands behind the colon
+    opener: str  # module.function(where, split)
+
+
+KINDS = {
+    "digits": _Kind("", "vggfast.data.sources.digits.open_digits"),
+    "imagefolder": _Kind("DIR", "vggfast.data.sources.folders.open_image_folder"),
+    "tiny-imagenet": _Kind("DIR", "vggfast.data.sources.tiny_imagenet.open_tiny_imagenet"),
+    "imagenet": _Kind("DIR", "vggfast.data.sources.imagenet.open_imagenet"),
+    "shards": _Kind("PATTERN", "vggfast.data.sources.shards.open_shards"),
+    "hf": _Kind("NAME_OR_DIR", "vggfast.data.sources.huggingface.open_hugging_face"),
+    "cache": _Kind("DIR", "vggfast.data.cache_format.open_cache"),
+}
+SPECS = ", ".join(f"{name}:{kind.where}" if kind.where else name for name, kind in KINDS.items())
+
+
+def open_dataset(spec: str, split: str) -> ImageSet:
+    """The images of one split.
+
+    Args:
+        spec: one of :data:`SPECS`.
+        split: "train" or "val".
+
+    Raises:
+        FileNotFoundError, ValueError: an unknown spec, a missing folder, an empty class, a class or annotation that
+            the training images do not know; the text names it.
+        ImportError: the package that the kind wants is not installed.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}: one of {', '.join(map(repr, SPLITS))} is wanted")
+    name, _, where = spec.partition(":")
+    kind = KINDS.get(name)
+    if kind is None or bool(kind.where) != bool(where):
+        raise ValueError(f"data is {spec!r}: one of {SPECS} is wanted")
+    module, _, function = kind.opener.rpartition(".")
+    return getattr(importlib.import_module(module), function)(where, split)
+
+
+def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, ImageSet]:
+    """(training images, validation images): of one data set; or all training images of one, validated on another's.
+
+    Args:
+        data: spec of the training images.
+        val_data: spec of the validation images, if another one; their classes must be those of `data`.
+
+    Raises:
+        As :func:`open_dataset`; ValueError: the classes differ.
+    """
+    train, val = open_dataset(data, "train"), open_dataset(val_data or data, "val")
+    check_classes(val.name, val.classes, train.classes, "val")
+    return train, val

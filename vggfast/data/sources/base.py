@@ -1,0 +1,152 @@
+"""What every kind of data set is made of."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vggfast.data.decode import open_image
+
+SPLITS = ("train", "val")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
+_SPLIT_SEED = 1409_1556  # the paper's number; splits that a data set does not bring are drawn with it
+
+
+class Strings(Sequence):
+    """Many strings in one block of memory, each with `prefix` before it: a million paths cost a worker nothing.
+
+    Attributes:
+        text: (bytes,) uint8, all of them on end, UTF-8.
+        ends: (n,) int64, where each ends.
+    """
+
+    def __init__(self, values: Iterable[str], prefix: str = "") -> None:
+        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
+        self.prefix = prefix
+        self.text = np.frombuffer(b"".join(encoded), np.uint8)
+        self.ends = np.cumsum([len(value) for value in encoded], dtype=np.int64)
+
+    @classmethod
+    def of(cls, text: np.ndarray, ends: np.ndarray) -> Strings:
+        """From the two arrays."""
+        made = cls(())
+        made.text, made.ends = text, ends
+        return made
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index is {index}: less than {len(self)} is wanted")
+        index = int(index) % len(self)
+        begin = int(self.ends[index - 1]) if index else 0
+        return self.prefix + self.text[begin : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
+
+
+@dataclass
+class ImageSet:
+    """Labelled images of one split. It travels to other processes cheaply, whatever its length.
+
+    Attributes:
+        name: for messages.
+        classes: class names; a label is an index into them.
+        labels: (n,) int64.
+        sources: what `read` makes an image of: a path, or an index.
+        read: gives an RGB image, or uint8 (H, W, 3); a ValueError that names the image where it does not decode.
+    """
+
+    name: str
+    classes: list[str]
+    labels: np.ndarray
+    sources: Sequence[Any] | np.ndarray
+    read: Callable[[Any], Image.Image | np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def pixels(self, index: int) -> np.ndarray:
+        """The index-th image, uint8 (H, W, 3), which may be part of a mapped file.
+
+        Raises:
+            FileNotFoundError, ValueError: it does not decode; the text names the file.
+        """
+        return np.asarray(self.read(self.sources[index]))
+
+    def image(self, index: int) -> Image.Image:
+        """The index-th image, RGB; errors as of :meth:`pixels`."""
+        found = self.read(self.sources[index])
+        return Image.fromarray(found) if isinstance(found, np.ndarray) else found
+
+    def source(self, index: int) -> str:
+        """What the index-th image is called: its path where it has one."""
+        found = self.sources[index]
+        return found if isinstance(found, str) else f"{self.name}, image {found}"
+
+
+def from_files(name: str, classes: list[str], labels: Any, files: Iterable[str], folder: Path) -> ImageSet:
+    """A data set of image files, named from `folder` on."""
+    sources = Strings(files, prefix=f"{folder}{os.sep}")
+    return ImageSet(name, classes, np.asarray(labels, dtype=np.int64), sources, open_image)
+
+
+def held_out(labels: np.ndarray, fraction: float, name: str) -> np.ndarray:
+    """A mask of the images to hold out: `fraction` of each class, the same ones every time."""
+    generator = np.random.default_rng(_SPLIT_SEED)
+    mask = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        members = generator.permutation(np.flatnonzero(labels == label))
+        if len(members) < 2:
+            raise ValueError(f"class number {label} of {name} has one image: two are wanted, one of them to hold out")
+        mask[members[: max(1, round(fraction * len(members)))]] = True
+    return mask
+
+
+def files_by_class(root: Path, subfolder: str = "") -> tuple[list[str], list[str], list[int]]:
+    """(classes, files from `root` on, labels) of a folder with a folder per class, both in order of their names.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder, no class folders, or one without images; the text names it.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: no such folder")
+    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    if not classes:
+        raise ValueError(f"{root} has no class folders: DIR/<class>/<image> is wanted")
+    files: list[str] = []
+    labels: list[int] = []
+    for label, name in enumerate(classes):
+        found = sorted(_images_below(os.path.join(root, name, subfolder)))
+        if not found:
+            raise ValueError(
+                f"{root / name / subfolder} has no images: at least one of {', '.join(SUFFIXES)} is wanted"
+            )
+        files += [os.path.join(name, subfolder, file) for file in found]
+        labels += [label] * len(found)
+    return classes, files, labels
+
+
+def _images_below(folder: str) -> list[str]:
+    """Paths of the image files anywhere in a folder, from it on."""
+    found = []
+    for where, _, names in os.walk(folder):
+        below = os.path.relpath(where, folder)
+        chosen = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("._")]
+        found += chosen if below == "." else [os.path.join(below, name) for name in chosen]
+    return found
+
+
+def check_classes(name: str, of_split: list[str], of_train: list[str], split: str) -> None:
+    """Raises ValueError where the classes of a split are not those of the training images, naming some."""
+    if of_split != of_train:
+        odd = sorted(set(of_split) ^ set(of_train)) or ["their order"]
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise ValueError(f"{name}: train and {split} have different classes ({', '.join(odd[:5])}{more})")

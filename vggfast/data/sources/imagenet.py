@@ -1,0 +1,123 @@
+"""ImageNet (ILSVRC 2012): train/<wnid>/*.JPEG; val/<wnid>/*.JPEG, or flat val/ILSVRC2012_val_*.JPEG with its labels
+from one of
+
+    val.txt                    "file number" or "file wnid" rows; numbers count the sorted wnids from 0
+    LOC_val_solution.csv       "file,wnid box ..." rows
+    ILSVRC2012_validation_ground_truth.txt and meta.mat, the devkit's
+
+in DIR, val/, the devkit's folder or its data/. Names of the classes come from LOC_synset_mapping.txt or
+synset_words.txt ("wnid words" rows) where one is there.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from vggfast.data.sources.base import SUFFIXES, ImageSet, check_classes, files_by_class, from_files
+
+_BELOW = ("", "val", "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12/data", "data", "devkit/data")
+_NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
+_GROUND_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+
+
+def open_imagenet(folder: str, split: str) -> ImageSet:
+    root = Path(folder)
+    images = root / "ILSVRC" / "Data" / "CLS-LOC"
+    images = images if images.is_dir() else root
+    wnids = sorted(entry.name for entry in os.scandir(images / "train") if entry.is_dir()) if _has_train(images) else []
+    words = _words(root)
+    wnids = wnids or sorted(words)
+    if not wnids:
+        raise FileNotFoundError(f"{images / 'train'}: no such folder, and none of {', '.join(_NAMES)} in {root}")
+    classes = [words.get(wnid, wnid) for wnid in wnids]
+    if split == "val" and not any(entry.is_dir() for entry in os.scandir(_existing(images / "val"))):
+        return _flat(root, images / "val", wnids, classes)
+    found, files, labels = files_by_class(images / split)
+    check_classes(folder, found, wnids, split)
+    return from_files(folder, classes, labels, files, images / split)
+
+
+def _has_train(images: Path) -> bool:
+    return (images / "train").is_dir()
+
+
+def _existing(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    return folder
+
+
+def _find(root: Path, name: str) -> Path | None:
+    return next((root / below / name for below in _BELOW if (root / below / name).is_file()), None)
+
+
+def _words(root: Path) -> dict[str, str]:
+    """{wnid: the class' first name}, {} where no file says."""
+    path = next((path for path in (_find(root, name) for name in _NAMES) if path), None)
+    rows = [line.split(maxsplit=1) for line in path.read_text().splitlines()] if path else []
+    return {row[0]: row[-1].split(",")[0] for row in rows if row}
+
+
+def _flat(root: Path, folder: Path, wnids: list[str], classes: list[str]) -> ImageSet:
+    files = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+    if not files:
+        raise ValueError(f"{folder} has no images: val/<wnid>/*.JPEG or val/ILSVRC2012_val_*.JPEG is wanted")
+    label_of = _flat_labels(root, files, wnids)
+    if missing := [name for name in files if name not in label_of]:
+        raise ValueError(f"{folder / missing[0]} has no label, nor have {len(missing) - 1} more")
+    if lost := sorted(label_of.keys() - set(files)):
+        raise FileNotFoundError(f"{folder / lost[0]}: not there, and {len(lost) - 1} more that have a label")
+    return from_files(str(root), classes, [label_of[name] for name in files], files, folder)
+
+
+def _flat_labels(root: Path, files: list[str], wnids: list[str]) -> dict[str, int]:
+    """{file: label} of the flat validation images, from whichever file says."""
+    if path := _find(root, "val.txt"):
+        return _rows(path, [line.split() for line in path.read_text().splitlines() if line.strip()], wnids)
+    if path := _find(root, "LOC_val_solution.csv"):
+        lines = [line.replace(",", " ").split() for line in path.read_text().splitlines()[1:] if line.strip()]
+        return _rows(path, [[f"{row[0]}.JPEG", *row[1:]] for row in lines], wnids)
+    truth, meta = _find(root, _GROUND_TRUTH), _find(root, _META)
+    if truth and meta:
+        return _devkit(truth, meta, files, wnids)
+    raise FileNotFoundError(
+        f"{root}: the images of val/ are in no class folders, and none of val.txt, LOC_val_solution.csv, or "
+        f"{_GROUND_TRUTH} with {_META} says what they are"
+    )
+
+
+def _rows(path: Path, rows: list[list[str]], wnids: list[str]) -> dict[str, int]:
+    number_of = {wnid: number for number, wnid in enumerate(wnids)}
+    found = {}
+    for row in rows:
+        name = row[1] if len(row) > 1 else ""
+        label = int(name) if name.isdigit() else number_of.get(name, -1)
+        if not 0 <= label < len(wnids):
+            raise ValueError(
+                f"{path} says {' '.join(row[:2])!r}: a file and its class, a wnid or a number below {len(wnids)}, "
+                "is wanted"
+            )
+        found[os.path.basename(row[0])] = label
+    return found
+
+
+def _devkit(truth: Path, meta: Path, files: list[str], wnids: list[str]) -> dict[str, int]:
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(str(meta), squeeze_me=True)["synsets"]
+        wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+    except Exception as error:  # scipy's reader of damaged files raises whatever it trips over
+        raise ValueError(f"{meta} is not the devkit's: {' '.join(str(error).split())}") from error
+    rows = truth.read_text().split()
+    if len(rows) != len(files):
+        raise ValueError(f"{truth} has {len(rows)} labels, and val/ has {len(files)} images: the same number is wanted")
+    known = set(wnids)
+    named = []
+    for file, row in zip(files, rows, strict=True):
+        wnid = wnid_of.get(int(row), "") if row.isdigit() else ""
+        if wnid not in known:
+            raise ValueError(f"{truth} has {row!r} for {file}, which is no class of the training images by {meta}")
+        named.append([file, wnid])
+    return _rows(truth, named, wnids)
