@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import types
+from importlib.metadata import PackageNotFoundError
 
 import pytest
 from PIL import Image
@@ -28,9 +31,9 @@ def run_folder(tmp_path_factory):
 
 def test_train_writes_the_whole_folder(run_folder):
     names = {path.name for path in run_folder.iterdir()}
-    assert names == {
-        "config.json", "metrics.json", "metrics.csv", "steps.csv", "curves.png", "predictions.png",
-        "model.safetensors", "checkpoint.pt",
+    assert names >= {
+        "config.yaml", "metrics.json", "metrics.csv", "steps.csv", "curves.png", "predictions.png",
+        "model.safetensors", "checkpoints",
     }  # fmt: skip
     for name in ("curves.png", "predictions.png"):
         with Image.open(run_folder / name) as image:
@@ -57,10 +60,12 @@ def test_eval_repeats_the_runs_figures(run_folder, capsys, tmp_path, protocol, s
 
 def test_predict_prints_the_top_classes(run_folder, capsys, tmp_path):
     Image.new("L", (40, 60)).save(tmp_path / "a.png")
-    code, out, _ = _run(capsys, "predict", "--model", run_folder / "checkpoint.pt", "--top", 3, tmp_path / "a.png")
-    assert code == 0
-    assert out.splitlines()[0].endswith("a.png")
-    assert len(out.splitlines()) == 4
+    checkpoint = max((run_folder / "checkpoints").iterdir())
+    for model in (run_folder / "model.safetensors", checkpoint):
+        code, out, _ = _run(capsys, "predict", "--model", model, "--top", 3, tmp_path / "a.png")
+        assert code == 0
+        assert out.splitlines()[0].endswith("a.png")
+        assert len(out.splitlines()) == 4
 
 
 def test_info(capsys):
@@ -70,10 +75,28 @@ def test_info(capsys):
         assert f"\n{name} " in out
 
 
+def test_info_lists_optional_packages(capsys, monkeypatch):
+    def version(name):
+        if name == "rich":
+            raise PackageNotFoundError
+        return "1.2"
+
+    monkeypatch.setattr("vggfast.cli.info.version", version)
+    out = _run(capsys, "info")[1]
+    for line in ("package: rich +not installed +train", "package: matplotlib +1.2 +train", "package: tensorboard +1.2",
+                 "package: datasets +1.2 +data hf:NAME"):  # fmt: skip
+        assert re.search(f"^{line}", out, re.MULTILINE)
+
+
 def test_info_says_why_the_module_does_not_load(tmp_path):
     program = (
-        "import sys, importlib, vggfast._native as n\n"
-        "n.importlib.import_module = lambda name: (_ for _ in ()).throw(ImportError('libfoo.so: cannot open'))\n"
+        "import sys, importlib\n"
+        "load = importlib.import_module\n"
+        "def fail(name):\n"
+        "    if name != 'vggfast._C':\n"
+        "        return load(name)\n"
+        "    raise ImportError('libfoo.so: cannot open')\n"
+        "importlib.import_module = fail\n"
         "from vggfast.cli import main\nsys.exit(main(['info']))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -86,8 +109,8 @@ def test_info_says_why_the_module_does_not_load(tmp_path):
     ("arguments", "message"),
     [
         (["eval", "--model", "nothing.safetensors"], "nothing.safetensors: no such weight file"),
-        (["train", "--data", "cifar"], "data is 'cifar': digits, imagefolder:DIR or tiny-imagenet:DIR is wanted"),
-        (["train", "--resume", "nowhere"], "config.json: not there, so there is no run to resume"),
+        (["train", "--data", "cifar"], "data is 'cifar': digits, imagefolder:DIR"),
+        (["train", "--resume", "nowhere"], "config.yaml: not there, so there is no run to resume"),
         (["train", "--data", "digits", "--lr", "-1"], "lr is -1.0: 0 or more is wanted"),
     ],
 )
@@ -117,7 +140,7 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     )[2]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "info"])
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "cache", "info"])
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -128,9 +151,55 @@ def test_help_and_unknown_options(command, capsys):
     assert stop.value.code == 2
 
 
-def test_import_stays_light():
-    heavy = ["matplotlib", "sklearn", "PIL", "rich", "safetensors"]
-    program = f"import sys, vggfast; print([name for name in {heavy} if name in sys.modules])"
+def test_help_lists_the_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "cache", "info"]
+    with pytest.raises(SystemExit) as stop:
+        main([])
+    assert stop.value.code == 2
+
+
+def test_cache_is_the_data_packages(monkeypatch):
+    module = types.ModuleType("vggfast.data.cache")
+    module.add_arguments = lambda parser: parser.add_argument("spec")
+    module.run = lambda parsed: {"digits": 7}[parsed.spec]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert main(["cache", "digits"]) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RuntimeError("out of\n  memory"), 1, "vggfast: out of memory\n"),
+        (KeyboardInterrupt(), 130, "vggfast: interrupted\n"),
+        (ModuleNotFoundError("No module named 'rich'"), 1,
+         "vggfast: No module named 'rich': this command wants the extra, pip install 'vggfast[train]'\n"),
+    ],
+)  # fmt: skip
+def test_what_goes_wrong_is_a_line_and_a_code(monkeypatch, capsys, error, code, line):
+    def run(_):
+        raise error
+
+    monkeypatch.setattr("vggfast.cli.info.run", run)
+    assert _run(capsys, "info") == (code, "", line)
+    monkeypatch.setenv("VGGFAST_TRACEBACK", "1")
+    if isinstance(error, RuntimeError):
+        with pytest.raises(RuntimeError, match="memory"):
+            main(["info"])
+
+
+@pytest.mark.parametrize("program", ["import vggfast", "from vggfast.cli import main; main(['predict'])"])
+def test_import_stays_light(program):
+    heavy = ["matplotlib", "sklearn", "PIL", "rich", "safetensors", "yaml"]
+    program = f"""import sys
+try:
+    {program}
+except SystemExit:
+    pass
+print([name for name in {heavy} if name in sys.modules])"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -241,7 +241,7 @@ def test_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, printed):
         live.to(11, "too soon")
         live.line("epoch done")
     assert printed.getvalue() == (
-        "training 10/100  ETA 0:03:00  epoch 1  loss 3.429  top-1 50.0 %  top-5 10.0 %  100 images/s  data wait 25%\n"
+        "training 10/100  ETA 0:03:00  epoch 1  loss 3.429  top-1 50.0 %  top-5 10.0 %  100 images/s  data wait 25 %\n"
         "epoch done\n"
     )
 
@@ -275,6 +275,15 @@ def test_a_full_disk_behind_the_output_does_not_stop(monkeypatch):
     console_module.console.file = output = io.StringIO()
     live.line("again")
     assert output.getvalue().endswith("again\n")
+
+
+def test_all_of_the_bar_fits_a_terminal_of_80_columns(monkeypatch):
+    output = io.StringIO()
+    monkeypatch.setattr(console_module, "console", Console(file=output, force_terminal=True, width=80))
+    with Live("training", 370_000, 100) as live:
+        live.to(101, step_text(_step(101, epoch=73, loss=4.6, images_per_s=12345.0)))
+    for text in ("training", "101/370000", "0:00:00", "ETA", "epoch 73", "12345 images/s", "data wait 25 %"):
+        assert text in output.getvalue()
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (90061, "25:01:01")])

@@ -185,10 +185,10 @@ def _announce(asked: Order, trainer: Trainer, processes: int) -> None:
 
 
 def _diagnose(parsed: argparse.Namespace) -> int:
-    from vggfast.training.diagnosis import diagnose
-
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--diagnose-init is for one process: call it without torchrun")
     config, inits, out = diagnosis(parsed)
+    from vggfast.training.diagnosis import diagnose
+
     diagnose(config, inits, out, 200 if parsed.diagnose_steps is None else parsed.diagnose_steps)
     return 0

@@ -6,9 +6,10 @@ import contextlib
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -26,15 +27,24 @@ def duration(seconds: float) -> str:
 
 
 def step_text(row: Mapping[str, float]) -> str:
-    """What stands beside the bar of a training, of a row of log.STEP_COLUMNS."""
+    """What stands under the bar of a training, of a row of log.STEP_COLUMNS."""
     return (
         f"epoch {row['epoch']}  loss {row['loss']:.3f}  top-1 {row['top1']:.1f} %  top-5 {row['top5']:.1f} %  "
-        f"{row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.0%}"
+        f"{row['images_per_s']:.0f} images/s  data wait {100 * row['data_wait']:.0f} %"
     )
 
 
+class _Bar(Progress):
+    """A bar over the text of its one task, which together fit 80 columns."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
+
+
 class Live:
-    """Progress of `total` units, with a text beside the bar.
+    """Progress of `total` units, with a text under the bar.
 
     Args:
         name: what goes on.
@@ -47,10 +57,9 @@ class Live:
 
     def __init__(self, name: str, total: int, done: int = 0, quiet: bool = False) -> None:
         self.name, self.total, self.done, self.quiet = name, total, done, quiet
-        self._bar = Progress(
-            TextColumn("{task.description}", markup=False), BarColumn(bar_width=16),
-            TextColumn("{task.completed}/{task.total}"), TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}  {task.fields[text]}", markup=False),
+        self._bar = _Bar(
+            TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(), TextColumn("{task.fields[left]}"),
             console=console, transient=True, disable=quiet or not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task(name, total=total, completed=done, text="", left="")
@@ -65,7 +74,7 @@ class Live:
         self._bar.stop()
 
     def to(self, done: int, text: str = "") -> None:
-        """Shows that `done` units are done, with `text` beside."""
+        """Shows that `done` units are done, with `text` under the bar."""
         self.done = done
         now = time.monotonic()
         left = self._left(now)
