@@ -2,9 +2,7 @@
 
 import copy
 import dataclasses
-import json
 import math
-import signal
 
 import pytest
 import torch
@@ -277,7 +275,7 @@ def test_clipping_and_smoothing():
 
 
 def test_a_running_average_is_kept():
-    _, model, before, stepper = _step(_batch(), ema=0.75)
+    _, model, _, stepper = _step(_batch(), ema=0.75)
     assert stepper.result is not model
     for average, p in zip(stepper.result.parameters(), model.parameters(), strict=True):
         assert torch.equal(average, p)  # it starts from the first weights
@@ -292,7 +290,7 @@ def test_lower_precision_is_near(precision):
     batch = _batch()
     sums, model, _, _ = _step(batch, precision=precision)
     torch.manual_seed(0)
-    full, same, _, _ = _step(batch)
+    full, _, _, _ = _step(batch)
     assert sums.loss == pytest.approx(full.loss, rel=2e-2)
     assert all(p.dtype == torch.float32 for p in model.parameters())
 

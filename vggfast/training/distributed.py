@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -40,7 +40,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def start(cls, device: str = "auto") -> World:
@@ -109,7 +109,7 @@ class World:
             return
         own = hashlib.sha256()
         for tensor in tensors:
-            own.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
+            own.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
         digests: list[str | None] = [None] * self.size
         dist.all_gather_object(digests, own.hexdigest())
         if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:

@@ -11,7 +11,8 @@ import numpy as np
 from vggfast.evaluation import evaluate_dense
 from vggfast.report import contact_sheet, curves
 from vggfast.training.console import Live, console, print_table
-from vggfast.training.trainer import Trainer, read_csv
+from vggfast.training.log import read_csv
+from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model
 from vggfast.weights.files import write_atomically
 

@@ -5,23 +5,18 @@ Source: Simonyan & Zisserman, section 3.1: deeper nets take the first four convo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from vggfast.data import ImageSet, colour_statistics
-from vggfast.data.transforms import ColourStatistics
 from vggfast.models import VGG
 from vggfast.training.config import TrainConfig
 from vggfast.weights import load_model
 
 # The first four convolutions of A, by block and place; what the deeper nets add lies between them.
 _FIRST_CONVS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
-_STATISTICS_IMAGES = 2000  # drawn from the training set for mean, deviation and principal axes of its colours
 _FC_LAYERS = ("classifier.0", "classifier.3", "classifier.6")
 
 
@@ -51,7 +46,11 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
     )  # fmt: skip
     if config.init_from:
         start_from(model, Path(config.init_from), config.init_layers)
-    return model.to(memory_format=torch.channels_last) if config.channels_last else model
+    if config.channels_last:
+        for parameter in model.parameters():
+            if parameter.dim() == 4:
+                parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return model
 
 
 def start_from(model: VGG, path: Path, layers: str) -> None:
@@ -74,27 +73,15 @@ def start_from(model: VGG, path: Path, layers: str) -> None:
             target[name].copy_(source[other])
 
 
-def measure_colours(images: ImageSet, on_bad_image: str) -> ColourStatistics:
-    """Colour statistics of a fixed random sample of the data set; with "skip", of those of it that decode."""
-
-    def sample() -> Iterator[Image.Image]:
-        for index in np.random.default_rng(0).permutation(len(images))[:_STATISTICS_IMAGES]:
-            try:
-                yield images.image(index)
-            except ValueError:
-                if on_bad_image == "fail":
-                    raise
-
-    return colour_statistics(sample())
-
-
 def build_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
     """SGD with momentum, Adam or AdamW; with `decay_all` off, only weights of layers decay."""
     weights: list[Tensor] = []
     others: list[Tensor] = []
     for parameter in model.parameters():
         (weights if config.decay_all or parameter.dim() > 1 else others).append(parameter)
-    groups = [{"params": weights}, {"params": others, "weight_decay": 0.0}] if others else [{"params": weights}]
+    groups: list[dict[str, Any]] = (
+        [{"params": weights}, {"params": others, "weight_decay": 0.0}] if others else [{"params": weights}]
+    )
     if config.optimiser == "sgd":
         return torch.optim.SGD(groups, config.lr, momentum=config.momentum, weight_decay=config.weight_decay)
     kind = torch.optim.AdamW if config.optimiser == "adamw" else torch.optim.Adam

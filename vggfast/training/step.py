@@ -86,16 +86,12 @@ class Stepper:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed(self.config.seed, step, self.world.rank))
-        images, labels, counts = (
-            t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)
-        )
-        parts = list(zip(*(t.chunk(self.config.accumulate) for t in (images, labels, counts)), strict=True))
+        tensors = [t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)]
+        parts = list(zip(*(t.chunk(self.config.accumulate) for t in tensors), strict=True))
         sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
-        for i, part in enumerate(parts):
-            last = i + 1 == len(parts)
-            waits = not last and isinstance(self.model, DistributedDataParallel)
-            with self.model.no_sync() if waits else contextlib.nullcontext():
-                sums += self._backward(*part, batch.total)
+        for i, (images, labels, counts) in enumerate(parts):
+            with self._averaging(i + 1 == len(parts)):
+                sums += self._backward(images, labels, counts, batch.total)
         self.scaler.unscale_(self.optimiser)
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -109,6 +105,11 @@ class Stepper:
         if self.average is not None:
             self.average.update_parameters(self.bare)
         return Sums(loss, top1, top5, seen, stops > 0, grad_norm)
+
+    def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
+        """Ranks average their gradients in the backward, or leave it to a later one."""
+        model = self.model
+        return model.no_sync() if isinstance(model, DistributedDataParallel) and not now else contextlib.nullcontext()
 
     def _backward(self, images: Tensor, labels: Tensor, counts: Tensor, total: int) -> Tensor:
         """Adds a part's gradients; its sums of loss, top-1 and top-5 misses, and images."""

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vggfast.data import Augmentation, Batch, Batches, CentreCrop, Preprocessing, open_dataset
+from vggfast.data import Augmentation, Batch, Batches, CentreCrop, Preprocessing, measure_colours, open_splits
 from vggfast.evaluation.metrics import hits
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
@@ -31,7 +31,7 @@ from vggfast.training.console import Live
 from vggfast.training.distributed import World
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_model, build_optimiser, measure_colours
+from vggfast.training.start import build_model, build_optimiser
 from vggfast.training.step import Stepper, Sums
 from vggfast.weights import save_model
 
@@ -65,10 +65,7 @@ class Trainer:
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
         if not (resume or overwrite) and (self.out / "config.yaml").exists():
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
-        self.train_set, self.val_set = (
-            open_dataset(config.data, "train"),
-            open_dataset(config.val_data or config.data, "val"),
-        )
+        self.train_set, self.val_set = open_splits(config.data, config.val_data or None)
         self._open_batches()
         self.model = build_model(config, len(self.train_set.classes)).to(self.world.device)
         self.optimiser = build_optimiser(config, self.model)
@@ -78,12 +75,12 @@ class Trainer:
         self.warnings: list[str] = []
         if resume:
             self._restore()
-        self.stop_signal: int | None = None
+        self.stop_signal = 0  # the number of the signal that asks to stop
         self._prepare_folder(overwrite)
 
     def _open_batches(self) -> None:
         config, world = self.config, self.world
-        statistics = measure_colours(self.train_set, config.on_bad_image)
+        statistics = measure_colours(self.train_set, on_bad_image=config.on_bad_image)
         std = statistics.std if config.pixel_std else np.ones(3)
         self.preprocessing = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))
         augmentation = Augmentation(
@@ -169,8 +166,8 @@ class Trainer:
         self.progress = Progress(**content["progress"])
         if content["ranks"] != self.world.size:
             self.warnings.append(
-                f"this run was by {content['ranks']} ranks and goes on with {self.world.size}: images and order are the "
-                "same, but sums are added in another order and dropout masks differ, so it is no longer bit-equal"
+                f"this run was by {content['ranks']} ranks and goes on with {self.world.size}: images and order are "
+                "the same, but sums are added in another order and dropout masks differ, so it is no longer bit-equal"
             )
 
     def _save(self, last: bool = False) -> None:
@@ -241,7 +238,7 @@ class Trainer:
             if progress.step >= self.total_steps:
                 break
             sums = self.stepper(
-                batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal is not None
+                batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0
             )
             progress.step += 1
             progress.batch += 1
@@ -276,8 +273,9 @@ class Trainer:
         if progress.step % self.config.log_every == 0:
             if self.log is not None:
                 self.log.step({
-                    "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * top1, "top5": 100 * top5,
-                    "lr": rate, "grad_norm": sums.grad_norm, "images_per_s": speed, "data_wait": wait,
+                    "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * top1,
+                    "top5": 100 * top5, "lr": rate, "grad_norm": sums.grad_norm, "images_per_s": speed,
+                    "data_wait": wait,
                 })  # fmt: skip
             progress.window = [0.0] * 4
 
@@ -325,7 +323,7 @@ class Trainer:
             misses = [(~hits(scores, labels, k) & counts).sum() for k in (1, 5)]
             sums += torch.stack([(losses * counts).sum(), *misses, counts.sum()]).double().cpu().numpy()
         self.model.train()
-        loss, top1, top5, images = self.world.totals(sums.tolist())
-        if not images:
+        loss, top1, top5, seen = self.world.totals(sums.tolist())
+        if not seen:
             raise ValueError(f"{self.val_set.name}: none of its {len(self.val_set)} validation images decodes")
-        return {"val_loss": loss / images, "val_top1": 100 * top1 / images, "val_top5": 100 * top5 / images}
+        return {"val_loss": loss / seen, "val_top1": 100 * top1 / seen, "val_top5": 100 * top5 / seen}
