@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 import shlex
+import signal
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -154,7 +155,7 @@ def _train(asked: Order, overwrite: bool) -> int:
                     f"vggfast train --resume {shlex.quote(str(asked.out))}",
                     flush=True,
                 )
-            return 128 + trainer.stop_signal
+            return 128 + (trainer.stop_signal or signal.SIGTERM)
         if world.main:
             finish(trainer)
     return 0
