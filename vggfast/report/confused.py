@@ -65,7 +65,8 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, classes: Sequence[str],
     axes.set(xlabel="the network says", ylabel="the image is")
     if len(classes) <= _MOST_NAMES:
         names = [name if len(name) <= 18 else name[:17] + "…" for name in classes]
-        axes.set_xticks(range(side), names, rotation=90, fontsize=8, parse_math=False)
+        upright = max(map(len, names)) > 3
+        axes.set_xticks(range(side), names, rotation=90 if upright else 0, fontsize=8, parse_math=False)
         axes.set_yticks(range(side), names, fontsize=8, parse_math=False)
     else:
         for axis in (axes.xaxis, axes.yaxis):

@@ -18,6 +18,7 @@ _COLOURS = {
     "right": "#117733", "wrong": "#cc3311",
 }  # fmt: skip
 _POINTS = 1000  # of a curve; more would not show
+_RATES = 8  # learning rates up to which each is named
 
 
 def save(figure: Figure, path: str | Path) -> None:
@@ -50,12 +51,16 @@ def curves(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, f
         axes.legend()
     rate.step(at, [row["lr"] for row in thin], where="post", color=_COLOURS["training"])
     rate.set(title="learning rate")
-    if rows and min(row["lr"] for row in rows) > 0:
+    rates = sorted({row["lr"] for row in rows})
+    if 1 < len(rates) <= _RATES and rates[0] > 0:  # steps down; a cosine goes to 0 and is plain on a linear axis
         rate.set_yscale("log")
+        rate.minorticks_off()
+        rate.set_yticks(rates, [f"{value:g}" for value in rates])
     speed.plot(at, [row["images_per_s"] for row in thin], color=_COLOURS["speed"], linewidth=1)
     speed.set(title="images per second", ylim=(0, None))
     wait.plot(at, [row["data_wait"] for row in thin], color=_COLOURS["wait"], linewidth=1)
-    wait.set(title="share of the time spent waiting for data", ylim=(0, 1))
+    wait.set(title="share of the time spent waiting for data")
+    wait.set_ylim(0, max(0.1, wait.get_ylim()[1]))
     wait.yaxis.set_major_formatter(PercentFormatter(1))
     for axes in figure.axes:
         axes.set_xlabel("step")

@@ -23,8 +23,8 @@ _IMAGES = ("curves", "confusion", "predictions")
 # Heading and format of each column of the table of epochs.
 _EPOCH_CELLS = {
     "epoch": ("epoch", "d"), "step": ("step", ",d"), "lr": ("rate", ".3g"),
-    "train_loss": ("train loss", ".3f"), "train_top1": ("top-1", ".2f"), "train_top5": ("top-5", ".2f"),
-    "val_loss": ("val. loss", ".3f"), "val_top1": ("top-1", ".2f"), "val_top5": ("top-5", ".2f"),
+    "train_loss": ("train loss", ".3f"), "train_top1": ("train top-1", ".2f"), "train_top5": ("train top-5", ".2f"),
+    "val_loss": ("val. loss", ".3f"), "val_top1": ("val. top-1", ".2f"), "val_top5": ("val. top-5", ".2f"),
     "seconds": ("seconds", ",.1f"), "images_per_s": ("images/s", ",.0f"), "data_wait": ("data wait", ".1%"),
     "bad_images": ("bad images", ",d"),
 }  # fmt: skip
@@ -61,10 +61,7 @@ def write_report(out: str | Path) -> Path:
         title=f"VGG {config.config} on {config.data}",
         state=_state(steps, epochs, metrics),
         headline=_headline(steps, found),
-        evaluation=[
-            {**row, "name": name, "scales": " ".join(map(str, row["scales"]))}
-            for name, row in metrics.get("evaluation", {}).items()
-        ],
+        evaluation=_evaluation(config, metrics),
         images={name: _embedded(out / f"{name}.png") for name in _IMAGES},
         curves_alt=_curves_alt(steps, epochs),
         confused=metrics.get("confused", []),
@@ -78,6 +75,13 @@ def write_report(out: str | Path) -> Path:
     )
     write_atomically(out / "report.html", lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return out / "report.html"
+
+
+def _evaluation(config: TrainConfig, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if not metrics:
+        return []
+    rows = {"centre crop": {"scales": [config.test_scales()[1]], **metrics["centre_crop"]}, **metrics["evaluation"]}
+    return [{**row, "name": name, "scales": " ".join(map(str, row["scales"]))} for name, row in rows.items()]
 
 
 def _embedded(path: Path) -> str:
@@ -101,14 +105,15 @@ def _headline(steps: Sequence[Mapping[str, float]], found: Mapping[str, Any]) ->
         return [
             ("step", f"{steps[-1]['step']:,}"), ("training loss", f"{steps[-1]['loss']:.3f}"),
             ("training top-1 error", f"{steps[-1]['top1']:.1f} %"), ("images/s", f"{steps[-1]['images_per_s']:,.0f}"),
-            ("data wait", f"{steps[-1]['data_wait']:.1%}"),
+            ("data wait", f"{100 * steps[-1]['data_wait']:.1f} %"),
         ] if steps else []  # fmt: skip
     best = found["best"]
     return [
         ("best top-1 error", f"{best['val_top1']:.2f} %"), ("top-5 error there", f"{best['val_top5']:.2f} %"),
-        ("best epoch", f"{best['epoch']} of {found['epochs']}"), ("steps", f"{found['steps']:,}"),
+        ("its epoch (from 0)", f"{best['epoch']}"), ("epochs", f"{found['epochs']}"),
+        ("steps", f"{found['steps']:,}"),
         ("training time", duration(found["train_seconds"])), ("images/s", f"{found['images_per_s']:,.0f}"),
-        ("data wait", f"{found['data_wait']:.1%}"),
+        ("data wait", f"{100 * found['data_wait']:.1f} %"),
     ]  # fmt: skip
 
 
