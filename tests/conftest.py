@@ -46,6 +46,7 @@ class Backend:
 
 def pytest_addoption(parser):
     parser.addoption("--cuda", action="store_true", help="fail, rather than skip, where there is no CUDA GPU")
+    parser.addoption("--kills", type=int, default=2, help="times that the run of test_distributed.py is killed")
     parser.addoption("--sim", action="store_true", help="fail, rather than skip, where the simulator is not built")
 
 

@@ -29,10 +29,10 @@ def dense(
     pool: str = "mean",
     batch_size: int = 32,
 ) -> Tensor:
-    """Posteriors (len(images), classes), float32, averaged over the scales.
+    """Posteriors (len(images), classes), float32 on the CPU, averaged over the scales.
 
     Args:
-        model: any network with a head; its FC layers run as convolutions.
+        model: any network with a head; its FC layers run as convolutions, on the device where it is.
         images: RGB images of any sizes.
         preprocessing: what the network was trained with.
         scales: lengths of the shorter side to which each image is rescaled.
@@ -50,6 +50,7 @@ def dense(
         raise ValueError("images is empty: at least one image is wanted")
     network = model.to_conv_head().eval()  # modules of its own: the caller's keep their training mode
     posteriors = [torch.zeros(())] * len(images)
+    device = next(model.parameters()).device
 
     def scores(batch: Tensor) -> Tensor:
         return ops.sum_pool(network.score_map(batch), reduce=pool).softmax(1)
@@ -63,10 +64,10 @@ def dense(
             for begin in range(0, len(group), batch_size):
                 indices, resized_images = zip(*group[begin : begin + batch_size], strict=True)
                 pixels = [preprocessing.tensor(np.asarray(image, dtype=np.float32)) for image in resized_images]
-                batch = torch.stack(pixels).contiguous(memory_format=torch.channels_last)
+                batch = torch.stack(pixels).contiguous(memory_format=torch.channels_last).to(device)
                 result = scores(batch)
                 if flip:
                     result = (result + scores(batch.flip(3))) / 2
-                for index, row in zip(indices, result, strict=True):
+                for index, row in zip(indices, result.cpu(), strict=True):
                     posteriors[index] = posteriors[index] + row / len(scales)
     return torch.stack(posteriors)

@@ -5,43 +5,89 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
 from vggfast.weights.files import write_atomically
 
-_COLOURS = {"loss": "#4477aa", "top1": "#cc3311", "top5": "#ee9955", "right": "#117733", "wrong": "#cc3311"}
+_COLOURS = {
+    "training": "#4477aa", "validation": "#cc3311", "speed": "#117733", "wait": "#aa3377",
+    "right": "#117733", "wrong": "#cc3311",
+}  # fmt: skip
+_POINTS = 1000  # of a curve; more would not show
+_RATES = 8  # learning rates up to which each is named
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def curves(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, float]], path: str | Path) -> None:
-    """Training loss over steps, and validation loss and errors over epochs, with the learning rate's drops.
+    """Loss, top-1 and top-5 error of training and validation, the rate, the speed and the data wait, over steps.
+
+    Training is what its batches gave, augmented and with dropout, so that validation may well be the better one.
 
     Args:
-        steps: rows with "step", "loss", "lr".
-        epochs: rows with "step", "val_loss", "val_top1", "val_top5" (errors in per cent).
+        steps: rows of training.log.STEP_COLUMNS; thinned to the means of neighbours where they are very many.
+        epochs: rows of training.log.EPOCH_COLUMNS.
         path: where the PNG goes.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    left.plot([row["step"] for row in steps], [row["loss"] for row in steps], color=_COLOURS["loss"], label="training")
-    at = [row["step"] for row in epochs]
-    left.plot(at, [row["val_loss"] for row in epochs], ".-", color=_COLOURS["top1"], label="validation")
-    left.set(xlabel="step", ylabel="loss (nats)", title="Loss")
-    right.plot(at, [row["val_top1"] for row in epochs], ".-", color=_COLOURS["top1"], label="top-1")
-    right.plot(at, [row["val_top5"] for row in epochs], ".-", color=_COLOURS["top5"], label="top-5")
-    right.set(xlabel="step", ylabel="error (%)", title="Validation error, centre crop", ylim=(0, None))
-    drops = [now["step"] for before, now in pairwise(steps) if now["lr"] < before["lr"]]
-    for axes in (left, right):
-        for i, step in enumerate(drops):
-            axes.axvline(step, color="grey", linestyle=":", label="learning rate / 10" if i == 0 else None)
-        axes.grid(alpha=0.3)
+    figure = Figure(figsize=(12, 7), layout="constrained")
+    (loss, top1, top5), (rate, speed, wait) = figure.subplots(2, 3)
+    rows, thin = list(steps), thinned(steps)
+    at = [row["step"] for row in thin]
+    for axes, name, validation, what in (
+        (loss, "loss", "val_loss", "loss (nats)"),
+        (top1, "top1", "val_top1", "top-1 error (%)"),
+        (top5, "top5", "val_top5", "top-5 error (%)"),
+    ):
+        axes.plot(at, [row[name] for row in thin], color=_COLOURS["training"], label="training", linewidth=1)
+        axes.plot([row["step"] for row in epochs], [row[validation] for row in epochs], ".-",
+                  color=_COLOURS["validation"], label="validation")  # fmt: skip
+        axes.set(title=what, ylim=(0, None))
         axes.legend()
-    _save(figure, path)
+    rate.step(at, [row["lr"] for row in thin], where="post", color=_COLOURS["training"])
+    rate.set(title="learning rate")
+    rates = sorted({row["lr"] for row in rows})
+    if 1 < len(rates) <= _RATES and rates[0] > 0:  # steps down; a cosine goes to 0 and is plain on a linear axis
+        rate.set_yscale("log")
+        rate.minorticks_off()
+        rate.set_yticks(rates, [f"{value:g}" for value in rates])
+    speed.plot(at, [row["images_per_s"] for row in thin], color=_COLOURS["speed"], linewidth=1)
+    speed.set(title="images per second", ylim=(0, None))
+    wait.plot(at, [row["data_wait"] for row in thin], color=_COLOURS["wait"], linewidth=1)
+    wait.set(title="share of the time spent waiting for data")
+    wait.set_ylim(0, max(0.1, wait.get_ylim()[1]))
+    wait.yaxis.set_major_formatter(PercentFormatter(1))
+    for axes in figure.axes:
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _mark_drops((loss, top1, top5), rows)
+    save(figure, path)
+
+
+def _mark_drops(panels: Sequence[Any], rows: Sequence[Mapping[str, float]]) -> None:
+    """Dotted lines where the rate falls by a factor at once; a cosine's or a warm-up's steps are none."""
+    for step in [now["step"] for before, now in pairwise(rows) if now["lr"] < 0.5 * before["lr"]][:20]:
+        for axes in panels:
+            axes.axvline(step, color="grey", linestyle=":", zorder=0)
+
+
+def thinned(rows: Sequence[Mapping[str, float]], most: int = _POINTS) -> list[Mapping[str, float]]:
+    """At most `most` rows: each the means of as many neighbours, but the step and the rate of the last of them."""
+    width = -(-len(rows) // most)
+    if width <= 1:
+        return list(rows)
+    groups = (rows[begin : begin + width] for begin in range(0, len(rows), width))
+    return [
+        {name: group[-1][name] if name in ("step", "lr") else sum(row[name] for row in group) / len(group)
+         for name in group[-1]}
+        for group in groups
+    ]  # fmt: skip
 
 
 def contact_sheet(
@@ -62,5 +108,6 @@ def contact_sheet(
     ):
         axes.imshow(image)
         colour = _COLOURS["right" if label == prediction else "wrong"]
-        axes.set_title(f"is: {label[:18]}\nsays: {prediction[:18]}\n{confidence:.1%}", fontsize=8, color=colour)
-    _save(figure, path)
+        text = f"is: {label[:18]}\nsays: {prediction[:18]}\n{confidence:.1%}"
+        axes.set_title(text, fontsize=8, color=colour, parse_math=False)  # a class may have a dollar in its name
+    save(figure, path)

@@ -81,7 +81,7 @@ class Live:
         self._bar.update(self._task, completed=done, text=text, left=left)
         if not self.quiet and not console.is_terminal and now - self._last_line > self.seconds_between_lines:
             self._last_line = now
-            say(f"{self.name} {done}/{self.total}  {left}  {text}")
+            say(f"{self.name} {done}/{self.total}  {left}  {text}".rstrip())
 
     def _left(self, now: float) -> str:
         """The time left, from the rate of this session alone."""

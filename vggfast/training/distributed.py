@@ -29,6 +29,22 @@ def _device_of(choice: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
+def _join(backend: str) -> None:
+    """Joins the group of torchrun's environment.
+
+    torchrun's own store outlives the ranks that it restarts. So that these do not find the addresses of the dead, each
+    attempt has a prefix.
+    """
+    environment = os.environ
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        dist.init_process_group(backend)
+        return
+    store = dist.TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
+    attempt = dist.PrefixStore(f"vggfast/attempt-{environment.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    rank, size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    dist.init_process_group(backend, store=attempt, rank=rank, world_size=size)
+
+
 @dataclass(frozen=True)
 class World:
     """The processes that train together, as seen by one of them; a context manager, which ends the group.
@@ -57,8 +73,7 @@ class World:
             torch.cuda.set_device(chosen)
         if "RANK" not in os.environ:
             return cls(device=chosen)
-        # Gloo stays at hand beside NCCL: a step's few sums are added on the CPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")
+        _join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")  # a step's few sums are added on the CPU
         return cls(dist.get_rank(), dist.get_world_size(), chosen)
 
     def __enter__(self) -> World:

@@ -33,8 +33,10 @@ def conv_names(model: VGG) -> dict[str, str]:
     return names
 
 
-def build_model(config: TrainConfig, num_classes: int) -> VGG:
+def build_model(config: TrainConfig, num_classes: int, resumed: bool = False) -> VGG:
     """The network of a run with its first weights, the same for every process with this seed.
+
+    A resumed run's come from its checkpoint: `init_from` need no longer be there.
 
     Raises:
         FileNotFoundError, ValueError: `init_from` is no network's file, or its layers do not fit; the text names it.
@@ -44,7 +46,7 @@ def build_model(config: TrainConfig, num_classes: int) -> VGG:
         config.config, num_classes, dropout=config.dropout, batch_norm=config.batch_norm, init=config.init,
         width=config.width, hidden=config.hidden, pool_size=config.pool_size,
     )  # fmt: skip
-    if config.init_from:
+    if config.init_from and not resumed:
         start_from(model, Path(config.init_from), config.init_layers)
     if config.channels_last:
         for parameter in model.parameters():

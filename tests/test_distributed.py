@@ -1,0 +1,127 @@
+"""Several ranks: they train the network that one process trains, agree to the bit, and survive being killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import ranks
+from vggfast.training.checkpoint import Checkpoints
+from vggfast.training.distributed import World
+
+_RUN = ["--data", "digits", "--width", "0.1", "--hidden", "16", "--batch-size", "30", "--steps", "60",
+        "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "accumulate"), [(2, 1), (4, 3)])
+def test_ranks_train_what_one_process_trains(number, accumulate):
+    """Three steps with 30 images, which 4 ranks share as 7, 8, 7, 8; gradients to rounding, ranks to the bit."""
+    (single,) = ranks.launch(1, steps=3)
+    row = ranks.compare(number, 3, single, accumulate)
+    assert row["ranks_bit_equal"]
+    assert row["gradients"]["relative_l2"] < 1e-5
+    assert row["weights"]["relative_l2"] < 1e-5
+
+
+def _torchrun(number, *arguments, launcher=()):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), *launcher]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*command, "-m", "vggfast", "train", *map(str, arguments)], env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def _finish(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def _weights(out):
+    return Checkpoints(out / "checkpoints").newest(pytest.fail)["model"]
+
+
+def _kill_once_it_has_written(process, out, generator):
+    """SIGKILL to torchrun and its ranks, at a random moment after the first new checkpoint."""
+    before, deadline = set(Checkpoints(out / "checkpoints").paths()), time.monotonic() + 120
+    while process.poll() is None and set(Checkpoints(out / "checkpoints").paths()) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(generator.random())
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path, request):
+    """The whole process group, torchrun and two ranks, each time from `--resume auto`."""
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    _finish(_torchrun(2, "--out", whole, *_RUN))
+    generator = random.Random(1409)
+    for _ in range(request.config.getoption("--kills")):
+        _kill_once_it_has_written(_torchrun(2, "--out", out, "--resume", "auto", *_RUN), out, generator)
+    _finish(_torchrun(2, "--out", out, "--resume", "auto", *_RUN))
+    mine, theirs = _weights(whole), _weights(out)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    steps = [(folder / "log.jsonl").read_text().splitlines() for folder in (whole, out)]
+    losses = [{row["step"]: row["loss"] for row in map(json.loads, lines) if row["kind"] == "step"} for lines in steps]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 60
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_ranks_of_which_one_died(tmp_path):
+    whole, out = tmp_path / "whole", tmp_path / "killed"
+    _finish(_torchrun(2, "--out", whole, *_RUN))
+    launcher = ["--max-restarts", "2", "--monitor-interval", "0.1"]
+    process = _torchrun(2, "--out", out, "--resume", "auto", *_RUN, launcher=launcher)
+    deadline = time.monotonic() + 120
+    while not Checkpoints(out / "checkpoints").paths():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    _finish(process)
+    mine, theirs = _weights(whole), _weights(out)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.slow
+def test_termination_of_one_rank_stops_all_and_another_number_goes_on(tmp_path):
+    out = tmp_path / "run"
+    process = _torchrun(2, "--out", out, *_RUN)
+    deadline = time.monotonic() + 120
+    while not Checkpoints(out / "checkpoints").paths() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on
+    output = process.communicate(timeout=120)[0]
+    assert f"go on with: vggfast train --resume {out}" in output
+    output = _finish(_torchrun(3, "--resume", out))
+    flat = " ".join(output.split())
+    assert "this run was by 2 ranks and goes on with 3: images and order are the same, but sums" in flat
+    assert Checkpoints(out / "checkpoints").newest(pytest.fail)["progress"]["step"] == 60
+
+
+def test_a_world_of_one():
+    world = World.start("cpu")
+    model = torch.nn.Linear(2, 2)
+    assert (world.rank, world.size, world.main) == (0, 1, True)
+    assert world.totals([1.5, 2.0]) == [1.5, 2.0]
+    assert world.wrap(model, torch.zeros(1, 2)) is model
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="device is 'auto': this machine has 1 GPUs, and local rank 1 wants its own"):
+        World.start("auto")
