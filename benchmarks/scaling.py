@@ -212,7 +212,7 @@ def plot(path: Path) -> None:
     left.set_ylim(0, 1.02)
     left.set_xlabel("GPUs, 64 images each")
     left.set_title("est. efficiency of D on H200", loc="left", fontsize=10)
-    left.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, 0.72))
+    left.legend(fontsize=7, loc="upper right", bbox_to_anchor=(1.0, 0.68))
     _bars(right, timeline(h200(64), BEST, 64), sum(h200(64).backward))
     for axis in (left, right):
         axis.spines[["top", "right"]].set_visible(False)
