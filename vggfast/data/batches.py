@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -122,6 +123,12 @@ class _Loader(Dataset):
         return _Found(index, None, bad)
 
 
+def _leave_signals_to_the_parent(_: int) -> None:
+    """A signal to the whole process group asks the trainer to finish its step, for which it wants its batch."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _as_it_is(batch: Any) -> Any:
     return batch
 
@@ -187,7 +194,7 @@ class Batches:
         generator = torch.Generator().manual_seed(self.seed)
         loader = DataLoader(
             self._loader, batch_size=None, sampler=plan, num_workers=self.workers, collate_fn=_as_it_is,
-            generator=generator, pin_memory=self.pin_memory,
+            generator=generator, pin_memory=self.pin_memory, worker_init_fn=_leave_signals_to_the_parent,
         )  # fmt: skip
         for batch in loader:
             if isinstance(batch, Exception):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from vggfast.data import ImageSet, Preprocessing
@@ -41,13 +42,31 @@ def evaluate_dense(
     *,
     flip: bool = True,
     chunk: int = 256,
+    on_bad_image: str = "fail",
     progress: Callable[[int], Any] = lambda done: None,
 ) -> tuple[dict[str, float], Tensor]:
-    """(errors, posteriors (N, classes)) of a data set by :func:`dense`; `progress` is told how many images are done."""
-    parts = []
+    """(errors, posteriors (N, classes)) of a data set by :func:`dense`; `progress` is told how many images are done.
+
+    With `on_bad_image` "skip", an image that does not decode has posteriors of NaN and counts in no error.
+
+    Raises:
+        ValueError: an image does not decode, or none does; the text names it.
+    """
+    posteriors = torch.full((len(images), len(images.classes)), float("nan"))
     for begin in range(0, len(images), chunk):
-        batch = [images.image(i) for i in range(begin, min(begin + chunk, len(images)))]
-        parts.append(dense(model, batch, preprocessing, scales, flip=flip))
-        progress(begin + len(batch))
-    posteriors = torch.cat(parts)
-    return errors(posteriors, torch.from_numpy(images.labels)), posteriors
+        end = min(begin + chunk, len(images))
+        batch = {i: image for i in range(begin, end) if (image := _image(images, i, on_bad_image)) is not None}
+        if batch:
+            posteriors[list(batch)] = dense(model, list(batch.values()), preprocessing, scales, flip=flip)
+        progress(end)
+    seen = ~posteriors.isnan().any(1)
+    return errors(posteriors[seen], torch.from_numpy(images.labels)[seen]), posteriors
+
+
+def _image(images: ImageSet, index: int, on_bad_image: str) -> Image.Image | None:
+    try:
+        return images.image(index)
+    except (OSError, ValueError):
+        if on_bad_image == "fail":
+            raise
+        return None

@@ -25,9 +25,10 @@ import torch.nn.functional as F
 
 from vggfast.data import Augmentation, Batch, Batches, CentreCrop, Preprocessing, measure_colours, open_splits
 from vggfast.evaluation.metrics import hits
+from vggfast.report import environment
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
-from vggfast.training.console import Live
+from vggfast.training.console import Live, step_text
 from vggfast.training.distributed import World
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
@@ -112,6 +113,8 @@ class Trainer:
                 torn.unlink(missing_ok=True)
         self.config.write(self.out / "config.yaml")
         self.log = RunLog(self.out, self.progress.step)
+        facts = environment(self.world.size, self.world.device)
+        self.log.event("session begins", step=self.progress.step, environment=facts)
         for text in self.warnings:
             self.log.event(text, step=self.progress.step)
 
@@ -238,9 +241,7 @@ class Trainer:
         for batch in self._timed(self.batches.epoch(progress.epoch, progress.batch)):
             if progress.step >= self.total_steps:
                 break
-            sums = self.stepper(
-                batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0
-            )
+            sums = self.stepper(batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0)
             progress.step += 1
             progress.batch += 1
             self._log_step(sums, batch)
@@ -262,22 +263,17 @@ class Trainer:
             self._live.line(f"warning: {text}; another image takes its place")
             if self.log is not None:
                 self.log.event(text, step=progress.step)
-        wait = progress.waited / max(progress.seconds, 1e-9)
-        speed = progress.sums[3] / max(progress.seconds, 1e-9)
-        rate = self.schedule.rate(progress.step - 1)
+        seconds = max(progress.seconds, 1e-9)
         loss, top1, top5 = (value / max(progress.window[3], 1) for value in progress.window[:3])
-        self._live.to(
-            progress.step,
-            f"epoch {progress.epoch}  loss {loss:.3f}  top-1 {top1:.1%}  top-5 {top5:.1%}  lr {rate:.3g}  "
-            f"{speed:.0f} images/s  data wait {wait:.1%}",
-        )
+        row = {
+            "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * top1, "top5": 100 * top5,
+            "lr": self.schedule.rate(progress.step - 1), "grad_norm": sums.grad_norm,
+            "images_per_s": progress.sums[3] / seconds, "data_wait": progress.waited / seconds,
+        }  # fmt: skip
+        self._live.to(progress.step, step_text(row))
         if progress.step % self.config.log_every == 0:
             if self.log is not None:
-                self.log.step({
-                    "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * top1,
-                    "top5": 100 * top5, "lr": rate, "grad_norm": sums.grad_norm, "images_per_s": speed,
-                    "data_wait": wait,
-                })  # fmt: skip
+                self.log.step(row)
             progress.window = [0.0] * 4
 
     def _close_epoch(self) -> None:
