@@ -32,7 +32,15 @@ def test_ranks_train_what_one_process_trains(number, accumulate):
 
 
 def _torchrun(number, *arguments, launcher=()):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number), *launcher]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        str(number),
+        *launcher,
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, "-m", "vggfast", "train", *map(str, arguments)], env=environment, text=True,

@@ -2,7 +2,9 @@
 
 import copy
 import dataclasses
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from vggfast.data import Batch
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.config import TrainConfig, read_values
 from vggfast.training.distributed import World
+from vggfast.training.finish import finish
 from vggfast.training.log import read_csv
 from vggfast.training.presets import PRESETS, preset, preset_for
 from vggfast.training.schedule import Schedule
@@ -337,3 +340,26 @@ def test_yaml_files(tmp_path, text, error, message):
         return
     with pytest.raises(error, match=message):
         TrainConfig(**read_values(tmp_path / "c.yaml"))
+
+
+def test_images_that_do_not_decode_are_counted_and_named(photos, tmp_path, capsys):
+    """One of the training images, one of those held out; with "fail", either stops the run."""
+    config = _config(photos, epochs=1, on_bad_image="skip", batch_size=6)
+    plain = Trainer(config, tmp_path / "plain")
+    bad = [plain.train_set.source(3), plain.val_set.source(0)]
+    for path in bad:
+        Path(path).write_bytes(b"no image")
+    trainer = Trainer(config, tmp_path / "run")
+    assert trainer.run()
+    finish(trainer)
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert f"warning: {bad[0]}: not an image that decodes" in printed
+    row = trainer.progress.epochs[0]
+    assert row["bad_images"] == 1
+    assert row["val_top1"] in (0, 100)  # one is left of two
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluation"]["dense, one scale"]["top1"] in (
+        0,
+        100,
+    )
+    with pytest.raises(ValueError, match="not an image that decodes"):
+        Trainer(_config(photos, epochs=1), tmp_path / "fails").run()

@@ -44,12 +44,16 @@ def finish(trainer: Any) -> None:
     results: dict[str, dict[str, Any]] = {}
     for name, used in protocols.items():
         with Live(name, len(images)) as live:
-            found, posteriors = evaluate_dense(model, images, trainer.preprocessing, used, progress=live.to)
+            found, posteriors = evaluate_dense(
+                model, images, trainer.preprocessing, used, on_bad_image=config.on_bad_image, progress=live.to
+            )
         results[name] = {"scales": list(used), "flip": True, **found}
 
-    predicted = posteriors.argmax(1).numpy()
-    confusion(images.labels, predicted, images.classes, out / "confusion.png")
-    _draw_sheet(images, posteriors, predicted, out / "predictions.png")
+    seen = np.flatnonzero(~posteriors.isnan().any(1).numpy())  # all that decode
+    confidences, predicted = (t.numpy() for t in posteriors[seen].max(1))
+    labels = images.labels[seen]
+    confusion(labels, predicted, images.classes, out / "confusion.png")
+    _draw_sheet(images, seen, predicted, confidences, out / "predictions.png")
     figures = summary(trainer.progress.epochs)
     best = figures.pop("best")
     write_json(
@@ -57,7 +61,7 @@ def finish(trainer: Any) -> None:
         {
             **figures, "best_epoch": best["epoch"],
             "centre_crop": {"top1": best["val_top1"], "top5": best["val_top5"]}, "evaluation": results,
-            "confused": most_confused(images.labels, predicted, images.classes),
+            "confused": most_confused(labels, predicted, images.classes),
             "environment": environment(trainer.world.size, trainer.world.device),
         },
     )  # fmt: skip
@@ -75,16 +79,16 @@ def finish(trainer: Any) -> None:
         say(f"  {out / name}  {what}")
 
 
-def _draw_sheet(images: Any, posteriors: Any, predicted: np.ndarray, path: Path) -> None:
-    """A random sample, with every mistake that fits shown first."""
-    order = np.random.default_rng(0).permutation(len(images))
-    is_wrong = (predicted != images.labels)[order]
+def _draw_sheet(images: Any, seen: np.ndarray, predicted: np.ndarray, confidences: np.ndarray, path: Path) -> None:
+    """A random sample of the images `seen`, with every mistake that fits shown first."""
+    order = np.random.default_rng(0).permutation(len(seen))
+    is_wrong = (predicted != images.labels[seen])[order]
     wrong = order[is_wrong][: _SHEET_IMAGES // 2].tolist()
     chosen = wrong + order[~is_wrong][: _SHEET_IMAGES - len(wrong)].tolist()
     contact_sheet(
-        [images.image(i) for i in chosen],
-        [images.classes[images.labels[i]] for i in chosen],
+        [images.image(seen[i]) for i in chosen],
+        [images.classes[images.labels[seen[i]]] for i in chosen],
         [images.classes[predicted[i]] for i in chosen],
-        [posteriors[i, predicted[i]].item() for i in chosen],
+        [confidences[i].item() for i in chosen],
         path,
     )
