@@ -49,7 +49,10 @@ def test_folder_with_splits(photos, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("mnist", "data is 'mnist': one of digits, imagefolder:DIR, tiny-imagenet:DIR, imagenet:DIR, shards:PATTERN, hf:NAME_OR_DIR, cache:DIR is wanted"),
+        (
+            "mnist",
+            "data is .mnist.: one of digits, imagefolder:DIR, .*, shards:PATTERN, hf:NAME_OR_DIR, cache:DIR",
+        ),
         ("imagefolder:", "data is 'imagefolder:'"),
         ("digits:8", "data is 'digits:8'"),
         ("imagefolder:nowhere", "nowhere: no such folder"),
