@@ -12,7 +12,6 @@ import argparse
 import itertools
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,15 +96,14 @@ class Bench:
         """Times candidates that work on so many images; `alone`: in this process, on one thread."""
         others = Others()
         others.start(os.getpid())
-        clock = time.process_time if alone else time.perf_counter
-        samples = timing.interleaved(candidates, self.rounds, clock=clock)
+        samples = timing.interleaved(candidates, self.rounds, processor=alone)
         others.stop(os.getpid())
         for name, seconds in samples.items():
             middle, spread = timing.median_and_spread(seconds)
             self.rows.append({
-                "what": what, "by": name, "images": images, "clock": clock.__name__, "per_second": images / middle,
-                "best_per_second": images / min(seconds), "spread": spread, "taken_by_others": others.share,
-                "seconds": seconds,
+                "what": what, "by": name, "images": images, "second_of": "core" if alone else "wall",
+                "per_second": images / middle, "best_per_second": images / min(seconds), "spread": spread,
+                "taken_by_others": others.share, "seconds": seconds,
             })  # fmt: skip
 
 
@@ -168,8 +166,7 @@ def main() -> None:
     for row in bench.rows:
         rates = (f"{row[each]:.0f}" for each in ("per_second", "best_per_second"))
         shares = (f"{row[each] or 0:.0%}" for each in ("spread", "taken_by_others"))
-        second_of = "core" if row["clock"] == "process_time" else "wall"
-        table.append([row["what"], row["by"], second_of, *rates, *shares])
+        table.append([row["what"], row["by"], row["second_of"], *rates, *shares])
     draw("Images per second", ("what", "by", "second of", "median", "best", "spread", "taken by others"), table)
     timing.write_results(options.json, bench.rows, batch=BATCH, images=len(files))
 

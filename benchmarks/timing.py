@@ -25,16 +25,15 @@ STATE = ("clocks.sm", "clocks.mem", "temperature.gpu", "power.draw", "clocks_{}_
 
 
 def interleaved(
-    candidates: Mapping[str, Callable[[], Any]],
-    rounds: int,
-    seconds: float = 0.02,
-    clock: Callable[[], float] = time.perf_counter,
+    candidates: Mapping[str, Callable[[], Any]], rounds: int, seconds: float = 0.02, processor: bool = False
 ) -> dict[str, list[float]]:
     """Seconds per call of each candidate, a sample per round; in a round each runs once, in turn.
 
     A sample is the mean over as many calls as fill `seconds`, so that short calls are not lost in the clock.
-    `clock` may be time.process_time, for calls that wait for nothing: what other processes take is then left out.
+    With `processor` they are of this process' processor time, which leaves out what others take: for calls on one
+    thread that wait for nothing.
     """
+    clock = time.process_time if processor else time.perf_counter
     calls = {}
     for name, run in candidates.items():
         run()
