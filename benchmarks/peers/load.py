@@ -10,7 +10,7 @@ TRUSTED = 0.03  # share of the machine that others may take before a table says 
 _TICK = os.sysconf("SC_CLK_TCK")
 
 
-def _everyone() -> float:
+def everyone() -> float:
     """Seconds of processor time that all processes and the hypervisor's other guests have used."""
     user, nice, system, _, _, irq, softirq, steal = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + irq + softirq + steal) / _TICK
@@ -38,7 +38,7 @@ class Neighbours:
         self.taken += self._others(process) - others
 
     def _others(self, process: int) -> float:
-        return _everyone() - _used(process) - _used(os.getpid()) if self.known else 0.0
+        return everyone() - _used(process) - _used(os.getpid()) if self.known else 0.0
 
     @property
     def share(self) -> float | None:

@@ -362,8 +362,9 @@ def run(parsed: argparse.Namespace) -> int:
 
     folder = _folder(parsed)
     if parsed.verify:
-        with Live("checksums, MiB", 1) as live:
-            blocks = verify(folder, lambda done, total: live.to(done >> 20, f"of {total >> 20}"))
+        mebibytes = sum(path.stat().st_size for path in folder.glob("*.pixels")) >> 20
+        with Live("checksums, MiB", mebibytes) as live:
+            blocks = verify(folder, lambda done, total: live.to(done >> 20))
         print(f"{folder}: {blocks} blocks, all as they were written")
         return 0
     for split, images in zip(("train", "val"), open_splits(parsed.data), strict=True):

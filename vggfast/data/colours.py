@@ -29,13 +29,14 @@ class ColourStatistics:
 def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
     """Mean, deviation and principal axes of the RGB values of `images`."""
     count, total, square = 0, np.zeros(3), np.zeros((3, 3))
-    for image in images:
-        pixels = np.asarray(image, dtype=np.float64).reshape(-1, 3) / 255
-        count += len(pixels)
-        total += pixels.sum(0)
-        square += pixels.T @ pixels
+    for image in images:  # sums of whole numbers below 2^53: exact, so the same whatever their order
+        channels = np.ascontiguousarray(np.asarray(image).reshape(-1, 3).T, dtype=np.float64)
+        count += channels.shape[1]
+        total += channels.sum(1)
+        square += channels @ channels.T
     if not count:
         raise ValueError("images is empty: at least one image is wanted")
+    total, square = total / 255, square / 255**2
     mean = total / count
     covariance = square / count - np.outer(mean, mean)
     variances, axes = np.linalg.eigh(covariance)

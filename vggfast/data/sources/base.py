@@ -110,17 +110,27 @@ def held_out(labels: np.ndarray, fraction: float, name: str) -> np.ndarray:
     return mask
 
 
-def files_by_class(root: Path, subfolder: str = "") -> tuple[list[str], list[str], list[int]]:
-    """(classes, files from `root` on, labels) of a folder with a folder per class, both in order of their names.
+def class_folders(root: Path) -> list[str]:
+    """The names of the folders in `root`, in order.
 
     Raises:
-        FileNotFoundError, ValueError: no such folder, no class folders, or one without images; the text names it.
+        FileNotFoundError, ValueError: no such folder, or none in it; the text names it.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: no such folder")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if not classes:
         raise ValueError(f"{root} has no class folders: DIR/<class>/<image> is wanted")
+    return classes
+
+
+def files_by_class(root: Path, subfolder: str = "") -> tuple[list[str], list[str], list[int]]:
+    """(classes, files from `root` on, labels) of a folder with a folder per class, both in order of their names.
+
+    Raises:
+        FileNotFoundError, ValueError: no such folder, no class folders, or one without images; the text names it.
+    """
+    classes = class_folders(root)
     files: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vggfast.data.sources.base import ImageSet, check_classes, files_by_class, from_files, held_out
+from vggfast.data.sources.base import ImageSet, check_classes, class_folders, files_by_class, from_files, held_out
 
 
 def open_image_folder(folder: str, split: str) -> ImageSet:
@@ -14,7 +14,7 @@ def open_image_folder(folder: str, split: str) -> ImageSet:
     if (root / "train").is_dir():
         classes, files, labels = files_by_class(root / split)
         if split != "train":
-            check_classes(folder, classes, files_by_class(root / "train")[0], split)
+            check_classes(folder, classes, class_folders(root / "train"), split)
         return from_files(folder, classes, labels, files, root / split)
     classes, files, labels = files_by_class(root)
     chosen = np.flatnonzero(held_out(np.array(labels), 0.1, folder) == (split == "val"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vggfast.data.sources.base import SUFFIXES, ImageSet, check_classes, files_by_class, from_files
+from vggfast.data.sources.base import SUFFIXES, ImageSet, check_classes, class_folders, files_by_class, from_files
 
 _BELOW = ("", "val", "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12/data", "data", "devkit/data")
 _NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
@@ -25,9 +25,8 @@ def open_imagenet(folder: str, split: str) -> ImageSet:
     root = Path(folder)
     images = root / "ILSVRC" / "Data" / "CLS-LOC"
     images = images if images.is_dir() else root
-    wnids = sorted(entry.name for entry in os.scandir(images / "train") if entry.is_dir()) if _has_train(images) else []
     words = _words(root)
-    wnids = wnids or sorted(words)
+    wnids = class_folders(images / "train") if (images / "train").is_dir() else sorted(words)
     if not wnids:
         raise FileNotFoundError(f"{images / 'train'}: no such folder, and none of {', '.join(_NAMES)} in {root}")
     classes = [words.get(wnid, wnid) for wnid in wnids]
@@ -36,10 +35,6 @@ def open_imagenet(folder: str, split: str) -> ImageSet:
     found, files, labels = files_by_class(images / split)
     check_classes(folder, found, wnids, split)
     return from_files(folder, classes, labels, files, images / split)
-
-
-def _has_train(images: Path) -> bool:
-    return (images / "train").is_dir()
 
 
 def _existing(folder: Path) -> Path:

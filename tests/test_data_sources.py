@@ -1,0 +1,335 @@
+"""ImageNet's layouts, shards, Hugging Face's data sets: what they hold, and what is mislabelled in them."""
+
+import io
+import json
+import pickle
+import sys
+import tarfile
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vggfast.data import open_dataset, open_splits
+from vggfast.data.sources.shards import expand
+
+WNIDS = ["n01440764", "n01443537", "n02000000"]
+
+
+def picture(value: int) -> Image.Image:
+    return Image.new("RGB", (6, 4), (value, value, value))
+
+
+def png(value: int) -> bytes:
+    file = io.BytesIO()
+    picture(value).save(file, "PNG")
+    return file.getvalue()
+
+
+def values(images) -> list[int]:
+    return [int(images.pixels(i)[0, 0, 0]) for i in range(len(images))]
+
+
+# ---- ImageNet -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def imagenet(tmp_path) -> Path:
+    """train/ of three classes; val/ flat, of four images of classes 2, 0, 1, 0."""
+    for label, wnid in enumerate(WNIDS):
+        (tmp_path / "train" / wnid).mkdir(parents=True)
+        for i in range(2):
+            picture(10 * label + i).save(tmp_path / "train" / wnid / f"{wnid}_{i}.JPEG", "PNG")
+    (tmp_path / "val").mkdir()
+    for i, value in enumerate((2, 0, 1, 0), 1):
+        picture(value).save(tmp_path / "val" / f"ILSVRC2012_val_{i:08d}.JPEG", "PNG")
+    return tmp_path
+
+
+def by_numbers(root):
+    (root / "val.txt").write_text("".join(f"ILSVRC2012_val_{i:08d}.JPEG {n}\n" for i, n in enumerate((2, 0, 1, 0), 1)))
+
+
+def by_wnids(root):
+    rows = (f"ILSVRC2012_val_{i:08d}.JPEG {WNIDS[n]}\n" for i, n in enumerate((2, 0, 1, 0), 1))
+    (root / "val" / "val.txt").write_text("".join(rows))
+
+
+def by_solution(root):
+    rows = (f"ILSVRC2012_val_{i:08d},{WNIDS[n]} 1 2 3 4 \n" for i, n in enumerate((2, 0, 1, 0), 1))
+    (root / "LOC_val_solution.csv").write_text("ImageId,PredictionString\n" + "".join(rows))
+
+
+def by_devkit(root, truth=(7, 5, 6, 5)):
+    from scipy.io import savemat
+
+    data = root / "ILSVRC2012_devkit_t12" / "data"
+    data.mkdir(parents=True)
+    synsets = np.zeros(4, dtype=[("ILSVRC2012_ID", object), ("WNID", object), ("words", object)])
+    for row, number, wnid in zip(synsets, (5, 6, 7, 8), [*WNIDS, "n09999999"], strict=True):
+        row["ILSVRC2012_ID"], row["WNID"], row["words"] = number, wnid, "words"
+    savemat(data / "meta.mat", {"synsets": synsets})
+    (data / "ILSVRC2012_validation_ground_truth.txt").write_text("".join(f"{number}\n" for number in truth))
+
+
+@pytest.mark.parametrize("write", [by_numbers, by_wnids, by_solution, by_devkit])
+def test_flat_validation_images(imagenet, write):
+    write(imagenet)
+    train, val = open_splits(f"imagenet:{imagenet}")
+    assert train.classes == val.classes == WNIDS
+    assert values(train) == [0, 1, 10, 11, 20, 21]
+    assert train.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert val.labels.tolist() == values(val) == [2, 0, 1, 0]
+
+
+def test_validation_in_class_folders_and_names(imagenet):
+    for path in (imagenet / "val").iterdir():
+        path.unlink()
+    for label, wnid in enumerate(WNIDS):
+        (imagenet / "val" / wnid).mkdir()
+        picture(label).save(imagenet / "val" / wnid / "a.png")
+    rows = ["n01440764 tench, Tinca tinca", "n01443537 goldfish", "n02000000 some bird, Avis"]
+    (imagenet / "LOC_synset_mapping.txt").write_text("\n".join(rows) + "\n")
+    val = open_dataset(f"imagenet:{imagenet}", "val")
+    assert val.classes == ["tench", "goldfish", "some bird"]
+    assert values(val) == val.labels.tolist() == [0, 1, 2]
+    (imagenet / "val" / WNIDS[1]).rename(imagenet / "val" / "n09999999")
+    with pytest.raises(ValueError, match=r"train and val have different classes \(n01443537, n09999999\)"):
+        open_dataset(f"imagenet:{imagenet}", "val")
+
+
+def test_the_layout_of_the_contest(imagenet, tmp_path_factory):
+    root = tmp_path_factory.mktemp("contest")
+    (root / "ILSVRC" / "Data").mkdir(parents=True)
+    (root / "ILSVRC" / "Data" / "CLS-LOC").symlink_to(imagenet)
+    by_solution(root)
+    assert open_dataset(f"imagenet:{root}", "val").labels.tolist() == [2, 0, 1, 0]
+
+
+def _drop_an_image(root):
+    by_numbers(root)
+    (root / "val" / "ILSVRC2012_val_00000003.JPEG").unlink()
+
+
+def _drop_a_label(root):
+    by_numbers(root)
+    (root / "val.txt").write_text("\n".join((root / "val.txt").read_text().splitlines()[:3]))
+
+
+def _strange_wnid(root):
+    (root / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG n09999999\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda root: None, "none of val.txt, LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt with"),
+        (_drop_an_image, r"ILSVRC2012_val_00000003\.JPEG: not there, and 0 more that have a label"),
+        (_drop_a_label, r"ILSVRC2012_val_00000004\.JPEG has no label, nor have 0 more"),
+        (_strange_wnid, r"val\.txt says 'ILSVRC2012_val_00000001\.JPEG n09999999': a file and its class"),
+        (lambda root: by_devkit(root, (7, 5, 6)), "ground_truth.txt has 3 labels, and val/ has 4 images"),
+        (lambda root: by_devkit(root, (7, 5, 6, 8)), "has '8' for ILSVRC2012_val_00000004.JPEG, which is no class"),
+        (lambda root: by_devkit(root, (7, 5, 6, 9)), "has '9' for ILSVRC2012_val_00000004.JPEG, which is no class"),
+    ],
+)
+def test_mislabelled_validation_images(imagenet, spoil, message):
+    spoil(imagenet)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_dataset(f"imagenet:{imagenet}", "val")
+
+
+def test_a_damaged_devkit(imagenet):
+    by_devkit(imagenet)
+    (imagenet / "ILSVRC2012_devkit_t12" / "data" / "meta.mat").write_bytes(b"x" * 300)
+    with pytest.raises(ValueError, match=r"meta\.mat is not the devkit's"):
+        open_dataset(f"imagenet:{imagenet}", "val")
+
+
+# ---- Tiny-ImageNet --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path) -> Path:
+    for wnid in WNIDS:
+        (tmp_path / "train" / wnid / "images").mkdir(parents=True)
+        picture(1).save(tmp_path / "train" / wnid / "images" / "a.png")
+    (tmp_path / "val" / "images").mkdir(parents=True)
+    picture(2).save(tmp_path / "val" / "images" / "v.png")
+    (tmp_path / "wnids.txt").write_text("\n".join(reversed(WNIDS)))
+    (tmp_path / "words.txt").write_text("n01440764\ttench, Tinca\nn09\tnothing\n")
+    (tmp_path / "val" / "val_annotations.txt").write_text("v.png\tn02000000\t0\t0\t1\t1\n")
+    return tmp_path
+
+
+def test_tiny_imagenet(tiny):
+    train, val = open_splits(f"tiny-imagenet:{tiny}")
+    assert train.classes == ["tench", "n01443537", "n02000000"]
+    assert val.labels.tolist() == [2]
+    assert val.source(0) == str(tiny / "val" / "images" / "v.png")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("v.png\tn09999999\n", r"val_annotations\.txt, line 1 is 'v\.png\\tn09999999': a file and a class of wnids"),
+        ("v.png\tn02000000\nw.png\tn02000000\n", r"w\.png: not there, and 0 more of val_annotations\.txt"),
+    ],
+)
+def test_annotations_that_do_not_fit(tiny, rows, message):
+    (tiny / "val" / "val_annotations.txt").write_text(rows)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_dataset(f"tiny-imagenet:{tiny}", "val")
+
+
+# ---- shards ---------------------------------------------------------------------------------------------------------
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+
+
+@pytest.fixture
+def shards(tmp_path) -> Path:
+    """Two shards for training, one of them with JSON labels, and one for validation; five classes."""
+    write_shard(tmp_path / "train-00.tar", {f"a/{i}.{end}": content for i in range(3)
+                                            for end, content in (("png", png(i)), ("cls", b"%d\n" % i))})  # fmt: skip
+    write_shard(tmp_path / "train-01.tar", {f"b/{i}.{end}": content for i in (3, 4)
+                                            for end, content in (("json", json.dumps({"label": i}).encode()),
+                                                                 ("png", png(i)))})  # fmt: skip
+    write_shard(tmp_path / "val-00.tar", {"v.png": png(1), "v.cls": b"1", "readme.txt": b"no sample"})
+    return tmp_path
+
+
+@pytest.mark.parametrize("pattern", ["{split}-*.tar", "{split}-{00..00}*.tar", "{split}-0[0-9].tar"])
+def test_shards_of_both_splits(shards, pattern):
+    if pattern == "{split}-{00..00}*.tar":
+        (shards / "train-01.tar").rename(shards / "train-00-b.tar")
+    train, val = open_splits(f"shards:{shards}/{pattern}")
+    assert sorted(values(train)) == sorted(train.labels.tolist()) == [0, 1, 2, 3, 4]
+    assert values(train) == train.labels.tolist()
+    assert (train.classes, val.classes) == (["0", "1", "2", "3", "4"],) * 2
+    assert values(val) == val.labels.tolist() == [1]
+    assert values(pickle.loads(pickle.dumps(train))) == values(train)
+
+
+def test_the_index_is_kept_and_made_again(shards):
+    open_splits(f"shards:{shards}/{{split}}-*.tar")
+    kept = shards / "val-00.tar.index.npz"
+    assert kept.exists()
+    kept.write_bytes(b"damaged")
+    assert values(open_dataset(f"shards:{shards}/{{split}}-*.tar", "val")) == [1]
+    write_shard(shards / "val-00.tar", {"w.png": png(3), "w.cls": b"3", "x.png": png(4), "x.cls": b"4"})
+    assert values(open_dataset(f"shards:{shards}/{{split}}-*.tar", "val")) == [3, 4]
+
+
+def test_one_pattern_holds_a_tenth_out(tmp_path):
+    members = {f"{i}.{end}": content for i in range(10) for end, content in (("png", png(i)), ("cls", b"0"))}
+    write_shard(tmp_path / "all.tar", members)
+    train, val = open_splits(f"shards:{tmp_path}/all.tar")
+    assert (len(train), len(val)) == (9, 1)
+    assert sorted(values(train) + values(val)) == list(range(10))
+
+
+def test_classes_of_shards_have_names(shards):
+    (shards / "classes.txt").write_text("ant\nbee\ncat\ndog\nelk\nfox\n")
+    assert open_dataset(f"shards:{shards}/{{split}}-*.tar", "val").classes == ["ant", "bee", "cat", "dog", "elk", "fox"]
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"v.png": png(1), "v.cls": b"9"}, r"val-00\.tar:v\.png has class 9: 0 to 4 are wanted \(1 such samples\)"),
+        ({"v.png": png(1), "v.cls": b"-1"}, r"val-00\.tar:v\.png has class -1: 0 to 4 are wanted"),
+        ({"v.png": png(1), "v.cls": b"cat"}, r"val-00\.tar:v\.cls is b'cat': a whole number is wanted"),
+        ({"v.png": png(1), "v.json": b'{"label": "cat"}'}, r"v\.json is .*: a JSON object with a whole number"),
+        ({"v.png": png(1), "v.json": b"{"}, r"v\.json is b'{': a JSON object with a whole number"),
+        ({"v.png": png(1)}, r"val-00\.tar:v\.png has no label: a \.cls or \.json of its name is wanted"),
+        ({"v.cls": b"1"}, r"val-00\.tar has no images"),
+    ],
+)
+def test_mislabelled_samples(shards, members, message):
+    write_shard(shards / "val-00.tar", members)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(f"shards:{shards}/{{split}}-*.tar", "val")
+
+
+def test_a_sample_that_does_not_decode_is_named(shards):
+    write_shard(shards / "val-00.tar", {"v.png": b"no image", "v.cls": b"1"})
+    images = open_dataset(f"shards:{shards}/{{split}}-*.tar", "val")
+    with pytest.raises(ValueError, match=r"val-00\.tar:v\.png: not an image that decodes \(of no known format\)"):
+        images.pixels(0)
+    (shards / "val-00.tar").unlink()
+    with pytest.raises(ValueError, match=r"val-00\.tar:v\.png: not a sample that can be read \(No such file"):
+        images.pixels(0)
+
+
+def test_no_tar_file(shards):
+    (shards / "val-00.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(ValueError, match=r"val-00\.tar: not an uncompressed tar file"):
+        open_dataset(f"shards:{shards}/{{split}}-*.tar", "val")
+
+
+def test_patterns(tmp_path):
+    for name in ("a-08", "a-09", "a-10", "b-09"):
+        (tmp_path / name).touch()
+    assert [Path(path).name for path in expand(f"{tmp_path}/a-{{08..10}}")] == ["a-08", "a-09", "a-10"]
+    assert [Path(path).name for path in expand(f"{tmp_path}/{{b,a}}-09")] == ["b-09", "a-09"]
+    assert [Path(path).name for path in expand(f"{tmp_path}/*-09")] == ["a-09", "b-09"]
+    with pytest.raises(FileNotFoundError, match=r"a-11: no such shard"):
+        expand(f"{tmp_path}/a-{{10..11}}")
+
+
+# ---- Hugging Face ---------------------------------------------------------------------------------------------------
+
+
+def test_hugging_face_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match="data is 'hf:cifar10', which wants Hugging Face's package: pip install"):
+        open_dataset("hf:cifar10", "train")
+
+
+def _hugging_face(folder, **splits):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"img": datasets.Image(), "fine": datasets.ClassLabel(names=["ant", "bee"])})
+    made = {
+        name: datasets.Dataset.from_dict({"img": [{"bytes": png(v), "path": None} for v in found],
+                                          "fine": [v % 2 for v in found]}, features=features)
+        for name, found in splits.items()
+    }  # fmt: skip
+    datasets.DatasetDict(made).save_to_disk(str(folder))
+
+
+def test_hugging_face_from_disk(tmp_path):
+    _hugging_face(tmp_path / "set", train=range(6), validation=[7, 8])
+    train, val = open_splits(f"hf:{tmp_path / 'set'}")
+    assert train.classes == ["ant", "bee"]
+    assert values(train) == list(range(6))
+    assert train.labels.tolist() == [0, 1] * 3
+    assert values(val) == [7, 8]
+    assert values(pickle.loads(pickle.dumps(val))) == [7, 8]
+
+
+def test_hugging_face_without_a_validation_split(tmp_path):
+    _hugging_face(tmp_path / "set", train=range(20))
+    train, val = open_splits(f"hf:{tmp_path / 'set'}")
+    assert (len(train), len(val)) == (18, 2)
+    assert not set(values(train)) & set(values(val))
+
+
+def test_hugging_face_columns_that_do_not_fit(monkeypatch):
+    """Without the package: what is asked of its data sets."""
+    image, label = type("Image", (), {}), type("ClassLabel", (), {})
+    rows = types.SimpleNamespace(features={"a": image(), "b": image(), "y": label()})
+    fake = types.SimpleNamespace(Image=image, ClassLabel=label, load_dataset=lambda name: {"train": rows})
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    with pytest.raises(ValueError, match="twins has the columns a, b, y, of which 2 are of type Image: one is wanted"):
+        open_dataset("hf:twins", "train")
+    fake.load_dataset = lambda name: {"test": rows}
+    with pytest.raises(ValueError, match="twins has the splits test: train is wanted"):
+        open_dataset("hf:twins", "train")
