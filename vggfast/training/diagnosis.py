@@ -7,11 +7,11 @@ that and of other readings.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -64,14 +64,14 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
         raise ValueError("inits is empty: at least one name of an initialisation is wanted")
     configs = [dataclasses.replace(config, init=init) for init in dict.fromkeys(inits)]  # which checks the names
     result = _earlier(out / "init.json", config, steps)
+    classes, batches = _open_batches(config)
+    result |= {"classes": classes, "guess": _round(math.log(classes))}
     for each in configs:
         if each.init in result["runs"]:
             console.print(f"{each.init}: in {out / 'init.json'} already")
             continue
-        classes, batches = _open_batches(each)
-        result |= {"classes": classes, "guess": _round(math.log(classes))}
         with Live(f"init {each.init}", steps) as live:
-            run, result["input"] = _run(each, classes, islice(batches, steps), live)
+            run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), live)
         result["runs"][each.init] = run | {"status": _status(run, result["guess"])}
         _write(result, out)
     print_table(f"{config.config} on {config.data}, lr {config.lr:g}", *verdicts(result))
@@ -125,8 +125,8 @@ def named_layers(model: VGG) -> dict[str, Any]:
 # ---- one initialisation -------------------------------------------------------------------------------------------
 
 
-def _open_batches(config: TrainConfig) -> tuple[int, Iterator[tuple[Tensor, Tensor]]]:
-    """(classes, the training batches (N, 3, H, W) float32 and (N,) int64, epoch after epoch)."""
+def _open_batches(config: TrainConfig) -> tuple[int, Batches]:
+    """(classes, training batches)."""
     images = open_dataset(config.data, "train")
     chosen = np.random.default_rng(0).permutation(len(images))[:_COLOUR_IMAGES]
     statistics = colour_statistics(images.image(i) for i in chosen)
@@ -136,14 +136,13 @@ def _open_batches(config: TrainConfig) -> tuple[int, Iterator[tuple[Tensor, Tens
         Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist())),
     )  # fmt: skip
     batches = Batches(images, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers)
+    return len(images.classes), batches
 
-    def forever() -> Iterator[tuple[Tensor, Tensor]]:
-        epoch = 0
-        while True:
-            yield from batches.epoch(epoch)
-            epoch += 1
 
-    return len(images.classes), forever()
+def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """(images (N, 3, H, W) float32, labels (N,) int64), epoch after epoch."""
+    for epoch in itertools.count():
+        yield from batches.epoch(epoch)
 
 
 def _build(config: TrainConfig, classes: int) -> tuple[VGG, torch.optim.Optimizer]:
@@ -253,7 +252,7 @@ def _status(run: dict[str, Any], guess: float) -> str:
     ratio = _end(run) / guess
     if ratio < 1 - _MARGIN:
         return "trains"
-    return "stuck at ln K" if ratio <= 1 + _MARGIN else "worse than guessing"
+    return "still at ln K" if ratio <= 1 + _MARGIN else "worse than guessing"
 
 
 def _facts(config: TrainConfig) -> dict[str, Any]:
