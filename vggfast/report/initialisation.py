@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from vggfast.weights.files import write_atomically
 
@@ -47,6 +48,7 @@ def step_figure(result: Mapping[str, Any], path: str | Path) -> None:
             if "broken" in run and last is not None:
                 axes.plot(last, values[last], "x", color=_colour(i), ms=9, mew=2.5)
         axes.set(xlabel="iteration", ylabel=unit, yscale="log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     loss.axhline(result["guess"], color="black", linestyle=":", lw=1)
     handles = [_handle(i, f"{name}: {run['status']}") for i, (name, run) in enumerate(result["runs"].items())]

@@ -37,8 +37,8 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
     """Trains `config`'s network from each initialisation for some iterations, and writes down what happens.
 
     All see the same batches. A run ends early once its loss or a gradient is not finite. The folder gets init.json,
-    init-steps.png and init-layers.png, anew after each initialisation; those that init.json already has are kept, so
-    an interrupted call goes on where it was. On the CPU, in float32, with a constant learning rate.
+    anew after each initialisation, then init-steps.png and init-layers.png. What init.json already has is kept, so an
+    interrupted call goes on where it was. On the CPU, in float32, with a constant learning rate.
 
     Args:
         config: network, data, SGD, dropout and seed; its `init`, `epochs` and `steps` are not used.
@@ -73,7 +73,9 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
         with Live(f"init {each.init}", steps) as live:
             run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), live)
         result["runs"][each.init] = run | {"status": _status(run, result["guess"])}
-        _write(result, out)
+        _write(result, out / "init.json")
+    step_figure(result, out / "init-steps.png")
+    layer_figure(result, out / "init-layers.png")
     print_table(f"{config.config} on {config.data}, lr {config.lr:g}", *verdicts(result))
     return result
 
@@ -285,8 +287,6 @@ def _earlier(path: Path, config: TrainConfig, steps: int) -> dict[str, Any]:
     return result
 
 
-def _write(result: dict[str, Any], out: Path) -> None:
+def _write(result: dict[str, Any], path: Path) -> None:
     text = json.dumps(result) + "\n"
-    write_atomically(out / "init.json", lambda temporary: temporary.write_text(text))
-    step_figure(result, out / "init-steps.png")
-    layer_figure(result, out / "init-layers.png")
+    write_atomically(path, lambda temporary: temporary.write_text(text))
