@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +172,12 @@ def test_arguments_that_cannot_be(photos, tmp_path, inits, steps, message):
     with pytest.raises(ValueError, match=message):
         diagnose(_config(photos), inits, tmp_path / "out", steps=steps)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["224-mean", "224-std", "64-mean", "64-std"])
+def test_the_page_quotes_what_was_measured(name):
+    root = Path(__file__).resolve().parents[1]
+    page = (root / "docs" / "initialisation.md").read_text()
+    columns, rows = verdicts(json.loads((root / "benchmarks" / "results" / f"init-{name}.json").read_text()))
+    for row in (columns, *rows):
+        assert f"| {' | '.join(row)} |" in page
