@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from vggfast.weights.files import write_atomically
 
 _COLOURS = ("#4477aa", "#cc3311", "#228833", "#ee9955", "#aa3377", "#66ccee", "#777777")
+_WINDOW = 10  # iterations
 
 
 def _colour(i: int) -> str:
@@ -32,29 +33,40 @@ def _save(figure: Figure, path: str | Path) -> None:
 
 
 def step_figure(result: Mapping[str, Any], path: str | Path) -> None:
-    """Loss and scale of the logits over the iterations, a line per initialisation, on log scales.
+    """Over the iterations, a line per initialisation: loss, the same close to ln K, and scale of the logits.
 
     A cross stands where a run broke off, at its last finite figure.
     """
-    figure = Figure(figsize=(11, 4.5), layout="constrained")
-    loss, logits = figure.subplots(1, 2)
-    loss.set_title("Loss")
-    logits.set_title("Scale of the logits")
-    for axes, key, unit in ((loss, "loss", "nats"), (logits, "logits", "standard deviation")):
-        for i, run in enumerate(result["runs"].values()):
-            values = _finite(run[key])
+    figure = Figure(figsize=(14, 4.5), layout="constrained")
+    loss, close, logits = figure.subplots(1, 3)
+    guess, runs = result["guess"], result["runs"]
+    for i, run in enumerate(runs.values()):
+        for axes, values in ((loss, _finite(run["loss"])), (logits, _finite(run["logits"]))):
             axes.plot(range(len(values)), values, color=_colour(i), lw=1.2)
             last = max((step for step, value in enumerate(values) if not math.isnan(value)), default=None)
             if "broken" in run and last is not None:
                 axes.plot(last, values[last], "x", color=_colour(i), ms=9, mew=2.5)
-        axes.set(xlabel="iteration", ylabel=unit, yscale="log")
+        means = _means(_finite(run["loss"]))
+        close.plot(range(len(means)), means, color=_colour(i), lw=1.5)
+    for axes in (loss, close):
+        axes.axhline(guess, color="black", linestyle=":", lw=1)
+    loss.set(title="Loss", ylabel="nats", yscale="log")
+    close.set(title=f"Loss close to ln K, means of {_WINDOW}", ylabel="nats", ylim=(0.85 * guess, 1.15 * guess))
+    logits.set(title="Scale of the logits", ylabel="standard deviation", yscale="log")
+    for axes in (loss, close, logits):
+        axes.set_xlabel("iteration")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-    loss.axhline(result["guess"], color="black", linestyle=":", lw=1)
-    handles = [_handle(i, f"{name}: {run['status']}") for i, (name, run) in enumerate(result["runs"].items())]
+    handles = [_handle(i, f"{name}: {run['status']}") for i, (name, run) in enumerate(runs.items())]
     handles.append(Line2D([], [], color="black", linestyle=":", label="ln K, guessing"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=9)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
     _save(figure, path)
+
+
+def _means(values: Sequence[float]) -> list[float]:
+    """Of each value and those just before it: one batch's loss says little."""
+    windows = (values[max(0, i + 1 - _WINDOW) : i + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]
 
 
 def layer_figure(result: Mapping[str, Any], path: str | Path) -> None:
