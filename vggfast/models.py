@@ -81,7 +81,8 @@ class VGG(nn.Module):
             "conv": the same layers as convolutions over the whole map, their class score map averaged (the paper's
             dense evaluation). "none": no head, the model returns its feature map.
         init: "glorot", "paper" (normal, std 0.01), "paper-literal" (normal, variance 0.01, so std 0.1; diverges),
-            "torchvision" (Kaiming), or None for what the layers' own constructors do.
+            "torchvision" (Kaiming by fan-out; FC layers normal, std 0.01), "he" (Kaiming by fan-in, so that every
+            layer keeps its input's scale), or None for what the layers' own constructors do.
         width: scales the channels of every convolution, for networks smaller than the paper's.
         hidden: width of the two hidden FC layers.
         pool_size: extent of the map that the head sees; the paper's 224 / 32 = 7.
@@ -250,6 +251,7 @@ def _kaiming_as_torchvision(module: nn.Conv2d | nn.Linear) -> None:
 
 INITS: dict[str, Callable[[nn.Conv2d | nn.Linear], Any]] = {
     "glorot": lambda module: nn.init.xavier_uniform_(module.weight),
+    "he": lambda module: nn.init.kaiming_normal_(module.weight, nonlinearity="relu"),
     "paper": _normal(0.01),
     "paper-literal": _normal(math.sqrt(0.01)),
     "torchvision": _kaiming_as_torchvision,
@@ -259,7 +261,7 @@ INITS: dict[str, Callable[[nn.Conv2d | nn.Linear], Any]] = {
 def initialise(model: nn.Module, init: str) -> None:
     """Draws every conv and FC weight anew by `init` (see :class:`VGG`); biases 0, batch norm 1 and 0.
 
-    Source: Simonyan & Zisserman, section 3.1; Glorot & Bengio, 2010.
+    Source: Simonyan & Zisserman, section 3.1; Glorot & Bengio, 2010; He et al., 2015.
     """
     _one_of("init", init, INITS)
     for module in model.modules():
