@@ -39,6 +39,13 @@ def test_folder_without_splits_holds_out_a_tenth_of_each_class(photos):
     assert np.bincount(val.labels).tolist() == [1, 1]
 
 
+def test_folders_given_apart_are_taken_whole(photos):
+    train, val = open_splits(f"imagefolder:{photos}", f"imagefolder:{photos}")
+    assert len(train) == len(val) == 20
+    train, val = open_splits(f"imagefolder:{photos}")
+    assert (len(train), len(val)) == (18, 2)
+
+
 def test_folder_with_splits(photos, tmp_path):
     for split in ("train", "val"):
         (tmp_path / "set").mkdir(exist_ok=True)
@@ -162,8 +169,6 @@ def test_classes_that_differ_are_named(photos, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(photos, other)
     (other / "red").rename(other / "pink")
-    train, val = open_splits(f"imagefolder:{photos}", f"imagefolder:{photos}")
-    assert (len(train), len(val)) == (18, 2)
     with pytest.raises(ValueError, match=r"other: train and val have different classes \(pink, red\)"):
         open_splits(f"imagefolder:{photos}", f"imagefolder:{other}")
 

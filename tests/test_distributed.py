@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
+import ranks
 import torch
 
-import ranks
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.distributed import World
 

@@ -10,27 +10,29 @@ from vggfast.data.sources.base import SPLITS, ImageSet, check_classes
 
 class _Kind(NamedTuple):
     where: str  # what stands behind the colon
-    opener: str  # module.function(where, split)
+    opener: str  # module.function(where, split), or (where, split, whole)
+    may_hold_out: bool = False  # without splits of its own, it holds out a part of each class, unless `whole`
 
 
 KINDS = {
-    "digits": _Kind("", "vggfast.data.sources.digits.open_digits"),
-    "imagefolder": _Kind("DIR", "vggfast.data.sources.folders.open_image_folder"),
+    "digits": _Kind("", "vggfast.data.sources.digits.open_digits", True),
+    "imagefolder": _Kind("DIR", "vggfast.data.sources.folders.open_image_folder", True),
     "tiny-imagenet": _Kind("DIR", "vggfast.data.sources.tiny_imagenet.open_tiny_imagenet"),
     "imagenet": _Kind("DIR", "vggfast.data.sources.imagenet.open_imagenet"),
-    "shards": _Kind("PATTERN", "vggfast.data.sources.shards.open_shards"),
-    "hf": _Kind("NAME_OR_DIR", "vggfast.data.sources.huggingface.open_hugging_face"),
+    "shards": _Kind("PATTERN", "vggfast.data.sources.shards.open_shards", True),
+    "hf": _Kind("NAME_OR_DIR", "vggfast.data.sources.huggingface.open_hugging_face", True),
     "cache": _Kind("DIR", "vggfast.data.cache_format.open_cache"),
 }
 SPECS = ", ".join(f"{name}:{kind.where}" if kind.where else name for name, kind in KINDS.items())
 
 
-def open_dataset(spec: str, split: str) -> ImageSet:
+def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
     """The images of one split.
 
     Args:
         spec: one of :data:`SPECS`.
         split: "train" or "val".
+        whole: nothing is held out, for data of one split alone.
 
     Raises:
         FileNotFoundError, ValueError: an unknown spec, a missing folder, an empty class, a class or annotation that
@@ -44,7 +46,8 @@ def open_dataset(spec: str, split: str) -> ImageSet:
     if kind is None or bool(kind.where) != bool(where):
         raise ValueError(f"data is {spec!r}: one of {SPECS} is wanted")
     module, _, function = kind.opener.rpartition(".")
-    return getattr(importlib.import_module(module), function)(where, split)
+    options = (whole,) if kind.may_hold_out else ()
+    return getattr(importlib.import_module(module), function)(where, split, *options)
 
 
 def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, ImageSet]:
@@ -57,6 +60,7 @@ def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, Image
     Raises:
         As :func:`open_dataset`; ValueError: the classes differ.
     """
-    train, val = open_dataset(data, "train"), open_dataset(val_data or data, "val")
+    apart = bool(val_data)
+    train, val = open_dataset(data, "train", apart), open_dataset(val_data or data, "val", apart)
     check_classes(val.name, val.classes, train.classes, "val")
     return train, val

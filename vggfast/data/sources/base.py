@@ -98,8 +98,13 @@ def from_files(name: str, classes: list[str], labels: Any, files: Iterable[str],
     return ImageSet(name, classes, np.asarray(labels, dtype=np.int64), sources, open_image)
 
 
-def held_out(labels: np.ndarray, fraction: float, name: str) -> np.ndarray:
-    """A mask of the images to hold out: `fraction` of each class, the same ones every time."""
+def own_part(labels: np.ndarray, fraction: float, name: str, split: str, whole: bool) -> np.ndarray:
+    """Indices of a split's images in a data set that brings no splits.
+
+    For validation `fraction` of each class is held out, the same images every time; with `whole`, all are of the split.
+    """
+    if whole:
+        return np.arange(len(labels))
     generator = np.random.default_rng(_SPLIT_SEED)
     mask = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
@@ -107,7 +112,7 @@ def held_out(labels: np.ndarray, fraction: float, name: str) -> np.ndarray:
         if len(members) < 2:
             raise ValueError(f"class number {label} of {name} has one image: two are wanted, one of them to hold out")
         mask[members[: max(1, round(fraction * len(members)))]] = True
-    return mask
+    return np.flatnonzero(mask == (split == "val"))
 
 
 def class_folders(root: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from vggfast.data.sources.base import ImageSet, held_out
+from vggfast.data.sources.base import ImageSet, own_part
 
 
 class _Enlarged:
@@ -22,10 +22,10 @@ class _Enlarged:
         return self.pixels[index]
 
 
-def open_digits(spec: str, split: str) -> ImageSet:
+def open_digits(spec: str, split: str, whole: bool) -> ImageSet:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     labels = digits.target.astype(np.int64)
-    chosen = np.flatnonzero(held_out(labels, 0.2, "digits") == (split == "val"))
+    chosen = own_part(labels, 0.2, "digits", split, whole)
     return ImageSet("digits", [str(i) for i in range(10)], labels[chosen], chosen, _Enlarged(digits.images))

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from vggfast.data.decode import decode, open_image
-from vggfast.data.sources.base import ImageSet, held_out
+from vggfast.data.sources.base import ImageSet, own_part
 
 _VALIDATION = ("validation", "valid", "val")
 
@@ -34,7 +34,7 @@ class _Rows:
         return open_image(found["path"])
 
 
-def open_hugging_face(name: str, split: str) -> ImageSet:
+def open_hugging_face(name: str, split: str, whole: bool) -> ImageSet:
     try:
         import datasets
     except ImportError as error:
@@ -50,9 +50,7 @@ def open_hugging_face(name: str, split: str) -> ImageSet:
     labels = np.asarray(rows[label], dtype=np.int64)
     if len(odd := np.flatnonzero((labels < 0) | (labels >= len(classes)))):
         raise ValueError(f"{name}, row {odd[0]} has class {labels[odd[0]]}: 0 to {len(classes) - 1} are wanted")
-    chosen = np.arange(len(labels))
-    if validation is None:
-        chosen = np.flatnonzero(held_out(labels, 0.1, name) == (split == "val"))
+    chosen = own_part(labels, 0.1, name, split, whole or validation is not None)
     rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return ImageSet(name, classes, labels[chosen], chosen, _Rows(name, rows, image))
 

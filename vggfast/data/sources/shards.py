@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from vggfast.data.decode import decode
-from vggfast.data.sources.base import SUFFIXES, ImageSet, Strings, held_out
+from vggfast.data.sources.base import SUFFIXES, ImageSet, Strings, own_part
 from vggfast.weights.files import write_atomically
 
 
@@ -53,7 +53,7 @@ class _Samples:
         return decode(io.BytesIO(content), name)
 
 
-def open_shards(pattern: str, split: str) -> ImageSet:
+def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
     own_split = "{split}" in pattern
     samples = _samples(pattern, split)
     trained = _samples(pattern, "train") if own_split and split != "train" else samples
@@ -67,9 +67,7 @@ def open_shards(pattern: str, split: str) -> ImageSet:
             f"{samples.name(odd[0])} has class {samples.labels[odd[0]]}: 0 to {len(classes) - 1} are wanted"
             f" ({len(odd)} such samples)"
         )
-    chosen = np.arange(len(samples.labels))
-    if not own_split:
-        chosen = np.flatnonzero(held_out(samples.labels, 0.1, pattern) == (split == "val"))
+    chosen = own_part(samples.labels, 0.1, pattern, split, whole or own_split)
     return ImageSet(pattern, classes, samples.labels[chosen], chosen, samples)
 
 
