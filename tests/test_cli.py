@@ -86,7 +86,7 @@ def test_info_says_why_the_module_does_not_load(tmp_path):
     ("arguments", "message"),
     [
         (["eval", "--model", "nothing.safetensors"], "nothing.safetensors: no such weight file"),
-        (["train", "--data", "cifar"], "data is 'cifar': digits, imagefolder:DIR or tiny-imagenet:DIR is wanted"),
+        (["train", "--data", "cifar"], "data is 'cifar': one of digits, imagefolder:DIR, tiny-imagenet:DIR"),
         (["train", "--resume", "nowhere"], "config.json: not there, so there is no run to resume"),
         (["train", "--data", "digits", "--lr", "-1"], "lr is -1.0: 0 or more is wanted"),
     ],
