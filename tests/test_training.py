@@ -19,7 +19,7 @@ from vggfast.training.finish import finish
 from vggfast.training.log import read_csv
 from vggfast.training.presets import PRESETS, preset, preset_for
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_optimiser, conv_names, start_from
+from vggfast.training.start import build_optimiser, named_layers, start_from
 from vggfast.training.step import Stepper
 from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model, save_model
@@ -195,27 +195,23 @@ def _small(config, **changes):
 
 def test_deeper_nets_start_from_a(tmp_path):
     a, d = _small("A"), _small("D")
-    before = copy.deepcopy(d.state_dict())
+    before = copy.deepcopy(d)
     save_model(a, tmp_path / "a.safetensors")
     start_from(d, tmp_path / "a.safetensors", "ends")
-    ours, theirs = conv_names(d), conv_names(a)
-    assert list(theirs) == ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2"]
-    taken = {ours[name]: theirs[name] for name in list(theirs)[:4]} | {
-        f"classifier.{i}": f"classifier.{i}" for i in (0, 3, 6)
-    }
-    for name, value in d.state_dict().items():
-        module, _, kind = name.rpartition(".")
-        wanted = a.state_dict()[f"{taken[module]}.{kind}"] if module in taken else before[name]
-        assert torch.equal(value, wanted), name
+    ours, theirs = named_layers(d), named_layers(a)
+    assert [name for name in ours if name not in theirs] == ["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"]
+    assert list(theirs)[-3:] == ["fc1", "fc2", "fc3"]
+    taken = {"conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3"}
+    for name, layer in ours.items():
+        wanted = theirs[name] if name in taken else named_layers(before)[name]
+        assert torch.equal(layer.weight, wanted.weight), name
 
 
 def test_a_start_that_does_not_fit(tmp_path):
     save_model(_small("A", hidden=9), tmp_path / "a.safetensors")
-    with pytest.raises(
-        ValueError, match=r"it has classifier\.0\.weight \(9, 51\), and classifier\.0\.weight wants \(8, 51\)"
-    ):
+    with pytest.raises(ValueError, match=r"fc1\.weight has shape \(9, 51\) there, and \(8, 51\) is wanted"):
         start_from(_small("B"), tmp_path / "a.safetensors", "ends")
-    with pytest.raises(ValueError, match=r"init_from is .*a\.safetensors: it has"):
+    with pytest.raises(ValueError, match=r"init_from is .*a\.safetensors: features\.2\.weight has shape None there"):
         start_from(_small("D", hidden=9), tmp_path / "a.safetensors", "all")
 
 

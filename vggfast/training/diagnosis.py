@@ -20,16 +20,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggfast.data import Augmentation, Batches, Preprocessing, colour_statistics, open_dataset
+from vggfast.data import Augmentation, Batch, Batches, Preprocessing, measure_colours, open_dataset
 from vggfast.models import VGG
 from vggfast.report.initialisation import layer_figure, step_figure
 from vggfast.training.config import TrainConfig
-from vggfast.training.console import Live, console, print_table
+from vggfast.training.console import Live, print_table, say
+from vggfast.training.start import build_model, build_optimiser, named_layers
 from vggfast.weights.files import write_atomically
 
 # A run trains where its loss ends this far below that of guessing, ln K; as far above, it has got worse.
 _MARGIN = 0.02
-_COLOUR_IMAGES = 500  # of the training set, drawn for the mean and deviation of its colours
 _DIGITS = 5  # of a figure in init.json
 
 
@@ -68,7 +68,7 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
     result |= {"classes": classes, "guess": _round(math.log(classes))}
     for each in configs:
         if each.init in result["runs"]:
-            console.print(f"{each.init}: in {out / 'init.json'} already")
+            say(f"{each.init}: in {out / 'init.json'} already")
             continue
         with Live(f"init {each.init}", steps) as live:
             run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), live)
@@ -110,64 +110,39 @@ def predict_outputs(model: VGG, rms: float) -> dict[str, float]:
     return outputs
 
 
-def named_layers(model: VGG) -> dict[str, Any]:
-    """The layers with weights in order: conv1_1 ... conv5_2, fc1, fc2, fc3."""
-    layers: dict[str, Any] = {}
-    stage, index = 1, 0
-    for module in model.features:
-        if isinstance(module, nn.Conv2d):
-            index += 1
-            layers[f"conv{stage}_{index}"] = module
-        elif isinstance(module, nn.MaxPool2d):
-            stage, index = stage + 1, 0
-    linears = [module for module in model.classifier if isinstance(module, nn.Linear)]
-    return layers | {f"fc{i}": module for i, module in enumerate(linears, 1)}
-
-
 # ---- one initialisation -------------------------------------------------------------------------------------------
 
 
 def _open_batches(config: TrainConfig) -> tuple[int, Batches]:
     """(classes, training batches)."""
     images = open_dataset(config.data, "train")
-    chosen = np.random.default_rng(0).permutation(len(images))[:_COLOUR_IMAGES]
-    statistics = colour_statistics(images.image(i) for i in chosen)
+    statistics = measure_colours(images, on_bad_image=config.on_bad_image)
     std = statistics.std if config.pixel_std else np.ones(3)
     augmentation = Augmentation(
         config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
         Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist())),
     )  # fmt: skip
-    batches = Batches(images, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers)
+    batches = Batches(
+        images, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers,
+        on_bad_image=config.on_bad_image, keep_last=False,
+    )  # fmt: skip
     return len(images.classes), batches
 
 
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    """(images (N, 3, H, W) float32, labels (N,) int64), epoch after epoch."""
+def _endless(batches: Batches) -> Iterator[Batch]:
     for epoch in itertools.count():
         yield from batches.epoch(epoch)
 
 
-def _build(config: TrainConfig, classes: int) -> tuple[VGG, torch.optim.Optimizer]:
-    torch.manual_seed(config.seed)
-    model = VGG(
-        config.config, classes, dropout=config.dropout, batch_norm=config.batch_norm, init=config.init,
-        width=config.width, hidden=config.hidden, pool_size=config.pool_size,
-    )  # fmt: skip
-    optimiser = torch.optim.SGD(
-        model.parameters(), config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-    )
-    return model.train(), optimiser
-
-
-def _run(
-    config: TrainConfig, classes: int, batches: Iterator[tuple[Tensor, Tensor]], live: Live
-) -> tuple[dict[str, Any], Any]:
+def _run(config: TrainConfig, classes: int, batches: Iterator[Batch], live: Live) -> tuple[dict[str, Any], Any]:
     """(what happened, root mean square of the first batch)."""
-    model, optimiser = _build(config, classes)
+    model = build_model(config, classes).train()
+    optimiser = build_optimiser(config, model)
     layers = named_layers(model)
     run: dict[str, Any] = {"loss": [], "logits": [], "gradients": {name: [] for name in layers}}
     rms = math.nan
-    for step, (images, labels) in enumerate(batches):
+    for step, batch in enumerate(batches):
+        images, labels = batch.images, batch.labels
         outputs: dict[str, float] = {}
         if step == 0:
             rms = _rms(images)
@@ -259,8 +234,12 @@ def _status(run: dict[str, Any], guess: float) -> str:
 
 def _facts(config: TrainConfig) -> dict[str, Any]:
     """What decides the figures: the configuration less what each run chooses and what `diagnose` does not read."""
-    unread = ("init", "epochs", "steps", "workers", "drops", "patience", "log_every", "checkpoint_every")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in unread}
+    read = (
+        "data", "crop", "scale_min", "scale_max", "flip", "colour_shift", "pixel_std", "on_bad_image", "config",
+        "width", "hidden", "batch_norm", "dropout", "init_from", "init_layers", "batch_size", "optimiser", "lr", "momentum",
+        "weight_decay", "decay_all", "clip_norm", "seed",
+    )  # fmt: skip
+    return {name: getattr(config, name) for name in read}
 
 
 def _earlier(path: Path, config: TrainConfig, steps: int) -> dict[str, Any]:

@@ -15,22 +15,22 @@ from vggfast.models import VGG
 from vggfast.training.config import TrainConfig
 from vggfast.weights import load_model
 
-# The first four convolutions of A, by block and place; what the deeper nets add lies between them.
-_FIRST_CONVS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2")
-_FC_LAYERS = ("classifier.0", "classifier.3", "classifier.6")
+# The first four convolutions of A, between which the deeper nets have more, and the FC layers.
+_ENDS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3")
 
 
-def conv_names(model: VGG) -> dict[str, str]:
-    """From the convolutions' names in the paper's manner, conv1_1 ..., to their names as modules."""
-    names: dict[str, str] = {}
-    block, place = 1, 1
-    for index, layer in enumerate(model.features):
+def named_layers(model: VGG) -> dict[str, Any]:
+    """The layers with weights in order, by the paper's places: conv1_1 ... conv5_4, fc1, fc2, fc3."""
+    layers: dict[str, Any] = {}
+    stage, place = 1, 1
+    for layer in model.features:
         if isinstance(layer, nn.MaxPool2d):
-            block, place = block + 1, 1
+            stage, place = stage + 1, 1
         elif isinstance(layer, nn.Conv2d):
-            names[f"conv{block}_{place}"] = f"features.{index}"
+            layers[f"conv{stage}_{place}"] = layer
             place += 1
-    return names
+    linears = [layer for layer in model.classifier if isinstance(layer, nn.Linear)]
+    return layers | {f"fc{i}": layer for i, layer in enumerate(linears, 1)}
 
 
 def build_model(config: TrainConfig, num_classes: int, resumed: bool = False) -> VGG:
@@ -59,20 +59,20 @@ def start_from(model: VGG, path: Path, layers: str) -> None:
     """Copies layers of the trained network in `path` into `model`: "ends" or "all" of them (see TrainConfig)."""
     donor, _ = load_model(path)
     if layers == "all":
-        pairs = {name: name for name in model.state_dict()}
+        target, source = model.state_dict(), donor.state_dict()
     else:
-        ours, theirs = conv_names(model), conv_names(donor)
-        modules = {ours[name]: theirs.get(name, name) for name in _FIRST_CONVS} | {name: name for name in _FC_LAYERS}
-        pairs = {f"{name}.{kind}": f"{other}.{kind}" for name, other in modules.items() for kind in ("weight", "bias")}
-    target, source = model.state_dict(), donor.state_dict()
-    for name, other in pairs.items():
-        shape = tuple(target[name].shape)
-        if other not in source or tuple(source[other].shape) != shape:
-            found = f"{other} {tuple(source[other].shape)}" if other in source else f"no {other}"
-            raise ValueError(f"init_from is {path}: it has {found}, and {name} wants {shape}")
+        target, source = (
+            {f"{name}.{kind}": getattr(layer, kind) for name, layer in named_layers(net).items() if name in _ENDS
+             for kind in ("weight", "bias")}
+            for net in (model, donor)
+        )  # fmt: skip
+    for name, value in target.items():
+        wanted, found = (tuple(t.shape) if t is not None else None for t in (value, source.get(name)))
+        if wanted != found:
+            raise ValueError(f"init_from is {path}: {name} has shape {found} there, and {wanted} is wanted")
     with torch.no_grad():
-        for name, other in pairs.items():
-            target[name].copy_(source[other])
+        for name, value in target.items():
+            value.copy_(source[name])
 
 
 def build_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
