@@ -12,6 +12,7 @@ from vggfast.models import VGG
 from vggfast.training import diagnosis
 from vggfast.training.config import TrainConfig
 from vggfast.training.diagnosis import diagnose, named_layers, predict_outputs, verdicts
+from vggfast.training.start import build_model
 
 LAYERS = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2", "fc1", "fc2", "fc3"]
 
@@ -48,8 +49,9 @@ def test_figures_are_those_of_a_plain_step(photos, tmp_path):
     config = _config(photos, dropout=0.0, init="torchvision")
     run = diagnose(config, ["torchvision"], tmp_path, steps=1)["runs"]["torchvision"]
     classes, batches = diagnosis._open_batches(config)
-    images, labels = next(diagnosis._endless(batches))
-    model, _ = diagnosis._build(config, classes)
+    batch = next(diagnosis._endless(batches))
+    images, labels = batch.images, batch.labels
+    model = build_model(config, classes)
     logits = model(images)
     torch.nn.functional.cross_entropy(logits, labels).backward()
     assert run["loss"][0] == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
@@ -62,14 +64,13 @@ def test_figures_are_those_of_a_plain_step(photos, tmp_path):
 
 def test_every_initialisation_sees_the_same_batches(photos, tmp_path, monkeypatch):
     seen = []
-    build = diagnosis._build
 
     def watching(config, classes):
-        model, optimiser = build(config, classes)
+        model = build_model(config, classes)
         model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-        return model, optimiser
+        return model
 
-    monkeypatch.setattr(diagnosis, "_build", watching)
+    monkeypatch.setattr(diagnosis, "build_model", watching)
     diagnose(_config(photos), ["glorot", "paper"], tmp_path, steps=2)
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])

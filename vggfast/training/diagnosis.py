@@ -236,8 +236,8 @@ def _facts(config: TrainConfig) -> dict[str, Any]:
     """What decides the figures: the configuration less what each run chooses and what `diagnose` does not read."""
     read = (
         "data", "crop", "scale_min", "scale_max", "flip", "colour_shift", "pixel_std", "on_bad_image", "config",
-        "width", "hidden", "batch_norm", "dropout", "init_from", "init_layers", "batch_size", "optimiser", "lr", "momentum",
-        "weight_decay", "decay_all", "clip_norm", "seed",
+        "width", "hidden", "batch_norm", "dropout", "init_from", "init_layers", "batch_size", "optimiser", "lr",
+        "momentum", "weight_decay", "decay_all", "clip_norm", "seed",
     )  # fmt: skip
     return {name: getattr(config, name) for name in read}
 
