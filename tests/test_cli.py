@@ -109,7 +109,7 @@ def test_info_says_why_the_module_does_not_load(tmp_path):
     ("arguments", "message"),
     [
         (["eval", "--model", "nothing.safetensors"], "nothing.safetensors: no such weight file"),
-        (["train", "--data", "cifar"], "data is 'cifar': digits, imagefolder:DIR"),
+        (["train", "--data", "cifar"], "data is 'cifar': one of digits, imagefolder:DIR"),
         (["train", "--resume", "nowhere"], "config.yaml: not there, so there is no run to resume"),
         (["train", "--data", "digits", "--lr", "-1"], "lr is -1.0: 0 or more is wanted"),
     ],
@@ -140,7 +140,7 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     )[2]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "cache", "info"])
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "report", "cache", "info"])
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -156,7 +156,7 @@ def test_help_lists_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "cache", "info"]
+    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "report", "cache", "info"]
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2

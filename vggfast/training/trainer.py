@@ -77,6 +77,10 @@ class Trainer:
         self.warnings: list[str] = []
         if resume:
             self._restore()
+        if self.world.totals([self.progress.step])[0] != self.world.size * self.progress.step:
+            raise ValueError(
+                f"{self.checkpoints.folder} is not the same for all ranks: a folder that all share is wanted"
+            )
         self.stop_signal = 0  # the number of the signal that asks to stop
         self._prepare_folder(overwrite)
 
@@ -311,7 +315,8 @@ class Trainer:
         """Loss (nats) and errors (per cent) on all ranks' validation images, centre crops."""
         model = self.stepper.result.eval()
         sums = np.zeros(4)
-        for batch in self.val_batches.epoch():
+        for number, batch in enumerate(self.val_batches.epoch(), 1):
+            self._live.to(self.progress.step, f"validating, batch {number} of {len(self.val_batches)}")
             images, labels, counts = (
                 t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)
             )
