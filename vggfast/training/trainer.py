@@ -225,27 +225,27 @@ class Trainer:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.stop_signal = number
 
-    def _timed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """The batches; the time spent waiting for them, and on everything, goes into the progress."""
-        progress, began = self.progress, time.monotonic()
+    def _waited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches; how long they kept the trainer waiting goes into the progress."""
         while True:
             asked = time.monotonic()
             batch = next(batches, None)
-            progress.waited += time.monotonic() - asked
+            self.progress.waited += time.monotonic() - asked
             if batch is None:
                 return
             yield batch
-            now = time.monotonic()
-            progress.seconds, began = progress.seconds + now - began, now
 
     def _train_epoch(self) -> bool:
         """Trains to the end of the epoch or of the run; False where a signal stopped it first."""
         progress, config = self.progress, self.config
         self.model.train()
-        for batch in self._timed(self.batches.epoch(progress.epoch, progress.batch)):
+        began = time.monotonic()
+        for batch in self._waited(self.batches.epoch(progress.epoch, progress.batch)):
             if progress.step >= self.total_steps:
                 break
             sums = self.stepper(batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0)
+            now = time.monotonic()
+            progress.seconds, began = progress.seconds + now - began, now
             progress.step += 1
             progress.batch += 1
             self._log_step(sums, batch)
