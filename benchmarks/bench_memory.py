@@ -22,7 +22,7 @@ from peers import command, report
 from peers.network import ALLOWED, Spec, default_cache, weights_file
 from peers.registry import INFERENCE, TRAINING, Engine, chosen
 
-from vggfast.training.console import Live, console
+from vggfast.console import Live, console
 
 OUT = "benchmarks/results/memory-cpu.json"
 USES = ("inference", "training", "perceptual")

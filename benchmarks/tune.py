@@ -23,7 +23,7 @@ from gpu.candidates import reason
 from peers.report import draw
 from simulated import ROOT
 
-from vggfast.training.console import Live, console
+from vggfast.console import Live, console
 
 TABLE = ROOT / "csrc" / "cuda" / "conv" / "hopper" / "tuned.h"
 RESULTS = ROOT / "benchmarks" / "results" / "tune-cuda.json"

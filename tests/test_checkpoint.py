@@ -21,7 +21,7 @@ def _saved(folder, steps, keep=3):
 
 
 def test_the_newest_are_kept(tmp_path):
-    checkpoints = _saved(tmp_path, (5, 100, 20, 1000))
+    checkpoints = _saved(tmp_path, (5, 20, 20, 100, 1000))
     assert [path.name[:14] for path in checkpoints.paths()] == ["step-00001000-", "step-00000100-", "step-00000020-"]
     assert checkpoints.newest(pytest.fail)["step"] == 1000
 
@@ -53,6 +53,15 @@ def test_none_whole_and_none_at_all(tmp_path):
         _cut(path)
     with pytest.raises(ValueError, match="has 2 checkpoints and none is whole: nothing to resume from"):
         checkpoints.newest(lambda text: None)
+
+
+def test_going_back_behind_a_damaged_one_takes_it_away(tmp_path):
+    """Else it would take the place of a whole one among those that are kept."""
+    checkpoints = _saved(tmp_path, (100,), keep=1)
+    _cut(checkpoints.paths()[0])
+    checkpoints.save(50, {"step": 50})
+    assert checkpoints.newest(pytest.fail)["step"] == 50
+    assert len(checkpoints.paths()) == 1
 
 
 def test_one_of_another_format_is_named(tmp_path):
@@ -126,3 +135,21 @@ def test_what_a_kill_left_half_written_is_removed(photos, tmp_path):
         path.write_text("half")
     Trainer(_config(photos, steps=2), tmp_path, resume=True).run()
     assert not any(path.exists() for path in torn)
+
+
+def test_data_that_changed_are_not_trained_on(photos, tmp_path):
+    Trainer(_config(photos, steps=3), tmp_path).run()
+    for number in range(5):
+        (photos / "red" / f"{number}.png").unlink()
+    with pytest.raises(ValueError, match=r"is of other data: .*images.* \(18 training images there and 13 here\)"):
+        Trainer(_config(photos), tmp_path, resume=True)
+
+
+def test_checkpoints_without_their_configuration_are_a_run_too(photos, tmp_path):
+    """What a killed --overwrite, or a hand, may leave is not taken for an empty folder."""
+    Trainer(_config(photos, steps=3), tmp_path).run()
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(FileExistsError, match="holds a run"):
+        Trainer(_config(photos), tmp_path)
+    Trainer(_config(photos, steps=1, seed=1), tmp_path, overwrite=True).run()
+    assert Checkpoints(tmp_path / "checkpoints").newest(pytest.fail)["progress"]["step"] == 1

@@ -15,6 +15,7 @@ import torch
 
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.distributed import World
+from vggfast.training.log import read_csv
 
 _RUN = ["--data", "digits", "--width", "0.1", "--hidden", "16", "--batch-size", "30", "--steps", "60",
         "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]  # fmt: skip
@@ -85,6 +86,24 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_not(tmp_path, request
     losses = [{row["step"]: row["loss"] for row in map(json.loads, lines) if row["kind"] == "step"} for lines in steps]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 60
+
+
+@pytest.mark.slow
+def test_batch_norm_and_bad_images_over_ranks(photos, tmp_path):
+    """Each rank has statistics of its own rows until it takes rank 0's; images are counted wherever they are read."""
+    for number in (0, 3, 4, 7):
+        (photos / "red" / f"{number}.png").write_bytes(b"no image")
+    options = ["--data", f"imagefolder:{photos}", "--width", "0.05", "--hidden", "8", "--batch-size", "6",
+               "--epochs", "3", "--crop", "32", "--scale-min", "36", "--scale-max", "40", "--batch-norm",
+               "--workers", "0", "--on-bad-image", "skip", "--checkpoint-every", "2"]  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    output = _finish(_torchrun(2, "--out", whole, *options))
+    assert sum(f"{number}.png: not an image that decodes" in output.replace("\n", "") for number in (0, 3, 4, 7)) == 4
+    assert [row["bad_images"] for row in read_csv(whole / "metrics.csv")] == [4, 4, 4]
+    _finish(_torchrun(2, "--out", parts, *options, "--steps", "5"))
+    _finish(_torchrun(2, "--resume", parts, "--steps", "0"))
+    mine, theirs = _weights(whole), _weights(parts)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 
-from vggfast.training import console as console_module
+from vggfast import console as console_module
+from vggfast.console import Live, duration, step_text
 from vggfast.training import log as log_module
-from vggfast.training.console import Live, duration, step_text
 from vggfast.training.log import EPOCH_COLUMNS, STEP_COLUMNS, RunLog, read_csv
 
 

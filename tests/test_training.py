@@ -351,7 +351,8 @@ def test_images_that_do_not_decode_are_counted_and_named(photos, tmp_path, capsy
     printed = capsys.readouterr().out.replace("\n", "")
     assert f"warning: {bad[0]}: not an image that decodes" in printed
     row = trainer.progress.epochs[0]
-    assert row["bad_images"] == 1
+    assert row["bad_images"] == 2
+    assert f"warning: {bad[1]}: not an image that decodes" in printed
     assert row["val_top1"] in (0, 100)  # one is left of two
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluation"]["dense, one scale"]["top1"] in (
         0,

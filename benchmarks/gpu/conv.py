@@ -24,7 +24,7 @@ from peers.report import draw
 from gpu import candidates as convs
 from gpu import choice, measuring, other_ops
 from gpu.races import versions
-from vggfast.training.console import Live, console
+from vggfast.console import Live, console
 
 # Layers that max-pool follows in VGG-16; those in both occur with it and without it.
 POOLED = {(64, 64, 224), (128, 128, 112), (256, 256, 56), (512, 512, 28), (512, 512, 14)}

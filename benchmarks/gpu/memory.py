@@ -26,7 +26,7 @@ from peers.registry import Engine
 
 from gpu import races, registry
 from gpu.choice import require_gpu
-from vggfast.training.console import Live, console
+from vggfast.console import Live, console
 
 USES = ("inference", "training", "perceptual")
 LIMIT = 600  # seconds for one case

@@ -16,7 +16,7 @@ from peers.race import Outcome, race
 from peers.registry import Engine
 
 from gpu import choice
-from vggfast.training.console import Live, console
+from vggfast.console import Live, console
 
 THREADS = min(8, os.cpu_count() or 1)  # of the host: they prepare and launch, no more
 

@@ -16,7 +16,7 @@ from peers import report
 from peers.network import Spec, default_cache
 from peers.race import Outcome, race
 from peers.registry import ISAS, WAITS, Engine
-from vggfast.training.console import Live, console
+from vggfast.console import Live, console
 
 PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "ncnn", "MNN", "ai-edge-litert", "numpy")
 

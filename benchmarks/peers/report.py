@@ -14,7 +14,7 @@ from rich.table import Table
 from peers.load import TRUSTED
 from peers.network import Spec
 from peers.race import Outcome
-from vggfast.training.console import console
+from vggfast.console import console
 
 OURS, BF16, PEER = "#c44e52", "#8172b3", "#9aa5b1"  # bars of vggfast, of whoever works in bfloat16, of the others
 

@@ -27,14 +27,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from vggfast.console import Live, print_table
     from vggfast.data import Preprocessing, open_dataset
     from vggfast.evaluation import evaluate_dense
-    from vggfast.training.console import Live, print_table
     from vggfast.training.finish import write_json
 
     model, facts = load_run(parsed.model)
     data = parsed.data or facts["data"]
-    images = open_dataset(data, parsed.split)
+    # Validation data that were given apart from the training data are taken whole, as in training.
+    images = open_dataset(data, parsed.split, whole=parsed.data is None and facts.get("whole", False))
     if images.classes != facts["classes"]:
         raise ValueError(
             f"{parsed.model} knows {len(facts['classes'])} classes that are not the {len(images.classes)} of {data}"

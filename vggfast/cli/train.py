@@ -25,8 +25,9 @@ _DESCRIPTION = """\
 Trains a network with the recipe of Simonyan & Zisserman, evaluates it densely, and writes a run
 folder: config.yaml, checkpoints, the best weights (model.safetensors), metrics, curves, a report.
 
-The recipe is made of, each over the one before: the paper's values, a preset, a YAML file, these
-options. Brackets show the paper's value, then what the presets digits and tiny-imagenet make of it."""
+The recipe is made of, each over the one before: the defaults, a preset, a YAML file, these options.
+Brackets show the default, which is the paper's value but for --pixel-std and --init, then what the
+presets digits and tiny-imagenet make of it."""
 
 _EPILOG = """\
 examples:
@@ -145,7 +146,8 @@ def _train(asked: Order, overwrite: bool) -> int:
 
     with World.start(asked.config.device) as world:
         asked = _of_rank_0(asked)
-        trainer = Trainer(asked.config, asked.out, world, resume=asked.resume, overwrite=overwrite)
+        goes_on = asked.resume or (overwrite and _overwritten(asked))
+        trainer = Trainer(asked.config, asked.out, world, resume=goes_on, overwrite=overwrite and not goes_on)
         if world.main:
             _announce(asked, trainer, world.size)
         if not trainer.run():
@@ -159,6 +161,15 @@ def _train(asked: Order, overwrite: bool) -> int:
         if world.main:
             finish(trainer)
     return 0
+
+
+def _overwritten(asked: Order) -> bool:
+    """Whether torchrun has restarted this command, and the run in the folder is its own."""
+    from vggfast.training.config import TrainConfig
+
+    stored = asked.out / "config.yaml"
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+    return restarted and stored.is_file() and TrainConfig.read(stored) == asked.config
 
 
 def _of_rank_0(asked: Order) -> Order:

@@ -356,9 +356,9 @@ def _show(live: Any, done: int, total: int) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """`vggfast cache`."""
+    from vggfast.console import Live
     from vggfast.data.cache_format import verify
     from vggfast.data.sources import open_splits
-    from vggfast.training.console import Live
 
     folder = _folder(parsed)
     if parsed.verify:

@@ -11,10 +11,10 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
+from vggfast.console import duration
 from vggfast.report.figures import curves
 from vggfast.report.summary import read_events, read_json, summary
 from vggfast.training.config import TrainConfig
-from vggfast.training.console import duration
 from vggfast.training.log import read_csv
 from vggfast.weights.files import write_atomically
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from vggfast.weights.files import write_atomically
+from vggfast.report.figures import save
 
 _COLOURS = ("#4477aa", "#cc3311", "#228833", "#ee9955", "#aa3377", "#66ccee", "#777777")
 _WINDOW = 10  # iterations
@@ -26,10 +26,6 @@ def _finite(values: Sequence[float | str]) -> list[float]:
     """The values as numbers; NaN, which matplotlib leaves out, where a log scale has no place for one."""
     numbers = [float(value) for value in values]
     return [value if math.isfinite(value) and value > 0 else math.nan for value in numbers]
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
 
 
 def step_figure(result: Mapping[str, Any], path: str | Path) -> None:
@@ -60,7 +56,7 @@ def step_figure(result: Mapping[str, Any], path: str | Path) -> None:
     handles = [_handle(i, f"{name}: {run['status']}") for i, (name, run) in enumerate(runs.items())]
     handles.append(Line2D([], [], color="black", linestyle=":", label="ln K, guessing"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _means(values: Sequence[float]) -> list[float]:
@@ -84,7 +80,7 @@ def layer_figure(result: Mapping[str, Any], path: str | Path) -> None:
     last.set(title="Gradients, last iteration", ylabel="norm of the weights' gradient")
     handles = [_handle(i, name) for i, name in enumerate(result["runs"])]
     figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _by_layer(axes: Axes, values: Mapping[str, float | str], i: int, style: str = ".-") -> None:

@@ -52,6 +52,10 @@ class Progress:
     window: list[float] = field(default_factory=lambda: [0.0] * 4)
 
 
+def _step(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
 def _digest(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
@@ -78,18 +82,28 @@ class Checkpoints:
         return [path for *_, path in sorted(found, reverse=True)]
 
     def save(self, step: int, content: dict[str, Any]) -> None:
-        """Writes one and removes those that are too many.
+        """Writes one and removes those that are too many, and those of this step and later: the run went back.
 
         Raises:
             OSError: it could not be written; the text names the path. The others are still there.
         """
+        new = ""
+
+        def rename(temporary: Path) -> str:
+            nonlocal new
+            new = f"step-{step:08d}-{_digest(temporary)}.pt"
+            return new
+
         write_atomically(
             self.folder / f"step-{step:08d}.pt",
             lambda temporary: torch.save({"format": FORMAT, **content}, temporary),
-            rename=lambda temporary: f"step-{step:08d}-{_digest(temporary)}.pt",
+            rename,
         )
-        for path in self.paths()[self.keep :]:
-            path.unlink(missing_ok=True)
+        others = [path for path in self.paths() if path.name != new]
+        kept = [path for path in others if _step(path) < step][: self.keep - 1]
+        for path in others:
+            if path not in kept:
+                path.unlink(missing_ok=True)
 
     def newest(self, warn: Callable[[str], Any]) -> dict[str, Any] | None:
         """The content of the newest whole checkpoint, None where there is none at all; `warn` hears of broken ones.
@@ -101,7 +115,7 @@ class Checkpoints:
         for path in paths:
             try:
                 return _load(path)
-            except ValueError as error:
+            except (ValueError, OSError) as error:
                 warn(str(error))
         if paths:
             raise ValueError(f"{self.folder} has {len(paths)} checkpoints and none is whole: nothing to resume from")

@@ -1,4 +1,4 @@
-"""Everything that defines a training run, with the paper's values as defaults.
+"""Everything that defines a training run. Defaults are the paper's values, but for pixel_std and init.
 
 A run's configuration is made of, each over the one before: these defaults, a preset (presets.py), a YAML file, the
 command line. What comes out is stored with the run as config.yaml, which is itself such a file.
@@ -68,7 +68,9 @@ class TrainConfig:
                             "cosine to 0, or not", "optimisation", ("plateau", "cosine", "constant"))  # fmt: skip
     warmup: int = _option(0, "steps over which the rate first rises from 0", "optimisation")
     drops: int = _option(3, "plateau: times that the rate may be divided by 10", "optimisation")
-    patience: int = _option(3, "plateau: epochs without a better validation top-1 before a drop", "optimisation")
+    patience: int = _option(
+        3, "plateau: epochs without a better validation top-1 to wait through; the next drops the rate", "optimisation"
+    )
     early_stop: int = _option(0, "stop after so many epochs without a better validation top-1; 0 never", "optimisation")
     momentum: float = _option(0.9, "momentum of SGD", "optimisation")
     weight_decay: float = _option(5e-4, "L2 penalty (AdamW: decoupled)", "optimisation")

@@ -20,12 +20,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggfast.data import Augmentation, Batch, Batches, Preprocessing, measure_colours, open_dataset
+from vggfast.console import Live, print_table, say
+from vggfast.data import Batch, Batches, open_dataset
 from vggfast.models import VGG
 from vggfast.report.initialisation import layer_figure, step_figure
 from vggfast.training.config import TrainConfig
-from vggfast.training.console import Live, print_table, say
-from vggfast.training.start import build_model, build_optimiser, named_layers
+from vggfast.training.start import build_model, build_optimiser, named_layers, open_augmentation
 from vggfast.weights.files import write_atomically
 
 # A run trains where its loss ends this far below that of guessing, ln K; as far above, it has got worse.
@@ -116,15 +116,9 @@ def predict_outputs(model: VGG, rms: float) -> dict[str, float]:
 def _open_batches(config: TrainConfig) -> tuple[int, Batches]:
     """(classes, training batches)."""
     images = open_dataset(config.data, "train")
-    statistics = measure_colours(images, on_bad_image=config.on_bad_image)
-    std = statistics.std if config.pixel_std else np.ones(3)
-    augmentation = Augmentation(
-        config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
-        Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist())),
-    )  # fmt: skip
     batches = Batches(
-        images, augmentation, config.batch_size, shuffle=True, seed=config.seed, workers=config.workers,
-        on_bad_image=config.on_bad_image, keep_last=False,
+        images, open_augmentation(config, images), config.batch_size, shuffle=True, seed=config.seed,
+        workers=config.workers, on_bad_image=config.on_bad_image, keep_last=False,
     )  # fmt: skip
     return len(images.classes), batches
 

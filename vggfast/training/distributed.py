@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -118,13 +118,27 @@ class World:
         wrapped.zero_grad(set_to_none=True)
         return wrapped
 
+    def gather(self, texts: list[str]) -> list[str]:
+        """The texts of all ranks, by rank."""
+        if self.size == 1:
+            return texts
+        found: list[list[str]] = [[] for _ in range(self.size)]
+        dist.all_gather_object(found, texts)
+        return [text for of_rank in found for text in of_rank]
+
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Gives rank 0's values to all: of batch norm's running statistics, which each rank takes from its own rows."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
     def assert_equal(self, tensors: Sequence[Tensor], what: str) -> None:
         """Raises RuntimeError where a rank's tensors are not, bit by bit, those of rank 0."""
         if self.size == 1:
             return
         own = hashlib.sha256()
         for tensor in tensors:
-            own.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            own.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
         digests: list[str | None] = [None] * self.size
         dist.all_gather_object(digests, own.hexdigest())
         if odd := [rank for rank, digest in enumerate(digests) if digest != digests[0]]:

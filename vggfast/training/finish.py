@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vggfast.console import Live, print_table, say
 from vggfast.evaluation import evaluate_dense
 from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
 from vggfast.report.summary import summary
-from vggfast.training.console import Live, print_table, say
 from vggfast.weights import load_model
 from vggfast.weights.files import write_atomically
 
@@ -73,7 +73,7 @@ def finish(trainer: Any) -> None:
         for name, found in results.items()
     ]
     columns = ("evaluation", "scales Q", "top-1 error %", "top-5 error %")
-    print_table(f"{config.config} on {config.data}, {len(images)} held-out images, {figures['train_seconds']:.0f} s of "
+    print_table(f"{config.config} on {config.data}, {len(seen)} held-out images, {figures['train_seconds']:.0f} s of "
                 "training", columns, rows)  # fmt: skip
     for name, what in _FILES.items():
         say(f"  {out / name}  {what}")

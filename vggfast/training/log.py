@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vggfast.training.console import say
+from vggfast.console import say
 from vggfast.weights.files import write_atomically
 
 # Errors in per cent, losses in nats, both over the training images since the last row; data_wait is the share of the

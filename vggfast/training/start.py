@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vggfast.data import Augmentation, ImageSet, Preprocessing, measure_colours
 from vggfast.models import VGG
 from vggfast.training.config import TrainConfig
 from vggfast.weights import load_model
@@ -73,6 +75,16 @@ def start_from(model: VGG, path: Path, layers: str) -> None:
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(source[name])
+
+
+def open_augmentation(config: TrainConfig, images: ImageSet) -> Augmentation:
+    """Random crops of a training set, with the means, deviations and colour axes measured on it."""
+    statistics = measure_colours(images, on_bad_image=config.on_bad_image)
+    std = statistics.std if config.pixel_std else np.ones(3)
+    return Augmentation(
+        config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
+        Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist())),
+    )  # fmt: skip
 
 
 def build_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

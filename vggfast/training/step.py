@@ -35,6 +35,7 @@ class Sums:
     top5: float
     images: float
     stop: bool  # whether a rank was asked to stop
+    bad: bool  # whether a rank had an image that does not decode
     grad_norm: float
 
 
@@ -70,6 +71,12 @@ class Stepper:
         """The network to validate and to keep."""
         return self.bare if self.average is None else self.average.module
 
+    def share_statistics(self) -> None:
+        """Makes batch norm's running statistics those of rank 0, as each forward in training does."""
+        self.world.share(self.bare.buffers())
+        if self.average is not None:
+            self.world.share(self.average.buffers())
+
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         """Scores in float32, computed in the run's precision."""
         dtype = _AUTOCAST.get(self.config.precision)
@@ -96,7 +103,7 @@ class Stepper:
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         *own, grad_norm = torch.cat([sums, norm.double()[None]]).tolist()
-        loss, top1, top5, seen, stops = self.world.totals([*own, float(stop)])
+        loss, top1, top5, seen, stops, bad = self.world.totals([*own, float(stop), float(len(batch.bad))])
         self._check(step, loss / max(seen, 1), grad_norm)
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.bare.parameters(), self.config.clip_norm, norm)
@@ -104,7 +111,7 @@ class Stepper:
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.bare)
-        return Sums(loss, top1, top5, seen, stops > 0, grad_norm)
+        return Sums(loss, top1, top5, seen, stops > 0, bad > 0, grad_norm)
 
     def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
         """Ranks average their gradients in the backward, or leave it to a later one."""

@@ -23,22 +23,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from vggfast.data import Augmentation, Batch, Batches, CentreCrop, Preprocessing, measure_colours, open_splits
+from vggfast.console import Live, step_text
+from vggfast.data import Batch, Batches, CentreCrop, open_splits
 from vggfast.evaluation.metrics import hits
 from vggfast.report import environment
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
-from vggfast.training.console import Live, step_text
 from vggfast.training.distributed import World
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_model, build_optimiser
+from vggfast.training.start import build_model, build_optimiser, open_augmentation
 from vggfast.training.step import Stepper, Sums
 from vggfast.weights import save_model
 
 RUN_FILES = (
-    "config.yaml", "model.safetensors", "steps.csv", "metrics.csv", "log.jsonl", "metrics.json", "report.html",
-    "curves.png", "predictions.png", "confusion.png",
+    "model.safetensors", "steps.csv", "metrics.csv", "log.jsonl", "metrics.json", "report.html", "curves.png",
+    "predictions.png", "confusion.png", "config.yaml",
 )  # fmt: skip
 RUN_FOLDERS = ("checkpoints", "tensorboard")
 
@@ -64,7 +64,7 @@ class Trainer:
     ) -> None:  # fmt: skip
         self.config, self.out, self.world = config, Path(out), world or World()
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
-        if not (resume or overwrite) and (self.out / "config.yaml").exists():
+        if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
         self.train_set, self.val_set = open_splits(config.data, config.val_data or None)
         self._open_batches()
@@ -86,13 +86,8 @@ class Trainer:
 
     def _open_batches(self) -> None:
         config, world = self.config, self.world
-        statistics = measure_colours(self.train_set, on_bad_image=config.on_bad_image)
-        std = statistics.std if config.pixel_std else np.ones(3)
-        self.preprocessing = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))
-        augmentation = Augmentation(
-            config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
-            self.preprocessing,
-        )  # fmt: skip
+        augmentation = open_augmentation(config, self.train_set)
+        self.preprocessing = augmentation.preprocessing
         centre = CentreCrop(config.crop, config.test_scales()[1], self.preprocessing)
         shared: dict[str, Any] = {
             "workers": config.workers, "rank": world.rank, "ranks": world.size, "on_bad_image": config.on_bad_image,
@@ -108,10 +103,11 @@ class Trainer:
         self.log: RunLog | None = None
         if not self.world.main:
             return
+        for folder in (self.out / name for name in RUN_FOLDERS if overwrite):  # first: no kill leaves them to a new run
+            if folder.exists():
+                shutil.rmtree(folder)
         for name in RUN_FILES if overwrite else ():
             (self.out / name).unlink(missing_ok=True)
-        for name in RUN_FOLDERS if overwrite else ():
-            shutil.rmtree(self.out / name, ignore_errors=True)
         for torn in (*self.out.glob(".*.??*"), *self.checkpoints.folder.glob(".step-*")):
             if torn.name.startswith((".step-", *(f".{name}." for name in RUN_FILES))):
                 torn.unlink(missing_ok=True)
@@ -131,6 +127,8 @@ class Trainer:
             "classes": self.train_set.classes,
             "preprocessing": self.preprocessing.as_dict(),
             "data": self.config.val_data or self.config.data,
+            "whole": bool(self.config.val_data),
+            "images": [len(self.train_set), len(self.val_set)],
             "scales": list(self.config.test_scales()),
         }
 
@@ -168,6 +166,12 @@ class Trainer:
                 f"{n} is {theirs[n]!r} there and {self.model.arguments.get(n)!r} here" for n in different
             )
             raise ValueError(f"{self.checkpoints.folder} is of another network: {listed}")
+        facts, found = self.run_facts, content["arguments"]["extra"]
+        if changed := [name for name, value in facts.items() if found.get(name) != value]:
+            raise ValueError(
+                f"{self.checkpoints.folder} is of other data: {', '.join(changed)} are no longer the same "
+                f"({found['images'][0]} training images there and {facts['images'][0]} here)"
+            )
         self.model.load_state_dict(content["model"])
         for name, part in self._parts().items():
             part.load_state_dict(content[name])
@@ -180,6 +184,7 @@ class Trainer:
 
     def _save(self, last: bool = False) -> None:
         """Writes a checkpoint; a failure is a warning, and the run goes on, but for the last one."""
+        self.stepper.share_statistics()
         self.world.assert_equal(list(self.model.state_dict().values()), "weights")
         self._write("a checkpoint", lambda: self.checkpoints.save(self.progress.step, self._content()), last)
 
@@ -215,6 +220,10 @@ class Trainer:
                     if not self._train_epoch():
                         return False
                     self._close_epoch()
+        except FloatingPointError as error:
+            if self.log is not None:
+                self.log.event(str(error), step=self.progress.step)
+            raise
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -262,11 +271,8 @@ class Trainer:
         for totals in (progress.sums, progress.window):
             for i, value in enumerate((sums.loss, sums.top1, sums.top5, sums.images)):
                 totals[i] += value
-        progress.bad_images += len(batch.bad)
-        for text in batch.bad:
-            self._live.line(f"warning: {text}; another image takes its place")
-            if self.log is not None:
-                self.log.event(text, step=progress.step)
+        if sums.bad:
+            self._tell_bad(batch.bad, "another image takes its place")
         seconds = max(progress.seconds, 1e-9)
         loss, top1, top5 = (value / max(progress.window[3], 1) for value in progress.window[:3])
         row = {
@@ -280,14 +286,25 @@ class Trainer:
                 self.log.step(row)
             progress.window = [0.0] * 4
 
+    def _tell_bad(self, texts: list[str], what: str) -> None:
+        """Counts and names the images of all ranks that did not decode."""
+        texts = self.world.gather(texts)
+        self.progress.bad_images += len(texts)
+        for text in texts:
+            self._live.line(f"warning: {text}; {what}")
+            if self.log is not None:
+                self.log.event(text, step=self.progress.step)
+
     def _close_epoch(self) -> None:
         """Validates, lets the schedule know, keeps the best weights, writes everything."""
         progress = self.progress
+        self._save()  # a validation may take long
+        found = self.validate()
         loss, top1, top5 = (value / max(progress.sums[3], 1) for value in progress.sums[:3])
         seconds = max(progress.seconds, 1e-9)
         row = {
             "epoch": progress.epoch, "step": progress.step, "lr": self.schedule.rate(max(progress.step - 1, 0)),
-            "train_loss": loss, "train_top1": 100 * top1, "train_top5": 100 * top5, **self.validate(),
+            "train_loss": loss, "train_top1": 100 * top1, "train_top5": 100 * top5, **found,
             "seconds": progress.seconds, "images_per_s": progress.sums[3] / seconds,
             "data_wait": progress.waited / seconds, "bad_images": progress.bad_images,
         }  # fmt: skip
@@ -313,10 +330,12 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss (nats) and errors (per cent) on all ranks' validation images, centre crops."""
+        self.stepper.share_statistics()
         model = self.stepper.result.eval()
-        sums = np.zeros(4)
+        sums, bad = np.zeros(4), []
         for number, batch in enumerate(self.val_batches.epoch(), 1):
             self._live.to(self.progress.step, f"validating, batch {number} of {len(self.val_batches)}")
+            bad += batch.bad
             images, labels, counts = (
                 t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)
             )
@@ -326,6 +345,7 @@ class Trainer:
             sums += torch.stack([(losses * counts).sum(), *misses, counts.sum()]).double().cpu().numpy()
         self.model.train()
         loss, top1, top5, seen = self.world.totals(sums.tolist())
+        self._tell_bad(bad, "it counts in no error")
         if not seen:
             raise ValueError(f"{self.val_set.name}: none of its {len(self.val_set)} validation images decodes")
         return {"val_loss": loss / seen, "val_top1": 100 * top1 / seen, "val_top5": 100 * top5 / seen}
