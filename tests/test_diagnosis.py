@@ -175,7 +175,9 @@ def test_arguments_that_cannot_be(photos, tmp_path, inits, steps, message):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["224-mean", "224-std", "64-mean", "digits-mean", "digits-std"])
+@pytest.mark.parametrize(
+    "name", ["224-mean", "224-std", "224x10-mean", "224x10-std", "64-mean", "digits-mean", "digits-std"]
+)
 def test_the_page_quotes_what_was_measured(name):
     root = Path(__file__).resolve().parents[1]
     page = (root / "docs" / "initialisation.md").read_text()
