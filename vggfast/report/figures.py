@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +70,10 @@ def curves(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, f
 
 
 def _mark_drops(panels: Sequence[Any], rows: Sequence[Mapping[str, float]]) -> None:
-    """Dotted lines where the rate falls by a factor at once; a cosine's or a warm-up's steps are none."""
-    for step in [now["step"] for before, now in pairwise(rows) if now["lr"] < 0.5 * before["lr"]][:20]:
+    """Dotted lines where a rate that stood falls by a factor; a cosine's or a warm-up's steps are none."""
+    rates = [row["lr"] for row in rows]
+    fallen = [i for i in range(2, len(rows)) if rates[i] < 0.5 * rates[i - 1] and rates[i - 1] == rates[i - 2]]
+    for step in [rows[i]["step"] for i in fallen][:20]:
         for axes in panels:
             axes.axvline(step, color="grey", linestyle=":", zorder=0)
 
