@@ -107,7 +107,9 @@ def wanted_std(init, layer, in_head: bool) -> float:
     fan_out, fan_in = layer.weight.shape[0] * taps, layer.weight[0].numel()
     if init == "torchvision":
         return 0.01 if in_head else math.sqrt(2 / fan_out)
-    return {"glorot": math.sqrt(2 / (fan_in + fan_out)), "paper": 0.01, "paper-literal": 0.1}[init]
+    return {
+        "glorot": math.sqrt(2 / (fan_in + fan_out)), "he": math.sqrt(2 / fan_in), "paper": 0.01, "paper-literal": 0.1,
+    }[init]  # fmt: skip
 
 
 @pytest.mark.parametrize("init", INITS)
@@ -215,14 +217,14 @@ def test_dropout_is_random_in_training_alone(head):
 BAD = {
     "config": (lambda: small("F"), "config is 'F': one of 'A', 'A-LRN', 'B', 'C', 'D', 'E' is wanted"),
     "head": (lambda: small(head="mlp"), "head is 'mlp': one of 'linear', 'conv', 'none' is wanted"),
-    "init": (lambda: small(init="zeros"), "init is 'zeros': one of 'glorot', 'paper', .*None is wanted"),
+    "init": (lambda: small(init="zeros"), "init is 'zeros': one of 'glorot', .*'paper', .*None is wanted"),
     "num_classes": (lambda: small(num_classes=0), "num_classes is 0: 1 or more is wanted"),
     "in_channels": (lambda: small(in_channels=0), "in_channels is 0: 1 or more is wanted"),
     "hidden": (lambda: small(hidden=-1), "hidden is -1: 1 or more is wanted"),
     "pool_size": (lambda: small(pool_size=0), "pool_size is 0: 1 or more is wanted"),
     "dropout": (lambda: small(dropout=1.0), r"dropout is 1.0: a probability in \[0, 1\) is wanted"),
     "width": (lambda: small(width=0), "width is 0: more than 0 is wanted"),
-    "initialise": (lambda: initialise(small(), "he"), "init is 'he': one of"),
+    "initialise": (lambda: initialise(small(), "zeros"), "init is 'zeros': one of"),
     "score_map": (lambda: small().score_map(torch.zeros(1, 3, 64, 64)), "head is 'linear': a score map wants 'conv'"),
     "small dense input": (lambda: small(head="conv")(torch.zeros(1, 3, 63, 64)),
                           r"x has shape \(1, 3, 63, 64\): the dense head wants H and W of at least 64"),
