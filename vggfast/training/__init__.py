@@ -1,4 +1,4 @@
-"""The paper's training recipe on one process: TrainConfig says what, :class:`vggfast.training.trainer.Trainer` does it.
+"""The paper's training recipe, on one process or many: TrainConfig says what, vggfast.training.trainer.Trainer does it.
 
 Importing this is light; the trainer needs the extra ``vggfast[train]``.
 """
