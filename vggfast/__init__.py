@@ -1,5 +1,8 @@
 """vggfast: VGG networks on hand-written kernels, run, trained and evaluated as in the paper."""
 
+import importlib
+from typing import Any
+
 from vggfast import ops
 from vggfast._native import set_exact
 from vggfast._version import __version__
@@ -19,6 +22,7 @@ from vggfast.models import (
     vgg19,
     vgg19_bn,
 )
+from vggfast.preprocessing import Preprocessing
 
 __all__ = [
     "VGG",
@@ -27,6 +31,7 @@ __all__ = [
     "VGG16",
     "VGG19",
     "Engine",
+    "Preprocessing",
     "__version__",
     "ops",
     "set_exact",
@@ -39,3 +44,11 @@ __all__ = [
     "vgg19",
     "vgg19_bn",
 ]
+
+_LAZY = ("data", "evaluate", "weights")  # they want the extra vggfast[train]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return importlib.import_module(f"vggfast.{name}")
+    raise AttributeError(f"module 'vggfast' has no attribute {name!r}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vggfast import ops
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
+from vggfast.preprocessing import Preprocessing
 
 # A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
@@ -125,6 +126,7 @@ class VGG(nn.Module):
             "config": config, "num_classes": num_classes, "in_channels": in_channels, "dropout": dropout,
             "batch_norm": batch_norm, "head": head, "width": width, "hidden": hidden, "pool_size": pool_size,
         }  # fmt: skip
+        self.preprocessing: Preprocessing | None = None  # what it was trained on, where a file says it
         self.features, channels = make_features(config, in_channels, batch_norm, width)
         if head != "none":
             self.avgpool: nn.Module = nn.AdaptiveAvgPool2d((pool_size, pool_size))
@@ -185,6 +187,7 @@ class VGG(nn.Module):
         other.features = FusedSequential(*map(copy.copy, self.features))
         other.avgpool, other.classifier = _convert_head(head, self.classifier, self.arguments["pool_size"])
         other.arguments = {**self.arguments, "head": head}
+        other.preprocessing = self.preprocessing
         other.training = self.training
         return other
 

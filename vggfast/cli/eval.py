@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from vggfast.console import Live, print_table
     from vggfast.data import Preprocessing, open_dataset
-    from vggfast.evaluation import evaluate_dense
+    from vggfast.evaluate import evaluate_dense
     from vggfast.training.finish import write_json
 
     model, facts = load_run(parsed.model)

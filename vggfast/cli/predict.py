@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from vggfast.data import Preprocessing, open_image
-    from vggfast.evaluation import dense
+    from vggfast.evaluate import dense
 
     model, facts = load_run(parsed.model)
     classes = facts["classes"]

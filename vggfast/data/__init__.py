@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from vggfast.data.colours import ColourStatistics, colour_statistics, measure_colours
     from vggfast.data.decode import open_image
     from vggfast.data.sources import ImageSet, open_dataset, open_splits
-    from vggfast.data.transforms import Augmentation, CentreCrop, Preprocessing, rescale
+    from vggfast.data.transforms import Augmentation, CentreCrop, rescale
+    from vggfast.preprocessing import Preprocessing
 
 __all__ = [
     "Augmentation",

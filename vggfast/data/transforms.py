@@ -6,8 +6,8 @@ Source: Simonyan & Zisserman, sections 2.1 and 3.1; the colour shift is Krizhevs
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vggfast import ops
 from vggfast.data.colours import ColourStatistics
+from vggfast.preprocessing import Preprocessing
 
 
 def rescaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
@@ -29,26 +30,6 @@ def rescale(image: Image.Image, shorter_side: int) -> Image.Image:
     """The image with its shorter side so many pixels long and its aspect kept."""
     size = rescaled_size(image.size, shorter_side)
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """(pixel - mean) / std per channel, pixels 0 to 255, RGB. The paper subtracts the mean only: std is then 1."""
-
-    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-
-    def tensor(self, pixels: np.ndarray) -> Tensor:
-        """(H, W, 3) pixels as a (3, H, W) float32 tensor that lies as HWC."""
-        values = (pixels - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
-        return torch.from_numpy(values.astype(np.float32)).permute(2, 0, 1)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: list(value) for name, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Preprocessing:
-        return cls(tuple(values["mean"]), tuple(values["std"]))
 
 
 class Geometry(NamedTuple):
@@ -133,11 +114,13 @@ def crop_pictures(
     def tensor(values: list, dtype: torch.dtype) -> Tensor:
         return torch.from_numpy(np.asarray(values)).to(dtype)
 
-    return ops.crop_images(
+    preprocessing = transform.preprocessing
+    made = ops.crop_images(
         pictures, transform.crop, out=out,
         sizes=tensor([each.size for each in geometries], torch.int32),
         corners=tensor([each.corner for each in geometries], torch.int32),
         flips=tensor([each.flip for each in geometries], torch.bool),
         shifts=tensor([each.shift for each in geometries], torch.float32),
-        mean=transform.preprocessing.mean, deviation=transform.preprocessing.std,
+        mean=preprocessing.rgb_mean, deviation=preprocessing.rgb_std,
     )  # fmt: skip
+    return made if preprocessing.order == "RGB" else made.copy_(made.flip(1))

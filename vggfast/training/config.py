@@ -42,6 +42,10 @@ class TrainConfig:
     flip: bool = _option(True, "mirror every other training image", "data")
     colour_shift: float = _option(0.1, "deviation of the PCA colour shift; 0 turns it off", "data")
     pixel_std: bool = _option(True, "divide by the pixels' deviation; --no-pixel-std subtracts the mean only", "data")
+    preprocessing: str = _option("measured", "what the network takes: RGB less the training images' mean, divided by "
+                                 "--pixel-std; or what published weights were trained on: caffe (BGR less a mean, the "
+                                 "authors' own and Keras'), torchvision", "data",
+                                 ("measured", "caffe", "torchvision"))  # fmt: skip
     workers: int = _option(2, "processes that read images, per rank; batches are the same for any number", "data")
     on_bad_image: str = _option("fail", "what an image that does not decode does: stop the run, or be counted and "
                                 "replaced by another", "data", ("fail", "skip"))  # fmt: skip
@@ -55,7 +59,10 @@ class TrainConfig:
     init: str = _option("glorot", "initialisation", "network", tuple(INITS))
     init_from: str = _option("", "a trained network's file whose layers this one starts from", "network")
     init_layers: str = _option("ends", "which of them: 'ends', the first four convolutions and the FC layers, as the "
-                               "paper's deeper nets start from A; or 'all'", "network", ("ends", "all"))  # fmt: skip
+                               "paper's deeper nets start from A; 'features', every convolution; or 'all'", "network",
+                             ("ends", "features", "all"))  # fmt: skip
+    train_layers: str = _option("all", "what is trained: all layers, or the FC layers alone", "network",
+                                ("all", "fc"))  # fmt: skip
 
     batch_size: int = _option(256, "images of a step, over all ranks", "optimisation")
     accumulate: int = _option(1, "parts in which each rank computes its share, to save memory", "optimisation")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vggfast.console import Live, print_table, say
-from vggfast.evaluation import evaluate_dense
+from vggfast.evaluate import evaluate_dense
 from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
 from vggfast.report.summary import summary
 from vggfast.weights import load_model

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vggfast.data import Augmentation, ImageSet, Preprocessing, measure_colours
+from vggfast.data import Augmentation, ImageSet, measure_colours
 from vggfast.models import VGG
+from vggfast.preprocessing import Preprocessing
 from vggfast.training.config import TrainConfig
 from vggfast.weights import load_model
 
+_PUBLISHED = {"caffe": Preprocessing.caffe(), "torchvision": Preprocessing.torchvision()}
 # The first four convolutions of A, between which the deeper nets have more, and the FC layers.
 _ENDS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3")
 
@@ -49,19 +51,42 @@ def build_model(config: TrainConfig, num_classes: int, resumed: bool = False) ->
         width=config.width, hidden=config.hidden, pool_size=config.pool_size,
     )  # fmt: skip
     if config.init_from and not resumed:
-        start_from(model, Path(config.init_from), config.init_layers)
+        start_from(model, Path(config.init_from), config.init_layers, config.preprocessing)
     if config.channels_last:
         for parameter in model.parameters():
             if parameter.dim() == 4:
                 parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    if config.train_layers == "fc":
+        model.features.requires_grad_(False)
     return model
 
 
-def start_from(model: VGG, path: Path, layers: str) -> None:
-    """Copies layers of the trained network in `path` into `model`: "ends" or "all" of them (see TrainConfig)."""
+def set_training(model: nn.Module) -> None:
+    """Training mode; batch norm whose weights are not trained keeps its statistics."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and not module.weight.requires_grad:
+            module.eval()
+
+
+def start_from(model: VGG, path: Path, layers: str, preprocessing: str = "measured") -> None:
+    """Copies layers of the trained network in `path` into `model`: "ends", "features" or "all" (see TrainConfig).
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`build_model`; or that network was trained on published preprocessing
+            and `preprocessing` is another.
+    """
     donor, _ = load_model(path)
-    if layers == "all":
-        target, source = model.state_dict(), donor.state_dict()
+    _check_pixels(donor, path, preprocessing)
+    if layers != "ends":
+        target, source = (
+            {
+                name: tensor
+                for name, tensor in net.state_dict().items()
+                if layers == "all" or name.startswith("features")
+            }
+            for net in (model, donor)
+        )
     else:
         target, source = (
             {f"{name}.{kind}": getattr(layer, kind) for name, layer in named_layers(net).items() if name in _ENDS
@@ -77,13 +102,23 @@ def start_from(model: VGG, path: Path, layers: str) -> None:
             value.copy_(source[name])
 
 
+def _check_pixels(donor: VGG, path: Path, preprocessing: str) -> None:
+    theirs, ours = donor.preprocessing, _PUBLISHED.get(preprocessing)
+    if theirs is None or theirs == ours or (ours is None and theirs not in _PUBLISHED.values()):
+        return
+    raise ValueError(
+        f"init_from is {path}, trained on {theirs}, and preprocessing is {preprocessing!r}: the same is wanted"
+    )
+
+
 def open_augmentation(config: TrainConfig, images: ImageSet) -> Augmentation:
-    """Random crops of a training set, with the means, deviations and colour axes measured on it."""
+    """Random crops of a training set, with the colour axes measured on it, and means and deviations if so wanted."""
     statistics = measure_colours(images, on_bad_image=config.on_bad_image)
     std = statistics.std if config.pixel_std else np.ones(3)
+    measured = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))
     return Augmentation(
         config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
-        Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist())),
+        _PUBLISHED.get(config.preprocessing, measured),
     )  # fmt: skip
 
 
@@ -91,7 +126,7 @@ def build_optimiser(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
     """SGD with momentum, Adam or AdamW; with `decay_all` off, only weights of layers decay."""
     weights: list[Tensor] = []
     others: list[Tensor] = []
-    for parameter in model.parameters():
+    for parameter in filter(lambda p: p.requires_grad, model.parameters()):
         (weights if config.decay_all or parameter.dim() > 1 else others).append(parameter)
     groups: list[dict[str, Any]] = (
         [{"params": weights}, {"params": others, "weight_decay": 0.0}] if others else [{"params": weights}]

@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vggfast.data import Batch
-from vggfast.evaluation.metrics import hits
+from vggfast.evaluate.metrics import hits
 from vggfast.training.config import TrainConfig
 from vggfast.training.distributed import World
+from vggfast.training.start import set_training
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST_SCALE = 2.0**-10  # of fp16's losses; below it, no step of any size is left to try
@@ -55,7 +56,7 @@ class Stepper:
     def __init__(self, config: TrainConfig, world: World, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.config, self.world, self.optimiser = config, world, optimiser
         self.bare = model
-        model.train()
+        set_training(model)
         self.model = world.wrap(
             model, torch.zeros(1, 3, config.crop, config.crop, device=world.device), config.compress
         )

@@ -25,14 +25,14 @@ import torch.nn.functional as F
 
 from vggfast.console import Live, step_text
 from vggfast.data import Batch, Batches, CentreCrop, open_splits
-from vggfast.evaluation.metrics import hits
+from vggfast.evaluate.metrics import hits
 from vggfast.report import environment
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
 from vggfast.training.distributed import World
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_model, build_optimiser, open_augmentation
+from vggfast.training.start import build_model, build_optimiser, open_augmentation, set_training
 from vggfast.training.step import Stepper, Sums
 from vggfast.weights import save_model
 
@@ -247,7 +247,7 @@ class Trainer:
     def _train_epoch(self) -> bool:
         """Trains to the end of the epoch or of the run; False where a signal stopped it first."""
         progress, config = self.progress, self.config
-        self.model.train()
+        set_training(self.model)
         began = time.monotonic()
         for batch in self._waited(self.batches.epoch(progress.epoch, progress.batch)):
             if progress.step >= self.total_steps:
@@ -343,7 +343,7 @@ class Trainer:
             losses = F.cross_entropy(scores, labels, reduction="none")
             misses = [(~hits(scores, labels, k) & counts).sum() for k in (1, 5)]
             sums += torch.stack([(losses * counts).sum(), *misses, counts.sum()]).double().cpu().numpy()
-        self.model.train()
+        set_training(self.model)
         loss, top1, top5, seen = self.world.totals(sums.tolist())
         self._tell_bad(bad, "it counts in no error")
         if not seen:

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vggfast.preprocessing import Preprocessing
+
 _METADATA = "vggfast"
 
 
@@ -126,6 +128,8 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
 def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata.
 
+    The model's preprocessing goes into `extra` where that has none.
+
     Raises:
         ValueError: layers were changed so that the arguments no longer build the network.
         OSError: it could not be written; the text names the path.
@@ -147,12 +151,17 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
             f"model is no longer the network that its arguments name ({', '.join(odd[:4])} differ): "
             "save its state_dict with torch.save instead"
         )
-    metadata = {_METADATA: json.dumps({**arguments, **({"extra": dict(extra)} if extra else {})})}
+    extra = dict(extra or {})
+    if model.preprocessing is not None:
+        extra.setdefault("preprocessing", model.preprocessing.as_dict())
+    metadata = {_METADATA: json.dumps({**arguments, **({"extra": extra} if extra else {})})}
     write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
 
 
 def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     """(the network in evaluation mode, its `extra`) of a file by :func:`save_model` or of a training checkpoint.
+
+    The network's attribute `preprocessing` is that of the file, or None.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not one of ours; the text names the path.
@@ -168,6 +177,8 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     try:
         model = VGG(**arguments, init=None)
         model.load_state_dict(tensors)
-    except (TypeError, RuntimeError) as error:
+        if "preprocessing" in extra:
+            model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
+    except (TypeError, KeyError, RuntimeError, ValueError) as error:
         raise ValueError(f"{path} does not hold the network that it names ({arguments}): {error}") from error
     return model.eval(), extra

@@ -8,7 +8,7 @@ from PIL import Image
 
 import vggfast
 from vggfast.data import Preprocessing, rescale
-from vggfast.evaluation import dense, errors
+from vggfast.evaluate import dense, errors
 
 PREPROCESSING = Preprocessing((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vggfast.data import ImageSet, Preprocessing
-from vggfast.evaluation.dense import dense
+from vggfast.evaluate.dense import dense
 from vggfast.models import VGG
 
 

@@ -1,0 +1,82 @@
+"""From the pixels of an RGB picture to what a network was trained on: channel order, range, mean, deviation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ORDERS = ("RGB", "BGR")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """(pixel * top / 255 - mean) / std per channel, pixels 0 to 255. The paper subtracts the mean only: std is then 1.
+
+    Attributes:
+        mean, std: of the network's three input channels, in `order`, on the scale of 0 to `top`.
+        order: in which the network takes the channels, "RGB" or "BGR" (Caffe's networks).
+        top: what the network takes for a pixel of 255: 255, or 1.
+
+    Raises:
+        ValueError: a value is not what is allowed; the text names it.
+    """
+
+    mean: tuple[float, ...] = (123.68, 116.779, 103.939)
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    order: str = "RGB"
+    top: float = 255.0
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != 3:
+                raise ValueError(f"{name} is {getattr(self, name)}: three numbers are wanted, one a channel")
+        if min(self.std) <= 0 or self.top <= 0:
+            raise ValueError(f"std is {self.std} and top {self.top}: more than 0 is wanted")
+        if self.order not in ORDERS:
+            raise ValueError(f"order is {self.order!r}: one of {', '.join(map(repr, ORDERS))} is wanted")
+
+    @classmethod
+    def torchvision(cls) -> Preprocessing:
+        """What torchvision's and timm's networks take: RGB, 0 to 1, ImageNet's mean and deviation."""
+        return cls((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), top=1.0)
+
+    @classmethod
+    def caffe(cls) -> Preprocessing:
+        """What the authors' own networks take, and Keras' of them: BGR, 0 to 255, less the mean."""
+        return cls((103.939, 116.779, 123.68), order="BGR")
+
+    @property
+    def rgb_mean(self) -> tuple[float, ...]:
+        """The means of R, G and B, in units of 0 to 255."""
+        return self._as_rgb(self.mean)
+
+    @property
+    def rgb_std(self) -> tuple[float, ...]:
+        """The deviations of R, G and B, in units of 0 to 255."""
+        return self._as_rgb(self.std)
+
+    def _as_rgb(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        scaled = tuple(value * 255 / self.top for value in values)
+        return scaled if self.order == "RGB" else scaled[::-1]
+
+    def tensor(self, pixels: np.ndarray) -> Tensor:
+        """(H, W, 3) RGB pixels as a (3, H, W) float32 tensor that lies as HWC."""
+        values = (pixels - np.array(self.rgb_mean, np.float32)) / np.array(self.rgb_std, np.float32)
+        return torch.from_numpy(self.ordered(values.astype(np.float32))).permute(2, 0, 1)
+
+    def ordered(self, values: np.ndarray) -> np.ndarray:
+        """(..., 3) values of R, G and B in the network's order."""
+        return values if self.order == "RGB" else np.ascontiguousarray(values[..., ::-1])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """Of :meth:`as_dict`; files of earlier versions have mean and std alone."""
+        return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
