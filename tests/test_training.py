@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vggfast import VGG
 from vggfast.data import Batch
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.config import TrainConfig, read_values
@@ -19,10 +18,10 @@ from vggfast.training.finish import finish
 from vggfast.training.log import read_csv
 from vggfast.training.presets import PRESETS, preset, preset_for
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_optimiser, named_layers, start_from
+from vggfast.training.start import build_optimiser
 from vggfast.training.step import Stepper
 from vggfast.training.trainer import Trainer
-from vggfast.weights import load_model, save_model
+from vggfast.weights import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -186,52 +185,11 @@ def test_a_run_gives_up(photos, tmp_path):
     assert len(trainer.progress.epochs) == 2
 
 
-# ---- the first weights ---------------------------------------------------------------------------------------------
+# ---- a step --------------------------------------------------------------------------------------------------------
 
 
 def _small(config, **changes):
     return VGG(config, 5, **{"width": 0.1, "hidden": 8, "pool_size": 1, **changes})
-
-
-def test_deeper_nets_start_from_a(tmp_path):
-    a, d = _small("A"), _small("D")
-    before = copy.deepcopy(d)
-    save_model(a, tmp_path / "a.safetensors")
-    start_from(d, tmp_path / "a.safetensors", "ends")
-    ours, theirs = named_layers(d), named_layers(a)
-    assert [name for name in ours if name not in theirs] == ["conv1_2", "conv2_2", "conv3_3", "conv4_3", "conv5_3"]
-    assert list(theirs)[-3:] == ["fc1", "fc2", "fc3"]
-    taken = {"conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3"}
-    for name, layer in ours.items():
-        wanted = theirs[name] if name in taken else named_layers(before)[name]
-        assert torch.equal(layer.weight, wanted.weight), name
-
-
-def test_a_start_that_does_not_fit(tmp_path):
-    save_model(_small("A", hidden=9), tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"fc1\.weight has shape \(9, 51\) there, and \(8, 51\) is wanted"):
-        start_from(_small("B"), tmp_path / "a.safetensors", "ends")
-    with pytest.raises(ValueError, match=r"init_from is .*a\.safetensors: features\.2\.weight has shape None there"):
-        start_from(_small("D", hidden=9), tmp_path / "a.safetensors", "all")
-
-
-def test_a_second_scale_starts_from_the_whole_net(photos, tmp_path):
-    Trainer(_config(photos, steps=2), tmp_path / "first").run()
-    start = tmp_path / "first" / "model.safetensors"
-    trainer = Trainer(_config(photos, init_from=str(start), init_layers="all"), tmp_path / "second")
-    wanted = load_model(start)[0].state_dict()
-    assert all(torch.equal(value, wanted[name]) for name, value in trainer.model.state_dict().items())
-
-
-def test_only_weights_decay():
-    model = _small("A", batch_norm=True)
-    groups = build_optimiser(TrainConfig(decay_all=False), model).param_groups
-    assert [group["weight_decay"] for group in groups] == [5e-4, 0.0]
-    assert all(p.dim() > 1 for p in groups[0]["params"])
-    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
-
-
-# ---- a step --------------------------------------------------------------------------------------------------------
 
 
 def _batch(counts=(True,) * 6):

@@ -1,0 +1,53 @@
+"""What a network takes for a picture: order, range, mean, deviation; of one picture and of a training batch."""
+
+import numpy as np
+import pytest
+import torch
+
+from vggfast import Preprocessing
+from vggfast.data import CentreCrop
+from vggfast.data.transforms import Geometry, crop_pictures
+
+KINDS = {
+    "paper": Preprocessing(),
+    "torchvision": Preprocessing.torchvision(),
+    "caffe": Preprocessing.caffe(),
+    "all at once": Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), "BGR", 1.0),
+}
+
+
+def _definition(pixels, preprocessing):
+    values = pixels.astype(np.float64) * preprocessing.top / 255
+    values = values[..., ::-1] if preprocessing.order == "BGR" else values
+    return torch.from_numpy((values - preprocessing.mean) / preprocessing.std).permute(2, 0, 1).float()
+
+
+@pytest.mark.parametrize("preprocessing", KINDS.values(), ids=KINDS)
+def test_pixels_become_what_the_network_was_trained_on(preprocessing):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    wanted = _definition(pixels, preprocessing)
+    torch.testing.assert_close(preprocessing.tensor(pixels), wanted, rtol=1e-5, atol=1e-5)
+    whole = Geometry((32, 32), (0, 0), False, np.zeros(3))
+    batch = crop_pictures([pixels], [whole], CentreCrop(32, 32, preprocessing))
+    torch.testing.assert_close(batch[0], wanted, rtol=1e-5, atol=1e-4)
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_it_travels_as_a_dictionary():
+    for preprocessing in KINDS.values():
+        assert Preprocessing.from_dict(preprocessing.as_dict()) == preprocessing
+    assert Preprocessing.from_dict({"mean": [1, 2, 3], "std": [4, 5, 6]}) == Preprocessing((1, 2, 3), (4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"mean": (1.0,)}, r"mean is \(1.0,\): three numbers"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std is \(1.0, 0.0, 1.0\) and top 255.0: more than 0"),
+        ({"top": 0.0}, r"and top 0.0: more than 0"),
+        ({"order": "GBR"}, r"order is 'GBR': one of 'RGB', 'BGR'"),
+    ],
+)
+def test_what_cannot_be(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        Preprocessing(**arguments)
