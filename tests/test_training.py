@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vggfast import VGG
 from vggfast.data import Batch
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.config import TrainConfig, read_values
