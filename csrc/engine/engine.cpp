@@ -143,6 +143,12 @@ void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>&
   if (x.size(0) > 0) run_plan(impl_->layers, plan, impl_->options.bf16, impl_->arena, x, outputs, threads);
 }
 
+size_t Engine::workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const {
+  output_shape(layer, n, c, h, w);  // checks
+  const int threads = std::max(context.threads, 1);
+  return make_plan(impl_->layers, Shape{n, h, w, c}, {layer}, impl_->value_bytes(), threads).bytes();
+}
+
 size_t Engine::bytes() const {
   const std::lock_guard lock(impl_->mutex);
   size_t total = impl_->arena.bytes();

@@ -88,6 +88,8 @@ void bind_engine(py::module_& m) {
             e.run(x, outputs, {threads});
           },
           no_gil)
+      .def("workspace", [](const Engine& e, int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w,
+                           int threads) { return e.workspace(layer, n, c, h, w, {threads}); })
       .def("bytes", &Engine::bytes)
       .def("algorithms", &Engine::algorithms);
 }

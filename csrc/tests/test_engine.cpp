@@ -274,6 +274,22 @@ void check_many_shapes() {
   }
 }
 
+/// What a run takes is what was said before it, to a huge page.
+void check_workspace() {
+  constexpr size_t page = size_t{2} << 20;
+  for (int threads : {1, 2}) {
+    for (int64_t layer : {2, 4}) {
+      Net net;
+      net.conv(3, 16, 3).relu().pool(false).conv(16, 40, 3).relu();
+      const Held x = make_nhwc(DType::f32, 3, 3, 200, 301);
+      const size_t said = net.engine.workspace(layer, 3, 3, 200, 301, {threads}), before = net.engine.bytes();
+      run(net.engine, x, {layer}, threads);
+      const size_t taken = net.engine.bytes() - before;
+      CHECK(taken >= said && taken < said + page, taken, " bytes taken, ", said, " said");
+    }
+  }
+}
+
 void check_errors() {
   Net net;
   net.conv(3, 4, 3).relu().pool(false).flatten(2).linear(16, 5);
@@ -291,6 +307,7 @@ void check_errors() {
   CHECK_ERROR(shape(4, small), "x is too small", "1 x 6 pixels");
   CHECK_ERROR(engine.run(wide, {{4, y}}, one), "x is float64", "float32 (N, C, H, W) on cpu is wanted");
   CHECK_ERROR(engine.run(flat, {{4, y}}, one), "x is float32 of shape (2, 108)");
+  CHECK_ERROR((void)engine.workspace(5, 1, 3, 6, 6, one), "layer is 5: 0 to 4 is wanted");
   CHECK_ERROR(engine.run(x, {}, one), "no output is asked for");
   CHECK_ERROR(engine.run(x, {{4, y}, {4, y}}, one), "outputs are not in the order of the layers");
   CHECK_ERROR(engine.run(x, {{3, y}}, one), "output has shape (2, 5): (2, 16) is wanted");
@@ -323,6 +340,7 @@ void check_errors() {
 
 int main() {
   using namespace vggfast::test;
+  check_workspace();
   check_errors();
   check_trunks();
   check_heads();

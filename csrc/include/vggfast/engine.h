@@ -48,6 +48,8 @@ class Engine {
   /// of threads may call; they take turns.
   void run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, Context context);
 
+  /// Bytes of arena that run() would take for layer number `layer` alone of x of shape (n, c, h, w).
+  size_t workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const;
   /// Bytes that the engine holds: packed weights and arena.
   size_t bytes() const;
   /// For each convolution, the algorithm that it runs by.
