@@ -77,11 +77,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
     """
-    return _read(Path(path))[0]
+    return read_weights(Path(path))[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """(tensors, arguments of the network or None) of a weight file."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """(tensors, arguments of the network or None) of a .safetensors, .pth or .pt file. Raises as `read_state_dict`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weight file")
     try:
@@ -169,9 +169,12 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     from vggfast.models import VGG
 
     path = Path(path)
-    tensors, arguments = _read(path)
+    tensors, arguments = read_weights(path)
     if arguments is None:
-        raise ValueError(f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted")
+        raise ValueError(
+            f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
+            f"vggfast convert {path.name} {path.stem}.safetensors makes one of torchvision's and others'"
+        )
     arguments = dict(arguments)
     extra = arguments.pop("extra", {})
     try:
