@@ -248,8 +248,8 @@ def write_onnx(path, tensors, fc="Gemm", epsilon=1e-5, share=False):
             add("Conv", f"{layer}.weight", f"{layer}.bias", pads=[pad] * 4)
             norm = f"features.{int(layer.split('.')[1]) + 1}"
             if f"{norm}.weight" in tensors:
-                add("BatchNormalization", *(f"{norm}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")),
-                    epsilon=epsilon)  # fmt: skip
+                kinds = ("weight", "bias", "running_mean", "running_var")
+                add("BatchNormalization", *(f"{norm}.{kind}" for kind in kinds), epsilon=epsilon)
             add("Relu")
         add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     tensors = {name: value for name, value in tensors.items() if value.dtype == np.float32}
@@ -262,9 +262,8 @@ def write_onnx(path, tensors, fc="Gemm", epsilon=1e-5, share=False):
         if fc == "Gemm":
             add("Gemm", f"classifier.{i}.weight", f"classifier.{i}.bias", transB=1)
         else:
-            tensors[f"classifier.{i}.weight"] = _as_tf(
-                tensors[f"classifier.{i}.weight"], i, len(tensors["features.18.bias"])
-            )
+            channels = len(tensors[f"{layer}.bias"])  # of the last convolution
+            tensors[f"classifier.{i}.weight"] = _as_tf(tensors[f"classifier.{i}.weight"], i, channels)
             add("MatMul", f"classifier.{i}.weight")
             add("Add", f"classifier.{i}.bias")
         add("Relu")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from foreign import network, torch_tensors, write_onnx
-from safetensors import safe_open
 
 import vggfast
 from vggfast.cli import main

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--from", dest="source_format", choices=FORMATS,
                         help="the format of SOURCE (default: what its content or suffix says)")  # fmt: skip
     parser.add_argument("--to", choices=TARGETS,
-                        help="the format of OUT (default: .safetensors ours, .pth torchvision, .onnx ONNX)")  # fmt: skip
+                        help="the format of OUT (default: by its suffix, .safetensors being ours)")  # fmt: skip
     parser.add_argument("--preprocessing", choices=CONVENTIONS,
                         help="what the network takes, if not what the file or its format says: "
                         "as networks of this format do")  # fmt: skip

@@ -78,7 +78,7 @@ def detect(path: Path) -> str:
     found = _by_content(path, start, end) or _SUFFIXES.get(path.suffix)
     if found is None:
         raise ValueError(
-            f"{path} is a weight file of no format that its content or suffix tells: --from {', '.join(FORMATS)} says it"
+            f"{path} is a weight file of no format that its content or suffix tells: --from {'|'.join(FORMATS)} says it"
         )
     return found
 

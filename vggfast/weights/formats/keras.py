@@ -55,12 +55,13 @@ def channels_last_as_ours(place: str, kind: str, tensor: Tensor) -> Tensor:
 
 
 def _root(file: Any) -> Any:
-    return file["model_weights"] if "model_weights" in file else file
+    return file.get("model_weights", file)
 
 
 def _by_attributes(file: Any) -> dict[str, np.ndarray]:
     """Of the older form, where attributes list the layers, and each layer's kernel and bias in this order."""
-    tensors, root = {}, _root(file)
+    tensors: dict[str, np.ndarray] = {}
+    root = _root(file)
     for layer in map(_text, root.attrs["layer_names"]):
         names = list(map(_text, root[layer].attrs["weight_names"]))
         tensors |= _of_layer(layer, [np.array(root[layer][name]) for name in names])

@@ -112,7 +112,8 @@ class _Walk:
         strides = list(settings.get("strides", [1, 1]))
         if pads != [extent // 2] * 4 or strides != [1, 1]:
             raise ValueError(
-                f"node {node.name or node.output[0]} has pads {pads} and strides {strides}, as no VGG's of {extent}x{extent}"
+                f"node {node.name or node.output[0]}, a {extent}x{extent} convolution, has pads {pads} and strides "
+                f"{strides}: {[extent // 2] * 4} and [1, 1] are wanted"
             )
 
     def _batch_norm(self, node: Any, settings: dict[str, Any]) -> None:

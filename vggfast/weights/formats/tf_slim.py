@@ -16,6 +16,7 @@ from vggfast.weights.formats.keras import channels_last_as_ours
 
 _HEAD = {"fc1": "fc6", "fc2": "fc7", "fc3": "fc8"}
 _KINDS = {"weight": "weights", "bias": "biases"}
+_SCOPE = re.compile(r"(.+)/(conv1/conv1_1|fc6)/weights$")
 # What a training checkpoint has beside the weights: the step, and the optimisers' state of each weight.
 _OF_TRAINING = re.compile(r"(^|/)(global_step|(Momentum|RMSProp|Adam)(_\d)?)$")
 
@@ -28,11 +29,12 @@ def read(path: Path) -> Raw:
     reader = load_checkpoint(str(path.with_suffix("") if path.suffix == ".index" else path))
     names = [name for name in reader.get_variable_to_shape_map() if not _OF_TRAINING.search(name)]
     tensors = {name: reader.get_tensor(name) for name in names}
-    scope = next((name.partition("/conv1/")[0] for name in names if "/conv1/" in name or "/fc6/" in name), "vgg_16")
-    mean, origin = (123.68, 116.78, 103.94), "the convention of TF-slim"
+    found = filter(None, map(_SCOPE.match, names))
+    scope = next((match[1] for match in found), "vgg_16")
+    preprocessing, origin = Preprocessing((123.68, 116.78, 103.94)), "the convention of TF-slim"
     if f"{scope}/mean_rgb" in tensors:
-        mean, origin = tuple(map(float, tensors.pop(f"{scope}/mean_rgb"))), "the file"
-    return Raw(tensors, lambda *of: _name(scope, *of), channels_last_as_ours, Preprocessing(mean), origin)
+        preprocessing, origin = Preprocessing(tuple(map(float, tensors.pop(f"{scope}/mean_rgb")))), "the file"
+    return Raw(tensors, lambda *of: _name(scope, *of), channels_last_as_ours, preprocessing, origin)
 
 
 def _name(scope: str, key: str, place: str, kind: str) -> str | None:

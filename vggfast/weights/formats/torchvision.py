@@ -55,7 +55,7 @@ def write(model: VGG, path: Path) -> str:
         raise ValueError(f"the network is configuration {config}: torchvision has A, B, D and E")
     if model.preprocessing is None:
         raise ValueError("nothing says what the network takes, so that it cannot be made to take what torchvision's do")
-    folded, now = fold(model.features[0].weight.detach(), model.preprocessing)
+    folded, now = fold(model.state_dict()["features.0.weight"], model.preprocessing)
     state = (model.to_linear_head() if head == "conv" else model).state_dict()
     state = {**{key: tensor.detach().contiguous() for key, tensor in state.items()}, "features.0.weight": folded}
     if path.suffix == ".safetensors":
