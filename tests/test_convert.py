@@ -303,11 +303,12 @@ def test_a_raw_file_points_to_convert(tmp_path):
         load_model(tmp_path / "m.pth")
 
 
-@pytest.mark.parametrize(("format", "package"), [
-    ("keras", "h5py"), ("caffe", "google"), ("matconvnet", "scipy"), ("onnx", "onnx"), ("tf-slim", "tensorflow"),
+@pytest.mark.parametrize(("format", "package", "module"), [
+    ("keras", "h5py", "h5py"), ("caffe", "protobuf", "google.protobuf"), ("matconvnet", "scipy", "scipy.io"),
+    ("onnx", "onnx", "onnx"), ("tf-slim", "tensorflow", "tensorflow"),
 ])  # fmt: skip
-def test_a_package_that_is_absent_is_named(tmp_path, capsys, monkeypatch, format, package):
-    monkeypatch.setitem(sys.modules, package, None)
+def test_a_package_that_is_absent_is_named(tmp_path, capsys, monkeypatch, format, package, module):
+    monkeypatch.setitem(sys.modules, module, None)
     caffe._net.cache_clear()
     (tmp_path / "m").write_bytes(b"x")
     code, _, err = _run(capsys, tmp_path / "m", tmp_path / "o.safetensors", "--from", format)

@@ -13,16 +13,15 @@ from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model, read_weights
 from vggfast.weights.formats._parts import Parts, Raw, build, sort_out
 
-# By name: the module, what people call it, and where its package comes from.
-_EXTRA = "pip install 'vggfast[convert]'"
+# By name: the module, what people call it, and the package that reads it.
 _READERS = {
-    "torchvision": ("torchvision", "torchvision", _EXTRA),
-    "timm": ("timm", "timm", _EXTRA),
-    "keras": ("keras", "Keras", _EXTRA),
-    "tf-slim": ("tf_slim", "TF-slim", "pip install tensorflow"),
-    "caffe": ("caffe", "Caffe", _EXTRA),
-    "matconvnet": ("matconvnet", "MatConvNet", _EXTRA),
-    "onnx": ("onnx", "ONNX", _EXTRA),
+    "torchvision": ("torchvision", "torchvision", "safetensors"),
+    "timm": ("timm", "timm", "safetensors"),
+    "keras": ("keras", "Keras", "h5py"),
+    "tf-slim": ("tf_slim", "TF-slim", "tensorflow"),
+    "caffe": ("caffe", "Caffe", "protobuf"),
+    "matconvnet": ("matconvnet", "MatConvNet", "scipy"),
+    "onnx": ("onnx", "ONNX", "onnx"),
 }
 FORMATS = ("ours", *_READERS)
 # What networks of each format take where their file says nothing.
@@ -170,11 +169,12 @@ def _ours(path: Path, features_only: bool) -> Found:
 
 
 def _raw(path: Path, format: str) -> Raw:
-    module, label, source = _READERS[format]
+    module, label, package = _READERS[format]
     try:
         return importlib.import_module(f"vggfast.weights.formats.{module}").read(path)
     except ModuleNotFoundError as error:
-        raise ImportError(f"{path}: {label} files want the package {error.name}: {source}") from error
+        source = package if format == "tf-slim" else "'vggfast[convert]'"
+        raise ImportError(f"{path}: {label} files want the package {package}: pip install {source}") from error
     except (ImportError, FileNotFoundError):
         raise
     except Exception as error:

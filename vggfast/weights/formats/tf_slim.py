@@ -24,9 +24,9 @@ _OF_TRAINING = re.compile(r"(^|/)(global_step|(Momentum|RMSProp|Adam)(_\d)?)$")
 def read(path: Path) -> Raw:
     """A checkpoint, by its file or the prefix of its files."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    from tensorflow.train import load_checkpoint
+    import tensorflow
 
-    reader = load_checkpoint(str(path.with_suffix("") if path.suffix == ".index" else path))
+    reader = tensorflow.train.load_checkpoint(str(path.with_suffix("") if path.suffix == ".index" else path))
     names = [name for name in reader.get_variable_to_shape_map() if not _OF_TRAINING.search(name)]
     tensors = {name: reader.get_tensor(name) for name in names}
     found = filter(None, map(_SCOPE.match, names))
