@@ -45,6 +45,10 @@ def write(found: Found, out: str | Path, to: str | None = None, classes: Sequenc
     """
     out = Path(out)
     to = target_of(out, to)
+    if to == "torchvision" and classes is not None:
+        raise ValueError(
+            f"{out} is to be torchvision's, which has no place for names of classes: --classes is not for it"
+        )
     count = found.model.arguments["num_classes"]
     classes = found.extra.get("classes", []) if classes is None else list(classes)
     if classes and (found.model.head == "none" or len(classes) != count):
@@ -52,11 +56,11 @@ def write(found: Found, out: str | Path, to: str | None = None, classes: Sequenc
         raise ValueError(f"there are {len(classes)} names of classes, and the network has {has}")
     if to == "torchvision":
         return torchvision.write(found.model, out)
-    if to == "onnx":
-        return onnx_writer.write(found.model, out, classes)
     extra = {**found.extra, **({"classes": classes} if classes else {})}
     if found.model.preprocessing is not None:
         extra["preprocessing"] = found.model.preprocessing.as_dict()
+    if to == "onnx":
+        return onnx_writer.write(found.model, out, extra)
     save_model(found.model, out, extra)
     return "with its preprocessing"
 

@@ -94,7 +94,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             return tensors, json.loads(metadata) if metadata else None
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
+        # torch's first sentence says what is wrong, and its others how to run what a file holds.
+        said = str(error).partition(". ")[0] or "it ends too soon"
+        raise ValueError(f"{path} is not a weight file that can be read: {said}") from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
             raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
@@ -173,7 +175,7 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     if arguments is None:
         raise ValueError(
             f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
-            f"vggfast convert {path.name} {path.stem}.safetensors makes one of torchvision's and others'"
+            f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
         )
     arguments = dict(arguments)
     extra = arguments.pop("extra", {})

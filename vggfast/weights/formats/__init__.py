@@ -60,16 +60,23 @@ class Found:
     extra: dict[str, Any] = field(default_factory=dict)
 
 
+def _check_there(path: Path) -> None:
+    """That there is such a file, or such files of a TensorFlow checkpoint, and not an empty one."""
+    index = path.with_name(f"{path.name}.index")
+    if not path.is_file() and not index.is_file():
+        raise FileNotFoundError(f"{path}: no such weight file")
+    if not (path if path.is_file() else index).stat().st_size:
+        raise ValueError(f"{path} is empty: a weight file is wanted")
+
+
 def detect(path: Path) -> str:
-    """The format of a file, by its content, or else by its suffix.
+    """The format of a file that is there, by its content, or else by its suffix.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or none of these formats; the text names it.
+        ValueError: none of these formats; the text names it.
     """
     if not path.is_file():
-        if path.with_name(f"{path.name}.index").is_file():
-            return "tf-slim"
-        raise FileNotFoundError(f"{path}: no such weight file")
+        return "tf-slim"
     with open(path, "rb") as file:
         start = file.read(16)
         file.seek(max(0, path.stat().st_size - len(_TABLE)))
@@ -130,9 +137,8 @@ def read(
         ImportError: a package that reads this format is not installed; the text names it.
     """
     path = Path(path)
-    if format is None or not path.is_file():
-        detected = detect(path)
-        format = format or detected
+    _check_there(path)
+    format = format or detect(path)
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}: one of {', '.join(map(repr, FORMATS))} is wanted")
     if format == "ours":
@@ -182,7 +188,7 @@ def _raw(path: Path, format: str) -> Raw:
         if str(error).startswith(str(path)):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} is not a {label} file that can be read: {said[:300]}") from error
+        raise ValueError(f"{path} is no {label} file that can be read: {said[:300]}") from error
 
 
 def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
@@ -202,4 +208,4 @@ def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
     model = build(parts)
     if model.arguments["in_channels"] == 3:
         model.preprocessing = preprocessing
-    return Found(model, format, part, origin, {"classes": parts.raw.classes} if parts.raw.classes else {})
+    return Found(model, format, part, origin, parts.raw.extra)

@@ -38,7 +38,7 @@ class Raw:
         preprocessing, origin: what the network takes and where that is said; None where nothing says it.
         hwc: whether the inputs of fc1 are counted in H, W, C order, as by frameworks that keep channels last.
         lrn: whether a local response normalisation follows the first convolution; it has no tensors to tell it by.
-        classes: their names, where the file has them.
+        extra: what else the file says, such as "classes".
     """
 
     tensors: dict[str, Any]
@@ -48,7 +48,7 @@ class Raw:
     origin: str = ""
     hwc: bool = False
     lrn: bool = False
-    classes: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

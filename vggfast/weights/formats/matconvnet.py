@@ -39,7 +39,7 @@ def read(path: Path) -> Raw:
     meta = _field(top, "meta", top)
     mean, origin = _mean(_field(_field(meta, "normalization"), "averageImage"))
     classes = list(map(str, _items(_field(_field(meta, "classes"), "description"))))
-    return Raw(tensors, _name, _layout, Preprocessing(mean), origin, classes=classes)
+    return Raw(tensors, _name, _layout, Preprocessing(mean), origin, extra={"classes": classes} if classes else {})
 
 
 def _plain(value: Any) -> Any:

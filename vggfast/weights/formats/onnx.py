@@ -30,19 +30,20 @@ _HARMLESS = ("Relu", "Dropout", "Cast")
 
 
 def read(path: Path) -> Raw:
-    """A graph with its weights; preprocessing and classes where the metadata have them, as in files of ours."""
+    """A graph with its weights; of files that we wrote, what the metadata say too."""
     import onnx
 
     model = onnx.load(str(path))
     if not model.graph.node:
         raise ValueError("it has no graph")
     walk = _Walk(onnx, model.graph)
-    facts = {entry.key: entry.value for entry in model.metadata_props}
-    preprocessing, classes = (json.loads(facts.get(key, "null")) for key in ("preprocessing", "classes"))
+    ours = model.producer_name == "vggfast"
+    extra = {entry.key: json.loads(entry.value) for entry in model.metadata_props if ours}
+    preprocessing = extra.pop("preprocessing", None)
     return Raw(
         walk.tensors, walk.name, as_linear,
         Preprocessing.from_dict(preprocessing) if preprocessing else None, "the file" if preprocessing else "",
-        walk.hwc, walk.lrn, classes or [],
+        walk.hwc, walk.lrn, extra,
     )  # fmt: skip
 
 

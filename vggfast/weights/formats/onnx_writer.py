@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from vggfast.weights.files import write_atomically
 _OPSET, _IR = 17, 8  # old enough for what runs ONNX, and new enough for all that a VGG has
 
 
-def write(model: VGG, path: Path, classes: Sequence[str] = ()) -> str:
+def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
     """Writes a graph from "images" (N, C, H, W), already preprocessed, to "scores" (N, classes) or "features".
 
     N may be any number; H and W too, but with FC layers (head "linear"), where they are 32 * pool_size. The metadata
-    have "preprocessing" and "classes" as JSON.
+    have `extra`, such as "preprocessing" and "classes", as JSON.
 
     Returns:
         What sizes the graph takes.
@@ -49,10 +49,7 @@ def write(model: VGG, path: Path, classes: Sequence[str] = ()) -> str:
         graph, producer_name="vggfast", producer_version=__version__,
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)], ir_version=_IR,
     )  # fmt: skip
-    facts: dict[str, Any] = {"classes": list(classes)} if classes else {}
-    if model.preprocessing is not None:
-        facts["preprocessing"] = model.preprocessing.as_dict()
-    onnx.helper.set_model_props(file, {key: json.dumps(value) for key, value in facts.items()})
+    onnx.helper.set_model_props(file, {key: json.dumps(value) for key, value in extra.items()})
     onnx.checker.check_model(file)
     write_atomically(path, lambda temporary: onnx.save(file, str(temporary)))
     return f"takes N x {fixed or 'H'} x {fixed or 'W'} images"
