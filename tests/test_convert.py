@@ -77,10 +77,11 @@ def test_fc_layers_alone(tmp_path, kind):
     donor = network("D", head="none")
     donor.features = model.features
     donor.preprocessing = CAFFE
-    save_model(donor, tmp_path / "features.safetensors")
+    save_model(donor, tmp_path / "features.safetensors", {"credit": "theirs", "scales": [64]})
     found = read(tmp_path / name, format, features=tmp_path / "features.safetensors")
     assert_same_network(found.model, model)
     assert found.model.preprocessing == CAFFE
+    assert {**found.extra, "classes": None} == {"credit": "theirs", "classes": None}
 
 
 def test_what_more_than_convolutions_is_left_out_when_asked(tmp_path, kind):

@@ -60,6 +60,7 @@ def test_torchvision(tmp_path, torchvision, config, batch_norm):
     assert relative_error(ours(tmp_path / "m.pth"), theirs(as_torchvision(PIXELS))) < 1e-5
 
 
+@pytest.mark.filterwarnings("ignore:You are using the legacy")
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_torchs_onnx_exporter(tmp_path, torchvision, batch_norm):
     pytest.importorskip("onnx")
@@ -71,7 +72,7 @@ def test_torchs_onnx_exporter(tmp_path, torchvision, batch_norm):
 
 
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_timm(tmp_path, batch_norm):
+def test_timm(tmp_path, torchvision, batch_norm):
     vgg = pytest.importorskip("timm.models.vgg")
     with torch.device("meta"):
         theirs = vgg.VGG(widths("D"), 5, norm_layer=torch.nn.BatchNorm2d if batch_norm else None)

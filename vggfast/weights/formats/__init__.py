@@ -194,7 +194,7 @@ def _raw(path: Path, format: str) -> Raw:
 def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
     """The network of a file's parts, and of the convolutions of another file where it has none."""
     part = "the whole network" if parts.has_head else "features only (no FC layers)"
-    preprocessing, origin = parts.raw.preprocessing, parts.raw.origin
+    preprocessing, origin, extra = parts.raw.preprocessing, parts.raw.origin, parts.raw.extra
     if not parts.has_features:
         if features is None:
             raise ValueError(
@@ -205,7 +205,9 @@ def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
         parts.names |= {key: f"{features}: {key}" for key in parts.tensors if key.startswith("features")}
         parts.config, parts.batch_norm = (donor.model.arguments[name] for name in ("config", "batch_norm"))
         part, preprocessing, origin = _JOINED, donor.model.preprocessing, donor.origin
+        if "credit" in donor.extra:
+            extra["credit"] = donor.extra["credit"]
     model = build(parts)
     if model.arguments["in_channels"] == 3:
         model.preprocessing = preprocessing
-    return Found(model, format, part, origin, parts.raw.extra)
+    return Found(model, format, part, origin, extra)
