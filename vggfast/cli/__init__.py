@@ -1,4 +1,4 @@
-"""The command ``vggfast``: train, eval, predict, cache, info."""
+"""The command ``vggfast``: train, eval, predict, convert, weights, cache, info."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ _COMMANDS = {
     "eval": ("vggfast.cli.eval", "top-1 and top-5 error of a trained network"),
     "predict": ("vggfast.cli.predict", "classes of image files"),
     "report": ("vggfast.report.command", "an HTML page of a run, finished or not"),
+    "convert": ("vggfast.cli.convert", "networks of other frameworks as ours, and ours as theirs"),
+    "weights": ("vggfast.cli.weights", "published weights, fetched once"),
     "cache": ("vggfast.data.cache", "decode and resize a data set once, into a file that training maps into memory"),
     "info": ("vggfast.cli.info", "what is installed here: versions, build, devices, instruction set, packages"),
 }

@@ -12,7 +12,9 @@ from vggfast import __version__, _native
 _PACKAGES = {
     "rich": "train: progress and tables", "Pillow": "train: reads images", "safetensors": "train: weight files",
     "PyYAML": "train: recipes", "matplotlib": "train: curves", "Jinja2": "train: report", "scikit-learn": "data digits",
-    "datasets": "data hf:NAME", "tensorboard": "logs for TensorBoard",
+    "datasets": "data hf:NAME", "tensorboard": "logs for TensorBoard", "onnx": "convert, weights get",
+    "h5py": "convert: Keras", "protobuf": "convert: Caffe", "scipy": "convert: MatConvNet",
+    "tensorflow": "convert: TF-slim",
 }  # fmt: skip
 
 

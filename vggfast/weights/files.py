@@ -77,11 +77,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     Raises:
         FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
     """
-    return _read(Path(path))[0]
+    return read_weights(Path(path))[0]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """(tensors, arguments of the network or None) of a weight file."""
+def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """(tensors, arguments of the network or None) of a .safetensors, .pth or .pt file. Raises as `read_state_dict`."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such weight file")
     try:
@@ -94,7 +94,9 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
             return tensors, json.loads(metadata) if metadata else None
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
+        # torch's first sentence says what is wrong, and its others how to run what a file holds.
+        said = str(error).partition(". ")[0] or "it ends too soon"
+        raise ValueError(f"{path} is not a weight file that can be read: {said}") from error
     except Exception as error:
         if type(error).__name__ == "SafetensorError":
             raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
@@ -169,9 +171,12 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     from vggfast.models import VGG
 
     path = Path(path)
-    tensors, arguments = _read(path)
+    tensors, arguments = read_weights(path)
     if arguments is None:
-        raise ValueError(f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted")
+        raise ValueError(
+            f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
+            f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
+        )
     arguments = dict(arguments)
     extra = arguments.pop("extra", {})
     try:

@@ -1,0 +1,308 @@
+"""Files of other frameworks for the tests of the converters, made without what reads them: small random networks."""
+
+import io
+import zipfile
+
+import numpy as np
+import torch
+
+import vggfast
+from vggfast.training.start import named_layers
+
+MEAN = (120.0, 110.0, 100.0)
+
+
+def network(config="A", **changes):
+    """A small network in evaluation mode whose every tensor is random, biases and statistics too."""
+    arguments = {"num_classes": 5, "width": 0.1, "hidden": 16, "pool_size": 2, "init": "he", **changes}
+    model = vggfast.VGG(config, **arguments).eval()
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            tensor.uniform_(0.5, 2)
+        elif tensor.dim() == 1:
+            tensor.add_(0.1 * torch.randn(tensor.shape))
+    model.preprocessing = vggfast.Preprocessing.torchvision()
+    return model
+
+
+def layers(model):
+    """(place in the paper, weight, bias) of each layer, as arrays."""
+    model = model.to_linear_head() if model.head == "conv" else model
+    if model.head == "none":
+        model.classifier = []
+    found = [(place, layer.weight.detach().numpy(), layer.bias.detach().numpy())
+             for place, layer in named_layers(model).items()]  # fmt: skip
+    if model.head == "none":
+        del model.classifier
+    return found
+
+
+def _caffe_names(place):
+    return {"fc1": "fc6", "fc2": "fc7", "fc3": "fc8"}.get(place, place)
+
+
+def _channels_last(model, fc_as_conv):
+    """(place, weight (H, W, in, out) or (in, out), bias): FC layers as convolutions, or fc1 over H, W, C."""
+    pool_size = model.arguments["pool_size"]
+    for place, weight, bias in layers(model):
+        if place == "fc1":
+            weight = weight.reshape(len(weight), -1, pool_size, pool_size)
+            weight = weight.transpose(2, 3, 1, 0)
+            yield place, weight if fc_as_conv else weight.reshape(-1, weight.shape[-1]), bias
+        elif weight.ndim == 2:
+            yield place, weight.T[None, None] if fc_as_conv else weight.T, bias
+        else:
+            yield place, weight.transpose(2, 3, 1, 0), bias
+
+
+# ---- by format: the tensors of a file, and the file ------------------------------------------------------------------
+
+
+def keras_tensors(model):
+    found = {}
+    for place, weight, bias in _channels_last(model, False):
+        name = {"fc1": "fc1", "fc2": "fc2", "fc3": "predictions"}.get(place)
+        name = name or f"block{place[4]}_conv{place[6]}"
+        found |= {f"{name}/kernel": weight, f"{name}/bias": bias}
+    return found
+
+
+def _by_layer(tensors):
+    found = {}
+    for name, value in tensors.items():
+        found.setdefault(name.rpartition("/")[0], []).append((name, value))
+    return found
+
+
+def write_keras_h5(path, tensors):
+    """The older form, as in the published files: names without a model's, suffix ":0", attributes of bytes."""
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [name.encode() for name in [*_by_layer(tensors), "flatten"]]
+        file.create_group("flatten").attrs["weight_names"] = np.array([], "S1")
+        for layer, values in _by_layer(tensors).items():
+            group = file.create_group(layer)
+            group.attrs["weight_names"] = [f"{name}:0".encode() for name, _ in values]
+            for name, value in values:
+                group[f"{name}:0"] = value
+
+
+def write_keras_zip(path, tensors):
+    """Keras 3's form."""
+    import h5py
+
+    weights = io.BytesIO()
+    with h5py.File(weights, "w") as file:
+        for i, (layer, values) in enumerate(_by_layer(tensors).items()):
+            group = file.create_group(f"layers/layer_{i}/vars")
+            group.attrs["name"] = layer
+            for j, (_, value) in enumerate(values):
+                group[str(j)] = value
+        file.create_group("layers/flatten/vars")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", weights.getvalue())
+
+
+def slim_tensors(model, scope="vgg_16"):
+    found = {}
+    for place, weight, bias in _channels_last(model, True):
+        name = _caffe_names(place)
+        name = f"{scope}/{name}" if name[:2] == "fc" else f"{scope}/{name[:5]}/{name}"
+        found |= {f"{name}/weights": weight, f"{name}/biases": bias}
+    return found
+
+
+def write_slim(path, tensors, version=2):
+    import tensorflow as tf
+
+    tf1 = tf.compat.v1
+    with tf.Graph().as_default(), tf1.Session() as session:
+        variables = [tf1.Variable(value, name=name) for name, value in tensors.items()]
+        session.run(tf1.global_variables_initializer())
+        tf1.train.Saver(variables, write_version=version).save(
+            session, str(path), write_meta_graph=False, write_state=False
+        )
+
+
+def matconvnet_tensors(model):
+    return {
+        f"{_caffe_names(place)} {kind}": value
+        for place, weight, bias in _channels_last(model, True)
+        for kind, value in (("filters", weight), ("biases", bias))
+    }
+
+
+def write_matconvnet(path, tensors, old=False):
+    from scipy.io import savemat
+
+    found = []
+    for name in dict.fromkeys(name.split()[0] for name in tensors):
+        values = {kind: tensors[f"{name} {kind}"] for kind in ("filters", "biases") if f"{name} {kind}" in tensors}
+        weights = np.empty((1, len(values)), object)
+        weights[0] = [*values.values(), None][: len(values)]
+        found += [
+            {"name": name, "type": "conv", **(values if old else {"weights": weights})},
+            {"name": f"relu{name}", "type": "relu"},
+        ]
+    classes = {"description": np.array([f"class {i}" for i in range(5)], object), "name": np.arange(5)}
+    facts = {"normalization": {"averageImage": np.array(MEAN, np.float32)[None, None]}, "classes": classes}
+    savemat(
+        path,
+        {
+            "layers": np.array([*found, {"name": "prob", "type": "softmax"}], object),
+            **(facts if old else {"meta": facts}),
+        },
+    )
+
+
+def caffe_tensors(model):
+    return {
+        f"{_caffe_names(place)}[{i}]": value
+        for place, *values in layers(model)
+        for i, value in enumerate(values)
+    }  # fmt: skip
+
+
+def _varint(value):
+    text = b""
+    while value > 127:
+        text, value = text + bytes([value & 127 | 128]), value >> 7
+    return text + bytes([value])
+
+
+def _field(number, value):
+    """A protobuf field: a number, or bytes."""
+    if isinstance(value, int):
+        return _varint(number << 3) + _varint(value)
+    return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def write_caffe(path, tensors, old=False):
+    """NetParameter's wire format, written by hand: `layer` and shapes, or old `layers` and four extents."""
+    text = _field(1, b"VGG") + _field(100 if not old else 2, _layer("data", 12, "Data", [], old))
+    for name in dict.fromkeys(name.split("[")[0] for name in tensors):
+        blobs = [value for key, value in tensors.items() if key.startswith(f"{name}[")]
+        kind = (14, "InnerProduct") if name[:2] == "fc" else (4, "Convolution")
+        text += _field(2 if old else 100, _layer(name, *kind, blobs, old))
+    path.write_bytes(text)
+
+
+def _layer(name, number, kind, blobs, old):
+    parts = [(4 if old else 1, name.encode()), (5, number) if old else (2, kind.encode())]
+    for value in blobs:
+        data = _field(5, value.astype("<f4").tobytes())
+        if old:
+            extents = (1,) * (4 - value.ndim) + value.shape
+            data = b"".join(_field(i, extent) for i, extent in enumerate(extents, 1)) + data
+        else:
+            data += _field(7, _field(1, b"".join(map(_varint, value.shape))))
+        parts.append((6 if old else 7, data))
+    return b"".join(_field(*part) for part in parts)
+
+
+def torch_tensors(model):
+    return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+
+
+def write_torch(path, tensors):
+    torch.save({name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}, path)
+
+
+def write_safetensors(path, tensors):
+    from safetensors.numpy import save_file
+
+    save_file(tensors, path)
+
+
+def timm_tensors(model):
+    names = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2", "classifier.6": "head.fc"}
+    pool_size, found = model.arguments["pool_size"], {}
+    for name, value in torch_tensors(model).items():
+        layer, _, kind = name.rpartition(".")
+        if kind == "weight" and layer in ("classifier.0", "classifier.3"):
+            extent = pool_size if layer == "classifier.0" else 1
+            value = value.reshape(len(value), -1, extent, extent)
+        found[f"{names.get(layer, layer)}.{kind}"] = value
+    return found
+
+
+def write_onnx(path, tensors, fc="Gemm", epsilon=1e-5, share=False):
+    """A chain under torch's names: FC layers as Gemm of (out, in), or MatMul and Add after a transpose, as tf2onnx."""
+    import onnx
+
+    make, nodes, last = onnx.helper.make_node, [], "x"
+
+    def add(op, *inputs, **settings):
+        nonlocal last
+        nodes.append(make(op, [last, *inputs], [f"y{len(nodes)}"], **settings))
+        last = nodes[-1].output[0]
+
+    convs = [name for name in tensors if name.startswith("features") and tensors[name].ndim == 4]
+    counts = {8: (1, 1, 2, 2, 2), 10: (2,) * 5, 13: (2, 2, 3, 3, 3), 16: (2, 2, 4, 4, 4)}[len(convs)]
+    for count in counts:
+        for _ in range(count):
+            layer = convs.pop(0).removesuffix(".weight")
+            pad = tensors[f"{layer}.weight"].shape[-1] // 2
+            add("Conv", f"{layer}.weight", f"{layer}.bias", pads=[pad] * 4)
+            norm = f"features.{int(layer.split('.')[1]) + 1}"
+            if f"{norm}.weight" in tensors:
+                kinds = ("weight", "bias", "running_mean", "running_var")
+                add("BatchNormalization", *(f"{norm}.{kind}" for kind in kinds), epsilon=epsilon)
+            add("Relu")
+        add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    tensors = {name: value for name, value in tensors.items() if value.dtype == np.float32}
+    if fc == "MatMul":
+        add("Transpose", perm=[0, 2, 3, 1])
+    add("Flatten")
+    for i in (0, 3, 6):
+        if f"classifier.{i}.weight" not in tensors:
+            continue
+        if fc == "Gemm":
+            add("Gemm", f"classifier.{i}.weight", f"classifier.{i}.bias", transB=1)
+        else:
+            channels = len(tensors[f"{layer}.bias"])  # of the last convolution
+            tensors[f"classifier.{i}.weight"] = _as_tf(tensors[f"classifier.{i}.weight"], i, channels)
+            add("MatMul", f"classifier.{i}.weight")
+            add("Add", f"classifier.{i}.bias")
+        add("Relu")
+    if share:  # as torch's exporter does with equal tensors
+        nodes.insert(0, make("Identity", ["features.8.bias"], ["features.6.bias"]))
+        del tensors["features.6.bias"]
+    value = onnx.helper.make_tensor_value_info
+    kind = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        nodes, "net", [value("x", kind, ["N", 3, 64, 64])], [value(last, kind, None)],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(each), name) for name, each in tensors.items()],
+    )  # fmt: skip
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), str(path))
+
+
+def _as_tf(weight, index, channels):
+    """(out, in) as (in, out), the first layer's inputs in H, W, C order."""
+    if index == 0:
+        extent = round((weight.shape[1] // channels) ** 0.5)
+        weight = weight.reshape(len(weight), channels, extent, extent).transpose(0, 2, 3, 1).reshape(len(weight), -1)
+    return weight.T
+
+
+# By kind of file: its name, the tensors of a network, what writes them, and the package that this wants.
+KINDS = {
+    "torchvision .pth": ("m.pth", torch_tensors, write_torch, "torch"),
+    "torchvision .safetensors": ("m.safetensors", torch_tensors, write_safetensors, "safetensors"),
+    "timm": ("m.pth", timm_tensors, write_torch, "torch"),
+    "keras .h5": ("m.h5", keras_tensors, write_keras_h5, "h5py"),
+    "keras .keras": ("m.keras", keras_tensors, write_keras_zip, "h5py"),
+    "tf-slim V1": ("m.ckpt", slim_tensors, lambda path, tensors: write_slim(path, tensors, 1), "tensorflow"),
+    "tf-slim V2": ("m.ckpt", slim_tensors, write_slim, "tensorflow"),
+    "caffe": ("m.caffemodel", caffe_tensors, write_caffe, "google.protobuf"),
+    "caffe, old": ("m.caffemodel", caffe_tensors, lambda *of: write_caffe(*of, old=True), "google.protobuf"),
+    "matconvnet": ("m.mat", matconvnet_tensors, write_matconvnet, "scipy"),
+    "matconvnet, old": ("m.mat", matconvnet_tensors, lambda *of: write_matconvnet(*of, old=True), "scipy"),
+    "onnx": ("m.onnx", torch_tensors, write_onnx, "onnx"),
+}
+
+
+def truncate(path, share=0.6):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])

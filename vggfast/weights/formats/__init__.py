@@ -1,0 +1,213 @@
+"""The formats of other frameworks: what each file is of, and what it holds as a network of ours."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vggfast.models import VGG
+from vggfast.preprocessing import Preprocessing
+from vggfast.weights.files import load_model, read_weights
+from vggfast.weights.formats._parts import Parts, Raw, build, sort_out
+
+# By name: the module, what people call it, and the package that reads it.
+_READERS = {
+    "torchvision": ("torchvision", "torchvision", "safetensors"),
+    "timm": ("timm", "timm", "safetensors"),
+    "keras": ("keras", "Keras", "h5py"),
+    "tf-slim": ("tf_slim", "TF-slim", "tensorflow"),
+    "caffe": ("caffe", "Caffe", "protobuf"),
+    "matconvnet": ("matconvnet", "MatConvNet", "scipy"),
+    "onnx": ("onnx", "ONNX", "onnx"),
+}
+FORMATS = ("ours", *_READERS)
+# What networks of each format take where their file says nothing.
+CONVENTIONS = {
+    "torchvision": Preprocessing.torchvision(),
+    "timm": Preprocessing.torchvision(),
+    "keras": Preprocessing.caffe(),
+    "tf-slim": Preprocessing((123.68, 116.78, 103.94)),
+    "caffe": Preprocessing.caffe(),
+    "matconvnet": Preprocessing((123.68, 116.779, 103.939)),
+}
+_SUFFIXES = {
+    ".h5": "keras", ".hdf5": "keras", ".keras": "keras", ".ckpt": "tf-slim", ".index": "tf-slim",
+    ".caffemodel": "caffe", ".mat": "matconvnet", ".onnx": "onnx",
+    ".pth": "torchvision", ".pt": "torchvision", ".safetensors": "torchvision",
+}  # fmt: skip
+_TABLE = bytes.fromhex("57fb808b247547db")  # the end of TensorFlow's tables of tensors
+
+
+@dataclass
+class Found:
+    """A network that was read.
+
+    Attributes:
+        model: with its preprocessing; in evaluation mode.
+        format: one of FORMATS.
+        part: which of its parts the file holds: "the whole network", or one of them.
+        origin: where the preprocessing is from.
+        extra: what else the file says, such as "classes".
+    """
+
+    model: VGG
+    format: str
+    part: str
+    origin: str
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def _check_there(path: Path) -> None:
+    """That there is such a file, or such files of a TensorFlow checkpoint, and not an empty one."""
+    index = path.with_name(f"{path.name}.index")
+    if not path.is_file() and not index.is_file():
+        raise FileNotFoundError(f"{path}: no such weight file")
+    if not (path if path.is_file() else index).stat().st_size:
+        raise ValueError(f"{path} is empty: a weight file is wanted")
+
+
+def detect(path: Path) -> str:
+    """The format of a file that is there, by its content, or else by its suffix.
+
+    Raises:
+        ValueError: none of these formats; the text names it.
+    """
+    if not path.is_file():
+        return "tf-slim"
+    with open(path, "rb") as file:
+        start = file.read(16)
+        file.seek(max(0, path.stat().st_size - len(_TABLE)))
+        end = file.read()
+    found = _by_content(path, start, end) or _SUFFIXES.get(path.suffix)
+    if found is None:
+        raise ValueError(
+            f"{path} is a weight file of no format that its content or suffix tells: --from {'|'.join(FORMATS)} says it"
+        )
+    return found
+
+
+def _by_content(path: Path, start: bytes, end: bytes) -> str | None:
+    if start.startswith(b"\x89HDF"):
+        return "keras"
+    if start.startswith(b"MATLAB"):
+        return "matconvnet"
+    if end == _TABLE:
+        return "tf-slim"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if "config.json" in archive.namelist():
+                return "keras"
+    elif path.suffix != ".safetensors" and not start.startswith(b"\x80"):
+        return None
+    return _of_torch(path)
+
+
+def _of_torch(path: Path) -> str:
+    """Which of the formats that torch's readers read."""
+    from vggfast.weights.formats.timm import is_timm
+
+    tensors, arguments = read_weights(path)
+    if arguments is not None:
+        return "ours"
+    return "timm" if is_timm(tensors) else "torchvision"
+
+
+def read(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    features: str | Path | None = None,
+    features_only: bool = False,
+    preprocessing: Preprocessing | None = None,
+) -> Found:
+    """Reads a network of any of FORMATS. Every tensor must be accounted for.
+
+    Args:
+        path: the file; of a TensorFlow checkpoint of several files, their prefix.
+        format: one of FORMATS; None tells it by the content.
+        features: a file with the convolutions, where `path` has the FC layers alone; of any format.
+        features_only: leave out whatever is none of the convolutions' tensors, such as another network's head.
+        preprocessing: what the network takes, where the file does not say, or says what is wrong.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or not what it should be; the text names file and tensor.
+        ImportError: a package that reads this format is not installed; the text names it.
+    """
+    path = Path(path)
+    _check_there(path)
+    format = format or detect(path)
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}: one of {', '.join(map(repr, FORMATS))} is wanted")
+    if format == "ours":
+        found = _ours(path, features_only)
+    else:
+        raw = _raw(path, format)
+        parts = sort_out(path, raw, _READERS[format][1], features_only)
+        found = _joined(parts, format, features)
+    if features is not None and found.part != _JOINED:
+        raise ValueError(f"{path} holds convolutions itself: --features is for files of FC layers alone")
+    if preprocessing is not None:
+        found.model.preprocessing, found.origin = preprocessing, "--preprocessing"
+    elif found.model.preprocessing is None and found.model.arguments["in_channels"] == 3:
+        raise ValueError(
+            f"{path} does not say what pixels the network takes, and nothing else does: "
+            f"--preprocessing {'|'.join(CONVENTIONS)} is wanted"
+        )
+    return found
+
+
+_JOINED = "the FC layers, joined to the convolutions of the other file"
+
+
+def _ours(path: Path, features_only: bool) -> Found:
+    model, extra = load_model(path)
+    if features_only and model.head != "none":
+        whole, preprocessing = model, model.preprocessing
+        model = VGG(**{**whole.arguments, "head": "none"}, init=None).eval()
+        model.features.load_state_dict(whole.features.state_dict())
+        model.preprocessing = preprocessing
+        extra.pop("classes", None)
+    part = "features only (no FC layers)" if model.head == "none" else "the whole network"
+    return Found(model, "ours", part, "the file", extra)
+
+
+def _raw(path: Path, format: str) -> Raw:
+    module, label, package = _READERS[format]
+    try:
+        return importlib.import_module(f"vggfast.weights.formats.{module}").read(path)
+    except ModuleNotFoundError as error:
+        source = package if format == "tf-slim" else "'vggfast[convert]'"
+        raise ImportError(f"{path}: {label} files want the package {package}: pip install {source}") from error
+    except (ImportError, FileNotFoundError):
+        raise
+    except Exception as error:
+        # Each of the libraries reports a broken file by exceptions of its own.
+        if str(error).startswith(str(path)):
+            raise
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} is no {label} file that can be read: {said[:300]}") from error
+
+
+def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
+    """The network of a file's parts, and of the convolutions of another file where it has none."""
+    part = "the whole network" if parts.has_head else "features only (no FC layers)"
+    preprocessing, origin, extra = parts.raw.preprocessing, parts.raw.origin, parts.raw.extra
+    if not parts.has_features:
+        if features is None:
+            raise ValueError(
+                f"{parts.path} holds the FC layers alone: a file with the convolutions, --features FILE, is wanted"
+            )
+        donor = read(features)
+        parts.tensors |= {key: t for key, t in donor.model.state_dict().items() if key.startswith("features")}
+        parts.names |= {key: f"{features}: {key}" for key in parts.tensors if key.startswith("features")}
+        parts.config, parts.batch_norm = (donor.model.arguments[name] for name in ("config", "batch_norm"))
+        part, preprocessing, origin = _JOINED, donor.model.preprocessing, donor.origin
+        if "credit" in donor.extra:
+            extra["credit"] = donor.extra["credit"]
+    model = build(parts)
+    if model.arguments["in_channels"] == 3:
+        model.preprocessing = preprocessing
+    return Found(model, format, part, origin, extra)

@@ -1,0 +1,246 @@
+"""From the tensors of a file, under a format's names, to a network of ours: its configuration, sizes and parts.
+
+A reader gives a :class:`Raw`; :func:`sort_out` finds which of the paper's networks its names are of, and
+:func:`build` its sizes. Both are strict: a tensor that is missing, left over or of a wrong shape is an error.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vggfast.models import CONFIGURATIONS, VGG
+from vggfast.preprocessing import Preprocessing
+
+_WEIGHT = ("weight", "bias")
+# Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
+_OPTIONAL = "num_batches_tracked"
+_BATCH_NORM = (*_WEIGHT, "running_mean", "running_var", _OPTIONAL)
+_FC_INDICES = (0, 3, 6)
+
+
+@dataclass
+class Raw:
+    """What a reader finds in a file.
+
+    Attributes:
+        tensors: arrays or tensors under the file's own names; all of them are weights.
+        name: (our key, the layer's place such as "conv3_1", "bn3_1" or "fc1", its kind such as "weight") -> the
+            file's name of that tensor; None where the format knows none such.
+        layout: (place, kind, tensor) -> the tensor as ours: (out, in, H, W), (out, in), or (out,).
+        preprocessing, origin: what the network takes and where that is said; None where nothing says it.
+        hwc: whether the inputs of fc1 are counted in H, W, C order, as by frameworks that keep channels last.
+        lrn: whether a local response normalisation follows the first convolution; it has no tensors to tell it by.
+        extra: what else the file says, such as "classes".
+    """
+
+    tensors: dict[str, Any]
+    name: Callable[[str, str, str], str | None]
+    layout: Callable[[str, str, Tensor], Tensor]
+    preprocessing: Preprocessing | None = None
+    origin: str = ""
+    hwc: bool = False
+    lrn: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Parts:
+    """A file's tensors under our keys.
+
+    Attributes:
+        tensors, names: by our key, the tensor and the file's name of it.
+        config: None where there are FC layers alone.
+        has_features, has_head: which parts there are.
+    """
+
+    path: Path
+    raw: Raw
+    tensors: dict[str, Tensor]
+    names: dict[str, str]
+    config: str | None
+    batch_norm: bool
+
+    @property
+    def has_features(self) -> bool:
+        return self.config is not None
+
+    @property
+    def has_head(self) -> bool:
+        return any(key.startswith("classifier") for key in self.tensors)
+
+
+def places(config: str, batch_norm: bool) -> dict[str, tuple[str, str]]:
+    """By our key, the layer's place in the paper and the kind of tensor: "features.2.weight": ("conv1_2", "weight")."""
+    found: dict[str, tuple[str, str]] = {}
+    index, stage, place = 0, 1, 0
+    for item in CONFIGURATIONS[config]:
+        if item == "M":
+            stage, place, index = stage + 1, 0, index + 1
+        elif item == "LRN":
+            index += 1
+        else:
+            place += 1
+            found |= {f"features.{index}.{kind}": (f"conv{stage}_{place}", kind) for kind in _WEIGHT}
+            if batch_norm:
+                found |= {f"features.{index + 1}.{kind}": (f"bn{stage}_{place}", kind) for kind in _BATCH_NORM}
+            index += 3 if batch_norm else 2
+    for i, index in enumerate(_FC_INDICES, 1):
+        found |= {f"classifier.{index}.{kind}": (f"fc{i}", kind) for kind in _WEIGHT}
+    return found
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> Parts:
+    """Finds the configuration whose names the file's tensors have.
+
+    Args:
+        path: the file.
+        raw: what its reader found.
+        label: the format's name, for errors.
+        features_only: leave out whatever is none of the convolutions' tensors.
+
+    Raises:
+        ValueError: a tensor is missing or left over, or these are no VGG's; the text names path and tensor.
+    """
+    config, batch_norm, names = min(_candidates(raw), key=lambda each: _distance(raw, each[2]))
+    features, head = (
+        {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
+    )
+    if not any(name in raw.tensors for name in names.values()):
+        wanted = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
+        raise ValueError(
+            f"{path} holds no VGG with the names of {label} files ({wanted} ...); it has {_listed(sorted(raw.tensors))}"
+        )
+    has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
+    if features_only:
+        has_features, has_head = True, False
+    wanted_names = (features if has_features else {}) | (head if has_head else {})
+    missing = [name for key, name in wanted_names.items() if name not in raw.tensors and not key.endswith(_OPTIONAL)]
+    left_over = [] if features_only else sorted(raw.tensors.keys() - set(wanted_names.values()))
+    if missing or left_over:
+        what = [f"{kind} {_listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
+        near = f"configuration {config}{' with batch norm' if batch_norm else ''}" if has_features else "the FC layers"
+        raise ValueError(f"{path} is nearest to {near} in the names of {label} files; {'; '.join(what)}")
+    tensors = {}
+    for key, name in wanted_names.items():
+        if name in raw.tensors:
+            tensors[key] = _as_ours(path, raw, key, name, config, batch_norm)
+    conv3_3 = next((key for key, (place, _) in places(config, batch_norm).items() if place == "conv3_3"), None)
+    if config == "D" and has_features and tensors[str(conv3_3)].shape[-1] == 1:
+        config = "C"
+    return Parts(path, raw, tensors, wanted_names, config if has_features else None, batch_norm)
+
+
+def _candidates(raw: Raw) -> list[tuple[str, bool, dict[str, str]]]:
+    """(configuration, batch norm, the file's names by our keys) of each that the format can name; C is as D."""
+    found = []
+    for batch_norm in (False, True):
+        for config in ("A-LRN" if raw.lrn else "A", "A-LRN", "B", "D", "E"):
+            named = {key: raw.name(key, *place) for key, place in places(config, batch_norm).items()}
+            if all(name is not None or key.endswith(_OPTIONAL) for key, name in named.items()):
+                found.append((config, batch_norm, {key: name for key, name in named.items() if name is not None}))
+    return found
+
+
+def _distance(raw: Raw, names: Mapping[str, str]) -> int:
+    """How many names only one of the two has."""
+    return len(raw.tensors.keys() ^ {name for key, name in names.items() if not key.endswith(_OPTIONAL)})
+
+
+def _as_ours(path: Path, raw: Raw, key: str, name: str, config: str, batch_norm: bool) -> Tensor:
+    """A tensor of the file in our layout, float32."""
+    place, kind = places(config, batch_norm)[key]
+    tensor = torch.as_tensor(raw.tensors[name])
+    if kind == _OPTIONAL:
+        return tensor
+    if not tensor.is_floating_point():
+        raise ValueError(f"{path}: {name} has dtype {tensor.dtype}; floating-point numbers are wanted")
+    ours = raw.layout(place, kind, tensor)
+    dims = 1 if kind != "weight" or place.startswith("bn") else 2 if place.startswith("fc") else 4
+    if ours.dim() != dims:
+        raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}; the {kind} of {place} is wanted")
+    return ours.float().contiguous()
+
+
+def build(parts: Parts) -> VGG:
+    """The network of whole features, with FC layers or without, in evaluation mode.
+
+    Raises:
+        ValueError: a tensor has another shape than the rest asks for; the text names path and tensor.
+    """
+    assert parts.config is not None
+    layers = places(parts.config, parts.batch_norm)
+    convs = [parts.tensors[key] for key, (place, kind) in layers.items() if place[0] == "c" and kind == "weight"]
+    arguments: dict[str, Any] = {
+        "config": parts.config, "in_channels": convs[0].shape[1], "batch_norm": parts.batch_norm,
+        "width": _width(parts.config, [len(conv) for conv in convs]),
+    }  # fmt: skip
+    if parts.has_head:
+        arguments |= _head_arguments(parts, len(convs[-1]))
+        if parts.raw.hwc:
+            _reorder(parts.tensors, len(convs[-1]), arguments["pool_size"])
+    with torch.device("meta"):
+        model = VGG(**arguments, init=None, head="linear" if parts.has_head else "none")
+    for key, wanted in model.state_dict().items():
+        if key not in parts.tensors and key.endswith(_OPTIONAL):
+            parts.tensors[key] = torch.zeros((), dtype=torch.long)
+        found, place = parts.tensors[key], " ".join(layers[key])
+        if found.shape != wanted.shape:
+            raise ValueError(
+                f"{parts.path}: {parts.names[key]}, the {place}, has shape {tuple(found.shape)} in our layout; "
+                f"{tuple(wanted.shape)} is wanted by the rest of the network"
+            )
+    model.load_state_dict(parts.tensors, assign=True)
+    return model.eval()
+
+
+def _width(config: str, channels: Sequence[int]) -> float:
+    """The width of :class:`VGG` that gives these channels: of all that do, the one with the fewest digits.
+
+    Where none does, the median of what the layers say: the check of shapes then names the odd ones.
+    """
+    items = [item for item in CONFIGURATIONS[config] if isinstance(item, int)]
+    if config == "C":  # a 1x1 convolution keeps its input's channels
+        channels = [found for found, item in zip(channels, _convs(config), strict=True) if isinstance(item, int)]
+    pairs = list(zip(channels, items, strict=True))
+    low = max((out - 0.5) / item if out > 1 else 0.0 for out, item in pairs)
+    high = min((out + 0.5) / item for out, item in pairs)
+    for digits in range(8):
+        width = round((low + high) / 2, digits)
+        if width > 0 and all(max(1, round(item * width)) == out for out, item in pairs):
+            return width
+    return statistics.median(out / item for out, item in pairs)
+
+
+def _convs(config: str) -> list[int | str]:
+    return [item for item in CONFIGURATIONS[config] if item not in ("M", "LRN")]
+
+
+def _head_arguments(parts: Parts, channels: int) -> dict[str, int]:
+    """hidden, num_classes and pool_size, from the first and the last FC layer."""
+    first, last = (parts.tensors[f"classifier.{index}.weight"] for index in (_FC_INDICES[0], _FC_INDICES[-1]))
+    pool_size = math.isqrt(first.shape[1] // channels)
+    if pool_size < 1 or pool_size**2 * channels != first.shape[1]:
+        raise ValueError(
+            f"{parts.path}: {parts.names['classifier.0.weight']} has {first.shape[1]} inputs; a square number times "
+            f"the {channels} channels of the last convolution is wanted"
+        )
+    return {"hidden": len(first), "num_classes": len(last), "pool_size": pool_size}
+
+
+def _reorder(tensors: dict[str, Tensor], channels: int, pool_size: int) -> None:
+    """Inputs of the first FC layer in H, W, C order as C, H, W."""
+    weight = tensors["classifier.0.weight"]
+    inputs = weight.reshape(len(weight), pool_size, pool_size, channels).permute(0, 3, 1, 2)
+    tensors["classifier.0.weight"] = inputs.reshape(weight.shape).contiguous()
