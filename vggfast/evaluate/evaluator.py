@@ -53,9 +53,9 @@ class Sink(Protocol):
 class Evaluator:
     """A network prepared once, for any number of calls.
 
-    The convolutions are packed as they are now, the FC layers are the model's own: build it again when they change.
-    The model's training mode and parameters stay as they are; the evaluation is always that of ``eval()``, on the
-    device where the model is, in float32.
+    A snapshot of the model as ``model.eval()`` computes it, in float32, on the device where it is, packed for
+    :class:`vggfast.Engine`. Build it again after the weights change. The model's training mode and parameters stay as
+    they are.
 
     Args:
         model: any network with a head, linear or conv.
@@ -73,7 +73,7 @@ class Evaluator:
         self._memory = memory
         self._in_channels: int = model.arguments["in_channels"]
         self._pool_size: int = model.arguments["pool_size"]
-        linear = model.to_linear_head().eval()  # modules of its own: the caller's keep their training mode
+        linear = model.to_linear_head()
         self._trunk = Trunk(linear.features, memory * _TRUNK // 8)
         self._head = Head(linear.classifier, self._pool_size, memory * _HEAD // 8)
         self._device = next(model.parameters()).device
@@ -212,7 +212,7 @@ class Evaluator:
                 "along each side are wanted"
             )
         held = picture.pixels.nbytes + count * self._trunk.map_bytes(*size)
-        shares = (self._trunk.least(*size), _TRUNK), (held, _WAITING), (self._head.row_bytes, _HEAD)
+        shares = (self._trunk.least(*size), _TRUNK), (held, _WAITING), (self._head.least, _HEAD)
         least = max(-(-bytes_ * 8 // eighths) for bytes_, eighths in shares)
         if least > self._memory:
             raise ValueError(
