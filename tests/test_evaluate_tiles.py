@@ -14,6 +14,7 @@ import vggfast
 from vggfast.evaluate import Evaluator, dense, score_maps
 from vggfast.evaluate.head import rectangles
 from vggfast.evaluate.tiles import choose, longest, spans
+from vggfast.evaluate.trunk import Trunk
 
 # ---- geometry ------------------------------------------------------------------------------------------------------
 
@@ -57,21 +58,24 @@ def test_rectangles_cover_each_place_once(height, width, most):
 # ---- tiled is whole ------------------------------------------------------------------------------------------------
 
 
-def _least_memory(model, x):
-    with pytest.raises(ValueError, match="memory is 1: at least") as error:
-        dense(model, x, None, memory=1)
-    return int(re.search(r"at least (\d+) bytes", str(error.value))[1])
+def _with_small_tiles(model, x):
+    """An evaluator whose convolutions have no more memory than for a tile of one cell of x; and its tiles."""
+    evaluator = Evaluator(model)
+    evaluator._trunk = Trunk(model.features, evaluator._trunk.least(*x.shape[2:]))
+    tiles, run = [], evaluator._trunk._run
+    evaluator._trunk._run = lambda views, *box: tiles.append(box) or run(views, *box)
+    return evaluator, tiles
 
 
 @pytest.mark.parametrize(
     ("config", "batch_norm", "size"),
     [
         ("A", False, (163, 227)),
-        ("A", True, (192, 161)),
+        ("A", True, (224, 255)),
         ("A-LRN", False, (163, 227)),
         ("C", False, (163, 227)),
-        ("D", True, (227, 255)),
-        ("E", False, (319, 289)),
+        ("D", True, (260, 323)),
+        ("E", False, (353, 350)),
     ],
 )
 def test_tiled_is_whole(config, batch_norm, size):
@@ -83,16 +87,21 @@ def test_tiled_is_whole(config, batch_norm, size):
             module.bias.data.normal_()
             module.running_mean.normal_()
     x = torch.randn(1, 3, *size)
-    least = _least_memory(model, x)
-    evaluator = Evaluator(model, memory=least)
-    tiles = []
-    run = evaluator._trunk._run
-    evaluator._trunk._run = lambda views, *box: tiles.append(box) or run(views, *box)
+    evaluator, tiles = _with_small_tiles(model, x)
     got, wanted = evaluator.dense(x, None), dense(model, x, None)
     assert len(tiles) > 8
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     (tiled,), (whole,) = evaluator.score_maps(x, None), score_maps(model, x, None)
     assert relative_error(tiled.scores, whole.scores) < 1e-5
+
+
+def test_the_least_memory_does_and_less_is_refused():
+    model = vggfast.VGG("A", num_classes=4, width=0.1, hidden=16, pool_size=1, init="he").eval()
+    x = torch.randn(1, 3, 193, 130)
+    with pytest.raises(ValueError, match=r"memory is 1: at least \d+ bytes .* images\[0\], of 193 x 130") as error:
+        dense(model, x, None, memory=1)
+    least = int(re.search(r"at least (\d+) bytes", str(error.value))[1])
+    torch.testing.assert_close(dense(model, x, None, memory=least), dense(model, x, None), rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match=f"memory is {least - 1}: at least {least} bytes"):
         dense(model, x, None, memory=least - 1)
 
@@ -156,3 +165,19 @@ def test_an_engines_workspace_bounds_its_arena(algorithm, config, width, threads
         assert engine.bytes - weights <= engine.workspace(*shape)
     with pytest.raises(ValueError, match="x has 4 channels: 3 are wanted"):
         engine.workspace(1, 64, 64, channels=4)
+
+
+@pytest.mark.backends("torch", "sim", "cuda")
+def test_engines_of_cuda(build, backend):
+    """Their plans say what they work on; evaluation runs on them, tiled too."""
+    model = vggfast.VGG("A", num_classes=4, width=0.05, hidden=16, pool_size=1, init="he").eval().to(backend.device)
+    engine = build(model)
+    weights = engine.bytes
+    engine(torch.zeros(2, 3, 64, 97))
+    assert engine.bytes - weights == engine.workspace(2, 64, 97)
+    x = torch.randn(1, 3, 131, 227, device=backend.device)
+    wanted = torch.cat([model.to_conv_head()(view).softmax(1) for view in (x, x.flip(3))]).mean(0, keepdim=True).cpu()
+    torch.testing.assert_close(dense(model, x, None), wanted, rtol=1e-5, atol=1e-6)
+    evaluator, tiles = _with_small_tiles(model, x)
+    torch.testing.assert_close(evaluator.dense(x, None), wanted, rtol=1e-5, atol=1e-6)
+    assert len(tiles) > 2
