@@ -106,12 +106,16 @@ def test_tensors_agree_with_pictures():
     torch.testing.assert_close(dense(model, x, (64,)), pictures, rtol=0.05, atol=0.01)
 
 
-def test_gray_and_transparent_pictures_are_made_rgb():
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "I;16"])
+def test_pictures_of_other_modes_are_taken_as_files_are(mode, tmp_path):
     model = _network()
     (image,) = _photos((70, 70))
-    gray = image.convert("L")
-    got = dense(model, [gray], None, preprocessing=PREPROCESSING)
-    assert torch.equal(got, dense(model, [gray.convert("RGB")], None, preprocessing=PREPROCESSING))
+    given = image.convert("L").convert("I;16") if mode == "I;16" else image.convert(mode)
+    if mode == "RGBA":
+        given.putalpha(100)
+    given.save(tmp_path / "image.png")
+    wanted = dense(model, [tmp_path / "image.png"], None, preprocessing=PREPROCESSING)
+    assert torch.equal(dense(model, [given], None, preprocessing=PREPROCESSING), wanted)
 
 
 def test_the_model_stays_as_it_is():
@@ -140,6 +144,8 @@ def test_an_evaluator_packs_its_network_once(monkeypatch):
     images = _photos((97, 131), (64, 80), (70, 70))
     whole = evaluator.dense(images, (64,))
     apart = torch.cat([evaluator.dense([image], (64,)) for image in images])
+    x = PREPROCESSING.tensor(np.asarray(images[1], np.float32))[None]  # normalised: not to be done again
+    torch.testing.assert_close(evaluator.dense(x, None), whole[1:2], rtol=1e-5, atol=1e-6)
     assert packed == [1]
     torch.testing.assert_close(apart, whole, rtol=1e-5, atol=1e-6)
 
@@ -165,6 +171,7 @@ def test_scales_that_cannot_be(scales):
         (torch.zeros(1, 3, 63, 80), {"scales": None}, r"images\[0\] has 63 x 80 pixels: at least 64"),
         (torch.zeros(1, 3, 64, 80), {"pool": "max"}, "pool is 'max': 'mean' or 'sum'"),
         (torch.zeros(1, 3, 64, 80), {"memory": 4096}, r"memory is 4096: at least \d+ bytes .* images\[0\], of 64 x 80"),
+        ([Image.new("F", (64, 64))], {"preprocessing": PREPROCESSING}, r"images\[0\]: its mode is F"),
         (["missing.png"], {"preprocessing": PREPROCESSING}, "missing.png: no such image file"),
     ],
 )
@@ -176,6 +183,11 @@ def test_arguments_that_cannot_be(images, arguments, message):
 def test_one_image_is_no_sequence():
     with pytest.raises(TypeError, match=r"images is one PosixPath: a sequence is wanted"):
         dense(_network(), Path("a.png"), preprocessing=PREPROCESSING)
+
+
+def test_a_picture_too_small_has_no_score_map():
+    with pytest.raises(ValueError, match=r"images\[0\] has 63 x 80 pixels: at least 64"):
+        score_maps(_network(), torch.zeros(1, 3, 63, 80), None)
 
 
 def test_protocols_that_cannot_be():
