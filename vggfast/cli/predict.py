@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.data import Preprocessing, open_image
+    from vggfast.data import Preprocessing
     from vggfast.evaluate import dense
 
     model, facts = load_run(parsed.model)
@@ -27,7 +27,7 @@ def run(parsed: argparse.Namespace) -> int:
         raise ValueError(f"--top is {parsed.top}: 1 to {len(classes)}, the number of classes, is wanted")
     preprocessing = Preprocessing.from_dict(facts["preprocessing"])
     for path in parsed.images:
-        posteriors = dense(model, [open_image(path)], preprocessing, parsed.scales or facts["scales"])[0]
+        posteriors = dense(model, [path], parsed.scales or facts["scales"], preprocessing=preprocessing)[0]
         best = posteriors.topk(parsed.top)
         print(path)
         for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
