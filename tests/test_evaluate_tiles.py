@@ -156,13 +156,13 @@ def test_the_peak_stays_within_the_budget(shape):
 @pytest.mark.parametrize("algorithm", ["auto", "direct"], indirect=True)
 @pytest.mark.parametrize(("config", "width"), [("A-LRN", 0.1), ("C", 0.25), ("E", 0.5)])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_engines_workspace_bounds_its_arena(algorithm, config, width, threads):
+def test_an_engines_workspace_is_its_arena(algorithm, config, width, threads):
     model = vggfast.VGG(config, head="none", width=width).eval()
     for shape in ((1, 64, 64), (1, 97, 130), (3, 100, 100)):
         engine = vggfast.Engine(model, threads=threads)
         weights = engine.bytes
         engine.features(torch.zeros(shape[0], 3, *shape[1:]))
-        assert engine.bytes - weights <= engine.workspace(*shape)
+        assert engine.bytes - weights == engine.workspace(*shape)
     with pytest.raises(ValueError, match="x has 4 channels: 3 are wanted"):
         engine.workspace(1, 64, 64, channels=4)
 

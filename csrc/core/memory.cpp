@@ -21,8 +21,6 @@ void advise([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #endif
 }
 
-size_t whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge_page * huge_page; }
-
 /// A range of addresses as large as the machine's memory, handed out page by huge page, the lowest ones first: blocks
 /// of all sizes share the same pages, and what they leave unused lies at the end.
 class Pool {
@@ -111,6 +109,8 @@ Pool& pool() {
 }  // namespace
 
 // Mappings of their own: what an allocator's heap is given back, it may keep.
+size_t Buffer::whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge_page * huge_page; }
+
 Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
   if (bytes == 0) return;
   void* mapped = bytes_ < bytes
@@ -128,7 +128,7 @@ Buffer::~Buffer() {
   if (data_) munmap(data_, bytes_);
 }
 
-CachedBuffer::CachedBuffer(size_t bytes) : bytes_(whole_pages(bytes)) {
+CachedBuffer::CachedBuffer(size_t bytes) : bytes_(Buffer::whole_pages(bytes)) {
   if (bytes == 0) return;
   if (bytes_ >= bytes) data_ = pool().take(bytes_ / huge_page);
   if (data_) return;

@@ -146,7 +146,8 @@ void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>&
 size_t Engine::workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const {
   output_shape(layer, n, c, h, w);  // checks
   const int threads = std::max(context.threads, 1);
-  return make_plan(impl_->layers, Shape{n, h, w, c}, {layer}, impl_->value_bytes(), threads).bytes();
+  return Buffer::whole_pages(
+      make_plan(impl_->layers, Shape{n, h, w, c}, {layer}, impl_->value_bytes(), threads).bytes());
 }
 
 size_t Engine::bytes() const {

@@ -25,6 +25,8 @@ class Buffer {
   }
 
   size_t bytes() const { return bytes_; }
+  /// What bytes() of a block is that was asked for so many.
+  static size_t whole_pages(size_t bytes);
   template <class T>
   T* as() const {
     return static_cast<T*>(data_);
