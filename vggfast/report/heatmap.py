@@ -22,7 +22,7 @@ def class_probabilities(scores: np.ndarray) -> np.ndarray:
 def seen_part(shape: tuple[int, int], window: int, stride: int = 32) -> tuple[int, int, int, int]:
     """(left, top, right, bottom) of what a map of shape (h, w) speaks of, in pixels of the photo that gave it.
 
-    The value (i, j) is of the rows stride * i ... stride * i + window, and columns likewise; it stands for the square of
+    The value (i, j) is of the rows stride * i ... stride * i + window and such columns; it stands for the square of
     `stride` pixels in their middle.
     """
     first = (window - stride) // 2
