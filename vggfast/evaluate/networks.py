@@ -58,7 +58,7 @@ class Network:
         if names is not None and len(names) != number:
             raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
         return cls(
-            path, _sha256(path), model.arguments, None if names is None else list(names), facts.get("data", ""),
+            path, sha256(path), model.arguments, None if names is None else list(names), facts.get("data", ""),
             facts.get("whole", False), tuple(facts.get("scales", ())),
         )  # fmt: skip
 
@@ -112,7 +112,8 @@ def class_names(path: Path) -> list[str]:
     return names
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The hash of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
