@@ -121,7 +121,7 @@ def whole(parsed: argparse.Namespace) -> None:
         made = extract_dataset(extractor, sets, parsed.out, facts, progress=tell)
     processor = time.process_time() - began
     write_json(parsed.out.with_suffix(".json"), {
-        **{name: made.facts[name] for name in (*FACTS)},
+        **{name: made.facts[name] for name in FACTS},
         "processor_seconds": processor,
     })  # fmt: skip
     print(f"{parsed.by}: {made.facts['seconds']:.1f} s, {made.facts['images_per_second']:.2f} images/s")

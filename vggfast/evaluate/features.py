@@ -96,9 +96,8 @@ class Extractor:
     def load(self, model: nn.Module) -> None:
         """Makes ready what :meth:`maps` wants of the model; benchmarks put another network in its place."""
         # Photos are of ever new sizes: a CUDA graph for each would be captured and thrown away.
-        self._engine = Engine(
-            getattr(model, "features", model), batch=self.batch_size, size=self.scales[0], graph=False
-        )
+        trunk = getattr(model, "features", model)
+        self._engine = Engine(trunk, batch=self.batch_size, size=self.scales[0], graph=False)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image.Image | str | Path]) -> np.ndarray:
