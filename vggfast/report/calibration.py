@@ -29,7 +29,7 @@ def calibration(curve: Reliability, path: str | Path) -> None:
     right.plot([0, 100], [0, 100], ":", color="grey", label="as confident as right")
     right.set(ylabel="right answers (%)", xlim=(0, 100), ylim=(0, 100))
     right.set_title(f"calibration error {100 * curve.error:.1f} %")
-    right.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     count.bar(middles, counts, widths, color="#777777")
     count.set(ylabel="images", xlabel="confidence (%)")
     for axes in (right, count):

@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vggfast.data import rescale
+from vggfast.console import Live
+from vggfast.data import ImageSet, rescale
+from vggfast.evaluate.evaluator import Evaluator
 from vggfast.models import VGG
 from vggfast.report.figures import save
 from vggfast.report.heatmap import TICKS, bar, class_probabilities, overlay
@@ -20,7 +22,7 @@ from vggfast.report.page import embedded_photo, write_page
 
 KINDS = (".html", ".png")
 _MAPS = 2  # classes that have a heat map
-_SIDE = 360  # pixels of the longer side of what a page shows
+_SIDE = 360  # pixels of the longer side of what is shown
 _MOST_PNG = 100  # photos; a taller picture is more than programs open
 _MOST_LINES = 12  # of class names in a PNG
 
@@ -30,9 +32,9 @@ class Entry(NamedTuple):
 
     Attributes:
         name: what it is called.
-        photo: RGB.
+        photo: RGB, up to 360 pixels long.
         classes: name and probability (0 to 1) of the likeliest ones, the first one first.
-        maps: for the first of these, the picture with its heat map, and the map's largest value.
+        maps: for the first of these, the photo with the heat map over it, and the map's largest value.
     """
 
     name: str
@@ -41,15 +43,7 @@ class Entry(NamedTuple):
     maps: list[tuple[Image.Image, float]]
 
 
-def write_sheet(
-    path: str | Path,
-    model: VGG,
-    photos: Sequence[Image.Image],
-    names: Sequence[str],
-    posteriors: Tensor,
-    classes: Sequence[str],
-    top: int = 5,
-) -> Path:
+def write_sheet(path: str | Path, model: VGG, images: ImageSet, posteriors: Tensor, top: int = 5) -> Path:
     """Writes a sheet of photos, their likeliest classes, and heat maps of the first two of these.
 
     A heat map's value is what the network says of a window half as wide as the photo's shorter side (of 32 * pool_size
@@ -58,10 +52,8 @@ def write_sheet(
     Args:
         path: a name that ends in .html (one file that needs no other) or in .png (up to 100 photos).
         model: with a head and its preprocessing; of several, the one whose maps are to be shown.
-        photos: (N), RGB.
-        names: (N), what to call them.
+        images: N photos; their labels do not matter.
         posteriors: (N, classes), as :func:`vggfast.evaluate.dense` gives them.
-        classes: their names.
         top: classes to list of each photo.
 
     Returns:
@@ -71,24 +63,26 @@ def write_sheet(
         ValueError: another ending, or more photos than a PNG may have; the text names it.
         OSError: it could not be written; the text names it.
     """
-    check_sheet(path, len(photos))
+    check_sheet(path, len(images))
     scale = 64 * model.arguments["pool_size"]
-    entries = [
-        _entry(name, photo, values, classes, top, model, scale)
-        for name, photo, values in zip(names, photos, posteriors, strict=True)
-    ]
+    evaluator = Evaluator(model)
+    entries = []
+    with Live("heat maps", len(images)) as live:
+        for i in range(len(images)):
+            entries.append(_entry(images, i, posteriors[i].topk(min(top, len(images.classes))), evaluator, scale))
+            live.to(i + 1)
+    number = len(images.classes)
     known = (
-        f"Network {model.arguments['config']} knows {len(classes)} {'classes' if len(classes) > 1 else 'class'} and "
-        "shares 100 % among them for every photo, whatever it shows."
+        f"Network {model.arguments['config']} knows {number} {'classes' if number > 1 else 'class'} and shares 100 % "
+        "among them for every photo, whatever it shows."
     )
     meaning = (
         f"Heat maps: what the network makes of the {scale // 2} x {scale // 2} pixels around each place, in the photo "
         f"rescaled to a shorter side of {scale}. No such window has its middle outside the frame. Colours go with the "
         "root, so that small shares show."
     )
-    if Path(path).suffix == ".html":
-        return _write_html(path, entries, classes, known, meaning)
-    _write_png(path, entries, classes, known, meaning)
+    write = _write_html if Path(path).suffix == ".html" else _write_png
+    write(path, entries, sorted(images.classes), known, meaning)
     return Path(path)
 
 
@@ -100,28 +94,27 @@ def check_sheet(path: str | Path, photos: int) -> None:
         raise ValueError(f"sheet is {str(path)!r}, of {photos} photos: a PNG holds up to {_MOST_PNG}, .html any number")
 
 
-def _entry(
-    name: str, photo: Image.Image, posteriors: Tensor, classes: Sequence[str], top: int, model: VGG, scale: int
-) -> Entry:
-    # The mirror image's map would be shifted by what the width is more than a multiple of 32.
-    from vggfast.evaluate import score_maps
-
-    found = score_maps(model, [photo], scale, flip=False)[0]
+def _entry(images: ImageSet, index: int, best: Any, evaluator: Evaluator, scale: int) -> Entry:
+    """`best`: values and indices of the likeliest classes."""
+    photo = images.image(index)
+    # Without the mirror image, whose windows lie elsewhere when the width is no multiple of 32.
+    found = evaluator.score_maps([photo], scale, flip=False)[0]
     probabilities = class_probabilities(found.scores.numpy())
-    values, indices = (each.tolist() for each in posteriors.topk(min(top, len(classes))))
     seen = rescale(photo, scale)
     maps = [
-        (overlay(seen, probabilities[i], found.window, found.stride), float(probabilities[i].max()))
-        for i in indices[:_MAPS]
+        (_small(overlay(seen, probabilities[i], found.window, found.stride)), float(probabilities[i].max()))
+        for i in best.indices[:_MAPS].tolist()
     ]
-    return Entry(name, photo, [(classes[i], value) for i, value in zip(indices, values, strict=True)], maps)
+    classes = [(images.classes[i], value) for i, value in zip(best.indices, best.values.tolist(), strict=True)]
+    return Entry(images.source(index), _small(photo), classes, maps)
 
 
-def _write_html(path: str | Path, entries: Sequence[Entry], classes: Sequence[str], known: str, meaning: str) -> Path:
-    def small(image: Image.Image) -> str:
-        return embedded_photo(ImageOps.contain(image, (_SIDE, _SIDE)))
+def _small(image: Image.Image) -> Image.Image:
+    return ImageOps.contain(image, (_SIDE, _SIDE))
 
-    return write_page(
+
+def _write_html(path: str | Path, entries: Sequence[Entry], classes: Sequence[str], known: str, meaning: str) -> None:
+    write_page(
         path,
         "sheet.html",
         title="Predictions",
@@ -129,10 +122,10 @@ def _write_html(path: str | Path, entries: Sequence[Entry], classes: Sequence[st
         meaning=meaning,
         bar=embedded_photo(bar(600, 24)),
         ticks=[(100 * value**0.5, f"{100 * value:g} %") for value in TICKS],
-        classes=sorted(classes),
+        classes=classes,
         entries=[
-            {"name": entry.name, "photo": small(entry.photo), "classes": entry.classes,
-             "maps": [(name, small(image), most) for (name, _), (image, most) in
+            {"name": entry.name, "photo": embedded_photo(entry.photo), "classes": entry.classes,
+             "maps": [(name, embedded_photo(image), most) for (name, _), (image, most) in
                       zip(entry.classes, entry.maps, strict=False)]}
             for entry in entries
         ],
@@ -140,11 +133,12 @@ def _write_html(path: str | Path, entries: Sequence[Entry], classes: Sequence[st
 
 
 def _write_png(path: str | Path, entries: Sequence[Entry], classes: Sequence[str], known: str, meaning: str) -> None:
-    texts = [known, meaning, f"The classes: {', '.join(sorted(classes))}"]
+    texts = [known, meaning, f"The classes: {', '.join(classes)}"]
     lines = [line for text in texts for line in textwrap.wrap(text, 175, max_lines=_MOST_LINES, placeholder=" …")]
     heading = 0.17 * len(lines) + 0.75
     figure = Figure(figsize=(13, heading + 2.9 * len(entries)), layout="constrained")
-    key, *rows = figure.subfigures(len(entries) + 1, 1, height_ratios=[heading] + [2.9] * len(entries))
+    parts: Any = figure.subfigures(len(entries) + 1, 1, height_ratios=[heading] + [2.9] * len(entries))
+    key, *rows = parts
     key.text(0.012, 1 - 0.1 / heading, "\n".join(lines), fontsize=9, va="top", linespacing=1.3, parse_math=False)
     axes = key.add_axes((0.02, 0.3 / heading, 0.5, 0.15 / heading))
     axes.imshow(np.asarray(bar(600, 12)), extent=(0, 1, 0, 1), aspect="auto")
@@ -162,7 +156,7 @@ def _write_png(path: str | Path, entries: Sequence[Entry], classes: Sequence[str
 
 
 def _picture(axes: Any, image: Image.Image, title: str) -> None:
-    axes.imshow(ImageOps.contain(image, (_SIDE, _SIDE)))
+    axes.imshow(image)
     axes.axis("off")
     axes.set_title(_short(title, 30), fontsize=9, parse_math=False)
 
