@@ -146,7 +146,7 @@ def _write_png(path: str | Path, entries: Sequence[Entry], classes: Sequence[str
     axes.set_xticks([value**0.5 for value in TICKS], [f"{100 * value:g} %" for value in TICKS], fontsize=9)
     for row, entry in zip(rows, entries, strict=True):
         photo, bars, *maps = row.subplots(1, 2 + _MAPS, width_ratios=[1, 1.2] + [1] * _MAPS)
-        _picture(photo, entry.photo, entry.name)
+        _picture(photo, entry.photo, Path(entry.name).name)
         _bars(bars, entry.classes)
         for axes in maps[len(entry.maps) :]:
             axes.axis("off")
