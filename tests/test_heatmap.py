@@ -8,12 +8,14 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from vggfast.cli import main
 from vggfast.data import ImageSet, Preprocessing
 from vggfast.models import VGG
 from vggfast.report import sheet as sheet_module
 from vggfast.report.boxes import draw_boxes
-from vggfast.report.heatmap import bar, class_probabilities, overlay
+from vggfast.report.heatmap import bar, class_probabilities, heat_map
 from vggfast.report.sheet import write_sheet
+from vggfast.weights import save_model
 
 GREY = Image.new("RGB", (230, 170), (128, 128, 128))  # neither side a multiple of 32
 
@@ -26,7 +28,7 @@ def _pixels(image):
 def test_a_hot_cell_lights_its_place_alone(cell, centre):
     values = np.zeros((4, 6))  # 170 // 32 - 2 + 1, 230 // 32 - 2 + 1
     values[cell] = 1
-    pixels = _pixels(overlay(GREY, values, window=64))
+    pixels = _pixels(heat_map(GREY, values, window=64))
     yellow = pixels[..., 0] + pixels[..., 1] - 2 * pixels[..., 2]
     hot = np.argwhere(yellow > 0.9 * yellow.max())
     inner = [i for i in (0, 1) if 0 < cell[i] < values.shape[i] - 1]  # an outer one goes on to the frame
@@ -39,7 +41,7 @@ def test_a_hot_cell_lights_its_place_alone(cell, centre):
 
 def test_nothing_is_drawn_where_the_map_knows_nothing():
     values = np.random.default_rng(0).random((4, 6))
-    pixels = _pixels(overlay(GREY, values, window=64))
+    pixels = _pixels(heat_map(GREY, values, window=64))
     inside = np.zeros(pixels.shape[:2], bool)
     inside[16:144, 16:208] = True
     assert (pixels[~inside] == 128).all()
@@ -50,7 +52,7 @@ def test_nothing_is_drawn_where_the_map_knows_nothing():
 
 def test_colours_are_those_of_the_bar():
     values = np.random.default_rng(0).uniform(0.2, 1, (4, 6))
-    pixels, key = _pixels(overlay(GREY, values, window=64)), _pixels(bar(1001, 1))[0]
+    pixels, key = _pixels(heat_map(GREY, values, window=64)), _pixels(bar(1001, 1))[0]
     for (i, j), value in np.ndenumerate(values):
         middle = pixels[32 * i + 31 : 32 * i + 33, 32 * j + 31 : 32 * j + 33].mean((0, 1))
         assert abs(middle - key[round(1000 * value**0.5)]).max() < 5
@@ -58,12 +60,12 @@ def test_colours_are_those_of_the_bar():
 
 def test_maps_that_do_not_fit_their_photo():
     with pytest.raises(ValueError, match=r"values has shape \(4, 5\): .*170 x 230 pixels.*has shape \(4, 6\)"):
-        overlay(GREY, np.zeros((4, 5)), window=64)
+        heat_map(GREY, np.zeros((4, 5)), window=64)
     with pytest.raises(ValueError, match="values has shape"):
-        overlay(GREY, np.zeros((0, 0)), window=256)
+        heat_map(GREY, np.zeros((0, 0)), window=256)
     for wrong in (1.5, -0.1, np.nan):
         with pytest.raises(ValueError, match="0 to 1 is wanted"):
-            overlay(GREY, np.full((4, 6), wrong), window=64)
+            heat_map(GREY, np.full((4, 6), wrong), window=64)
 
 
 def test_class_probabilities():
@@ -169,6 +171,27 @@ def test_sheets_that_cannot_be(tmp_path, monkeypatch):
     monkeypatch.setattr(sheet_module, "_MOST_PNG", 2)
     with pytest.raises(ValueError, match=r"of 3 photos: a PNG holds up to 2, \.html any number"):
         write_sheet(tmp_path / "sheet.png", model, images, posteriors)
+
+
+def test_predict_writes_a_sheet(tmp_path, capsys):
+    model, images, _ = _case(3)
+    save_model(model, tmp_path / "model.safetensors", {"classes": images.classes, "scales": [32]})
+    images.image(0).save(tmp_path / "a.png")
+
+    def predict(name):
+        return main(["predict", "--model", str(tmp_path / "model.safetensors"), "--sheet", str(tmp_path / name),
+                     str(tmp_path / "a.png")])  # fmt: skip
+
+    assert predict("sheet.html") == 0
+    printed = [line.split("%")[0].strip() for line in capsys.readouterr().out.splitlines() if "%" in line]
+    text = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    shown = re.findall(r'<span class="number">(.*?) %', text)
+    assert [float(value) for value in shown] == [pytest.approx(float(value), abs=0.06) for value in printed]
+    assert str(tmp_path / "a.png") in text
+    assert predict("sheet.pdf") == 1
+    out, err = capsys.readouterr()
+    assert "a name that ends in .html or .png is wanted" in err
+    assert "%" not in out  # refused before the network runs
 
 
 def test_a_sheet_that_breaks_off_leaves_what_was_there(tmp_path, monkeypatch):

@@ -10,8 +10,8 @@ from vggfast.evaluate.metrics import Reliability
 from vggfast.report.figures import save
 
 
-def calibration(curve: Reliability, path: str | Path) -> None:
-    """The reliability curve: of the answers of each confidence, how many are right, and how many answers there are.
+def reliability_curve(curve: Reliability, path: str | Path) -> None:
+    """Of the answers of each confidence, how many are right, and how many answers there are.
 
     Args:
         curve: of :func:`vggfast.evaluate.metrics.reliability`.

@@ -14,7 +14,7 @@ from torch import Tensor
 from vggfast.data import ImageSet, open_dataset
 from vggfast.evaluate.fusion import average
 from vggfast.evaluate.metrics import per_class, reliability
-from vggfast.report.calibration import calibration
+from vggfast.report.calibration import reliability_curve
 from vggfast.report.confused import confusion, most_confused
 from vggfast.report.figures import contact_sheet
 from vggfast.report.page import embedded, embedded_photo, write_page
@@ -68,7 +68,7 @@ def write_evaluation(folder: str | Path) -> Path:
     curve = reliability(answers.posteriors, torch.from_numpy(answers.labels))
     paths = {name: folder / f"evaluation-{name}.png" for name in ("confusion", "reliability")}
     confusion(answers.labels, answers.predicted, classes, paths["confusion"])
-    calibration(curve, paths["reliability"])
+    reliability_curve(curve, paths["reliability"])
     pairs = most_confused(answers.labels, answers.predicted, classes)
     rows = per_class(answers.posteriors, torch.from_numpy(answers.labels), classes)
     return write_page(

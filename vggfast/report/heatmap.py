@@ -29,7 +29,7 @@ def seen_part(shape: tuple[int, int], window: int, stride: int = 32) -> tuple[in
     return first, first, first + stride * shape[1], first + stride * shape[0]
 
 
-def overlay(photo: Image.Image, values: np.ndarray, window: int, stride: int = 32) -> Image.Image:
+def heat_map(photo: Image.Image, values: np.ndarray, window: int, stride: int = 32) -> Image.Image:
     """The photo in grey, with the map's colours over the part that it speaks of, in a thin frame.
 
     Between the middles of what its values are of, the map is interpolated linearly; further than half a step beyond the

@@ -17,7 +17,7 @@ from vggfast.data import ImageSet, rescale
 from vggfast.evaluate.evaluator import Evaluator
 from vggfast.models import VGG
 from vggfast.report.figures import save
-from vggfast.report.heatmap import TICKS, bar, class_probabilities, overlay
+from vggfast.report.heatmap import TICKS, bar, class_probabilities, heat_map
 from vggfast.report.page import embedded_photo, write_page
 
 KINDS = (".html", ".png")
@@ -102,7 +102,7 @@ def _entry(images: ImageSet, index: int, best: Any, evaluator: Evaluator, scale:
     probabilities = class_probabilities(found.scores.numpy())
     seen = rescale(photo, scale)
     maps = [
-        (_small(overlay(seen, probabilities[i], found.window, found.stride)), float(probabilities[i].max()))
+        (_small(heat_map(seen, probabilities[i], found.window, found.stride)), float(probabilities[i].max()))
         for i in best.indices[:_MAPS].tolist()
     ]
     classes = [(images.classes[i], value) for i, value in zip(best.indices, best.values.tolist(), strict=True)]
@@ -157,6 +157,7 @@ def _write_png(path: str | Path, entries: Sequence[Entry], classes: Sequence[str
 
 def _picture(axes: Any, image: Image.Image, title: str) -> None:
     axes.imshow(image)
+    axes.set_anchor("N")
     axes.axis("off")
     axes.set_title(_short(title, 30), fontsize=9, parse_math=False)
 
