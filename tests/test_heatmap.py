@@ -180,7 +180,7 @@ def test_predict_writes_a_sheet(tmp_path, capsys):
 
     def predict(name):
         return main(["predict", "--model", str(tmp_path / "model.safetensors"), "--sheet", str(tmp_path / name),
-                     str(tmp_path / "a.png")])  # fmt: skip
+                     "--top", "3", str(tmp_path / "a.png")])  # fmt: skip
 
     assert predict("sheet.html") == 0
     printed = [line.split("%")[0].strip() for line in capsys.readouterr().out.splitlines() if "%" in line]

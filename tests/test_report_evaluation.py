@@ -109,6 +109,7 @@ def test_figures_are_those_of_the_metrics(networks, tmp_path):
         networks - 1
     )
     assert rows[networks if networks > 1 else 0][1].startswith(f"{found['top1']:.2f} (")
+    assert f"top-1 error {found['top1']:.2f} %" in page.text
     assert ("All that follows is of the average" in page.text) == (networks > 1)
     wanted = {row.name: row for row in per_class(posteriors, labels, done.images.classes)}
     cells = page.table("Class")[1:]
@@ -168,6 +169,9 @@ def test_folders_that_are_no_evaluations(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"neither a run \(config\.yaml\) nor a finished evaluation"):
         command.run(argparse.Namespace(out=tmp_path))
     with pytest.raises(FileNotFoundError, match=r"holds no finished evaluation: results\.json is not there"):
+        write_evaluation(tmp_path)
+    (tmp_path / "results.json").write_text('{"data": "digits", "split": "val"}')
+    with pytest.raises(ValueError, match=r"results\.json has no bad_images, classes, .*that of vggfast eval --out"):
         write_evaluation(tmp_path)
     folder, _ = _evaluation(tmp_path)
     (folder / "posteriors-0.npy").write_bytes(b"torn")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vggfast.evaluate.metrics import Reliability
 from vggfast.report.figures import save
@@ -32,6 +33,7 @@ def reliability_curve(curve: Reliability, path: str | Path) -> None:
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     count.bar(middles, counts, widths, color="#777777")
     count.set(ylabel="images", xlabel="confidence (%)")
+    count.yaxis.set_major_locator(MaxNLocator(4, integer=True))
     for axes in (right, count):
         axes.grid(alpha=0.3)
         axes.set_axisbelow(True)

@@ -22,6 +22,8 @@ from vggfast.report.summary import read_json
 
 _SHEET = 24  # photos of a contact sheet
 _PAIRS, _OF_PAIR = 6, 4  # most confused pairs that are shown, and photos of each
+_WANTED = {"data", "split", "images", "bad_images", "classes", "protocol", "scales", "flip", "models", "rows",
+           "environment"}  # fmt: skip
 _SIDE = 160  # pixels of the longer side of a photo on the page
 
 
@@ -63,6 +65,10 @@ def write_evaluation(folder: str | Path) -> Path:
     if not (folder / "results.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished evaluation: results.json is not there")
     results = read_json(folder / "results.json")
+    if missing := _WANTED - results.keys():
+        raise ValueError(
+            f"{folder / 'results.json'} has no {', '.join(sorted(missing))}: that of vggfast eval --out is wanted"
+        )
     answers = _read(folder, results)
     classes = answers.images.classes
     curve = reliability(answers.posteriors, torch.from_numpy(answers.labels))
@@ -130,12 +136,10 @@ def _state(results: Mapping[str, Any]) -> str:
 
 
 def _headline(results: Mapping[str, Any], answers: Answers, error: float) -> list[tuple[str, str]]:
-    best = min(results["rows"], key=lambda row: row["top1"])
-    values = [("top-1 error", f"{best['top1']:.2f} %")]
-    if best["top5"] is not None:
-        values.append(("top-5 error", f"{best['top5']:.2f} %"))
+    row = results["rows"][len(results["models"]) if len(results["models"]) > 1 else 0]  # of several, the average's
     return [
-        *values, ("images", f"{len(answers.labels):,}"), ("classes", f"{len(results['classes']):,}"),
+        ("top-1 error", f"{row['top1']:.2f} %"), ("top-5 error", f"{row['top5']:.2f} %"),
+        ("images", f"{len(answers.labels):,}"), ("classes", f"{len(results['classes']):,}"),
         ("mean confidence", f"{100 * answers.confidence.mean():.1f} %"), ("calibration error", f"{100 * error:.1f} %"),
     ]  # fmt: skip
 
