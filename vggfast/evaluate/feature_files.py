@@ -59,9 +59,28 @@ class FeatureFile:
             if not found:
                 raise ValueError(f"use has {text!r}: among {', '.join(block.name for block in self.blocks)} is wanted")
             chosen += [block for block in found if block not in chosen]
+        return combine(self.columns(chosen), chosen, how, normalise)
+
+    def columns(self, blocks: Sequence[Block]) -> np.ndarray:
+        """(N, sum of the blocks' dims): these blocks as they are, side by side."""
         ends = np.cumsum([block.dims for block in self.blocks])
-        columns = {block: np.arange(end - block.dims, end) for block, end in zip(self.blocks, ends, strict=True)}
-        return combine(self.features[:, np.concatenate([columns[b] for b in chosen])], chosen, how, normalise)
+        places = {block: np.arange(end - block.dims, end) for block, end in zip(self.blocks, ends, strict=True)}
+        return self.features[:, np.concatenate([places[block] for block in blocks])]
+
+
+def join(files: Sequence[FeatureFile]) -> FeatureFile:
+    """The blocks of several files of the same images, side by side; facts are those of the first.
+
+    Raises:
+        ValueError: the images differ, or a block comes twice.
+    """
+    first = files[0]
+    if any(file.names != first.names for file in files):
+        raise ValueError("files are of other images, or in another order: the same are wanted")
+    blocks = tuple(block for file in files for block in file.blocks)
+    if twice := [block.name for block in blocks if blocks.count(block) > 1]:
+        raise ValueError(f"{twice[0]} is in more than one file: each block once is wanted")
+    return FeatureFile(np.hstack([f.features for f in files]), first.labels, first.names, blocks, first.facts)
 
 
 def extract_dataset(
