@@ -156,7 +156,16 @@ def test_help_lists_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "features", "svm", "report", "cache", "info"]
+    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == [
+        "train",
+        "eval",
+        "predict",
+        "features",
+        "svm",
+        "report",
+        "cache",
+        "info",
+    ]
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
