@@ -131,19 +131,23 @@ def whole(parsed: argparse.Namespace) -> None:
     print(f"{parsed.by}: {made.facts['seconds']:.1f} s, {made.facts['images_per_second']:.2f} images/s")
 
 
-def cases(scales: list[int]) -> Iterator[tuple[list[str], str]]:
-    """(blocks, what becomes of scales): every block alone, then what may do more together."""
-    for scale, tap, pool in itertools.product(scales, TAPS, POOLS):
-        yield [f"{tap}.{pool}@{scale}"], "stack"
-    middle = scales[len(scales) // 2]
-    for tap in ("pool4", "relu5_1", "relu5_3", "pool5"):
-        yield [f"{tap}.{pool}@{middle}" for pool in POOLS], "stack"
-    for taps in (("pool4", "relu5_1"), ("relu5_1", "relu5_3"), ("relu5_1", "relu5_2", "relu5_3"), ("pool4", "pool5")):
-        yield [f"{tap}.mean@{middle}" for tap in taps], "stack"
-    if len(scales) > 1:
-        for tap, how in itertools.product(("relu5_1", "relu5_3", "pool5"), COMBINE):
-            yield [f"{tap}.mean@{scale}" for scale in scales], how
-        yield [f"{tap}.mean@{scale}" for tap in ("relu5_1", "relu5_2", "relu5_3") for scale in scales], "stack"
+def cases(scales: list[int], by: str) -> Iterator[tuple[list[str], str]]:
+    """(blocks, what becomes of scales), of the scales that there are."""
+    middle, others = scales[len(scales) // 2], [scale for i, scale in enumerate(scales) if i != len(scales) // 2]
+    compared = [["pool5.mean"], ["relu5_3.max"], ["pool4.mean", "pool5.mean"]]  # by ours and by torch
+    single = [[f"{tap}.mean"] for tap in reversed(TAPS)] + [["pool5.max"], ["pool4.max"]]
+    stacked = [["pool5.mean", "pool5.max"], ["relu5_3.mean", "pool5.mean"]]
+    for use in compared if by == "torch" else [*compared, *(each for each in single if each not in compared), *stacked]:
+        yield [f"{name}@{middle}" for name in use], "stack"
+    if by == "torch":
+        return
+    for scale in others:
+        for name in ("pool5.mean", "relu5_3.max"):
+            yield [f"{name}@{scale}"], "stack"
+    for count, how in itertools.product(range(2, len(scales) + 1), COMBINE):
+        yield [f"pool5.mean@{scale}" for scale in scales[-count:]], how
+    if others:
+        yield [f"{name}@{scale}" for name in ("pool4.mean", "pool5.mean") for scale in scales[-2:]], "stack"
 
 
 def svm(parsed: argparse.Namespace) -> None:
@@ -161,11 +165,13 @@ def svm(parsed: argparse.Namespace) -> None:
         same = files["vggfast"].columns(theirs.blocks)
         made["distance"] = distances(same, theirs.features, theirs.blocks)
     for by, file in files.items():
-        for use, how in cases(sorted({block.scale for block in file.blocks})):
+        for use, how in cases(sorted({block.scale for block in file.blocks}), by):
+            if "c" not in made:
+                made["c"] = parsed.c or caltech_protocol(file.select(use), file.labels, splits=1).cs[0]
             name = f"{by}: {' + '.join(use)}, {how}"
             if name not in made["svm"]:
                 features = file.select(use, how)
-                found = caltech_protocol(features, file.labels, c=parsed.c)
+                found = caltech_protocol(features, file.labels, c=made["c"])
                 made["svm"][name] = {
                     "by": by, "use": use, "combine": how, "dims": features.shape[1],
                     "mean": found.mean, "deviation": found.deviation, **asdict(found),
@@ -186,7 +192,8 @@ def main() -> None:
             command.add_argument("--ours", metavar="FILE.npz", type=Path, nargs="+", required=True, help="by whole")
             command.add_argument("--torch", metavar="FILE.npz", type=Path, help="by whole")
             command.add_argument("--sample", metavar="FILE.json", type=Path, help="by sample")
-            command.add_argument("--c", type=float, help="of the SVMs (default: by cross-validation)")
+            command.add_argument("--c", type=float,
+                                 help="of the SVMs (default: cross-validated, for the first of them)")  # fmt: skip
             continue
         command.add_argument("--model", type=Path, required=True, help="weights of a network D without batch norm")
         command.add_argument("--data", required=True, help="images, as for vggfast train")

@@ -13,7 +13,7 @@ from vggfast.cli import main
 from vggfast.data import Preprocessing, open_dataset, rescale
 from vggfast.evaluate import caltech_protocol, extract
 from vggfast.evaluate.feature_files import extract_dataset, join, load_features
-from vggfast.evaluate.features import Block, Extractor, combine
+from vggfast.evaluate.features import Block, Extractor, combine_blocks
 from vggfast.evaluate.svm import random_splits
 from vggfast.weights import save_model
 
@@ -127,7 +127,7 @@ def test_scales_are_stacked_or_averaged(model, pictures, how, normalise):
 
 
 def test_a_row_of_zeros_stays():
-    rows = combine(np.array([[0, 0], [3, 4]], np.float32), [Block("pool5", "mean", 64, 2)])
+    rows = combine_blocks(np.array([[0, 0], [3, 4]], np.float32), [Block("pool5", "mean", 64, 2)])
     np.testing.assert_allclose(rows, [[0, 0], [0.6, 0.8]], rtol=1e-6)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vggfast.data import ImageSet
-from vggfast.evaluate.features import Block, Extractor, combine
+from vggfast.evaluate.features import Block, Extractor, combine_blocks
 from vggfast.weights.files import write_atomically
 
 _ARRAYS = ("features", "labels", "names")
@@ -42,7 +42,7 @@ class FeatureFile:
     facts: dict[str, Any]
 
     def select(self, use: Sequence[str] = (), how: str = "stack", normalise: bool = True) -> np.ndarray:
-        """(N, D), float32: some of the blocks combined (see :func:`vggfast.evaluate.features.combine`).
+        """(N, D), float32: some of the blocks combined (see :func:`vggfast.evaluate.features.combine_blocks`).
 
         Args:
             use: names as "pool5.mean@256"; without pooling or scale, all that there are of them: "pool5@256", "pool5".
@@ -59,7 +59,7 @@ class FeatureFile:
             if not found:
                 raise ValueError(f"use has {text!r}: among {', '.join(block.name for block in self.blocks)} is wanted")
             chosen += [block for block in found if block not in chosen]
-        return combine(self.columns(chosen), chosen, how, normalise)
+        return combine_blocks(self.columns(chosen), chosen, how, normalise)
 
     def columns(self, blocks: Sequence[Block]) -> np.ndarray:
         """(N, sum of the blocks' dims): these blocks as they are, side by side."""
