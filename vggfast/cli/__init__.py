@@ -19,6 +19,7 @@ _COMMANDS = {
     "train": ("vggfast.cli.train", "train a network with the paper's recipe"),
     "eval": ("vggfast.cli.eval", "top-1 and top-5 error of a trained network"),
     "predict": ("vggfast.cli.predict", "classes of image files"),
+    "localise": ("vggfast.cli.localise", "boxes of objects: what a network finds, and its error"),
     "report": ("vggfast.report.command", "an HTML page of a run, finished or not"),
     "cache": ("vggfast.data.cache", "decode and resize a data set once, into a file that training maps into memory"),
     "info": ("vggfast.cli.info", "what is installed here: versions, build, devices, instruction set, packages"),

@@ -47,9 +47,8 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """What DataLoader asks of a type of its user's."""
-        names = ("images", "labels", "counts", "boxes")
-        pinned = (tensor.pin_memory() for tensor in self.tensors)
-        return replace(self, **dict(zip(names, pinned, strict=False)))
+        images, labels, counts, *boxes = (tensor.pin_memory() for tensor in self.tensors)
+        return replace(self, images=images, labels=labels, counts=counts, boxes=boxes[0] if boxes else None)
 
 
 class _Rows(NamedTuple):
@@ -107,7 +106,7 @@ class _Loader(Dataset):
             whole = len(kept) == len(found)
             made = crop_pictures(pictures, geometries, self.transform, out=images if whole else None)
             images = made if whole else images.zero_().index_copy_(0, counts.nonzero()[:, 0], made)
-            if boxes is not None:
+            if boxes is not None and self.boxes is not None:
                 moved = crop_boxes(self.boxes[[each.chosen for each in kept]], geometries, self.transform.crop)
                 boxes[counts] = torch.from_numpy(moved).float()
         else:

@@ -5,6 +5,7 @@ Images without a box are left out: half of ImageNet's training images have none.
 
 from __future__ import annotations
 
+import functools
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
@@ -35,6 +36,7 @@ class BoxSet(ImageSet):
         """(k, 4): the boxes of an image."""
         return self.boxes[self.starts[index] : self.starts[index + 1]]
 
+    @functools.cached_property
     def largest(self) -> np.ndarray:
         """(n, 4): of each image the box with the largest area, the first of equals; the one that training aims at."""
         every = (self.boxes_of(index) for index in range(len(self)))
@@ -42,7 +44,7 @@ class BoxSet(ImageSet):
 
     def mean_box(self) -> np.ndarray:
         """(4,): the mean of the corners of the largest boxes: what one says of an image without looking at it."""
-        return self.largest().mean(0)
+        return self.largest.mean(0)
 
 
 def with_boxes(images: ImageSet, boxes_of: Callable[[int], Iterable[np.ndarray]]) -> BoxSet:

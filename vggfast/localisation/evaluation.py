@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,13 +21,23 @@ from PIL import Image
 from torch import Tensor
 
 from vggfast import ops
+from vggfast.data import ImageSet
 from vggfast.data.transforms import CentreCrop, crop_pictures, rescale, uncrop_boxes
 from vggfast.localisation.boxes import MERGE_THRESHOLD, corner_form, iou, merge
 from vggfast.localisation.data import BoxSet
+from vggfast.localisation.task import true_class_boxes
 from vggfast.models import VGG
 
 TOP = 5
 _STRIDE = 32  # pixels from one place of the score map to the next
+
+
+class Found(NamedTuple):
+    """Classes of n images, the likeliest first, and a box for each."""
+
+    classes: np.ndarray  # (n, k) labels
+    posteriors: np.ndarray  # (n, k)
+    boxes: np.ndarray  # (n, k, 4) corners relative to the picture
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def evaluate(
     n, one = len(images), np.zeros((1, 4)) if mean_box is None else np.asarray(mean_box, float)[None]
 
     def error(classes: np.ndarray, boxes: np.ndarray) -> Error:
-        return Error(int((~found(images, classes, boxes, threshold)).sum()), n)
+        return Error(int((~is_right(images, classes, boxes, threshold)).sum()), n)
 
     own = images.labels[:, None]
     own_boxes = centre_boxes(model, images, scale, progress=progress)[:, None]
@@ -111,7 +121,7 @@ def evaluate(
     by_mean = None if mean_box is None else error(own, np.broadcast_to(one, own_boxes.shape))
     if classifier is None:
         return Evaluation(n, threshold, true_class, by_mean)
-    classes, boxes = dense_boxes(
+    classes, _, boxes = dense_boxes(
         model, classifier, images, scales or (scale,), merge_threshold=merge_threshold,
         progress=lambda done: progress(n + done),
     )  # fmt: skip
@@ -122,7 +132,7 @@ def evaluate(
     )  # fmt: skip
 
 
-def found(images: BoxSet, classes: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
+def is_right(images: BoxSet, classes: np.ndarray, boxes: np.ndarray, threshold: float) -> np.ndarray:
     """(n,) bool: one of the pairs of an image has its class, and a box with an IoU above `threshold` with a true one.
 
     Boxes are cut off at the picture's edge, where no true one goes on.
@@ -145,15 +155,14 @@ def crop_of(model: VGG) -> int:
     return _STRIDE * model.arguments["pool_size"]
 
 
-def _boxes_per_place(model: VGG, classes: int) -> int:
-    """1 or `classes`: how many boxes a network predicts."""
-    outputs = model.classifier[6].weight.shape[0]
+def _check_boxes(model: VGG, classes: int) -> None:
+    """Raises ValueError where a network does not predict the boxes of so many classes."""
+    outputs = model.arguments["num_classes"]
     if model.preprocessing is None or outputs not in (4, 4 * classes):
         raise ValueError(
             f"model has {outputs} outputs and the preprocessing {model.preprocessing}: a network that predicts boxes "
             f"is wanted, 4 or {4 * classes} outputs for {classes} classes, with its preprocessing"
         )
-    return outputs // 4
 
 
 @torch.inference_mode()
@@ -165,7 +174,7 @@ def centre_boxes(
     Raises:
         ValueError: as :func:`evaluate`.
     """
-    count = _boxes_per_place(model, len(images.classes))
+    _check_boxes(model, len(images.classes))
     assert model.preprocessing is not None
     transform = CentreCrop(crop_of(model), scale, model.preprocessing)
     network, device = model.to_linear_head().eval(), next(model.parameters()).device
@@ -175,8 +184,7 @@ def centre_boxes(
         pictures = [images.pixels(index) for index in indices]
         geometries = [transform.draw(picture.shape[:2], np.random.default_rng()) for picture in pictures]
         outputs = network(crop_pictures(pictures, geometries, transform).to(device)).cpu()
-        chosen = images.labels[indices.start : indices.stop] % count  # with one box for all classes it is box 0
-        own = outputs.unflatten(1, (count, 4))[torch.arange(len(outputs)), torch.from_numpy(chosen)]
+        own = true_class_boxes(outputs, torch.from_numpy(images.labels[indices.start : indices.stop]))
         boxes.append(uncrop_boxes(own.double().numpy(), geometries, transform.crop))
         progress(indices.stop)
     return np.concatenate(boxes)
@@ -202,21 +210,18 @@ def place_boxes(outputs: Tensor, crop: int, size: tuple[int, int]) -> Tensor:
 def dense_boxes(
     model: VGG,
     classifier: VGG,
-    images: BoxSet,
+    images: ImageSet,
     scales: Sequence[int],
     *,
     top: int = TOP,
     merge_threshold: float = MERGE_THRESHOLD,
     batch_size: int = 32,
     progress: Callable[[int], Any] = lambda done: None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The likeliest classes of each image, and a box for each of them; labels and true boxes are not looked at.
+) -> Found:
+    """The `top` likeliest classes of each image, and a box for each of them; labels are not looked at.
 
     Posteriors are those of dense evaluation, image and mirror image, averaged over the scales; boxes come from all
     scales and the image as it is.
-
-    Returns:
-        (n, top) labels, the likeliest first; (n, top, 4) corners relative to the picture.
 
     Raises:
         ValueError: as :func:`evaluate`.
@@ -229,15 +234,14 @@ def dense_boxes(
         posteriors, boxes, scores = _run(model, classifier, pictures, scales, crop)
         merged += [_best(*each, top, merge_threshold) for each in zip(posteriors, boxes, scores, strict=True)]
         progress(end)
-    classes, best = zip(*merged, strict=True)
-    return torch.stack(classes).numpy(), torch.stack(best).numpy()
+    return Found(*(torch.stack(each).numpy() for each in zip(*merged, strict=True)))
 
 
-def _check(model: VGG, classifier: VGG, images: BoxSet, scales: Sequence[int], top: int) -> int:
+def _check(model: VGG, classifier: VGG, images: ImageSet, scales: Sequence[int], top: int) -> int:
     """The crop that both networks see."""
     classes, crop = len(images.classes), crop_of(model)
-    _boxes_per_place(model, classes)
-    known = classifier.classifier[6].weight.shape[0]
+    _check_boxes(model, classes)
+    known = classifier.arguments["num_classes"]
     if classifier.preprocessing is None or known != classes or crop_of(classifier) != crop:
         raise ValueError(
             f"classifier has {known} classes, the preprocessing {classifier.preprocessing} and a head of "
@@ -267,7 +271,7 @@ def _run(
     to the picture, and its class posteriors (p, classes)."""
     boxer, namer = (network.to_conv_head().eval() for network in (model, classifier))
     device = next(model.parameters()).device
-    posteriors = torch.zeros(len(pictures), classifier.classifier[6].weight.shape[0], dtype=torch.float64)
+    posteriors = torch.zeros(len(pictures), classifier.arguments["num_classes"], dtype=torch.float64)
     boxes: list[list[Tensor]] = [[] for _ in pictures]
     scores: list[list[Tensor]] = [[] for _ in pictures]
 
@@ -290,8 +294,10 @@ def _run(
     return posteriors, [torch.cat(each) for each in boxes], [torch.cat(each) for each in scores]
 
 
-def _best(posteriors: Tensor, boxes: Tensor, scores: Tensor, top: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """(top,) likeliest labels of one picture, and (top, 4) the box of each that scores highest once merged."""
-    classes = posteriors.topk(top).indices
+def _best(posteriors: Tensor, boxes: Tensor, scores: Tensor, top: int, threshold: float) -> tuple[Tensor, ...]:
+    """(top,) likeliest labels of one picture, their posteriors, and (top, 4) the box of each that scores highest once
+    merged."""
+    values, classes = posteriors.topk(top)
     count = boxes.shape[1]
-    return classes, torch.stack([merge(boxes[:, c % count], scores[:, c], threshold)[0][0] for c in classes.tolist()])
+    best = [merge(boxes[:, label % count], scores[:, label], threshold)[0][0] for label in classes.tolist()]
+    return classes, values, torch.stack(best)
