@@ -140,7 +140,7 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     )[2]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "report", "cache", "info"])
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "localise", "report", "cache", "info"])
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -156,7 +156,7 @@ def test_help_lists_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "report", "cache", "info"]
+    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "localise", "report", "cache", "info"]
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2

@@ -48,11 +48,12 @@ class Localisation:
         """`predict`, and the training images' mean box, to which an evaluation compares."""
         return {"predict": self.predict, "mean_box": images.mean_box().tolist()}
 
-    def measure(self, outputs: Tensor, smoothing: float, labels: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+    def measure(self, outputs: Tensor, smoothing: float, labels: Tensor, *boxes: Tensor) -> tuple[Tensor, ...]:
         """Half the squared distance between the true class's box and the true one, as Caffe's Euclidean loss has it."""
+        (wanted,) = boxes
         own = true_class_boxes(outputs, labels)
-        overlaps = iou(corner_form(own.detach())[:, None], corner_form(boxes)[:, None])[:, 0, 0]
-        return (own - boxes).square().sum(1) / 2, *(overlaps <= threshold for threshold in _THRESHOLDS)
+        overlaps = iou(corner_form(own.detach())[:, None], corner_form(wanted)[:, None])[:, 0, 0]
+        return (own - wanted).square().sum(1) / 2, *(overlaps <= threshold for threshold in _THRESHOLDS)
 
     def finish(self, trainer: Any) -> None:
         from vggfast.localisation.report import finish
