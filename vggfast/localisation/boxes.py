@@ -56,7 +56,7 @@ def merge(boxes: Tensor, scores: Tensor, threshold: float = MERGE_THRESHOLD) -> 
     Args:
         boxes: (n, 4) corners in one frame.
         scores: (n,).
-        threshold: of the match; 0 merges equal boxes alone.
+        threshold: of the match; 0 merges equal boxes alone. A box that is not finite matches none.
 
     Returns:
         (m, 4) corners and (m,) scores, float64, the highest score first.
@@ -88,4 +88,5 @@ def _match(a: Tensor, b: Tensor) -> Tensor:
     """(n, m) of (n, 4) and (m, 4) corners: see `merge`."""
     distance = torch.cdist(centre_form(a)[:, :2], centre_form(b)[:, :2], compute_mode="donot_use_mm_for_euclid_dist")
     side = ((areas(a)[:, None] + areas(b)) / 2).sqrt()
-    return torch.where(distance > 0, distance / side, 0) + 1 - iou(a, b)
+    apart = torch.where(distance == 0, 0, distance / side)
+    return apart.nan_to_num(torch.inf, torch.inf) + 1 - iou(a, b)
