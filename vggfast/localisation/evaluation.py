@@ -122,7 +122,8 @@ def evaluate(
     if classifier is None:
         return Evaluation(n, threshold, true_class, by_mean)
     classes, _, boxes = dense_boxes(
-        model, classifier, images, scales or (scale,), merge_threshold=merge_threshold,
+        model, classifier, images, scales or (scale,), top=min(TOP, len(images.classes)),
+        merge_threshold=merge_threshold,
         progress=lambda done: progress(n + done),
     )  # fmt: skip
     return Evaluation(
