@@ -51,7 +51,7 @@ def test_dense_is_its_definition(config, flip):
         wanted = torch.stack([_plain_dense(model, image, scales, flip) for image in images])
     for variant in (model, model.to_conv_head()):
         torch.testing.assert_close(
-            dense(variant, images, PREPROCESSING, scales, flip=flip), wanted, rtol=1e-5, atol=1e-6
+            dense(variant, images, scales, flip=flip, preprocessing=PREPROCESSING), wanted, rtol=1e-5, atol=1e-6
         )
 
 
@@ -59,7 +59,7 @@ def test_dense_is_its_definition(config, flip):
 def test_scales_that_cannot_be(scales):
     model = vggfast.VGG("A", num_classes=4, width=0.1, hidden=16, pool_size=1)
     with pytest.raises(ValueError, match=r"scales is \[.*\]: one or more of at least 32"):
-        dense(model, [Image.new("RGB", (40, 40))], PREPROCESSING, scales)
+        dense(model, [Image.new("RGB", (40, 40))], scales, preprocessing=PREPROCESSING)
 
 
 def test_errors_counts():

@@ -11,6 +11,7 @@ from torch import nn
 from vggfast import VGG, Preprocessing
 from vggfast.cli import main
 from vggfast.data import Batches, CentreCrop, ImageSet
+from vggfast.evaluate import ScoreMap
 from vggfast.localisation import centre_boxes, corner_form, dense_boxes, evaluate, iou, merge
 from vggfast.localisation.data import BoxSet, with_boxes
 from vggfast.localisation.evaluation import Error, is_right, place_boxes
@@ -189,7 +190,7 @@ def test_ranks_share_boxes(tiny):
 
 
 def test_label_smoothing_means_nothing_to_boxes(tiny):
-    with pytest.raises(ValueError, match="label_smoothing is 0.1: 0 is wanted where predict is 'box'"):
+    with pytest.raises(ValueError, match=r"label_smoothing is 0.1: 0 is wanted where predict is 'box'"):
         _config(tiny, predict="box", label_smoothing=0.1)
 
 
@@ -213,7 +214,8 @@ def test_a_place_has_the_box_of_the_crop_that_it_sees(pool_size):
     height, width = crop + 70, crop + 35
     x = torch.randn(2, 3, height, width)
     with torch.no_grad():
-        boxes = place_boxes(model.to_conv_head().score_map(x), crop, (height, width))
+        scores = model.to_conv_head().score_map(x)
+        boxes = torch.stack([place_boxes(ScoreMap(each, (height, width), 32, crop)) for each in scores])
         assert boxes.shape == (2, 3 * 2, 2, 4)
         for place, (i, j) in enumerate((i, j) for i in range(3) for j in range(2)):
             alone = corner_form(model(x[:, :, 32 * i : 32 * i + crop, 32 * j : 32 * j + crop]).reshape(2, 2, 4))
@@ -341,7 +343,10 @@ def test_an_error_has_wilsons_interval():
     error = Error(20, 100)
     assert error.percent == 20
     z, p, n = 1.959964, 0.2, 100
-    centre, half = (p + z * z / (2 * n)) / (1 + z * z / n), z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+    centre, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5,
+    )
     assert error.interval() == pytest.approx((100 * (centre - half), 100 * (centre + half)), abs=1e-4)
 
 
@@ -353,7 +358,7 @@ def test_what_does_not_fit_is_named():
         evaluate(namer, images, scale=64)
     with pytest.raises(ValueError, match=r"classifier has 12 classes"):
         evaluate(boxer, images, scale=64, classifier=boxer)
-    with pytest.raises(ValueError, match=r"a head of 64 pixels: 3 classes, some preprocessing and 32 pixels"):
+    with pytest.raises(ValueError, match=r"a head of 64 pixels: 3, some preprocessing and 32 pixels"):
         evaluate(boxer, images, scale=64, classifier=_network(3, pool_size=2))
     with pytest.raises(ValueError, match=r"scales is \[64, 16\]: one or more of at least 32"):
         dense_boxes(boxer, namer, images, (64, 16), top=2)
@@ -395,10 +400,10 @@ def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys
     boxes = tmp_path / "boxes.safetensors"
     facts = load_model(classifier)[1]
     save_model(_network(8), boxes, {**facts, "predict": "boxes", "mean_box": [0, 0, 1, 1]})
-    for command in (["localise", "eval"], ["predict", "a.png"], ["localise", "predict", "--classifier", str(boxes), "a"]):
-        model = classifier if command[:2] == ["localise", "eval"] else boxes
-        assert main([*command[:2], "--model", str(model), *command[2:]]) == 1
-        assert "a network that predicts" in capsys.readouterr().err
+    assert main(["localise", "eval", "--model", str(classifier)]) == 1
+    assert "has no mean_box, predict: a network that predicts boxes is wanted" in capsys.readouterr().err
+    assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
+    assert "does not predict the classes of" in capsys.readouterr().err
 
 
 def test_the_set_of_boxes_travels_to_workers(tiny):

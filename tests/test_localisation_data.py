@@ -92,13 +92,17 @@ def test_an_image_has_several_boxes_or_none(photos):
 
 # ---- ImageNet -----------------------------------------------------------------------------------------------------
 
-_OBJECT = "<object><name>n1</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+_OBJECT = (
+    "<object><name>n1</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+)
 
 
 def _annotation(path, *boxes, size=(100, 50)):
     objects = "".join(_OBJECT.format(*box) for box in boxes)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{objects}</annotation>")
+    path.write_text(
+        f"<annotation><size><width>{size[0]}</width><height>{size[1]}</height></size>{objects}</annotation>"
+    )
 
 
 @pytest.fixture(params=["", "ILSVRC"])

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vggfast.cli.runs import load_run
 from vggfast.localisation.boxes import MERGE_THRESHOLD
 
 
@@ -54,13 +53,23 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
-    """(network, its facts, classification network or None)."""
-    model, facts = load_run(parsed.model, boxes=True)
+    """(network, its facts, classification network or None).
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or a network of another kind; the text names it.
+    """
+    from vggfast.weights import load_model
+
+    model, facts = load_model(parsed.model)
+    if missing := {"predict", "classes", "mean_box", "scales"} - facts.keys():
+        raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: a network that predicts boxes is "
+                         "wanted, as vggfast train --predict boxes makes it")  # fmt: skip
     if parsed.classifier is None:
         return model, facts, None
-    classifier, theirs = load_run(parsed.classifier)
-    if theirs["classes"] != facts["classes"]:
-        raise ValueError(f"{parsed.classifier} and {parsed.model} do not know the same classes")
+    classifier, theirs = load_model(parsed.classifier)
+    if theirs.get("classes") != facts["classes"] or "predict" in theirs:
+        raise ValueError(f"{parsed.classifier} does not predict the classes of {parsed.model}: a network that does is "
+                         "wanted")  # fmt: skip
     return model, facts, classifier
 
 

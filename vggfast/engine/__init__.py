@@ -108,6 +108,15 @@ class Engine:
         """Memory that the engine holds: packed weights and arena."""
         return self._network.bytes
 
+    def workspace(self, images: int, height: int, width: int, channels: int = 3) -> int:
+        """Bytes that :meth:`features` without taps works on for images of this shape, at most, beside the packed
+        weights, its input and what it returns. On the CPU, and with graphs, they stay with the engine.
+
+        Raises:
+            ValueError: the images are too small, or have other channels; the text says how.
+        """
+        return self._network.workspace((images, channels, height, width), self._last_feature)
+
     @property
     def error(self) -> Deviation | None:
         """How far the engine is from float32 on the images that it was calibrated on; None unless dtype is "fp8"."""

@@ -11,6 +11,8 @@ from vggfast import _native
 from vggfast._native import view
 from vggfast.engine._layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 from vggfast.engine._options import Options
+from vggfast.engine._plan import Shape
+from vggfast.engine._workspace import cpu_workspace
 
 DTYPES = (torch.float32,)  # that a model's parameters may have
 
@@ -32,6 +34,8 @@ class CpuNetwork:
             batch=options.batch,
             size=options.size,
         )
+        self._value_bytes = 2 if bf16 else 4
+        self._layers: list[Layer] = []  # without their weights' values
 
     @property
     def threads(self) -> int:
@@ -43,6 +47,7 @@ class CpuNetwork:
 
     def add(self, layer: Layer) -> None:
         core = self._core
+        self._layers.append(_described(layer))
         match layer:
             case Conv(weight, bias):
                 core.add_conv(view(weight), None if bias is None else view(bias.contiguous()))
@@ -64,6 +69,10 @@ class CpuNetwork:
     def finish(self, names: Sequence[str]) -> None:
         """Nothing is left to do: each layer was packed as it came."""
 
+    def workspace(self, shape: Shape, last: int) -> int:
+        layers = self._layers[: last + 1]
+        return cpu_workspace(layers, self._core.algorithms(), shape, self.threads, self._value_bytes)
+
     def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         outputs = []
         for layer in wanted:
@@ -72,3 +81,10 @@ class CpuNetwork:
             outputs.append(_native.empty(shape, torch.float32, memory_format))
         self._core.run(view(x), list(zip(wanted, map(view, outputs), strict=True)), self.threads)
         return outputs
+
+
+def _described(layer: Layer) -> Layer:
+    """The layer with weights that have a shape and no memory: the core has packed its own."""
+    if not isinstance(layer, Conv | Linear):
+        return layer
+    return type(layer)(torch.empty(layer.weight.shape, device="meta"), None)

@@ -159,6 +159,14 @@ class CudaNetwork:
             finally:
                 turns.end()
 
+    def workspace(self, shape: Shape, last: int) -> int:
+        return self._plan_of(shape, (last,)).bytes
+
+    def _plan_of(self, shape: Shape, wanted: tuple[int, ...]) -> Plan:
+        return make_plan(
+            self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of, self._steps.takes_block
+        )
+
     def _nothing(self, shape: Shape, wanted: Sequence[int]) -> list[Tensor]:
         """The outputs for no images."""
         shapes = output_shapes(self._layers, shape, wanted)
@@ -173,10 +181,7 @@ class CudaNetwork:
         """The plan for this shape and these outputs, which becomes the last of the plans."""
         kept = self._plans.get((shape, wanted))
         if kept is None:
-            plan = make_plan(
-                self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of, self._steps.takes_block
-            )
-            kept = self._plans[shape, wanted] = Kept(plan)
+            kept = self._plans[shape, wanted] = Kept(self._plan_of(shape, wanted))
         else:
             self._plans.move_to_end((shape, wanted))
         return kept

@@ -82,6 +82,14 @@ class Network(Protocol):
             ValueError: the images for calibration do not fit.
         """
 
+    def workspace(self, shape: tuple[int, ...], last: int) -> int:
+        """Bytes that a run of images of `shape` (N, C, H, W) works on, at most, when layer `last` of the trunk is all
+        that is wanted.
+
+        Raises:
+            ValueError: a layer cannot take its input.
+        """
+
     def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
         """The outputs of the layers of these numbers, ascending: float32, NHWC or rows. x: (N, C, H, W), of a dtype in
         `inputs`, on the network's device, of any strides.

@@ -1,16 +1,18 @@
-"""Top-k errors, and the dense evaluation of a whole data set."""
+"""Top-k errors, their intervals, class by class, how far confidence can be trusted; a whole data set's."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from statistics import NormalDist
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from vggfast.data import ImageSet, Preprocessing
-from vggfast.evaluate.dense import dense
+from vggfast.evaluate.evaluator import Evaluator
 from vggfast.models import VGG
 
 
@@ -34,6 +36,121 @@ def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[s
     return {f"top{k}": 100 * (~hits(scores, labels, k)).double().mean().item() for k in ks}
 
 
+def interval(errors: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of an error: (low, high), in per cent.
+
+    Args:
+        errors: the share of wrong answers, in per cent.
+        n: answers.
+        level: how often such an interval holds the true share.
+
+    Raises:
+        ValueError: an argument is outside of its range; the text names it.
+
+    Source: Wilson, 1927.
+    """
+    if not 0 <= errors <= 100:
+        raise ValueError(f"errors is {errors}: 0 to 100 is wanted")
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}: between 0 and 1 is wanted")
+    if n < 1:
+        raise ValueError(f"n is {n}: 1 or more is wanted")
+    z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
+    share = errors / 100
+    middle = share + z2 / (2 * n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))
+    low, high = (100 * (middle + sign * half) / (1 + z2 / n) for sign in (-1, 1))
+    return max(low, 0.0), min(high, 100.0)
+
+
+class ClassRow(NamedTuple):
+    """A class in the table of all: errors in per cent, NaN without images."""
+
+    name: str
+    images: int
+    top1: float
+    top5: float
+    confidence: float  # the mean posterior that its images have of it, 0 to 1
+    taken_for: str  # the class that most of its mistakes are taken for; "" without mistakes
+    times: int
+
+
+def per_class(posteriors: Tensor, labels: Tensor, classes: Sequence[str]) -> list[ClassRow]:
+    """A row for each class, in the order of `classes`.
+
+    Args:
+        posteriors: (N, classes).
+        labels: (N,), int64.
+
+    Raises:
+        ValueError: the shapes do not fit each other.
+    """
+    _check(posteriors, labels)
+    if posteriors.shape[1] != len(classes):
+        raise ValueError(f"classes has {len(classes)} names: {posteriors.shape[1]}, as posteriors has, are wanted")
+    top1, top5 = (100 * (~hits(posteriors, labels, k)).double() for k in (1, 5))
+    predicted = posteriors.argmax(1)
+    rows = []
+    for label, name in enumerate(classes):
+        mine = labels == label
+        taken = torch.bincount(predicted[mine & (predicted != label)], minlength=len(classes))
+        times = int(taken.max())
+        rows.append(
+            ClassRow(
+                name,
+                int(mine.sum()),
+                top1[mine].mean().item(),
+                top5[mine].mean().item(),
+                posteriors[mine, label].double().mean().item(),
+                classes[int(taken.argmax())] if times else "",
+                times,
+            )
+        )
+    return rows
+
+
+class Reliability(NamedTuple):
+    """How often answers of a confidence are right. Of empty bins, confidence and accuracy are NaN."""
+
+    edges: Tensor  # (bins + 1,), 0 to 1
+    counts: Tensor  # (bins,), int64: images whose largest posterior is in (edges[i], edges[i + 1]]
+    confidence: Tensor  # (bins,): the mean of these posteriors
+    accuracy: Tensor  # (bins,): the share of right answers
+    error: float  # expected calibration error: the mean over all images of |accuracy - confidence| of their bin, 0 to 1
+
+
+def reliability(posteriors: Tensor, labels: Tensor, bins: int = 15) -> Reliability:
+    """Reliability curve and expected calibration error of (N, classes) posteriors, in bins of equal width.
+
+    Raises:
+        ValueError: the shapes do not fit each other, or there are no bins.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, 2017.
+    """
+    _check(posteriors, labels)
+    if bins < 1:
+        raise ValueError(f"bins is {bins}: 1 or more is wanted")
+    best, predicted = posteriors.double().max(1)
+    place = (best * bins).ceil().long().clamp(1, bins) - 1
+
+    def total(values: Tensor) -> Tensor:
+        return torch.zeros(bins, dtype=torch.float64).index_add(0, place, values)
+
+    counts = torch.bincount(place, minlength=bins)
+    confidence, accuracy = (total(values) / counts for values in (best, (predicted == labels).double()))
+    gaps = (accuracy - confidence).abs().nan_to_num() * counts
+    edges = torch.linspace(0, 1, bins + 1, dtype=torch.float64)
+    return Reliability(edges, counts, confidence, accuracy, gaps.sum().item() / len(posteriors))
+
+
+def _check(posteriors: Tensor, labels: Tensor) -> None:
+    if posteriors.dim() != 2 or len(posteriors) == 0 or labels.shape != posteriors.shape[:1]:
+        raise ValueError(
+            f"posteriors has shape {tuple(posteriors.shape)} and labels {tuple(labels.shape)}: (N, classes) and (N,), "
+            "N at least 1, are wanted"
+        )
+
+
 def evaluate_dense(
     model: VGG,
     images: ImageSet,
@@ -45,19 +162,21 @@ def evaluate_dense(
     on_bad_image: str = "fail",
     progress: Callable[[int], Any] = lambda done: None,
 ) -> tuple[dict[str, float], Tensor]:
-    """(errors, posteriors (N, classes)) of a data set by :func:`dense`; `progress` is told how many images are done.
+    """(errors, posteriors (N, classes)) of a data set by :meth:`Evaluator.dense`.
 
-    With `on_bad_image` "skip", an image that does not decode has posteriors of NaN and counts in no error.
+    `progress` is told how many images are done. With `on_bad_image` "skip", an image that does not decode has
+    posteriors of NaN and counts in no error.
 
     Raises:
         ValueError: an image does not decode, or none does; the text names it.
     """
+    evaluator = Evaluator(model, preprocessing)
     posteriors = torch.full((len(images), len(images.classes)), float("nan"))
     for begin in range(0, len(images), chunk):
         end = min(begin + chunk, len(images))
         batch = {i: image for i in range(begin, end) if (image := _image(images, i, on_bad_image)) is not None}
         if batch:
-            posteriors[list(batch)] = dense(model, list(batch.values()), preprocessing, scales, flip=flip)
+            posteriors[list(batch)] = evaluator.dense(list(batch.values()), scales, flip=flip)
         progress(end)
     seen = ~posteriors.isnan().any(1)
     return errors(posteriors[seen], torch.from_numpy(images.labels)[seen]), posteriors

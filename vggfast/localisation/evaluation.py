@@ -10,26 +10,24 @@ Source: Simonyan & Zisserman, appendix A.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from vggfast import ops
 from vggfast.data import ImageSet
-from vggfast.data.transforms import CentreCrop, crop_pictures, rescale, uncrop_boxes
+from vggfast.data.transforms import CentreCrop, crop_pictures, uncrop_boxes
+from vggfast.evaluate.evaluator import MEMORY, Evaluator, ScoreMap
+from vggfast.evaluate.metrics import interval
 from vggfast.localisation.boxes import MERGE_THRESHOLD, corner_form, iou, merge
 from vggfast.localisation.data import BoxSet
 from vggfast.localisation.task import true_class_boxes
 from vggfast.models import VGG
 
 TOP = 5
-_STRIDE = 32  # pixels from one place of the score map to the next
 
 
 class Found(NamedTuple):
@@ -51,12 +49,9 @@ class Error:
     def percent(self) -> float:
         return 100 * self.wrong / self.n
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Wilson's interval, per cent."""
-        from scipy.stats import binomtest
-
-        found = binomtest(self.wrong, self.n).proportion_ci(confidence, "wilson")
-        return 100 * found.low, 100 * found.high
+        return interval(self.percent, self.n, level)
 
 
 @dataclass(frozen=True)
@@ -153,7 +148,7 @@ def is_right(images: BoxSet, classes: np.ndarray, boxes: np.ndarray, threshold: 
 
 def crop_of(model: VGG) -> int:
     """Side in pixels of what the head of a network sees."""
-    return _STRIDE * model.arguments["pool_size"]
+    return 32 * model.arguments["pool_size"]
 
 
 def _check_boxes(model: VGG, classes: int) -> None:
@@ -191,23 +186,6 @@ def centre_boxes(
     return np.concatenate(boxes)
 
 
-def place_boxes(outputs: Tensor, crop: int, size: tuple[int, int]) -> Tensor:
-    """(N, h * w, boxes, 4) float64 corners relative to the whole image, of the outputs at each place of a map.
-
-    Args:
-        outputs: (N, 4 * boxes, h, w); place (i, j) sees the square of `crop` pixels whose corner is row 32 i, column
-            32 j, and its boxes are of the centre form, relative to that square.
-        crop: pixels.
-        size: height and width in pixels of the image that the network saw.
-    """
-    boxes = corner_form(outputs.double().unflatten(1, (-1, 4)).permute(0, 3, 4, 1, 2))
-    rows, columns = (torch.arange(extent) * _STRIDE for extent in outputs.shape[2:])
-    corners = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).repeat(1, 1, 2)[:, :, None]
-    height, width = size
-    return ((boxes * crop + corners) / torch.tensor([width, height] * 2)).flatten(1, 2)
-
-
-@torch.inference_mode()
 def dense_boxes(
     model: VGG,
     classifier: VGG,
@@ -216,6 +194,7 @@ def dense_boxes(
     *,
     top: int = TOP,
     merge_threshold: float = MERGE_THRESHOLD,
+    memory: int = MEMORY,
     batch_size: int = 32,
     progress: Callable[[int], Any] = lambda done: None,
 ) -> Found:
@@ -227,78 +206,48 @@ def dense_boxes(
     Raises:
         ValueError: as :func:`evaluate`.
     """
-    crop = _check(model, classifier, images, scales, top)
-    merged = []
+    _check(model, classifier, len(images.classes), top)
+    boxer, namer = Evaluator(model, memory=memory), Evaluator(classifier, memory=memory)
+    found = []
     for begin in range(0, len(images), batch_size):
         end = min(begin + batch_size, len(images))
         pictures = [images.image(index) for index in range(begin, end)]
-        posteriors, boxes, scores = _run(model, classifier, pictures, scales, crop)
-        merged += [_best(*each, top, merge_threshold) for each in zip(posteriors, boxes, scores, strict=True)]
+        posteriors = namer.dense(pictures, scales)
+        maps = [[each.score_maps(pictures, scale, flip=False) for scale in scales] for each in (boxer, namer)]
+        for row, boxed, named in zip(posteriors, *(zip(*each, strict=True) for each in maps), strict=True):
+            values, labels = row.topk(top)
+            boxes = torch.cat([place_boxes(each) for each in boxed])
+            scores = torch.cat([each.scores.softmax(0).flatten(1) for each in named], 1)
+            found.append((labels, values, _best(boxes, scores, labels.tolist(), merge_threshold)))
         progress(end)
-    return Found(*(torch.stack(each).numpy() for each in zip(*merged, strict=True)))
+    return Found(*(torch.stack(each).numpy() for each in zip(*found, strict=True)))
 
 
-def _check(model: VGG, classifier: VGG, images: ImageSet, scales: Sequence[int], top: int) -> int:
-    """The crop that both networks see."""
-    classes, crop = len(images.classes), crop_of(model)
+def place_boxes(scores: ScoreMap) -> Tensor:
+    """(h * w, boxes, 4) float64 corners relative to the picture, of the outputs at each place of a map.
+
+    At place (i, j) they are of the centre form, relative to the square that it sees.
+    """
+    boxes = corner_form(scores.scores.double().unflatten(0, (-1, 4)).permute(2, 3, 0, 1))
+    rows, columns = (torch.arange(extent) * scores.stride for extent in boxes.shape[:2])
+    corners = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).repeat(1, 1, 2)[:, :, None]
+    height, width = scores.size
+    return ((boxes * scores.window + corners) / torch.tensor([width, height] * 2)).flatten(0, 1)
+
+
+def _best(boxes: Tensor, scores: Tensor, labels: list[int], threshold: float) -> Tensor:
+    """(k, 4): for each label, of the boxes (places, boxes, 4) the one that scores (classes, places) highest, merged."""
+    count = boxes.shape[1]
+    return torch.stack([merge(boxes[:, label % count], scores[label], threshold)[0][0] for label in labels])
+
+
+def _check(model: VGG, classifier: VGG, classes: int, top: int) -> None:
     _check_boxes(model, classes)
     known = classifier.arguments["num_classes"]
-    if classifier.preprocessing is None or known != classes or crop_of(classifier) != crop:
+    if classifier.preprocessing is None or known != classes or crop_of(classifier) != crop_of(model):
         raise ValueError(
             f"classifier has {known} classes, the preprocessing {classifier.preprocessing} and a head of "
-            f"{crop_of(classifier)} pixels: {classes} classes, some preprocessing and {crop} pixels are wanted"
+            f"{crop_of(classifier)} pixels: {classes}, some preprocessing and {crop_of(model)} pixels are wanted"
         )
-    if not scales or min(scales) < crop:
-        raise ValueError(f"scales is {list(scales)}: one or more of at least {crop} are wanted")
     if not 1 <= top <= classes:
         raise ValueError(f"top is {top}: 1 to {classes}, the number of classes, is wanted")
-    return crop
-
-
-def _by_size(pictures: Sequence[Image.Image], scale: int) -> Iterator[tuple[list[int], list[np.ndarray]]]:
-    """(indices, float32 pixels) of pictures rescaled to a shorter side of `scale`, those of one size together."""
-    groups = defaultdict(list)
-    for index, picture in enumerate(pictures):
-        pixels = np.asarray(rescale(picture, scale), dtype=np.float32)
-        groups[pixels.shape].append((index, pixels))
-    for group in groups.values():
-        yield [index for index, _ in group], [pixels for _, pixels in group]
-
-
-def _run(
-    model: VGG, classifier: VGG, pictures: Sequence[Image.Image], scales: Sequence[int], crop: int
-) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Posteriors (n, classes); and for each picture, at the p places of all scales, its boxes (p, boxes, 4), relative
-    to the picture, and its class posteriors (p, classes)."""
-    boxer, namer = (network.to_conv_head().eval() for network in (model, classifier))
-    device = next(model.parameters()).device
-    posteriors = torch.zeros(len(pictures), classifier.arguments["num_classes"], dtype=torch.float64)
-    boxes: list[list[Tensor]] = [[] for _ in pictures]
-    scores: list[list[Tensor]] = [[] for _ in pictures]
-
-    def batch(network: VGG, pixels: list[np.ndarray]) -> Tensor:
-        assert network.preprocessing is not None
-        made = torch.stack([network.preprocessing.tensor(each) for each in pixels])
-        return made.contiguous(memory_format=torch.channels_last).to(device)
-
-    for scale in scales:
-        for indices, pixels in _by_size(pictures, scale):
-            seen = batch(namer, pixels)
-            named, mirrored = namer.score_map(seen), namer.score_map(seen.flip(3))
-            for each in (named, mirrored):
-                posteriors[indices] += ops.sum_pool(each).softmax(1).double().cpu() / (2 * len(scales))
-            placed = place_boxes(boxer.score_map(batch(boxer, pixels)).cpu(), crop, pixels[0].shape[:2])
-            rated = named.softmax(1).flatten(2).transpose(1, 2).cpu()
-            for index, own_boxes, own_scores in zip(indices, placed, rated, strict=True):
-                boxes[index].append(own_boxes)
-                scores[index].append(own_scores)
-    return posteriors, [torch.cat(each) for each in boxes], [torch.cat(each) for each in scores]
-
-
-def _best(posteriors: Tensor, boxes: Tensor, scores: Tensor, top: int, threshold: float) -> tuple[Tensor, ...]:
-    """(top,) likeliest labels of one picture, their posteriors, and (top, 4) the box of each that scores highest once
-    merged."""
-    values, classes = posteriors.topk(top)
-    count = boxes.shape[1]
-    best = [merge(boxes[:, label % count], scores[:, label], threshold)[0][0] for label in classes.tolist()]
-    return classes, values, torch.stack(best)

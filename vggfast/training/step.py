@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vggfast.data import Batch
+from vggfast.distributed import World
 from vggfast.training.config import TrainConfig
-from vggfast.training.distributed import World
 from vggfast.training.start import set_training
 from vggfast.training.task import task_of
 

@@ -24,10 +24,10 @@ import torch
 
 from vggfast.console import Live, step_text
 from vggfast.data import Batch, Batches, CentreCrop
+from vggfast.distributed import World
 from vggfast.report import environment
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
-from vggfast.training.distributed import World
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
 from vggfast.training.start import build_model, build_optimiser, open_augmentation, set_training
