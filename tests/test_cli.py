@@ -140,7 +140,7 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "eval", "reproduce", "predict", "features", "svm", "report", "cache", "info"]
+    "command", ["train", "eval", "reproduce", "predict", "features", "svm", "localise", "report", "cache", "info"]
 )
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -158,7 +158,7 @@ def test_help_lists_the_commands(capsys):
     assert stop.value.code == 0
     out = capsys.readouterr().out
     assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == [
-        "train", "eval", "reproduce", "predict", "features", "svm", "report", "cache", "info",
+        "train", "eval", "reproduce", "predict", "localise", "features", "svm", "report", "cache", "info",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as stop:
         main([])

@@ -27,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--csv", metavar="FILE", type=Path,
                         help="write predictions there: image, the class by each network, final class, "
                         "confidence")  # fmt: skip
+    parser.add_argument("--sheet", metavar="FILE", type=Path,
+                        help="write a page (.html) or picture (.png) of the images there: their likeliest classes, and "
+                        "heat maps of where the (first) network sees them")  # fmt: skip
     add_machine(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
 
@@ -35,11 +38,16 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.distributed import World
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.evaluation import Order, evaluate_networks
+    from vggfast.evaluate.fusion import average
 
     networks = open_models(parsed)
     images = _open(parsed.images, networks)
     if not 1 <= parsed.top <= len(images.classes):
         raise ValueError(f"--top is {parsed.top}: 1 to {len(images.classes)}, the number of classes, is wanted")
+    if parsed.sheet:
+        from vggfast.report.sheet import check_sheet, write_sheet
+
+        check_sheet(parsed.sheet, len(images))
     scales = [tuple(parsed.scales or network.scales("dense")) for network in networks]
     order = Order("the images", "val", scales, Settings(memory=parsed.memory))
     with World.start(parsed.device) as world:
@@ -49,6 +57,8 @@ def run(parsed: argparse.Namespace) -> int:
         _print(done, parsed.top)
         if parsed.csv:
             done.write_csv(parsed.csv, parsed.fusion)
+        if parsed.sheet:
+            write_sheet(parsed.sheet, networks[0].load().to(world.device), images, average(done.posteriors), parsed.top)
     return 0
 
 
