@@ -53,9 +53,8 @@ def test_eval_repeats_the_runs_figures(run_folder, capsys, tmp_path, protocol, s
     found = json.loads(found.read_text())
     assert found["scales"] == scales
     recorded = json.loads((run_folder / "metrics.json").read_text())["evaluation"]
-    assert {"top1": found["top1"], "top5": found["top5"]} in [
-        {"top1": row["top1"], "top5": row["top5"]} for row in recorded.values()
-    ]
+    (row,) = found["rows"]
+    assert (row["top1"], row["top5"]) in [(each["top1"], each["top5"]) for each in recorded.values()]
 
 
 def test_predict_prints_the_top_classes(run_folder, capsys, tmp_path):
@@ -140,7 +139,9 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     )[2]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "report", "cache", "info"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "reproduce", "predict", "features", "svm", "localise", "report", "cache", "info"]
+)
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -156,7 +157,9 @@ def test_help_lists_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == ["train", "eval", "predict", "report", "cache", "info"]
+    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == [
+        "train", "eval", "reproduce", "predict", "localise", "features", "svm", "report", "cache", "info",
+    ]  # fmt: skip
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2

@@ -1,4 +1,4 @@
-"""The command ``vggfast``: train, eval, predict, cache, info."""
+"""The command ``vggfast``: a module per command."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ _COMMANDS = {
     "eval": ("vggfast.cli.eval", "top-1 and top-5 error of a trained network"),
     "reproduce": ("vggfast.cli.reproduce", "the paper's tables on the weights and data that are here"),
     "predict": ("vggfast.cli.predict", "classes of image files"),
+    "localise": ("vggfast.cli.localise", "boxes of objects: what a network finds, and its error"),
     "features": ("vggfast.cli.features", "pooled features of a data set, at any layer, several scales"),
     "svm": ("vggfast.cli.svm", "what a linear SVM makes of features"),
     "report": ("vggfast.report.command", "an HTML page of a run, finished or not"),

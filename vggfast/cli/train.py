@@ -141,7 +141,6 @@ def run(parsed: argparse.Namespace) -> int:
 
 def _train(asked: Order, overwrite: bool) -> int:
     from vggfast.distributed import World
-    from vggfast.training.finish import finish
     from vggfast.training.trainer import Trainer
 
     with World.start(asked.config.device) as world:
@@ -160,7 +159,7 @@ def _train(asked: Order, overwrite: bool) -> int:
                 )
             return 128 + (trainer.stop_signal or signal.SIGTERM)
         if world.main:
-            finish(trainer)
+            trainer.task.finish(trainer)
     return 0
 
 

@@ -50,6 +50,8 @@ class Network:
         """
         path = Path(path)
         model, facts = load_model(path)
+        if facts.get("predict") in ("box", "boxes"):
+            raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted")
         if model.head == "none":
             raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
         if model.preprocessing is None:

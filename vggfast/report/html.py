@@ -45,6 +45,10 @@ def write_report(out: str | Path) -> Path:
     if not (out / "config.yaml").is_file():
         raise FileNotFoundError(f"{out} holds no run: config.yaml is not there")
     config = TrainConfig.read(out / "config.yaml")
+    if config.predict != "classes":
+        raise ValueError(
+            f"{out} holds a run that predicts {config.predict!r}: reports are of those that predict classes"
+        )
     steps, epochs = read_csv(out / "steps.csv"), read_csv(out / "metrics.csv")
     metrics, events = read_json(out / "metrics.json"), read_events(out / "log.jsonl")
     if steps or epochs:
