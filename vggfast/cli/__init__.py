@@ -23,7 +23,7 @@ _COMMANDS = {
     "localise": ("vggfast.cli.localise", "boxes of objects: what a network finds, and its error"),
     "features": ("vggfast.cli.features", "pooled features of a data set, at any layer, several scales"),
     "svm": ("vggfast.cli.svm", "what a linear SVM makes of features"),
-    "report": ("vggfast.report.command", "an HTML page of a run, finished or not"),
+    "report": ("vggfast.report.command", "an HTML page of a run, finished or not, or of an evaluation"),
     "cache": ("vggfast.data.cache", "decode and resize a data set once, into a file that training maps into memory"),
     "info": ("vggfast.cli.info", "what is installed here: versions, build, devices, instruction set, packages"),
 }
