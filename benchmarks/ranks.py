@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from vggfast import __version__
+from vggfast.distributed import World
 from vggfast.training.config import TrainConfig
-from vggfast.training.distributed import World
 from vggfast.training.presets import PRESETS
 from vggfast.training.step import Stepper, Sums
 from vggfast.training.trainer import Trainer

@@ -28,6 +28,9 @@ class _World:
     def __exit__(self, *_):
         pass
 
+    def of_main(self, value):
+        return value
+
 
 @pytest.fixture
 def fakes(monkeypatch):
@@ -47,13 +50,13 @@ def fakes(monkeypatch):
             return self.stop_signal is None
 
     contents = {
-        "distributed": {"World": types.SimpleNamespace(start=lambda device: _World(calls.rank))},
-        "trainer": {"Trainer": FakeTrainer},
-        "finish": {"finish": calls.finished.append},
-        "diagnosis": {"diagnose": lambda *arguments: calls.diagnosed.append(arguments)},
+        "vggfast.distributed": {"World": types.SimpleNamespace(start=lambda device: _World(calls.rank))},
+        "vggfast.training.trainer": {"Trainer": FakeTrainer},
+        "vggfast.training.finish": {"finish": calls.finished.append},
+        "vggfast.training.diagnosis": {"diagnose": lambda *arguments: calls.diagnosed.append(arguments)},
     }
     for name, content in contents.items():
-        module = types.ModuleType(f"vggfast.training.{name}")
+        module = types.ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return calls

@@ -13,8 +13,8 @@ import pytest
 import ranks
 import torch
 
+from vggfast.distributed import World
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.distributed import World
 from vggfast.training.log import read_csv
 
 _RUN = ["--data", "digits", "--width", "0.1", "--hidden", "16", "--batch-size", "30", "--steps", "60",

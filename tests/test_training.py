@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from vggfast import VGG
 from vggfast.data import Batch
+from vggfast.distributed import World
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.config import TrainConfig, read_values
-from vggfast.training.distributed import World
 from vggfast.training.finish import finish
 from vggfast.training.log import read_csv
 from vggfast.training.presets import PRESETS, preset, preset_for

@@ -26,11 +26,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
-def step_text(row: Mapping[str, float]) -> str:
-    """What stands under the bar of a training, of a row of log.STEP_COLUMNS."""
+def step_text(row: Mapping[str, float], errors: Sequence[str] = ("top-1", "top-5")) -> str:
+    """What stands under the bar of a training, of a row of log.STEP_COLUMNS; `errors` names its two errors."""
     return (
-        f"epoch {row['epoch']}  loss {row['loss']:.3f}  top-1 {row['top1']:.1f} %  top-5 {row['top5']:.1f} %  "
-        f"{row['images_per_s']:.0f} images/s  data wait {100 * row['data_wait']:.0f} %"
+        f"epoch {row['epoch']}  loss {row['loss']:.3f}  {errors[0]} {row['top1']:.1f} %  "
+        f"{errors[1]} {row['top5']:.1f} %  {row['images_per_s']:.0f} images/s  data wait {100 * row['data_wait']:.0f} %"
     )
 
 
@@ -97,7 +97,7 @@ class Live:
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right")
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     say(table)

@@ -1,4 +1,4 @@
-"""The command ``vggfast``: train, eval, predict, convert, weights, cache, info."""
+"""The command ``vggfast``: a module per command."""
 
 from __future__ import annotations
 
@@ -18,8 +18,12 @@ from vggfast.cli.errors import UsageError, rank, tell
 _COMMANDS = {
     "train": ("vggfast.cli.train", "train a network with the paper's recipe"),
     "eval": ("vggfast.cli.eval", "top-1 and top-5 error of a trained network"),
+    "reproduce": ("vggfast.cli.reproduce", "the paper's tables on the weights and data that are here"),
     "predict": ("vggfast.cli.predict", "classes of image files"),
-    "report": ("vggfast.report.command", "an HTML page of a run, finished or not"),
+    "localise": ("vggfast.cli.localise", "boxes of objects: what a network finds, and its error"),
+    "features": ("vggfast.cli.features", "pooled features of a data set, at any layer, several scales"),
+    "svm": ("vggfast.cli.svm", "what a linear SVM makes of features"),
+    "report": ("vggfast.report.command", "an HTML page of a run, finished or not, or of an evaluation"),
     "convert": ("vggfast.cli.convert", "networks of other frameworks as ours, and ours as theirs"),
     "weights": ("vggfast.cli.weights", "published weights, fetched once"),
     "cache": ("vggfast.data.cache", "decode and resize a data set once, into a file that training maps into memory"),

@@ -1,58 +1,95 @@
-"""``vggfast eval``: top-1 and top-5 error of a trained network."""
+"""``vggfast eval``: top-1 and top-5 error of trained networks, alone and together."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vggfast.cli.runs import add_model, load_run
+from vggfast.cli.errors import UsageError
+from vggfast.cli.runs import add_images, add_models, open_models
+
+if TYPE_CHECKING:
+    from vggfast.evaluate.networks import Network
+
+_DESCRIPTION = """\
+Evaluates networks on a data set by the paper's protocols:
+  single      dense at one scale: the FC layers as convolutions over the whole image, the class
+              score map averaged, image and mirror image averaged
+  dense       the same, averaged over several scales
+  multi-crop  5 x 5 crops a scale and their mirror images
+  both        the average of dense and multi-crop
+Several networks are evaluated each alone, then by the average of their posteriors, and by a vote.
+
+With --out, what is done stays when the command is stopped, and the same command goes on with it;
+under torchrun, all processes share the images."""
+
+_EPILOG = """\
+examples:
+  vggfast eval --model runs/demo/model.safetensors
+  vggfast eval --models d.safetensors e.safetensors --protocol both --out runs/d-e
+  torchrun --nproc-per-node=8 -m vggfast eval --models d.safetensors --data imagenet:DIR --out runs/d"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Evaluates densely, as the paper does: whole images, the FC layers as convolutions, the class score map "
-        "averaged, image and mirror image averaged."
-    )
-    parser.epilog = "example: vggfast eval --model runs/demo/model.safetensors --protocol dense"
-    add_model(parser)
+    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_models(parser)
     parser.add_argument("--data", metavar="SPEC",
-                        help="images, in any form that vggfast train --data takes (default: the run's)")  # fmt: skip
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="which images (default val)")
-    parser.add_argument("--protocol", choices=("single", "dense"), default="dense",
-                        help="dense at one scale, or averaged over several (default dense)")  # fmt: skip
+                        help="images, in any form that vggfast train --data takes (default: those that the networks "
+                        "were trained with)")  # fmt: skip
+    parser.add_argument("--protocol", choices=("single", "dense", "multi-crop", "both"), default="dense",
+                        help="default dense")  # fmt: skip
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
-                        help="shorter sides of the rescaled images (default: those of the training)")  # fmt: skip
-    parser.add_argument("--no-flip", dest="flip", action="store_false", help="leave the mirror image out")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+                        help="shorter sides of the rescaled images (default: those of each network's training, or the "
+                        "paper's)")  # fmt: skip
+    parser.add_argument("--pool", choices=("mean", "sum"), default="mean",
+                        help="how a class score map becomes scores (default mean)")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder for all results, and to go on from")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+    parser.add_argument("--csv", metavar="FILE", type=Path,
+                        help="write predictions there: image, the class by each network, final class, "
+                        "confidence")  # fmt: skip
+    add_images(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.console import Live, print_table
-    from vggfast.data import Preprocessing, open_dataset
-    from vggfast.evaluate import evaluate_dense
-    from vggfast.training.finish import write_json
+    if parsed.protocol == "single" and len(parsed.scales or [0]) != 1:
+        raise UsageError(f"--scales is {parsed.scales}: the protocol 'single' wants one")
+    from vggfast.data import open_dataset
+    from vggfast.distributed import World
+    from vggfast.evaluate.dataset import Settings
+    from vggfast.evaluate.evaluation import Order, evaluate_networks
+    from vggfast.evaluate.folder import write_json
 
-    model, facts = load_run(parsed.model)
-    data = parsed.data or facts["data"]
-    # Validation data that were given apart from the training data are taken whole, as in training.
-    images = open_dataset(data, parsed.split, whole=parsed.data is None and facts.get("whole", False))
-    if images.classes != facts["classes"]:
-        raise ValueError(
-            f"{parsed.model} knows {len(facts['classes'])} classes that are not the {len(images.classes)} of {data}"
+    settings = Settings(parsed.protocol, parsed.flip, parsed.pool, parsed.memory, parsed.on_bad_image)
+    networks = open_models(parsed)
+    data, whole = (parsed.data, False) if parsed.data else _trained_on(networks)
+    images = open_dataset(data, parsed.split, whole=whole)
+    scales = [tuple(parsed.scales or network.scales(parsed.protocol)) for network in networks]
+    order = Order(data, parsed.split, scales, settings)
+    with World.start(parsed.device) as world:
+        done = evaluate_networks(
+            order, networks, images, world, parsed.out, overwrite=parsed.overwrite, fusion=parsed.fusion
         )
-    scales = parsed.scales or (facts["scales"][1:2] if parsed.protocol == "single" else facts["scales"])
-    if parsed.protocol == "single" and len(scales) != 1:
-        raise ValueError(f"--scales is {scales}: the protocol 'single' wants one")
-    preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-    with Live("evaluating", len(images)) as live:
-        found, _ = evaluate_dense(model, images, preprocessing, scales, flip=parsed.flip, progress=live.to)
-    print_table(
-        f"{parsed.model} on {data} ({parsed.split}, {len(images)} images)",
-        ("protocol", "scales Q", "top-1 error %", "top-5 error %"),
-        [(parsed.protocol, " ".join(map(str, scales)), f"{found['top1']:.2f}", f"{found['top5']:.2f}")],
-    )
-    if parsed.json:
-        write_json(
-            parsed.json, {"protocol": parsed.protocol, "data": data, "scales": scales, "flip": parsed.flip, **found}
-        )
+        if done is None:
+            return 0
+        done.print()
+        if parsed.json:
+            write_json(parsed.json, done.content(parsed.fusion))
+        if parsed.csv:
+            done.write_csv(parsed.csv, parsed.fusion)
     return 0
+
+
+def _trained_on(networks: Sequence[Network]) -> tuple[str, bool]:
+    """(data, whether all of them are of the split) that the networks were trained with.
+
+    Validation data that were given apart from the training data are taken whole, as in training.
+    """
+    said = {(network.data, network.whole): network.path for network in networks}
+    if len(said) > 1 or networks[0].data == "":
+        listed = "; ".join(f"{path} {data or 'does not say'}" for (data, _), path in said.items())
+        raise UsageError(f"--data is wanted; what the networks were trained with: {listed}")
+    return networks[0].data, networks[0].whole

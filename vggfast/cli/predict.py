@@ -3,33 +3,82 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vggfast.cli.runs import add_model, load_run
+from vggfast.cli.runs import add_machine, add_models, open_models
+
+if TYPE_CHECKING:
+    from vggfast.data import ImageSet
+    from vggfast.evaluate.evaluation import Evaluation
+    from vggfast.evaluate.networks import Network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Prints the likeliest classes of each image, evaluated densely as by vggfast eval."
-    parser.epilog = "example: vggfast predict --model runs/demo/model.safetensors a.png"
-    add_model(parser)
+    parser.description = (
+        "Prints the likeliest classes of each image, evaluated densely as by vggfast eval; of several networks, by the "
+        "average of their posteriors."
+    )
+    parser.epilog = "example: vggfast predict a.png b.png --model runs/demo/model.safetensors"
+    add_models(parser)
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+", help="as for eval")
     parser.add_argument("--top", metavar="K", type=int, default=5, help="classes to print (default 5)")
+    parser.add_argument("--csv", metavar="FILE", type=Path,
+                        help="write predictions there: image, the class by each network, final class, "
+                        "confidence")  # fmt: skip
+    parser.add_argument("--sheet", metavar="FILE", type=Path,
+                        help="write a page (.html) or picture (.png) of the images there: their likeliest classes, and "
+                        "heat maps of where the (first) network sees them")  # fmt: skip
+    add_machine(parser)
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.data import Preprocessing
-    from vggfast.evaluate import dense
+    from vggfast.distributed import World
+    from vggfast.evaluate.dataset import Settings
+    from vggfast.evaluate.evaluation import Order, evaluate_networks
+    from vggfast.evaluate.fusion import average
 
-    model, facts = load_run(parsed.model)
-    classes = facts["classes"]
-    if not 1 <= parsed.top <= len(classes):
-        raise ValueError(f"--top is {parsed.top}: 1 to {len(classes)}, the number of classes, is wanted")
-    preprocessing = Preprocessing.from_dict(facts["preprocessing"])
-    for path in parsed.images:
-        posteriors = dense(model, [path], parsed.scales or facts["scales"], preprocessing=preprocessing)[0]
-        best = posteriors.topk(parsed.top)
-        print(path)
-        for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True):
-            print(f"  {value:7.2%}  {classes[index]}")
+    networks = open_models(parsed)
+    images = _open(parsed.images, networks)
+    if not 1 <= parsed.top <= len(images.classes):
+        raise ValueError(f"--top is {parsed.top}: 1 to {len(images.classes)}, the number of classes, is wanted")
+    if parsed.sheet:
+        from vggfast.report.sheet import check_sheet, write_sheet
+
+        check_sheet(parsed.sheet, len(images))
+    scales = [tuple(parsed.scales or network.scales("dense")) for network in networks]
+    order = Order("the images", "val", scales, Settings(memory=parsed.memory))
+    with World.start(parsed.device) as world:
+        done = evaluate_networks(order, networks, images, world)
+        if done is None:
+            return 0
+        _print(done, parsed.top)
+        if parsed.csv:
+            done.write_csv(parsed.csv, parsed.fusion)
+        if parsed.sheet:
+            write_sheet(parsed.sheet, networks[0].load().to(world.device), images, average(done.posteriors), parsed.top)
     return 0
+
+
+def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageSet:
+    """Image files as a data set whose labels nobody knows."""
+    import numpy as np
+
+    from vggfast.data import ImageSet, open_image
+
+    classes = next((network.classes for network in networks if network.classes is not None), None)
+    if classes is None:
+        raise ValueError(f"{networks[0].path} has no names of its classes: --classes FILE is wanted")
+    return ImageSet("images", classes, np.zeros(len(paths), np.int64), [str(path) for path in paths], open_image)
+
+
+def _print(done: Evaluation, top: int) -> None:
+    from vggfast.evaluate.fusion import average
+
+    best = average(done.posteriors).topk(top)
+    for i, (values, indices) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
+        print(done.images.source(i))
+        for value, index in zip(values, indices, strict=True):
+            print(f"  {value:7.2%}  {done.images.classes[index]}")

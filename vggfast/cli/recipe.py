@@ -72,6 +72,10 @@ def diagnosis(parsed: argparse.Namespace) -> tuple[TrainConfig, list[str], Path]
         raise UsageError("--diagnose-init trains no run: --resume and --overwrite are not for it")
     name, given = _given(parsed)
     config = _new(name, given)
+    if config.predict != "classes":
+        raise UsageError(
+            f"--diagnose-init is of networks that predict classes: --predict {config.predict} is not for it"
+        )
     inits = parsed.diagnose_init or ([config.init] if "init" in given else list(INITS))
     return config, inits, parsed.out or Path("runs") / f"init-{config.config}"
 
@@ -140,11 +144,14 @@ def _resumed(out: Path, given: dict[str, Any]) -> Order:
 
 
 def _check_start(name: str, config: TrainConfig) -> None:
-    if config.init_layers != "all" or config.init_from:
+    if config.init_layers not in ("all", "body") or config.init_from:
         return
     if scale := starting_scale(name):
         raise ValueError(f"{name} goes on from the net of S = {scale}: --init-from RUN/model.safetensors is wanted")
-    raise ValueError("init_layers is 'all', and init_from names no net to take them from: --init-from FILE is wanted")
+    raise ValueError(
+        f"init_layers is {config.init_layers!r}, and init_from names no net to take them from: --init-from FILE is "
+        "wanted"
+    )
 
 
 def _note(name: str, config: TrainConfig) -> str:

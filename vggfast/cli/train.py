@@ -140,12 +140,12 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _train(asked: Order, overwrite: bool) -> int:
-    from vggfast.training.distributed import World
-    from vggfast.training.finish import finish
+    from vggfast.distributed import World
     from vggfast.training.trainer import Trainer
 
     with World.start(asked.config.device) as world:
-        asked = _of_rank_0(asked)
+        # With --resume auto, a slower rank on another machine may see the folder otherwise.
+        asked = world.of_main(asked)
         goes_on = asked.resume or (overwrite and _overwritten(asked))
         trainer = Trainer(asked.config, asked.out, world, resume=goes_on, overwrite=overwrite and not goes_on)
         if world.main:
@@ -159,7 +159,7 @@ def _train(asked: Order, overwrite: bool) -> int:
                 )
             return 128 + (trainer.stop_signal or signal.SIGTERM)
         if world.main:
-            finish(trainer)
+            trainer.task.finish(trainer)
     return 0
 
 
@@ -170,17 +170,6 @@ def _overwritten(asked: Order) -> bool:
     stored = asked.out / "config.yaml"
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     return restarted and stored.is_file() and TrainConfig.read(stored) == asked.config
-
-
-def _of_rank_0(asked: Order) -> Order:
-    """What rank 0 found: with `--resume auto`, a slower rank on another machine may see the folder otherwise."""
-    import torch.distributed as dist
-
-    if not dist.is_initialized():
-        return asked
-    box = [asked]
-    dist.broadcast_object_list(box)
-    return box[0]
 
 
 def _announce(asked: Order, trainer: Trainer, processes: int) -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vggfast import _native
 from vggfast.data.sources import ImageSet
-from vggfast.data.transforms import Geometry, Transform, crop_pictures
+from vggfast.data.transforms import Geometry, Transform, crop_boxes, crop_pictures
 
 ON_BAD_IMAGE = ("fail", "skip")
 
@@ -29,6 +29,8 @@ class Batch:
         counts: (n,) bool, the rows that count: False for a filler, and for a validation image that did not decode.
         total: images of the whole batch, over all ranks.
         bad: a message for each image of these rows that did not decode; it names the file.
+        boxes: (n, 4) float32, the boxes of the images' objects, as :func:`~vggfast.data.transforms.crop_boxes` gives
+            them; None where `Batches` has none.
     """
 
     images: Tensor
@@ -36,11 +38,17 @@ class Batch:
     counts: Tensor
     total: int
     bad: list[str]
+    boxes: Tensor | None = None
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Images, labels, counts, and boxes where there are any: what goes to the device."""
+        return [self.images, self.labels, self.counts, *([] if self.boxes is None else [self.boxes])]
 
     def pin_memory(self) -> Batch:
         """What DataLoader asks of a type of its user's."""
-        tensors = {name: getattr(self, name).pin_memory() for name in ("images", "labels", "counts")}
-        return replace(self, **tensors)
+        images, labels, counts, *boxes = (tensor.pin_memory() for tensor in self.tensors)
+        return replace(self, images=images, labels=labels, counts=counts, boxes=boxes[0] if boxes else None)
 
 
 class _Rows(NamedTuple):
@@ -73,8 +81,11 @@ def _room(n: int, crop: int) -> Tensor:
 class _Loader(Dataset):
     """Rows in, a :class:`Batch` out, in whichever process: one call of the native crop."""
 
-    def __init__(self, images: ImageSet, transform: Transform, seed: int, replace_bad: bool, on_bad_image: str) -> None:
-        self.images, self.transform, self.seed = images, transform, seed
+    def __init__(
+        self, images: ImageSet, transform: Transform, seed: int, replace_bad: bool, on_bad_image: str,
+        boxes: np.ndarray | None,
+    ) -> None:  # fmt: skip
+        self.images, self.transform, self.seed, self.boxes = images, transform, seed, boxes
         self.replace_bad, self.on_bad_image = replace_bad, on_bad_image
 
     def __getitem__(self, rows: _Rows) -> Batch | Exception:
@@ -88,19 +99,23 @@ class _Loader(Dataset):
         kept = [each for each in found if each.pixels is not None]
         counts = torch.tensor([each.pixels is not None for each in found])
         images = _room(len(found), self.transform.crop)
+        boxes = None if self.boxes is None else torch.zeros(len(found), 4)
         if kept:
             geometries = [self._draw(rows.epoch, each) for each in kept]
             pictures = [each.pixels for each in kept if each.pixels is not None]
             whole = len(kept) == len(found)
             made = crop_pictures(pictures, geometries, self.transform, out=images if whole else None)
             images = made if whole else images.zero_().index_copy_(0, counts.nonzero()[:, 0], made)
+            if boxes is not None and self.boxes is not None:
+                moved = crop_boxes(self.boxes[[each.chosen for each in kept]], geometries, self.transform.crop)
+                boxes[counts] = torch.from_numpy(moved).float()
         else:
             images.zero_()
         labels = torch.from_numpy(self.images.labels[[each.chosen for each in found]])
         bad = [each.bad for each in found if each.bad is not None]
         if rows.filler:  # the rank whose rows they are reports them
-            return Batch(images, labels, torch.zeros(len(found), dtype=torch.bool), rows.total, [])
-        return Batch(images, labels, counts, rows.total, bad)
+            return Batch(images, labels, torch.zeros(len(found), dtype=torch.bool), rows.total, [], boxes)
+        return Batch(images, labels, counts, rows.total, bad, boxes)
 
     def _draw(self, epoch: int, found: _Found) -> Geometry:
         assert found.pixels is not None
@@ -152,6 +167,8 @@ class Batches:
             data set that decodes takes its row; in validation the row is zeros and does not count.
         pin_memory: of the tensors, for copies to a GPU beside its work.
         keep_last: the last, smaller batch too.
+        boxes: (len(images), 4), a box of each image: left, top, right, bottom, relative to its width and height. They
+            are moved as the images are.
 
     Raises:
         ValueError: an argument is not what is allowed; the text names it. By :meth:`epoch`, with "fail": an image
@@ -161,7 +178,7 @@ class Batches:
     def __init__(
         self, images: ImageSet, transform: Transform, batch_size: int, *, shuffle: bool, seed: int = 0,
         workers: int = 0, rank: int = 0, ranks: int = 1, on_bad_image: str = "fail", pin_memory: bool = False,
-        keep_last: bool = True,
+        keep_last: bool = True, boxes: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: 1 or more is wanted")
@@ -178,7 +195,7 @@ class Batches:
         self.images, self.batch_size, self.shuffle, self.seed = images, batch_size, shuffle, seed
         self.workers, self.rank, self.ranks = workers, rank, ranks
         self.pin_memory, self.keep_last = pin_memory, keep_last
-        self._loader = _Loader(images, transform, seed, shuffle and on_bad_image == "skip", on_bad_image)
+        self._loader = _Loader(images, transform, seed, shuffle and on_bad_image == "skip", on_bad_image, boxes)
 
     def __len__(self) -> int:
         full, rest = divmod(len(self.images), self.batch_size)

@@ -103,6 +103,39 @@ class CentreCrop:
         return Geometry((height, width), ((height - self.crop) // 2, (width - self.crop) // 2), False, np.zeros(3))
 
 
+def crop_boxes(boxes: np.ndarray, geometries: Sequence[Geometry], crop: int) -> np.ndarray:
+    """(n, 4) float64: centre x, centre y, width and height of boxes in their crops, relative to the crop's side.
+
+    What lies outside the crop stays there: below 0, above 1.
+
+    Args:
+        boxes: (n, 4) left, top, right, bottom, relative to the picture's width and height.
+        geometries: what was taken of each picture.
+        crop: side in pixels.
+    """
+    extents, corners, flips = _frames(geometries)
+    placed = (boxes.reshape(-1, 2, 2) * extents - corners) / crop
+    centre, size = placed.mean(1), placed[:, 1] - placed[:, 0]
+    centre[flips, 0] = 1 - centre[flips, 0]
+    return np.concatenate([centre, size], 1)
+
+
+def uncrop_boxes(boxes: np.ndarray, geometries: Sequence[Geometry], crop: int) -> np.ndarray:
+    """The inverse of :func:`crop_boxes`: back to left, top, right, bottom, relative to the pictures."""
+    extents, corners, flips = _frames(geometries)
+    centre, half = boxes[:, :2].copy(), boxes[:, 2:] / 2
+    centre[flips, 0] = 1 - centre[flips, 0]
+    placed = np.stack([centre - half, centre + half], 1)
+    return ((placed * crop + corners) / extents).reshape(-1, 4)
+
+
+def _frames(geometries: Sequence[Geometry]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(n, 1, 2) width and height of the rescaled pictures, (n, 1, 2) x and y of the crops' corners, (n,) flips."""
+    extents, corners = (np.array([getattr(each, name)[::-1] for each in geometries], float)[:, None]
+                        for name in ("size", "corner"))  # fmt: skip
+    return extents, corners, np.array([each.flip for each in geometries], bool)
+
+
 def crop_pictures(
     pictures: Sequence[np.ndarray], geometries: Sequence[Geometry], transform: Transform, out: Tensor | None = None
 ) -> Tensor:

@@ -1,4 +1,5 @@
-"""The paper's evaluation: dense, multi-scale, multi-crop and both; several networks' answers as one; errors.
+"""The paper's evaluation: dense, multi-scale, multi-crop and both; several networks' answers as one; errors;
+whole data sets, resumable and shared by ranks; features and SVMs.
 
 Nothing is imported before it is asked for, so that the command line can describe itself without torch's networks.
 """
@@ -9,7 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vggfast.evaluate.dataset import Settings, evaluate_set
+    from vggfast.evaluate.evaluation import Evaluation, Order, evaluate_networks
     from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, SCALES, Evaluator, ScoreMap
+    from vggfast.evaluate.features import extract
     from vggfast.evaluate.fusion import average, vote
     from vggfast.evaluate.metrics import (
         ClassRow,
@@ -21,23 +25,34 @@ if TYPE_CHECKING:
         per_class,
         reliability,
     )
+    from vggfast.evaluate.networks import Network, open_networks
     from vggfast.evaluate.protocols import dense, multi_crop, posteriors, score_maps
+    from vggfast.evaluate.svm import caltech_protocol
 
 __all__ = [
     "MEMORY",
     "PROTOCOLS",
     "SCALES",
     "ClassRow",
+    "Evaluation",
     "Evaluator",
+    "Network",
+    "Order",
     "Reliability",
     "ScoreMap",
+    "Settings",
     "average",
+    "caltech_protocol",
     "dense",
     "errors",
     "evaluate_dense",
+    "evaluate_networks",
+    "evaluate_set",
+    "extract",
     "hits",
     "interval",
     "multi_crop",
+    "open_networks",
     "per_class",
     "posteriors",
     "reliability",
@@ -46,10 +61,15 @@ __all__ = [
 ]
 
 _HOME = {
+    "dataset": ("Settings", "evaluate_set"),
+    "evaluation": ("Evaluation", "Order", "evaluate_networks"),
     "evaluator": ("MEMORY", "PROTOCOLS", "SCALES", "Evaluator", "ScoreMap"),
+    "features": ("extract",),
     "fusion": ("average", "vote"),
     "metrics": ("ClassRow", "Reliability", "errors", "evaluate_dense", "hits", "interval", "per_class", "reliability"),
+    "networks": ("Network", "open_networks"),
     "protocols": ("dense", "multi_crop", "posteriors", "score_maps"),
+    "svm": ("caltech_protocol",),
 }
 
 

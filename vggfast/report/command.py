@@ -8,15 +8,27 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Writes report.html and curves.png into a run's folder, from the files there. Training does so itself at its "
-        "end; this is for a run that goes on, or that was stopped."
+        "Writes report.html and curves.png into a run's folder, from the files there; training does so itself at its "
+        "end. Into the folder of an evaluation (vggfast eval --out) it writes evaluation.html and evaluation-*.png."
     )
     parser.epilog = "example: vggfast report runs/photos"
-    parser.add_argument("out", metavar="RUN", type=Path, help="the run's folder")
+    parser.add_argument("out", metavar="FOLDER", type=Path, help="the folder of a run or an evaluation")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.report.html import write_report
+    out: Path = parsed.out
+    is_run, is_evaluation = ((out / name).is_file() for name in ("config.yaml", "results.json"))
+    if not (is_run or is_evaluation):
+        raise FileNotFoundError(
+            f"{out} holds neither a run (config.yaml) nor a finished evaluation (results.json, as vggfast eval --out "
+            "writes it)"
+        )
+    if is_run:
+        from vggfast.report.html import write_report
 
-    print(write_report(parsed.out))
+        print(write_report(out))
+    if is_evaluation:
+        from vggfast.report.evaluation import write_evaluation
+
+        print(write_evaluation(out))
     return 0

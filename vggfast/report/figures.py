@@ -108,6 +108,7 @@ def contact_sheet(
         figure.axes, images, labels, predictions, confidences, strict=False
     ):
         axes.imshow(image)
+        axes.set_anchor("N")
         colour = _COLOURS["right" if label == prediction else "wrong"]
         text = f"is: {label[:18]}\nsays: {prediction[:18]}\n{confidence:.1%}"
         axes.set_title(text, fontsize=8, color=colour, parse_math=False)  # a class may have a dollar in its name

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader
-
 from vggfast.console import duration
 from vggfast.report.figures import curves
+from vggfast.report.page import embedded, write_page
 from vggfast.report.summary import read_events, read_json, summary
 from vggfast.training.config import TrainConfig
 from vggfast.training.log import read_csv
-from vggfast.weights.files import write_atomically
 
 _MOST_EVENTS = 50
 _IMAGES = ("curves", "confusion", "predictions")
@@ -48,21 +45,24 @@ def write_report(out: str | Path) -> Path:
     if not (out / "config.yaml").is_file():
         raise FileNotFoundError(f"{out} holds no run: config.yaml is not there")
     config = TrainConfig.read(out / "config.yaml")
+    if config.predict != "classes":
+        raise ValueError(
+            f"{out} holds a run that predicts {config.predict!r}: reports are of those that predict classes"
+        )
     steps, epochs = read_csv(out / "steps.csv"), read_csv(out / "metrics.csv")
     metrics, events = read_json(out / "metrics.json"), read_events(out / "log.jsonl")
     if steps or epochs:
         curves(steps, epochs, out / "curves.png")
     found = summary(epochs)
     changed, unchanged = _options(config)
-    template = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    ).get_template("run.html")
-    text = template.render(
+    return write_page(
+        out / "report.html",
+        "run.html",
         title=f"VGG {config.config} on {config.data}",
         state=_state(steps, epochs, metrics),
         headline=_headline(steps, found),
         evaluation=_evaluation(config, metrics),
-        images={name: _embedded(out / f"{name}.png") for name in _IMAGES},
+        images={name: embedded(out / f"{name}.png") for name in _IMAGES},
         curves_alt=_curves_alt(steps, epochs),
         confused=metrics.get("confused", []),
         epoch_names=[heading for heading, _ in _EPOCH_CELLS.values()],
@@ -73,8 +73,6 @@ def write_report(out: str | Path) -> Path:
         events=[_event(row) for row in events if "environment" not in row][-_MOST_EVENTS:],
         earlier_events=max(0, sum("environment" not in row for row in events) - _MOST_EVENTS),
     )
-    write_atomically(out / "report.html", lambda temporary: temporary.write_text(text, encoding="utf-8"))
-    return out / "report.html"
 
 
 def _evaluation(config: TrainConfig, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -82,11 +80,6 @@ def _evaluation(config: TrainConfig, metrics: Mapping[str, Any]) -> list[dict[st
         return []
     rows = {"centre crop": {"scales": [config.test_scales()[1]], **metrics["centre_crop"]}, **metrics["evaluation"]}
     return [{**row, "name": name, "scales": " ".join(map(str, row["scales"]))} for name, row in rows.items()]
-
-
-def _embedded(path: Path) -> str:
-    """A PNG file as a data URL; "" where there is none."""
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}" if path.is_file() else ""
 
 
 def _state(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, float]], metrics: Any) -> str:

@@ -59,8 +59,12 @@ class TrainConfig:
     init: str = _option("glorot", "initialisation", "network", tuple(INITS))
     init_from: str = _option("", "a trained network's file whose layers this one starts from", "network")
     init_layers: str = _option("ends", "which of them: 'ends', the first four convolutions and the FC layers, as the "
-                               "paper's deeper nets start from A; 'features', every convolution; or 'all'", "network",
-                             ("ends", "features", "all"))  # fmt: skip
+                               "paper's deeper nets start from A; 'features', every convolution; 'body', all but the "
+                               "last; or 'all'", "network", ("ends", "features", "body", "all"))  # fmt: skip
+    predict: str = _option("classes", "what the last layer gives: scores of the classes; the object's box, one for all "
+                           "classes (the paper's SCR); or boxes, one a class (PCR). The log's top1 and top5 are then "
+                           "the shares of boxes with an IoU of at most 0.5, and of at most 0.75", "network",
+                           ("classes", "box", "boxes"))  # fmt: skip
     train_layers: str = _option("all", "what is trained: all layers, or the FC layers alone", "network",
                                 ("all", "fc"))  # fmt: skip
 
@@ -116,6 +120,10 @@ class TrainConfig:
         for name in _FRACTIONS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: 0 or more and less than 1 is wanted")
+        if self.predict != "classes" and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing is {self.label_smoothing}: 0 is wanted where predict is {self.predict!r}"
+            )
         if self.crop % 32:
             raise ValueError(f"crop is {self.crop}: a multiple of 32 is wanted, what the five pools divide by")
         if not self.crop <= self.scale_min <= self.scale_max:

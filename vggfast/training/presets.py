@@ -1,6 +1,6 @@
 """Named recipes: the paper's experiments, and what changes from them where images are small.
 
-Source: Simonyan & Zisserman, section 3.1 and tables 3 and 4.
+Source: Simonyan & Zisserman, section 3.1, tables 3 and 4, appendix A.
 """
 
 from __future__ import annotations
@@ -21,6 +21,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         for config in ("A", "A-LRN", "B", "C", "D", "E")
         for scale, values in _TRAINING_SCALES.items()
         if not scale or config in "CDE"  # the paper's tables have no other scales of A and B
+    },
+    # Appendix A: from the classification net of the same S.
+    **{
+        f"paper-D-{predict}": {"config": "D", "predict": predict, "init_layers": "body", "lr": 1e-3}
+        for predict in ("box", "boxes")
     },
     "digits": {
         "crop": 32, "scale_min": 32, "scale_max": 40, "width": 0.5, "hidden": 256, "batch_size": 64,

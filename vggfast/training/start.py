@@ -5,6 +5,7 @@ Source: Simonyan & Zisserman, section 3.1: deeper nets take the first four convo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ from vggfast.weights import load_model
 
 _PUBLISHED = {"caffe": Preprocessing.caffe(), "torchvision": Preprocessing.torchvision()}
 # The first four convolutions of A, between which the deeper nets have more, and the FC layers.
+# What else init_layers may name, by their places in the modules.
+_IS_OF: dict[str, Callable[[str], bool]] = {
+    "features": lambda name: name.startswith("features."),
+    "body": lambda name: not name.startswith("classifier.6."),
+    "all": lambda name: True,
+}
 _ENDS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3")
 
 
@@ -70,7 +77,7 @@ def set_training(model: nn.Module) -> None:
 
 
 def start_from(model: VGG, path: Path, layers: str, preprocessing: str = "measured") -> None:
-    """Copies layers of the trained network in `path` into `model`: "ends", "features" or "all" (see TrainConfig).
+    """Copies layers of the trained network in `path` into `model`, those that `layers` names (see TrainConfig).
 
     Raises:
         FileNotFoundError, ValueError: as :func:`build_model`; or that network was trained on published preprocessing
@@ -80,11 +87,7 @@ def start_from(model: VGG, path: Path, layers: str, preprocessing: str = "measur
     _check_pixels(donor, path, preprocessing)
     if layers != "ends":
         target, source = (
-            {
-                name: tensor
-                for name, tensor in net.state_dict().items()
-                if layers == "all" or name.startswith("features")
-            }
+            {name: tensor for name, tensor in net.state_dict().items() if _IS_OF[layers](name)}
             for net in (model, donor)
         )
     else:

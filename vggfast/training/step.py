@@ -12,16 +12,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vggfast.data import Batch
-from vggfast.evaluate.metrics import hits
+from vggfast.distributed import World
 from vggfast.training.config import TrainConfig
-from vggfast.training.distributed import World
 from vggfast.training.start import set_training
+from vggfast.training.task import task_of
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST_SCALE = 2.0**-10  # of fp16's losses; below it, no step of any size is left to try
@@ -32,8 +31,8 @@ class Sums:
     """What a step saw, over all ranks: sums over the images, and the norm of the gradient before any clipping."""
 
     loss: float
-    top1: float  # images whose class is not the first, or not among the first five
-    top5: float
+    top1: float  # images that count in the task's first error, such as those whose class is not the first
+    top5: float  # and in its second, such as those whose class is not among the first five
     images: float
     stop: bool  # whether a rank was asked to stop
     bad: bool  # whether a rank had an image that does not decode
@@ -55,6 +54,7 @@ class Stepper:
 
     def __init__(self, config: TrainConfig, world: World, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
         self.config, self.world, self.optimiser = config, world, optimiser
+        self.task = task_of(config)
         self.bare = model
         set_training(model)
         self.model = world.wrap(
@@ -94,12 +94,12 @@ class Stepper:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed(self.config.seed, step, self.world.rank))
-        tensors = [t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)]
+        tensors = [t.to(self.world.device, non_blocking=True) for t in batch.tensors]
         parts = list(zip(*(t.chunk(self.config.accumulate) for t in tensors), strict=True))
         sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
-        for i, (images, labels, counts) in enumerate(parts):
+        for i, part in enumerate(parts):
             with self._averaging(i + 1 == len(parts)):
-                sums += self._backward(images, labels, counts, batch.total)
+                sums += self._backward(batch.total, *part)
         self.scaler.unscale_(self.optimiser)
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -119,15 +119,13 @@ class Stepper:
         model = self.model
         return model.no_sync() if isinstance(model, DistributedDataParallel) and not now else contextlib.nullcontext()
 
-    def _backward(self, images: Tensor, labels: Tensor, counts: Tensor, total: int) -> Tensor:
-        """Adds a part's gradients; its sums of loss, top-1 and top-5 misses, and images."""
-        scores = self.forward(self.model, images)
-        losses = F.cross_entropy(scores, labels, reduction="none", label_smoothing=self.config.label_smoothing)
+    def _backward(self, total: int, images: Tensor, labels: Tensor, counts: Tensor, *boxes: Tensor) -> Tensor:
+        """Adds a part's gradients; its sums of loss, first and second error, and images."""
+        outputs = self.forward(self.model, images)
+        losses, *misses = self.task.measure(outputs, self.config.label_smoothing, labels, *boxes)
         loss = (losses * counts).sum()
         self.scaler.scale(loss * (self.world.size / total)).backward()
-        with torch.no_grad():
-            found = [(~hits(scores, labels, k) & counts).sum() for k in (1, 5)]
-            return torch.stack([loss.detach(), *found, counts.sum()]).double()
+        return torch.stack([loss.detach(), *((miss & counts).sum() for miss in misses), counts.sum()]).double()
 
     def _check(self, step: int, loss: float, norm: float) -> None:
         if self.scaler.is_enabled():  # an infinite gradient only makes the scale smaller

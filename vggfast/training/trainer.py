@@ -21,19 +21,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from vggfast.console import Live, step_text
-from vggfast.data import Batch, Batches, CentreCrop, open_splits
-from vggfast.evaluate.metrics import hits
+from vggfast.data import Batch, Batches, CentreCrop
+from vggfast.distributed import World
 from vggfast.report import environment
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
-from vggfast.training.distributed import World
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
 from vggfast.training.start import build_model, build_optimiser, open_augmentation, set_training
 from vggfast.training.step import Stepper, Sums
+from vggfast.training.task import task_of
 from vggfast.weights import save_model
 
 RUN_FILES = (
@@ -66,10 +65,12 @@ class Trainer:
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
         if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
-        self.train_set, self.val_set = open_splits(config.data, config.val_data or None)
+        self.task = task_of(config)
+        self.train_set, self.val_set = self.task.open_splits(config)
         self._open_batches()
         resumed = resume and bool(self.checkpoints.paths())
-        self.model = build_model(config, len(self.train_set.classes), resumed).to(self.world.device)
+        outputs = self.task.outputs(len(self.train_set.classes))
+        self.model = build_model(config, outputs, resumed).to(self.world.device)
         self.optimiser = build_optimiser(config, self.model)
         self.schedule = Schedule(config, self.total_steps)
         self.stepper = Stepper(config, self.world, self.model, self.optimiser)
@@ -93,10 +94,14 @@ class Trainer:
             "workers": config.workers, "rank": world.rank, "ranks": world.size, "on_bad_image": config.on_bad_image,
             "pin_memory": world.device.type == "cuda",
         }  # fmt: skip
+        boxes = self.task.boxes
         self.batches = Batches(
-            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed, **shared
+            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed,
+            boxes=boxes(self.train_set), **shared,
+        )  # fmt: skip
+        self.val_batches = Batches(
+            self.val_set, centre, config.batch_size, shuffle=False, boxes=boxes(self.val_set), **shared
         )
-        self.val_batches = Batches(self.val_set, centre, config.batch_size, shuffle=False, **shared)
 
     def _prepare_folder(self, overwrite: bool) -> None:
         """Takes away what an overwritten run, or a killed one's unfinished writing, left; opens the log."""
@@ -130,6 +135,7 @@ class Trainer:
             "whole": bool(self.config.val_data),
             "images": [len(self.train_set), len(self.val_set)],
             "scales": list(self.config.test_scales()),
+            **self.task.facts(self.train_set),
         }
 
     @property
@@ -280,7 +286,7 @@ class Trainer:
             "lr": self.schedule.rate(progress.step - 1), "grad_norm": sums.grad_norm,
             "images_per_s": progress.sums[3] / seconds, "data_wait": progress.waited / seconds,
         }  # fmt: skip
-        self._live.to(progress.step, step_text(row))
+        self._live.to(progress.step, step_text(row, self.task.error_names))
         if progress.step % self.config.log_every == 0:
             if self.log is not None:
                 self.log.step(row)
@@ -321,28 +327,25 @@ class Trainer:
                 if self._write("the best network", lambda: save_model(self.stepper.result, best, facts)):
                     progress.best_top1 = row["val_top1"]
         self._save(last=self._finished())
+        first, second = self.task.error_names
         self._live.line(
             f"epoch {row['epoch']:3d}  step {row['step']:6d}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  "
-            f"validation loss {row['val_loss']:.4f}  top-1 error {row['val_top1']:.2f} %  top-5 {row['val_top5']:.2f} %"
-            f"  {row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.1%}"
+            f"validation loss {row['val_loss']:.4f}  {first} error {row['val_top1']:.2f} %  {second} "
+            f"{row['val_top5']:.2f} %  {row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.1%}"
         )
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss (nats) and errors (per cent) on all ranks' validation images, centre crops."""
+        """The task's loss and errors (per cent) on all ranks' validation images, centre crops."""
         self.stepper.share_statistics()
         model = self.stepper.result.eval()
         sums, bad = np.zeros(4), []
         for number, batch in enumerate(self.val_batches.epoch(), 1):
             self._live.to(self.progress.step, f"validating, batch {number} of {len(self.val_batches)}")
             bad += batch.bad
-            images, labels, counts = (
-                t.to(self.world.device, non_blocking=True) for t in (batch.images, batch.labels, batch.counts)
-            )
-            scores = self.stepper.forward(model, images)
-            losses = F.cross_entropy(scores, labels, reduction="none")
-            misses = [(~hits(scores, labels, k) & counts).sum() for k in (1, 5)]
-            sums += torch.stack([(losses * counts).sum(), *misses, counts.sum()]).double().cpu().numpy()
+            images, labels, counts, *boxes = (t.to(self.world.device, non_blocking=True) for t in batch.tensors)
+            found = self.task.measure(self.stepper.forward(model, images), 0.0, labels, *boxes)
+            sums += torch.stack([*((each * counts).sum() for each in found), counts.sum()]).double().cpu().numpy()
         set_training(self.model)
         loss, top1, top5, seen = self.world.totals(sums.tolist())
         self._tell_bad(bad, "it counts in no error")

@@ -1,4 +1,4 @@
-"""One process or torchrun's many: who trains what share, and how their gradients become one.
+"""One process or torchrun's many: who trains or evaluates what share, and how the shares become one.
 
 torch.distributed does the work: DistributedDataParallel averages gradients over NCCL, or Gloo between CPUs, while the
 backward still runs. The last layers' come first, and 103 M of D's 138 M parameters are theirs.
@@ -10,6 +10,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -47,11 +48,11 @@ def _join(backend: str) -> None:
 
 @dataclass(frozen=True)
 class World:
-    """The processes that train together, as seen by one of them; a context manager, which ends the group.
+    """The processes that work together, as seen by one of them; a context manager, which ends the group.
 
     Attributes:
         rank, size: which of how many processes this is.
-        device: where it trains.
+        device: where it computes.
     """
 
     rank: int = 0
@@ -125,6 +126,21 @@ class World:
         found: list[list[str]] = [[] for _ in range(self.size)]
         dist.all_gather_object(found, texts)
         return [text for of_rank in found for text in of_rank]
+
+    def of_main(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box)
+        return box[0]
+
+    def to_main(self, value: Any) -> list[Any]:
+        """The values of all ranks, by rank; on all ranks but the first an empty list."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] | None = [None] * self.size if self.main else None
+        dist.gather_object(value, values)
+        return values or []
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Gives rank 0's values to all: of batch norm's running statistics, which each rank takes from its own rows."""

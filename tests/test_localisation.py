@@ -1,0 +1,416 @@
+"""Networks that predict boxes: their loss, their training by the trainer, dense boxes, both protocols, the commands."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from vggfast import VGG, Preprocessing
+from vggfast.cli import main
+from vggfast.data import Batches, CentreCrop, ImageSet
+from vggfast.evaluate import ScoreMap
+from vggfast.localisation import centre_boxes, corner_form, dense_boxes, evaluate, iou, merge
+from vggfast.localisation.data import BoxSet, with_boxes
+from vggfast.localisation.evaluation import Error, is_right, place_boxes
+from vggfast.localisation.task import Localisation, true_class_boxes
+from vggfast.report import write_report
+from vggfast.training.config import TrainConfig
+from vggfast.training.log import read_csv
+from vggfast.training.trainer import Trainer
+from vggfast.weights import load_model, save_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PLAIN = Preprocessing((100.0, 110.0, 120.0), (60.0, 60.0, 60.0))
+
+
+def _network(outputs, pool_size=1, **options):
+    model = VGG("A", outputs, width=0.1, hidden=16, pool_size=pool_size, **options).eval()
+    model.preprocessing = PLAIN
+    return model
+
+
+# ---- the loss -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("predict", ["box", "boxes"])
+def test_loss_and_gradient_are_those_of_the_definition(predict):
+    task, classes = Localisation(predict), 3
+    outputs = torch.randn(6, task.outputs(classes), dtype=torch.float64, requires_grad=True)
+    labels, boxes = torch.tensor([0, 2, 1, 2, 2, 0]), torch.rand(6, 4, dtype=torch.float64)
+    losses, wrong, far = task.measure(outputs, 0.0, labels, boxes)
+
+    weights = torch.arange(1.0, 7.0)
+    found = torch.autograd.grad((losses * weights).sum(), outputs)[0]
+    wanted, gradient = [], torch.zeros_like(outputs)
+    for i, label in enumerate(labels.tolist()):
+        first = 4 * label if predict == "boxes" else 0
+        difference = outputs[i, first : first + 4].detach() - boxes[i]
+        wanted.append(float(difference @ difference) / 2)
+        gradient[i, first : first + 4] = weights[i] * difference
+    torch.testing.assert_close(losses.detach(), torch.tensor(wanted, dtype=torch.float64))
+    torch.testing.assert_close(found, gradient)
+    own = true_class_boxes(outputs.detach(), labels)
+    overlaps = iou(corner_form(own), corner_form(boxes)).diagonal()
+    assert torch.equal(wrong, overlaps <= 0.5)
+    assert torch.equal(far, overlaps <= 0.75)
+
+
+def test_a_perfect_box_counts_in_no_error():
+    boxes = torch.tensor([[0.5, 0.5, 0.5, 0.25]])
+    losses, wrong, far = Localisation("box").measure(boxes.clone(), 0.0, torch.tensor([7]), boxes)
+    assert losses.tolist() == [0]
+    assert not wrong.any()
+    assert not far.any()
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """Tiny-ImageNet's layout: a bright rectangle on noise, red ones of class n1, blue ones of n2."""
+    folder = tmp_path / "tiny"
+    generator = np.random.default_rng(0)
+    annotations = []
+    for split, count in (("train", 24), ("val", 8)):
+        for channel, wnid in ((0, "n1"), (2, "n2")):
+            rows = []
+            for i in range(count):
+                pixels = generator.integers(0, 90, (64, 64, 3), np.uint8)
+                left, top = generator.integers(0, 24, 2)
+                right, bottom = left + generator.integers(24, 40), top + generator.integers(24, 40)
+                pixels[top : bottom + 1, left : right + 1, channel] += 160
+                name = f"{wnid}_{split}_{i}.png"
+                home = folder / (f"train/{wnid}/images" if split == "train" else "val/images")
+                home.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(home / name)
+                rows.append((name, left, top, right, bottom))
+            if split == "train":
+                text = "".join("\t".join(map(str, row)) + "\n" for row in rows)
+                (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(text)
+            annotations += [(row[0], wnid, *row[1:]) for row in rows]
+    val = "".join("\t".join(map(str, row)) + "\n" for row in annotations if "_val_" in row[0])
+    (folder / "val" / "val_annotations.txt").write_text(val)
+    (folder / "wnids.txt").write_text("n1\nn2\n")
+    (folder / "words.txt").write_text("n1\tred\nn2\tblue\n")
+    return folder
+
+
+def _config(tiny, **changes):
+    small = {"crop": 32, "scale_min": 36, "scale_max": 40, "width": 0.1, "hidden": 16, "batch_size": 8, "epochs": 2,
+             "workers": 0, "log_every": 2, "dropout": 0.0, "colour_shift": 0.0}  # fmt: skip
+    return TrainConfig(data=f"tiny-imagenet:{tiny}", **{**small, **changes})
+
+
+@pytest.fixture
+def classifier(tiny, tmp_path):
+    """The file of a classification network on it, hardly trained."""
+    Trainer(_config(tiny, epochs=1, steps=2), tmp_path / "classifier").run()
+    return tmp_path / "classifier" / "model.safetensors"
+
+
+@pytest.mark.parametrize(("predict", "layers"), [("boxes", "all"), ("box", "fc")])
+def test_a_run_starts_from_a_classifier_and_learns_boxes(tiny, classifier, tmp_path, predict, layers):
+    options = {"predict": predict, "init_from": str(classifier), "init_layers": "body", "train_layers": layers}
+    trainer = Trainer(_config(tiny, **options, epochs=6, optimiser="adam", lr=3e-3), tmp_path / "run")
+    start, donor = trainer.model.state_dict(), load_model(classifier)[0].state_dict()
+    last = {"classifier.6.weight", "classifier.6.bias"}
+    for name in start.keys() - last:
+        assert torch.equal(start[name], donor[name]), name
+    assert start["classifier.6.weight"].shape == (8 if predict == "boxes" else 4, 16)
+    before = {name: tensor.clone() for name, tensor in start.items()}
+    assert trainer.run()
+
+    rows = read_csv(tmp_path / "run" / "metrics.csv")
+    assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"] or rows[-1]["val_loss"] < 0.05
+    model, facts = load_model(tmp_path / "run" / "model.safetensors")
+    assert facts["predict"] == predict
+    np.testing.assert_allclose(facts["mean_box"], trainer.train_set.mean_box())
+    changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert any(name.startswith("features") for name in changed) is (layers == "all")
+    assert last < changed
+    trainer.task.finish(trainer)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["localisation"]
+    best = min(rows, key=lambda row: row["val_top1"])
+    assert metrics["errors"]["true_class"]["percent"] <= best["val_top1"] + 1e-9  # boxes are cut off at the edge
+    assert model.arguments["num_classes"] == len(start["classifier.6.bias"])
+    with pytest.raises(ValueError, match=f"holds a run that predicts '{predict}'"):
+        write_report(tmp_path / "run")
+
+
+def test_a_resumed_run_equals_one_that_was_never_stopped(tiny, tmp_path):
+    Trainer(_config(tiny, predict="boxes"), tmp_path / "whole").run()
+    first = Trainer(_config(tiny, predict="boxes"), tmp_path / "parts")
+    log_step = first._log_step
+
+    def stop_at_7(sums, batch):
+        sums.stop = first.progress.step == 7
+        log_step(sums, batch)
+
+    first._log_step = stop_at_7
+    assert not first.run()
+    assert Trainer(_config(tiny, predict="boxes"), tmp_path / "parts", resume=True).run()
+    whole, parts = (load_model(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("whole", "parts"))
+    for name in whole:
+        assert torch.equal(whole[name], parts[name]), name
+
+
+def test_batches_carry_the_box_of_the_image_that_stands_in(tiny, tmp_path):
+    """A picture that does not decode is replaced with its box; in validation its box is 0 and does not count."""
+    from vggfast.localisation import open_boxes
+
+    images = open_boxes(f"tiny-imagenet:{tiny}", "val")
+    (tiny / "val" / "images" / "n1_val_1.png").write_bytes(b"no picture")
+    options = {"boxes": images.largest, "on_bad_image": "skip"}
+    transform = CentreCrop(64, 64, PLAIN)
+    seen = next(Batches(images, transform, 4, shuffle=False, **options).epoch())
+    assert seen.counts.tolist() == [True, False, True, True]
+    assert seen.boxes[1].tolist() == [0, 0, 0, 0]
+    assert seen.boxes.dtype == torch.float32
+    torch.testing.assert_close(corner_form(seen.boxes[2:]), torch.from_numpy(images.largest[2:4]).float())
+    shuffled = list(Batches(images, transform, 4, shuffle=True, **options).epoch())
+    boxes, labels = torch.cat([b.boxes for b in shuffled]), torch.cat([b.labels for b in shuffled])
+    twice = (corner_form(boxes) - torch.from_numpy(images.largest[2]).float()).abs().amax(1) < 1e-6
+    assert twice.sum() == 2  # the third image's, for it stands in for the second
+    assert labels[twice].tolist() == [0, 0]
+
+
+def test_ranks_share_boxes(tiny):
+    from vggfast.localisation import open_boxes
+
+    images = open_boxes(f"tiny-imagenet:{tiny}", "train")
+    whole, *parts = (
+        next(Batches(images, CentreCrop(32, 40, PLAIN), 7, shuffle=True, boxes=images.largest, **ranks).epoch()).boxes
+        for ranks in ({}, {"rank": 0, "ranks": 2}, {"rank": 1, "ranks": 2})
+    )
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_label_smoothing_means_nothing_to_boxes(tiny):
+    with pytest.raises(ValueError, match=r"label_smoothing is 0.1: 0 is wanted where predict is 'box'"):
+        _config(tiny, predict="box", label_smoothing=0.1)
+
+
+# ---- dense boxes --------------------------------------------------------------------------------------------------
+
+
+def _without_reach(model):
+    """The network with the centre of each 3x3 filter alone: what a place of its map sees is its own square."""
+    for layer in model.features:
+        if isinstance(layer, nn.Conv2d):
+            with torch.no_grad():
+                centre = layer.weight[:, :, 1:2, 1:2].clone()
+                layer.weight.zero_()
+                layer.weight[:, :, 1:2, 1:2] = 3 * centre
+    return model
+
+
+@pytest.mark.parametrize("pool_size", [1, 2])
+def test_a_place_has_the_box_of_the_crop_that_it_sees(pool_size):
+    model, crop = _without_reach(_network(8, pool_size)), 32 * pool_size
+    height, width = crop + 70, crop + 35
+    x = torch.randn(2, 3, height, width)
+    with torch.no_grad():
+        scores = model.to_conv_head().score_map(x)
+        boxes = torch.stack([place_boxes(ScoreMap(each, (height, width), 32, crop)) for each in scores])
+        assert boxes.shape == (2, 3 * 2, 2, 4)
+        for place, (i, j) in enumerate((i, j) for i in range(3) for j in range(2)):
+            alone = corner_form(model(x[:, :, 32 * i : 32 * i + crop, 32 * j : 32 * j + crop]).reshape(2, 2, 4))
+            pixels = crop * alone + torch.tensor([32 * j, 32 * i] * 2)
+            torch.testing.assert_close(
+                boxes[:, place], (pixels / torch.tensor([width, height] * 2)).double(), atol=1e-5, rtol=1e-5
+            )
+
+
+def _images(sizes, classes=3, boxes=None):
+    """Random pictures; labels 0, 1, 2, 0 ..."""
+    generator = np.random.default_rng(1)
+    pictures = [Image.fromarray(generator.integers(0, 256, (h, w, 3), np.uint8)) for w, h in sizes]
+    labels = np.arange(len(sizes)) % classes
+    images = ImageSet("made", [f"class {i}" for i in range(classes)], labels, range(len(sizes)), pictures.__getitem__)
+    return with_boxes(images, boxes or (lambda index: [[0.25, 0.25, 0.75, 0.75]]))
+
+
+def _rescaled(picture, network):
+    pixels = np.asarray(picture, np.float32)
+    return network.preprocessing.tensor(pixels)[None]
+
+
+@pytest.mark.parametrize("predict", ["box", "boxes"])
+def test_dense_boxes_are_those_of_the_loop(predict):
+    """Every place of every scale by hand, from the definition."""
+    classes, scales = 3, (64, 40)
+    images = _images([(80, 64), (64, 64), (70, 96), (80, 64)])
+    model = _without_reach(_network(4 * classes if predict == "boxes" else 4))
+    namer = _without_reach(_network(classes))
+    namer.preprocessing = Preprocessing((90.0, 90.0, 90.0), (30.0, 30.0, 30.0), order="BGR")
+    found = dense_boxes(model, namer, images, scales, top=2)
+    assert found.boxes.shape == (4, 2, 4)
+    for n in range(len(images)):
+        posteriors, boxes, scores = 0, [], []
+        for scale in scales:
+            w, h = images.image(n).size
+            w, h = (max(scale, round(e * scale / min(w, h))) for e in (w, h))
+            small = images.image(n).resize((w, h), Image.Resampling.BILINEAR)
+            seen, named = _rescaled(small, model), _rescaled(small, namer)
+            with torch.no_grad():
+                for x in (named, named.flip(3)):
+                    posteriors = posteriors + namer.to_conv_head()(x).softmax(1)[0] / (2 * len(scales))
+                for i in range(h // 32):
+                    for j in range(w // 32):
+                        part = np.s_[:, :, 32 * i : 32 * i + 32, 32 * j : 32 * j + 32]
+                        box = corner_form(model(seen[part]).reshape(-1, 4)) * 32 + torch.tensor([32 * j, 32 * i] * 2)
+                        boxes.append(box / torch.tensor([w, h] * 2))
+                        scores.append(namer(named[part]).softmax(1)[0])
+        values, labels = posteriors.topk(2)
+        assert found.classes[n].tolist() == labels.tolist()
+        torch.testing.assert_close(torch.from_numpy(found.posteriors[n]).float(), values)
+        for k, label in enumerate(labels.tolist()):
+            own = torch.stack([box[label if predict == "boxes" else 0] for box in boxes])
+            merged, totals = merge(own, torch.stack(scores)[:, label])
+            assert totals[0] == totals.max()
+            torch.testing.assert_close(torch.from_numpy(found.boxes[n, k]), merged[0], atol=1e-5, rtol=1e-5)
+
+
+def test_centre_boxes_are_in_the_picture():
+    images, model = _images([(80, 64), (64, 64), (70, 96)]), _network(12)
+    found = centre_boxes(model, images, 48, batch_size=2)
+    for n, label in enumerate(images.labels):
+        w, h = images.image(n).size
+        w, h = (max(48, round(e * 48 / min(w, h))) for e in (w, h))
+        left, top = (w - 32) // 2, (h - 32) // 2
+        small = images.image(n).resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
+        with torch.no_grad():
+            box = corner_form(model(_rescaled(small, model)).reshape(3, 4)[label])
+        wanted = (box * 32 + torch.tensor([left, top] * 2)) / torch.tensor([w, h] * 2)
+        # The native crop resamples as PIL does, to a rounding of its pixels.
+        torch.testing.assert_close(torch.from_numpy(found[n]).float(), wanted, atol=2e-3, rtol=0)
+
+
+# ---- protocols ----------------------------------------------------------------------------------------------------
+
+
+def _says(outputs, pool_size=1):
+    """A network that gives the same outputs for every picture."""
+    model = _network(len(outputs), pool_size)
+    with torch.no_grad():
+        model.classifier[6].weight.zero_()
+        model.classifier[6].bias.copy_(torch.tensor(outputs))
+    return model
+
+
+def test_both_protocols_on_a_case_with_known_errors():
+    """Six 32x32 pictures of classes 0 ... 5. The boxes: right for 0 to 3, but class 3 is not among the five."""
+    truth = {0: [[0.0, 0.0, 0.5, 1.0]], 1: [[0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 1.0, 1.0]],
+             2: [[0.0, 0.0, 0.6, 1.0]], 3: [[0.5, 0.5, 1.0, 1.0]], 4: [[0.0, 0.0, 0.5, 0.5]],
+             5: [[0.0, 0.0, 1.0, 0.5]]}  # fmt: skip
+    images = _images([(32, 32)] * 6, 6, truth.__getitem__)
+    boxer = _says([*(0.25, 0.5, 0.5, 1.0),  # exact
+                   *(0.75, 0.75, 0.5, 0.5),  # exact, of the second true box
+                   *(0.0, 0.5, 0.8, 1.0),  # reaches out of the picture; cut off, its IoU is 0.4 / 0.6
+                   *(0.75, 0.75, 0.5, 0.5),
+                   *(0.25, 0.5, 0.5, 1.0),  # IoU of exactly 0.5, which is not enough
+                   *(0.75, 0.25, 0.5, 0.5)])  # fmt: skip
+    namer = _says([5.0, 4.0, 3.0, -9.0, 2.0, 1.0])
+    done = []
+    found = evaluate(
+        boxer, images, scale=32, classifier=namer, mean_box=np.array([0.0, 0.0, 0.5, 1.0]), progress=done.append
+    )
+    assert (found.n, found.threshold) == (6, 0.5)
+    assert found.true_class == Error(2, 6)
+    assert found.full == Error(3, 6)
+    assert found.classes == Error(1, 6)
+    assert found.true_class_mean_box == Error(4, 6)  # right for 0, and 2: 0.5 / 0.6
+    assert found.full_mean_box == Error(4, 6)
+    assert done == [6, 12]
+    strict = evaluate(boxer, images, scale=32, threshold=0.7)
+    assert strict.true_class == Error(3, 6)
+    assert (strict.full, strict.true_class_mean_box) == (None, None)
+
+
+def test_a_box_wants_its_own_class_and_its_own_image():
+    images = _images([(8, 8)] * 2, 3)
+    exact, wrong = [0.25, 0.25, 0.75, 0.75], [0.0, 0.0, 0.1, 0.1]
+    classes = np.array([[1, 0], [1, 2]])
+    assert is_right(images, classes, np.array([[wrong, exact], [exact, wrong]]), 0.5).tolist() == [True, True]
+    assert is_right(images, classes, np.array([[exact, wrong], [wrong, exact]]), 0.5).tolist() == [False, False]
+
+
+def test_an_error_has_wilsons_interval():
+    error = Error(20, 100)
+    assert error.percent == 20
+    z, p, n = 1.959964, 0.2, 100
+    centre, half = (
+        (p + z * z / (2 * n)) / (1 + z * z / n),
+        z / (1 + z * z / n) * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5,
+    )
+    assert error.interval() == pytest.approx((100 * (centre - half), 100 * (centre + half)), abs=1e-4)
+
+
+def test_what_does_not_fit_is_named():
+    images, boxer, namer = _images([(64, 64)] * 2), _network(12), _network(3)
+    with pytest.raises(ValueError, match=r"threshold is 1.0: 0 or more and less than 1"):
+        evaluate(boxer, images, scale=64, threshold=1.0)
+    with pytest.raises(ValueError, match=r"model has 3 outputs .*: a network that predicts boxes is wanted, 4 or 12"):
+        evaluate(namer, images, scale=64)
+    with pytest.raises(ValueError, match=r"classifier has 12 classes"):
+        evaluate(boxer, images, scale=64, classifier=boxer)
+    with pytest.raises(ValueError, match=r"a head of 64 pixels: 3, some preprocessing and 32 pixels"):
+        evaluate(boxer, images, scale=64, classifier=_network(3, pool_size=2))
+    with pytest.raises(ValueError, match=r"scales is \[64, 16\]: one or more of at least 32"):
+        dense_boxes(boxer, namer, images, (64, 16), top=2)
+    with pytest.raises(ValueError, match=r"top is 5: 1 to 3, the number of classes"):
+        dense_boxes(boxer, namer, images, (64,))
+    boxer.preprocessing = None
+    with pytest.raises(ValueError, match=r"model has 12 outputs and the preprocessing None"):
+        evaluate(boxer, images, scale=64)
+
+
+# ---- the commands -------------------------------------------------------------------------------------------------
+
+
+def test_the_commands(tiny, classifier, tmp_path, capsys):
+    run = tmp_path / "boxes"
+    train = ["train", "--preset", "none", "--data", f"tiny-imagenet:{tiny}", "--predict", "boxes", "--init-from",
+             str(classifier), "--init-layers", "body", "--crop", "32", "--scale-min", "36", "--scale-max", "40",
+             "--width", "0.1", "--hidden", "16", "--batch-size", "8", "--epochs", "1", "--workers", "0",
+             "--out", str(run)]  # fmt: skip
+    assert main(train) == 0
+    assert "true class, the mean box" in capsys.readouterr().out
+    networks = ["--model", str(run / "model.safetensors"), "--classifier", str(classifier)]
+    assert main(["localise", "eval", *networks, "--scales", "64", "--json", str(tmp_path / "found.json")]) == 0
+    assert "five classes and boxes, dense" in capsys.readouterr().out
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert (found["images"], found["predict"], found["threshold"], found["scales"]) == (16, "boxes", 0.5, [64])
+    assert found["errors"]["classes"]["percent"] == 0  # there are but two
+    at_end = json.loads((run / "metrics.json").read_text())["localisation"]["errors"]
+    assert at_end.items() < found["errors"].items()
+    photo = tiny / "val" / "images" / "n1_val_0.png"
+    assert main(["localise", "predict", *networks, "--top", "2", str(photo)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(str(photo))
+    assert {line.split()[1] for line in lines[1:]} == {"red", "blue"}
+    assert all(0 <= float(value) <= 64 for line in lines[1:] for value in line.split()[2:])
+
+
+def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys):
+    boxes = tmp_path / "boxes.safetensors"
+    facts = load_model(classifier)[1]
+    save_model(_network(8), boxes, {**facts, "predict": "boxes", "mean_box": [0, 0, 1, 1]})
+    assert main(["localise", "eval", "--model", str(classifier)]) == 1
+    assert "has no mean_box, predict: a network that predicts boxes is wanted" in capsys.readouterr().err
+    assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
+    assert "does not predict the classes of" in capsys.readouterr().err
+
+
+def test_the_set_of_boxes_travels_to_workers(tiny):
+    import pickle
+
+    from vggfast.localisation import open_boxes
+
+    images = pickle.loads(pickle.dumps(open_boxes(f"tiny-imagenet:{tiny}", "train")))
+    assert isinstance(images, BoxSet)
+    assert len(images) == 48

@@ -1,0 +1,68 @@
+"""``vggfast features``: pooled features of a data set, for an SVM or whatever else."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Extracts features as the paper's appendix B: whole images at each scale, their maps pooled over space, "
+        "averaged with the mirror image's. Each tap, pooling and scale stays a block of its own, neither normalised "
+        "nor combined: vggfast svm does that with those that it is told to use. A run that was stopped goes on when "
+        "the same command is given again."
+    )
+    parser.epilog = (
+        "example: vggfast features --model vgg16.safetensors --data imagefolder:DIR --taps relu5_3 pool5 "
+        "--scales 224 320 --pool mean max --out features.npz"
+    )
+    parser.add_argument("--model", metavar="FILE", type=Path, required=True,
+                        help="a weight file of ours, with its preprocessing")  # fmt: skip
+    parser.add_argument("--data", metavar="SPEC", required=True, help="images, in any form that vggfast train takes")
+    parser.add_argument("--split", choices=("train", "val", "all"), default="all", help="which images (default all)")
+    parser.add_argument("--taps", metavar="TAP", nargs="+", default=["pool5"],
+                        help="conv1_1 ... relu5_3, pool5, penultimate (default pool5)")  # fmt: skip
+    parser.add_argument("--scales", metavar="Q", type=int, nargs="+", default=[256, 384, 512],
+                        help="shorter sides of the rescaled images (default 256 384 512)")  # fmt: skip
+    parser.add_argument("--pool", choices=("mean", "max"), nargs="+", default=["mean"],
+                        help="over space (default mean)")  # fmt: skip
+    parser.add_argument("--no-flip", dest="flip", action="store_false", help="leave the mirror image out")
+    parser.add_argument("--out", metavar="FILE.npz|DIR", type=Path, required=True,
+                        help="one file, or a folder of .npy files and features.json")  # fmt: skip
+
+
+def run(parsed: argparse.Namespace) -> int:
+    import hashlib
+
+    from vggfast import __version__
+    from vggfast.console import Live, say
+    from vggfast.data import open_dataset
+    from vggfast.evaluate.feature_files import extract_dataset
+    from vggfast.evaluate.features import Extractor
+    from vggfast.weights import load_model
+
+    model, _ = load_model(parsed.model)
+    if model.preprocessing is None:
+        raise ValueError(f"{parsed.model} does not say what preprocessing its network was trained on")
+    extractor = Extractor(model, parsed.taps, parsed.scales, pool=parsed.pool, flip=parsed.flip)
+    splits = ("train", "val") if parsed.split == "all" else (parsed.split,)
+    sets = [open_dataset(parsed.data, split) for split in splits]
+    digest = hashlib.sha256()
+    with open(parsed.model, "rb") as file:
+        while part := file.read(1 << 24):
+            digest.update(part)
+    facts = {
+        "vggfast": __version__, "model": str(parsed.model), "model_sha256": digest.hexdigest(),
+        "data": parsed.data, "split": parsed.split,
+    }  # fmt: skip
+    with Live("extracting", sum(map(len, sets))) as live:
+        made = extract_dataset(
+            extractor, sets, parsed.out, facts,
+            progress=lambda done, speed: live.to(done, f"{speed:.1f} images/s" if speed else ""),
+        )  # fmt: skip
+    say(f"{parsed.out}: {len(made.labels)} images, {made.features.shape[1]} values each, "
+        f"{made.facts['seconds']:.0f} s, {made.facts['images_per_second']:.1f} images/s")  # fmt: skip
+    for block in made.blocks:
+        say(f"  {block.name}  {block.dims}")
+    return 0

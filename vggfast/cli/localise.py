@@ -1,0 +1,120 @@
+"""``vggfast localise``: what a network that predicts boxes finds, and its error."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vggfast.localisation.boxes import MERGE_THRESHOLD
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Evaluates and applies networks that predict boxes, which vggfast train --predict box or boxes makes of a "
+        "classification network."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="what")
+    _add_eval(commands.add_parser("eval", help="error by the paper's two protocols, beside the mean box"))
+    _add_predict(commands.add_parser("predict", help="classes and boxes of image files"))
+
+
+def _add_networks(parser: argparse.ArgumentParser, classifier_wanted: bool, text: str) -> None:
+    parser.add_argument("--model", metavar="FILE", type=Path, required=True,
+                        help="model.safetensors of a run that learnt boxes, or one of its checkpoints")  # fmt: skip
+    parser.add_argument("--classifier", metavar="FILE", type=Path, required=classifier_wanted, help=text)
+    parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
+                        help="shorter sides of the image for the dense run (default: the training's)")  # fmt: skip
+    parser.add_argument("--merge", metavar="X", type=float, default=MERGE_THRESHOLD,
+                        help=f"how unlike two boxes may be to become one (default {MERGE_THRESHOLD:g})")  # fmt: skip
+
+
+def _add_eval(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = (
+        "example: vggfast localise eval --model runs/boxes/model.safetensors --classifier runs/a/model.safetensors"
+    )
+    _add_networks(parser, False, "the classification network that names five classes an image; without one, the true "
+                                 "class alone is evaluated")  # fmt: skip
+    parser.add_argument("--data", metavar="SPEC", help="tiny-imagenet:DIR or imagenet:DIR (default: the run's)")
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="which images (default val)")
+    parser.add_argument("--threshold", metavar="IOU", type=float, default=0.5,
+                        help="a box is right above this intersection over union (default 0.5)")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+
+
+def _add_predict(parser: argparse.ArgumentParser) -> None:
+    _add_networks(parser, True, "the classification network that names the classes")
+    parser.add_argument("--top", metavar="K", type=int, default=5, help="classes to print (default 5)")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    return _eval(parsed) if parsed.what == "eval" else _predict(parsed)
+
+
+def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
+    """(network, its facts, classification network or None).
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or a network of another kind; the text names it.
+    """
+    from vggfast.weights import load_model
+
+    model, facts = load_model(parsed.model)
+    if missing := {"predict", "classes", "mean_box", "scales"} - facts.keys():
+        raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: a network that predicts boxes is "
+                         "wanted, as vggfast train --predict boxes makes it")  # fmt: skip
+    if parsed.classifier is None:
+        return model, facts, None
+    classifier, theirs = load_model(parsed.classifier)
+    if theirs.get("classes") != facts["classes"] or "predict" in theirs:
+        raise ValueError(f"{parsed.classifier} does not predict the classes of {parsed.model}: a network that does is "
+                         "wanted")  # fmt: skip
+    return model, facts, classifier
+
+
+def _eval(parsed: argparse.Namespace) -> int:
+    from vggfast.console import Live
+    from vggfast.localisation import evaluate, open_boxes
+    from vggfast.localisation.report import as_dict, print_errors
+    from vggfast.report import environment
+    from vggfast.training.finish import write_json
+
+    model, facts, classifier = _networks(parsed)
+    data = parsed.data or facts["data"]
+    images = open_boxes(data, parsed.split)
+    if images.classes != facts["classes"]:
+        raise ValueError(f"{parsed.model} knows {len(facts['classes'])} classes that are not the "
+                         f"{len(images.classes)} of {data}")  # fmt: skip
+    scale, scales = facts["scales"][1], parsed.scales or facts["scales"]
+    with Live("localising", len(images) * (1 if classifier is None else 2)) as live:
+        found = evaluate(
+            model, images, scale=scale, classifier=classifier, scales=scales, mean_box=facts["mean_box"],
+            threshold=parsed.threshold, merge_threshold=parsed.merge, progress=live.to,
+        )  # fmt: skip
+    print_errors(f"{parsed.model} on {data} ({parsed.split})", found)
+    if parsed.json:
+        dense = {"classifier": str(parsed.classifier), "scales": scales, "merge": parsed.merge} if classifier else {}
+        write_json(parsed.json, {"model": str(parsed.model), "predict": facts["predict"], "data": data,
+                                 "split": parsed.split, "scale": scale, **dense, **as_dict(found),
+                                 "environment": environment()})  # fmt: skip
+    return 0
+
+
+def _predict(parsed: argparse.Namespace) -> int:
+    import numpy as np
+
+    from vggfast.data import ImageSet, open_image
+    from vggfast.localisation import dense_boxes
+
+    model, facts, classifier = _networks(parsed)
+    classes = facts["classes"]
+    for path in parsed.images:
+        images = ImageSet(str(path), classes, np.zeros(1, np.int64), [path], open_image)
+        scales = parsed.scales or facts["scales"]
+        found = dense_boxes(model, classifier, images, scales, top=parsed.top, merge_threshold=parsed.merge)
+        pixels = found.boxes[0].clip(0, 1) * (images.image(0).size * 2)
+        print(f"{path}  (left, top, right, bottom in pixels)")
+        for label, posterior, box in zip(found.classes[0], found.posteriors[0], pixels, strict=True):
+            print(f"  {posterior:7.2%}  {classes[label]}  {' '.join(f'{value:.1f}' for value in box)}")
+    return 0

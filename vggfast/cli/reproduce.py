@@ -1,0 +1,91 @@
+"""``vggfast reproduce``: a table of the paper, run on the weights and data that are there."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vggfast.cli.errors import UsageError
+from vggfast.cli.runs import add_classes, add_images
+
+if TYPE_CHECKING:
+    from vggfast.distributed import World
+    from vggfast.reproduce.tables import Result
+
+TABLES = ("table3", "table4", "table5", "table6", "localisation", "appendix-b")
+
+_DESCRIPTION = """\
+Runs what a table of the paper needs, and prints it beside the paper's figures; what cannot be run
+says why.
+  table3        one test scale: A, A-LRN, B, C, D, E
+  table4        several test scales, dense
+  table5        dense, multi-crop, and both: D and E
+  table6        D and E together
+  localisation  appendix A: boxes
+  appendix-b    features elsewhere, with a linear SVM
+
+DIR of --weights holds <configuration>-<regime>.safetensors, such as A-LRN-256.safetensors or
+D-jitter.safetensors, of networks trained at S = 256, S = 384 or S from [256, 512]; of smaller networks,
+what corresponds to it. For localisation, D-localise-pcr.safetensors, D-localise-pcr-fc.safetensors and
+D-localise-scr-fc.safetensors. For appendix-b D-*.safetensors and E-*.safetensors, or, of convolutions
+alone, vgg16-conv.safetensors.
+
+With --out, posteriors and features are kept for all tables, and a command that was stopped goes on."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _DESCRIPTION
+    parser.epilog = "example: vggfast reproduce table4 --data imagenet:DIR --weights weights --out runs/paper"
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
+    parser.add_argument("--data", metavar="SPEC", required=True, help="images, as for vggfast eval")
+    parser.add_argument("--weights", metavar="DIR", type=Path, required=True, help="the networks")
+    parser.add_argument("--out", metavar="DIR", type=Path,
+                        help="write TABLE.json and TABLE.md there, and what they are made of")  # fmt: skip
+    parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
+                        help="appendix-b: shorter sides of the images (default: those of the networks' training, or "
+                        "256 384 512)")  # fmt: skip
+    add_classes(parser)
+    add_images(parser)
+
+
+def run(parsed: argparse.Namespace) -> int:
+    if not parsed.weights.is_dir():
+        raise FileNotFoundError(f"--weights is {parsed.weights}: no such folder")
+    if parsed.scales and parsed.table != "appendix-b":
+        raise UsageError(f"--scales is for appendix-b; those of {parsed.table} are the paper's")
+    from vggfast.distributed import World
+
+    with World.start(parsed.device) as world:
+        if world.size > 1 and not parsed.table.startswith("table"):
+            raise UsageError(f"{parsed.table} is for one process: call it without torchrun")
+        result = _run(parsed, world)
+        if world.main:
+            result.print()
+            if parsed.out:
+                result.write(parsed.out)
+    return 0
+
+
+def _run(parsed: argparse.Namespace, world: World) -> Result:
+    if parsed.table == "localisation":
+        from vggfast.reproduce.appendices import run_localisation
+
+        return run_localisation(parsed.weights, parsed.data, parsed.split, world)
+    if parsed.table == "appendix-b":
+        from vggfast.reproduce.appendices import run_features
+
+        return run_features(parsed.weights, parsed.data, world, parsed.scales or (), parsed.out)
+    from vggfast.data import open_dataset
+    from vggfast.evaluate.dataset import Settings
+    from vggfast.evaluate.networks import class_names
+    from vggfast.reproduce.classification import Bench, run_table
+
+    settings = Settings(flip=parsed.flip, memory=parsed.memory, on_bad_image=parsed.on_bad_image)
+    images = open_dataset(parsed.data, parsed.split)
+    classes = class_names(parsed.classes) if parsed.classes else None
+    bench = Bench(
+        parsed.weights, parsed.data, parsed.split, images, settings, world, parsed.out, parsed.overwrite, classes
+    )
+    return run_table(bench, parsed.table)

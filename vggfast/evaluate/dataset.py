@@ -1,0 +1,166 @@
+"""A network on a whole data set: chunk by chunk, shared by torchrun's ranks, each chunk kept as soon as it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vggfast.data import ImageSet
+from vggfast.distributed import World
+from vggfast.evaluate.evaluator import PROTOCOLS, Evaluator
+from vggfast.models import VGG
+
+CHUNK = 64  # images; what a kill loses, per rank
+_PIXEL_BYTES = 256 << 20  # of pictures that are decoded at a time, but for a single larger one
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How networks are evaluated.
+
+    Attributes:
+        protocol: "single" (dense at one scale), "dense", "multi-crop" or "both".
+        flip: average with the mirror images.
+        pool: how a score map becomes scores, "mean" (the paper) or "sum".
+        memory: bytes that an evaluation may take beside weights and pictures; it changes no result.
+        on_bad_image: what an image that does not decode does: "fail", or "skip": its posteriors are NaN.
+
+    Raises:
+        ValueError: a value is not what is allowed; the text names it.
+    """
+
+    protocol: str = "dense"
+    flip: bool = True
+    pool: str = "mean"
+    memory: int = 2 << 30
+    on_bad_image: str = "fail"
+
+    def __post_init__(self) -> None:
+        allowed = {"protocol": tuple(PROTOCOLS), "pool": ("mean", "sum"), "on_bad_image": ("fail", "skip")}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: one of {', '.join(map(repr, values))} is wanted")
+        if self.pool == "sum" and self.protocol not in ("single", "dense"):
+            raise ValueError(
+                f"pool is 'sum' and protocol {self.protocol!r}: crops have no map to sum; 'mean' is wanted"
+            )
+
+
+class Chunks(Protocol):
+    """Where finished chunks are kept, on rank 0."""
+
+    def load(self) -> dict[int, tuple[np.ndarray, float]]:
+        """By number: posteriors and the seconds that they took."""
+
+    def save(self, number: int, posteriors: np.ndarray, seconds: float) -> None: ...
+
+
+def evaluate_set(
+    model: VGG,
+    images: ImageSet,
+    scales: Sequence[int],
+    settings: Settings,
+    world: World,
+    *,
+    chunks: Chunks | None = None,
+    progress: Callable[[int], Any] = lambda done: None,
+    warn: Callable[[str], Any] = lambda text: None,
+) -> tuple[Tensor, float]:
+    """(posteriors (N, classes) float32, seconds) of a data set, each image evaluated once; on rank 0, of all ranks.
+
+    Chunks that are there already are not computed again; the others are dealt to the ranks in turn. After each turn
+    rank 0 has them, and keeps them.
+
+    Args:
+        model: with a head, its preprocessing and the data set's classes, on the world's device.
+        images: N of them.
+        scales: of `settings.protocol`.
+        chunks: where rank 0 keeps them; nowhere when None.
+        progress: is told how many images are done.
+        warn: is told of each image that does not decode, where that is allowed.
+
+    Raises:
+        ValueError: an image does not decode, or the scales do not fit; the text names it.
+    """
+    evaluator = Evaluator(model, memory=settings.memory)
+    result = torch.full((len(images), len(images.classes)), float("nan"))
+    there = chunks.load() if world.main and chunks else {}
+    seconds = sum(took for _, took in there.values())
+    for number, (values, _) in there.items():
+        result[_span(images, number)] = torch.from_numpy(values)
+    count = -(-len(images) // CHUNK)
+    todo = world.of_main([number for number in range(count) if number not in there])
+    done = len(images) - sum(len(_range(images, number)) for number in todo)
+    for first in range(0, len(todo), world.size):
+        began = time.monotonic()
+        turn = todo[first : first + world.size]
+        own = [_chunk(evaluator, images, number, scales, settings) for number in turn[world.rank : world.rank + 1]]
+        made = [each for of_rank in world.to_main(own) for each in of_rank]
+        took = time.monotonic() - began
+        seconds += took
+        for number, (values, bad) in zip(turn, made, strict=False):  # ranks but the first have nothing in `made`
+            result[_span(images, number)] = torch.from_numpy(values)
+            for text in bad:
+                warn(text)
+            if chunks:
+                chunks.save(number, values, took / len(turn))
+        done += sum(len(_range(images, number)) for number in turn)
+        progress(done)
+    return result, seconds
+
+
+def _range(images: ImageSet, number: int) -> range:
+    return range(number * CHUNK, min((number + 1) * CHUNK, len(images)))
+
+
+def _span(images: ImageSet, number: int) -> slice:
+    numbers = _range(images, number)
+    return slice(numbers.start, numbers.stop)
+
+
+def _chunk(
+    evaluator: Evaluator, images: ImageSet, number: int, scales: Sequence[int], settings: Settings
+) -> tuple[np.ndarray, list[str]]:
+    """(posteriors of a chunk, what is wrong with images that do not decode)."""
+    numbers, bad = _range(images, number), []
+
+    def decoded() -> Iterator[tuple[int, Image.Image]]:
+        for i in numbers:
+            try:
+                yield i - numbers.start, images.image(i)
+            except (OSError, ValueError) as error:
+                if settings.on_bad_image == "fail":
+                    raise
+                bad.append(str(error))
+
+    values = np.full((len(numbers), len(images.classes)), np.nan, np.float32)
+    for group in _groups(decoded()):
+        pictures = list(group.values())
+        if settings.pool == "sum":
+            found = evaluator.dense(pictures, scales, flip=settings.flip, pool="sum")
+        else:
+            found = evaluator.posteriors(pictures, settings.protocol, scales, flip=settings.flip)
+        values[list(group)] = found.numpy()
+    return values, bad
+
+
+def _groups(pictures: Iterator[tuple[int, Image.Image]]) -> Iterator[dict[int, Image.Image]]:
+    """As many pictures at a time as may be decoded together; the same ones every time."""
+    group: dict[int, Image.Image] = {}
+    size = 0
+    for number, picture in pictures:
+        own = 3 * picture.width * picture.height
+        if group and size + own > _PIXEL_BYTES:
+            yield group
+            group, size = {}, 0
+        group[number] = picture
+        size += own
+    if group:
+        yield group

@@ -1,0 +1,256 @@
+"""Networks on a data set: posteriors, errors with intervals, fusion; as a table, JSON, CSV, and a folder of them."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vggfast.console import Live, print_table
+from vggfast.data import ImageSet
+from vggfast.distributed import World
+from vggfast.evaluate.dataset import CHUNK, Settings, evaluate_set
+from vggfast.evaluate.folder import Folder
+from vggfast.evaluate.fusion import average, vote
+from vggfast.evaluate.metrics import errors, interval
+from vggfast.evaluate.networks import Network
+from vggfast.report import environment
+from vggfast.weights.files import write_atomically
+
+FUSIONS = ("average", "vote")
+
+
+class Order(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        data, split: what the images are, as ``vggfast eval`` takes them.
+        scales: of each network.
+        settings: of all.
+    """
+
+    data: str
+    split: str
+    scales: list[tuple[int, ...]]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: one network, or a fusion of all.
+
+    Attributes:
+        name: the network's file, or "average" or "vote".
+        images: that decode; the errors are of these.
+        top1, top5: errors in per cent; top5 is None of a vote.
+        top1_interval, top5_interval: 95 %.
+        images_per_s: None of a fusion.
+    """
+
+    name: str
+    images: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float | None
+    top5_interval: tuple[float, float] | None
+    images_per_s: float | None = None
+
+
+@dataclass
+class Evaluation:
+    """What came out, on rank 0.
+
+    Attributes:
+        posteriors: (N, classes) float32 of each network; NaN where an image does not decode.
+        seconds: that each network took.
+        environment: what it was computed with.
+    """
+
+    order: Order
+    networks: Sequence[Network]
+    images: ImageSet
+    posteriors: list[Tensor]
+    seconds: list[float]
+    environment: dict[str, str]
+
+    @property
+    def _seen(self) -> Tensor:
+        return ~self.posteriors[0].isnan().any(1)
+
+    def rows(self) -> list[Row]:
+        """A row a network; with several, their average's and their vote's."""
+        seen, labels = self._seen, torch.from_numpy(self.images.labels)
+        if not seen.any():
+            raise ValueError(f"{self.images.name}: none of its {len(self.images)} images decodes")
+        labels = labels[seen]
+        kept = [each[seen] for each in self.posteriors]
+        rows = [
+            row_of(str(network.path), values, labels, len(self.images) / seconds)
+            for network, values, seconds in zip(self.networks, kept, self.seconds, strict=True)
+        ]
+        return rows + fused_rows(kept, labels)
+
+    def final(self, fusion: str) -> tuple[Tensor, Tensor]:
+        """(final class, its confidence) of each image, by all networks; of no use where the image does not decode."""
+        if len(self.posteriors) == 1 or fusion == "average":
+            confidences, labels = average(self.posteriors).max(1)
+            return labels, confidences
+        return vote(self.posteriors)
+
+    def content(self, fusion: str) -> dict[str, Any]:
+        """What results.json holds."""
+        order = self.order
+        common = order.scales[0] if len(set(order.scales)) == 1 else None
+        return {
+            "data": order.data, "split": order.split, "images": len(self.images),
+            "bad_images": len(self.images) - int(self._seen.sum()), "classes": self.images.classes,
+            "protocol": order.settings.protocol, "scales": None if common is None else list(common),
+            "flip": order.settings.flip, "pool": order.settings.pool, "fusion": fusion,
+            "models": [
+                {"path": str(each.path), "config": each.arguments["config"], "arguments": each.arguments,
+                 "sha256": each.sha256, "trained_on": each.data, "scales": list(scales), "seconds": seconds}
+                for each, scales, seconds in zip(self.networks, order.scales, self.seconds, strict=True)
+            ],
+            "rows": [asdict(row) for row in self.rows()],
+            "environment": self.environment,
+        }  # fmt: skip
+
+    def predictions(self, fusion: str) -> Iterator[list[str]]:
+        """The lines of predictions.csv, the header first."""
+        yield ["image", *(str(network.path) for network in self.networks), "label", "confidence"]
+        names = self.images.classes
+        by_net = [each.argmax(1).tolist() for each in self.posteriors]
+        finals, confidences = (each.tolist() for each in self.final(fusion))
+        for i, seen in enumerate(self._seen.tolist()):
+            if seen:
+                found = [names[own[i]] for own in by_net]
+                yield [self.images.source(i), *found, names[finals[i]], f"{confidences[i]:.6f}"]
+            else:
+                yield [self.images.source(i), *[""] * (len(by_net) + 2)]
+
+    def write_csv(self, path: Path, fusion: str) -> None:
+        def write(temporary: Path) -> None:
+            with open(temporary, "w", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(self.predictions(fusion))
+
+        write_atomically(path, write)
+
+    def print(self) -> None:
+        settings, names = self.order.settings, len(self.images)
+        views = "image and mirror image" if settings.flip else "no mirror image"
+        pool = ", scores summed" if settings.pool == "sum" else ""
+        scales = [" ".join(map(str, each)) for each in self.order.scales] + ["", ""]
+        print_table(
+            f"{self.order.data} ({self.order.split}, {names} images), {settings.protocol}, {views}{pool}",
+            ("network", "scales Q", "top-1 error % (95 %)", "top-5 error % (95 %)", "images/s"),
+            [
+                (row.name, own, with_interval(row.top1, row.top1_interval), with_interval(row.top5, row.top5_interval),
+                 "" if row.images_per_s is None else f"{row.images_per_s:.1f}")
+                for row, own in zip(self.rows(), scales, strict=False)
+            ],
+        )  # fmt: skip
+
+
+def row_of(name: str, posteriors: Tensor, labels: Tensor, images_per_s: float | None = None) -> Row:
+    """The errors of posteriors (N, classes) against labels (N,)."""
+    found = errors(posteriors, labels)
+    top1, top5, n = found["top1"], found["top5"], len(labels)
+    return Row(name, n, top1, interval(top1, n), top5, interval(top5, n), images_per_s)
+
+
+def fused_rows(posteriors: Sequence[Tensor], labels: Tensor) -> list[Row]:
+    """The errors of several networks' average and vote; none of a single one's."""
+    if len(posteriors) < 2:
+        return []
+    wrong = 100 * (vote(posteriors)[0] != labels).double().mean().item()
+    by_vote = Row("vote", len(labels), wrong, interval(wrong, len(labels)), None, None)
+    return [row_of("average", average(posteriors), labels), by_vote]
+
+
+def with_interval(error: float | None, bounds: tuple[float, float] | None) -> str:
+    return "" if error is None or bounds is None else f"{error:.2f} ({bounds[0]:.1f}-{bounds[1]:.1f})"
+
+
+def evaluate_networks(
+    order: Order, networks: Sequence[Network], images: ImageSet, world: World, out: Path | None = None,
+    *, overwrite: bool = False, fusion: str = "average",
+) -> Evaluation | None:  # fmt: skip
+    """Evaluates networks on a data set, on all ranks; what came out on rank 0, None on the others.
+
+    Args:
+        order: what is asked for.
+        networks: whose classes are those of the images.
+        images: of the order's data and split.
+        out: a folder for all results, and from which an evaluation goes on that was stopped.
+        overwrite: replace another evaluation in the folder.
+        fusion: what predictions.csv there takes for final, "average" or "vote".
+
+    Raises:
+        FileExistsError: the folder holds an evaluation with other settings.
+        ValueError: classes or scales do not fit, or an image does not decode; the text names it.
+    """
+    for network in networks:
+        network.check_classes(images.classes, order.data)
+    folder = _folder(order, networks, images, out, overwrite) if world.main and out else None
+    there = world.of_main(folder.results() if folder else None)
+    if there:
+        if folder is None:
+            return None
+        posteriors = [torch.from_numpy(folder.posteriors(k)) for k in range(len(networks))]
+        seconds, facts = [each["seconds"] for each in there["models"]], there["environment"]
+    else:
+        posteriors, seconds = _compute(order, networks, images, world, folder)
+        facts = environment(world.size, world.device)
+    if not world.main:
+        return None
+    done = Evaluation(order, networks, images, posteriors, seconds, facts)
+    if folder:
+        for k, values in enumerate(posteriors if not there else ()):
+            folder.save(f"posteriors-{k}.npy", values.numpy())
+        folder.save("labels.npy", images.labels)
+        done.write_csv(folder.path / "predictions.csv", fusion)
+        folder.finish(done.content(fusion))
+    return done
+
+
+def _compute(
+    order: Order, networks: Sequence[Network], images: ImageSet, world: World, folder: Folder | None
+) -> tuple[list[Tensor], list[float]]:
+    """(posteriors, seconds) of each network, one network in memory at a time."""
+
+    def compute(k: int) -> tuple[Tensor, float]:
+        model, chunks = networks[k].load().to(world.device), folder.chunks(k) if folder else None
+        with Live(str(networks[k].path), len(images), quiet=not world.main) as live:
+
+            def warn(text: str) -> None:
+                live.line(f"warning: {text}; it counts in no error")
+
+            return evaluate_set(
+                model, images, order.scales[k], order.settings, world, chunks=chunks, progress=live.to, warn=warn
+            )
+
+    made = [compute(k) for k in range(len(networks))]
+    return [posteriors for posteriors, _ in made], [seconds for _, seconds in made]
+
+
+def _folder(order: Order, networks: Sequence[Network], images: ImageSet, out: Path, overwrite: bool) -> Folder:
+    digest = hashlib.sha256()
+    for i, label in enumerate(images.labels.tolist()):
+        digest.update(f"{images.source(i)}\0{label}\n".encode("utf-8", "surrogateescape"))
+    settings: dict[str, Any] = {
+        "data": order.data, "split": order.split, "images": digest.hexdigest()[:16],
+        "classes": hashlib.sha256("\n".join(images.classes).encode()).hexdigest()[:16], "chunk": CHUNK,
+    }  # fmt: skip
+    names: dict[str, str] = {}
+    for k, (network, scales) in enumerate(zip(networks, order.scales, strict=True), 1):
+        settings |= {f"network {k}": network.sha256[:16], f"scales {k}": " ".join(map(str, scales))}
+        names |= {f"network {k}": f"network {k} ({network.path})", f"scales {k}": f"scales of {network.path}"}
+    for name in ("protocol", "flip", "pool", "on_bad_image"):
+        settings[name] = getattr(order.settings, name)
+    return Folder(out, settings, names, overwrite)

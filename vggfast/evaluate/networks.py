@@ -1,0 +1,123 @@
+"""Trained or converted networks as evaluation takes them: what their files say, and what they leave to be said."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vggfast.models import VGG
+from vggfast.weights import load_model
+
+PAPER_SCALES = (256, 384, 512)
+_PAPER_POOL_SIZE = 7
+
+
+@dataclass(frozen=True)
+class Network:
+    """A weight file with a head. Its weights are read when :meth:`load` asks for them, and not kept.
+
+    Attributes:
+        path: the file.
+        sha256: its hash.
+        arguments: of :class:`vggfast.VGG`.
+        classes: their names; None where the file has none.
+        data: what it was trained on, as ``vggfast train --data`` takes it; "" where the file does not say.
+        whole: those data were all of the split; see :func:`vggfast.data.open_dataset`.
+        test_scales: three shorter sides that suit it; () where the file has none.
+    """
+
+    path: Path
+    sha256: str
+    arguments: dict[str, Any]
+    classes: list[str] | None
+    data: str
+    whole: bool
+    test_scales: tuple[int, ...]
+
+    @classmethod
+    def open(cls, path: str | Path, classes: Sequence[str] | None = None) -> Network:
+        """A file of a training run, one of its checkpoints, or what ``vggfast convert`` wrote.
+
+        Args:
+            path: the file.
+            classes: names of the classes, for a file that has none.
+
+        Raises:
+            FileNotFoundError, ValueError: no such file, or one that cannot be evaluated; the text names it.
+        """
+        path = Path(path)
+        model, facts = load_model(path)
+        if facts.get("predict") in ("box", "boxes"):
+            raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted")
+        if model.head == "none":
+            raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
+        if model.preprocessing is None:
+            raise ValueError(f"{path} does not say how its images are prepared (preprocessing is missing)")
+        number, names = model.arguments["num_classes"], facts.get("classes") or classes
+        if names is not None and len(names) != number:
+            raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
+        return cls(
+            path, sha256(path), model.arguments, None if names is None else list(names), facts.get("data", ""),
+            facts.get("whole", False), tuple(facts.get("scales", ())),
+        )  # fmt: skip
+
+    def load(self) -> VGG:
+        return load_model(self.path)[0]
+
+    def scales(self, protocol: str) -> tuple[int, ...]:
+        """The test scales that suit it: its training's, else the paper's, as large as its head wants them.
+
+        Source: Simonyan & Zisserman, section 4; "single" has one, in the middle of the training's, or 256.
+        """
+        if self.test_scales:
+            return self.test_scales[1:2] if protocol == "single" else self.test_scales
+        paper = PAPER_SCALES[:1] if protocol == "single" else PAPER_SCALES
+        return tuple(round(scale * self.arguments["pool_size"] / _PAPER_POOL_SIZE) for scale in paper)
+
+    def check_classes(self, names: Sequence[str], of: str) -> None:
+        """Raises ValueError where the classes are not `names`; those of a file without names only have their number."""
+        number = self.arguments["num_classes"]
+        if number != len(names) or (self.classes is not None and self.classes != list(names)):
+            raise ValueError(f"{self.path} knows {number} classes that are not the {len(names)} of {of}")
+
+
+def open_networks(paths: Sequence[Path], classes: Sequence[str] | None = None) -> list[Network]:
+    """The networks of some files (see :meth:`Network.open`), which agree on their classes.
+
+    Raises:
+        FileNotFoundError, ValueError: as there; or a file twice, or two of other classes; the text names it.
+    """
+    if twice := [path for i, path in enumerate(paths) if path in paths[:i]]:
+        raise ValueError(f"models has {twice[0]} twice: each network is wanted once")
+    networks = [Network.open(path, classes) for path in paths]
+    named = next((network for network in networks if network.classes is not None), networks[0])
+    names = named.classes or [""] * named.arguments["num_classes"]
+    for network in networks:
+        network.check_classes(names, str(named.path))
+    return networks
+
+
+def class_names(path: Path) -> list[str]:
+    """The lines of a file, a class a line.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or nothing in it; the text names it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file of class names")
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} has no lines: the name of a class on each is wanted")
+    return names
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,66 @@
+"""What an evaluation of localisation is told in: a table, a dictionary for JSON, and what a training ends with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vggfast.console import Live, print_table, say
+from vggfast.localisation.evaluation import Error, Evaluation, evaluate
+from vggfast.report import environment
+from vggfast.report.summary import summary
+from vggfast.training.finish import write_json
+from vggfast.weights import load_model
+
+_ROWS = {
+    "true_class": "true class, centre crop", "true_class_mean_box": "true class, the mean box",
+    "full": "five classes and boxes, dense", "full_mean_box": "five classes, the mean box",
+    "classes": "five classes, any box",
+}  # fmt: skip
+
+
+def _errors(evaluation: Evaluation) -> dict[str, Error]:
+    found = {name: getattr(evaluation, name) for name in _ROWS}
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def as_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """For JSON: images, threshold, and by protocol the error in per cent with its 95 % interval."""
+    return {
+        "images": evaluation.n, "threshold": evaluation.threshold,
+        "errors": {
+            name: {"percent": error.percent, "interval": list(error.interval())}
+            for name, error in _errors(evaluation).items()
+        },
+    }  # fmt: skip
+
+
+def print_errors(title: str, evaluation: Evaluation) -> None:
+    """Prints the table of an evaluation."""
+    rows = []
+    for name, error in _errors(evaluation).items():
+        low, high = error.interval()
+        rows.append((_ROWS[name], f"{error.percent:.2f}", f"{low:.2f} to {high:.2f}"))
+    columns = (f"right: IoU > {evaluation.threshold:g}", "error %", "95 % interval")
+    print_table(f"{title}, {evaluation.n} images", columns, rows)
+
+
+def finish(trainer: Any) -> None:
+    """Evaluates a run's best network by the protocol of the true class; writes metrics.json, prints a table.
+
+    Args:
+        trainer: as of :func:`vggfast.training.finish.finish`.
+    """
+    out, config, images = trainer.out, trainer.config, trainer.val_set
+    model, facts = load_model(out / "model.safetensors")
+    with Live("true class", len(images)) as live:
+        found = evaluate(
+            model.to(trainer.world.device), images, scale=config.test_scales()[1], mean_box=facts["mean_box"],
+            progress=live.to,
+        )  # fmt: skip
+    figures = summary(trainer.progress.epochs)
+    figures["best_epoch"] = figures.pop("best")["epoch"]
+    computed_with = environment(trainer.world.size, trainer.world.device)
+    write_json(out / "metrics.json", {**figures, "localisation": as_dict(found), "environment": computed_with})
+    print_errors(f"{config.config} on {config.data}, {figures['train_seconds']:.0f} s of training", found)
+    say(f"  {out / 'metrics.json'}  these figures")
+    say(f"  {out / 'model.safetensors'}  the best weights, for vggfast localise")

@@ -1,0 +1,176 @@
+"""Appendix A, the boxes of a localisation network; appendix B, features elsewhere with a linear SVM on top."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vggfast.console import Live
+from vggfast.data import open_dataset
+from vggfast.distributed import World
+from vggfast.evaluate.feature_files import FeatureFile, extract_dataset, load_features
+from vggfast.evaluate.features import PENULTIMATE, Extractor
+from vggfast.evaluate.networks import PAPER_SCALES, sha256
+from vggfast.evaluate.svm import caltech_protocol
+from vggfast.report import environment
+from vggfast.reproduce import paper
+from vggfast.reproduce.tables import Figure, Line, Result
+from vggfast.weights import load_model
+
+_PAPER_POOL_SIZE = 7
+_CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published convolutions without FC layers
+
+
+# ---- appendix A ------------------------------------------------------------------------------------------------------
+
+
+def run_localisation(weights: Path, data: str, split: str, world: World) -> Result:
+    """Errors of the true class's box from the centre crop, of the networks in `weights`.
+
+    Args:
+        weights: holds the files of :data:`vggfast.reproduce.paper.LOCALISATION`.
+        data, split: images with boxes, as :func:`vggfast.localisation.open_boxes` takes them.
+    """
+    from vggfast.localisation.data import open_boxes
+
+    images = open_boxes(data, split)
+    lines, trained = [], set()
+    for cell in paper.LOCALISATION:
+        path = weights / f"{cell.file}.safetensors"
+        if path.is_file():
+            measured, spread, mean_box, where = _boxes(path, images, world)
+            trained.add(where)
+        else:
+            measured, spread, mean_box = None, (), "-"
+        lines.append(
+            Line(
+                ("D", cell.boxes, cell.tuned, mean_box), (Figure(cell.error, measured, spread),),
+                "" if path.is_file() else f"no {path.name}",
+            )
+        )  # fmt: skip
+    on = f"networks trained on {', '.join(sorted(trained))}" if trained else "no network of it is there"
+    return Result(
+        "localisation", f"appendix A: box of the true class, centre crop; {data} ({split}, {len(images)} images); {on}",
+        ("network", "boxes", "tuned layers", "mean box's error %"), ("error at IoU 0.5 %",), lines,
+        ["The paper's column is of ImageNet's images."],
+        {"data": data, "split": split, "images": len(images), "trained_on": sorted(trained),
+         "environment": environment(world.size, world.device)},
+    )  # fmt: skip
+
+
+def _boxes(path: Path, images: Any, world: World) -> tuple[float, tuple[float, ...], str, str]:
+    """(error, its interval, that of the mean box, the data that the network was trained on)."""
+    from vggfast.localisation.evaluation import evaluate
+
+    model, facts = load_model(path)
+    mean_box, scales = facts.get("mean_box"), facts.get("scales")
+    scale = scales[1] if scales else PAPER_SCALES[0] * model.arguments["pool_size"] // _PAPER_POOL_SIZE
+    with Live(str(path), len(images)) as live:
+        found = evaluate(
+            model.to(world.device), images, scale=scale, progress=live.to,
+            mean_box=None if mean_box is None else np.array(mean_box),
+        )  # fmt: skip
+    by_mean = "-" if found.true_class_mean_box is None else f"{found.true_class_mean_box.percent:.1f}"
+    return found.true_class.percent, found.true_class.interval(), by_mean, facts.get("data", "?")
+
+
+# ---- appendix B ------------------------------------------------------------------------------------------------------
+
+
+class _Source(NamedTuple):
+    """Where a network's features come from."""
+
+    path: Path
+    tap: str
+
+
+def run_features(weights: Path, data: str, world: World, scales: Sequence[int] = (), out: Path | None = None) -> Result:
+    """Mean class recall of a linear SVM on the features of networks in `weights`, on Caltech-101 or another folder.
+
+    D-*.safetensors and E-*.safetensors with FC layers give their penultimate layer; without such a file,
+    vgg16-conv.safetensors and vgg19-conv.safetensors their last map. Features are kept in `out`/features.
+
+    Args:
+        data: images of whatever split, all of which are taken.
+        scales: shorter sides, whose features are stacked; by default the paper's, as much smaller as the head is.
+
+    Raises:
+        ValueError: a class with too few images for the protocol; the text names it.
+    """
+    sets = [open_dataset(data, split) for split in ("train", "val")]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if out is None else out / "features"
+        kept: dict[str, tuple[_Source, FeatureFile]] = {}
+        for config in ("D", "E"):
+            source = _source(weights, config)
+            if source:
+                kept[config] = source, _extract(source, sets, data, world, scales, folder)
+        lines = [_recall(cell, kept) for cell in paper.FEATURES]
+    count = sum(map(len, sets))
+    return Result(
+        "appendix-b",
+        f"appendix B: features and a linear SVM; {data} ({count} images), {paper.TRAIN_IMAGES} training images a "
+        f"class, {paper.SPLITS} splits",
+        ("data", "networks", "features", "Q"), ("mean class recall or mAP %",), lines,
+        ["The paper's column is of penultimate features of networks that were trained on ImageNet."],
+        {"data": data, "images": count, "weights": {name: str(source.path) for name, (source, _) in kept.items()},
+         "environment": environment(world.size, world.device)},
+    )  # fmt: skip
+
+
+def _source(weights: Path, config: str) -> _Source | None:
+    """The paper took the networks of jittered scales; without that file, another of the same configuration."""
+    for regime in ("jitter", "384", "256"):
+        path = weights / f"{config}-{regime}.safetensors"
+        if path.is_file():
+            return _Source(path, PENULTIMATE)
+    path = weights / f"{_CONVOLUTIONS[config]}.safetensors"
+    return _Source(path, "pool5") if path.is_file() else None
+
+
+def _extract(
+    source: _Source, sets: Sequence[Any], data: str, world: World, scales: Sequence[int], folder: Path
+) -> FeatureFile:
+    model, facts = load_model(source.path)
+    wanted = tuple(scales) or tuple(facts.get("scales", ())) or _paper_scales(model.arguments["pool_size"])
+    extractor = Extractor(model.to(world.device), [source.tap], wanted)
+    digest = sha256(source.path)
+    path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
+    of = {"model_sha256": digest, "data": data, "split": "all"}
+    if path.exists():
+        found = load_features(path)
+        if any(found.facts.get(name) != value for name, value in of.items()):
+            raise ValueError(f"{path} holds features of other data ({found.facts.get('data')}): choose another --out")
+        return found
+    with Live(str(source.path), sum(map(len, sets))) as live:
+        return extract_dataset(extractor, sets, path, of, progress=lambda done, speed: live.to(done))
+
+
+def _paper_scales(pool_size: int) -> tuple[int, ...]:
+    return tuple(round(scale * pool_size / _PAPER_POOL_SIZE) for scale in PAPER_SCALES)
+
+
+def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]]) -> Line:
+    figure = Figure(cell.figure, paper_deviation=cell.deviation)
+    names = " + ".join(cell.networks)
+    if cell.data != paper.CALTECH:
+        return Line((cell.data, names, "", ""), (figure,), f"not without {cell.data}'s images")
+    missing = [name for name in cell.networks if name not in kept]
+    if missing:
+        files = ", ".join(f"{name}-*.safetensors" for name in missing)
+        return Line((cell.data, names, "", ""), (figure,), f"no {files}")
+    sources = [kept[name] for name in cell.networks]
+    features = np.concatenate([file.select() for _, file in sources], axis=1)
+    labels = sources[0][1].labels
+    with Live(f"SVM on {names}", paper.SPLITS) as live:
+        found = caltech_protocol(
+            features, labels, train=paper.TRAIN_IMAGES, test=paper.TEST_IMAGES, splits=paper.SPLITS, progress=live.to
+        )
+    taps = ", ".join(dict.fromkeys(f"{source.tap} of {source.path.stem}" for source, _ in sources))
+    scales = " ".join(dict.fromkeys(str(block.scale) for _, file in sources for block in file.blocks))
+    spread = () if found.deviation is None else (found.deviation,)
+    return Line((cell.data, names, taps, scales), (Figure(cell.figure, found.mean, spread, cell.deviation),))
