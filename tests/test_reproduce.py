@@ -137,6 +137,8 @@ def test_wrong_calls(capsys, tmp_path):
     assert (code, err) == (1, f"vggfast: --weights is {tmp_path / 'none'}: no such folder\n")
     code, _, err = _run(capsys, "table3", "--data", "digits", "--weights", tmp_path, "--scales", 3)
     assert (code, "--scales is for appendix-b" in err) == (2, True)
+    code, _, err = _run(capsys, "appendix-b", "--data", "digits", "--weights", tmp_path, "--no-flip", "--memory", "1G")
+    assert (code, "--no-flip, --memory: for tables 3 to 6, not for appendix-b" in err) == (2, True)
 
 
 def test_nothing_is_there(capsys, tmp_path):

@@ -14,7 +14,7 @@ from vggfast.data import open_dataset
 from vggfast.distributed import World
 from vggfast.evaluate.feature_files import FeatureFile, extract_dataset, load_features
 from vggfast.evaluate.features import PENULTIMATE, Extractor
-from vggfast.evaluate.networks import PAPER_SCALES, sha256
+from vggfast.evaluate.networks import paper_scales, sha256, trained_on
 from vggfast.evaluate.svm import caltech_protocol
 from vggfast.report import environment
 from vggfast.reproduce import paper
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vggfast.localisation.evaluation import Evaluation
     from vggfast.models import VGG
 
-_PAPER_POOL_SIZE = 7
+_CALTECH_CLASSES = (101, 102)  # without and with its class of anything else
 _CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published convolutions without FC layers
 
 
@@ -50,7 +50,7 @@ def run_localisation(weights: Path, data: str, split: str, world: World) -> Resu
             lines.append(Line(("D", cell.boxes, cell.tuned, ""), (Figure(cell.error),), f"no {path.name}"))
             continue
         model, facts = load_model(path)
-        trained.add(facts.get("data", "?"))
+        trained.add(trained_on(facts))
         found = _boxes(path, model, facts, images, world)
         mean_box = found.true_class_mean_box
         lines.append(
@@ -115,14 +115,18 @@ def run_features(weights: Path, data: str, world: World, scales: Sequence[int] =
             if source:
                 kept[config] = source, _extract(source, sets, data, world, scales, folder)
         lines = [_recall(cell, kept) for cell in paper.FEATURES]
-    count = sum(map(len, sets))
+    count, classes = sum(map(len, sets)), len(sets[0].classes)
+    notes = ["The paper's column is of penultimate features of networks that were trained on ImageNet."]
+    if classes not in _CALTECH_CLASSES:
+        notes.append(f"{paper.CALTECH} has {_CALTECH_CLASSES[0]} classes, and these data {classes}: another task.")
+    title = (
+        f"appendix B: features and a linear SVM; {data} ({count} images, {classes} classes), {paper.TRAIN_IMAGES} "
+        f"training images a class, {paper.SPLITS} splits"
+    )
     return Result(
-        "appendix-b",
-        f"appendix B: features and a linear SVM; {data} ({count} images), {paper.TRAIN_IMAGES} training images a "
-        f"class, {paper.SPLITS} splits",
-        ("data", "networks", "features", "Q"), ("mean class recall or mAP %",), lines,
-        ["The paper's column is of penultimate features of networks that were trained on ImageNet."],
-        {"data": data, "images": count, "weights": {name: str(source.path) for name, (source, _) in kept.items()},
+        "appendix-b", title, ("data", "networks", "features", "Q"), ("mean class recall or mAP %",), lines, notes,
+        {"data": data, "images": count, "classes": classes,
+         "weights": {name: str(source.path) for name, (source, _) in kept.items()},
          "environment": environment(world.size, world.device)},
     )  # fmt: skip
 
@@ -141,7 +145,7 @@ def _extract(
     source: _Source, sets: Sequence[Any], data: str, world: World, scales: Sequence[int], folder: Path
 ) -> FeatureFile:
     model, facts = load_model(source.path)
-    wanted = tuple(scales) or tuple(facts.get("scales", ())) or _paper_scales(model.arguments["pool_size"])
+    wanted = tuple(scales) or tuple(facts.get("scales", ())) or paper_scales(model.arguments["pool_size"])
     extractor = Extractor(model.to(world.device), [source.tap], wanted)
     digest = sha256(source.path)
     path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
@@ -153,10 +157,6 @@ def _extract(
         return found
     with Live(str(source.path), sum(map(len, sets))) as live:
         return extract_dataset(extractor, sets, path, of, progress=lambda done, speed: live.to(done))
-
-
-def _paper_scales(pool_size: int) -> tuple[int, ...]:
-    return tuple(round(scale * pool_size / _PAPER_POOL_SIZE) for scale in PAPER_SCALES)
 
 
 def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]]) -> Line:
