@@ -156,9 +156,12 @@ def svm(parsed: argparse.Namespace) -> None:
     made["environment"] = {**timing.environment(), "scikit-learn": metadata.version("scikit-learn")}
     beside = [path.with_suffix(".json") for path in (*parsed.ours, *([parsed.torch] if parsed.torch else []))]
     made["runs"] = [json.loads(path.read_text()) for path in beside]
+    made["note"] = parsed.note
     made["sample"] = json.loads(parsed.sample.read_text()) if parsed.sample else None
     if parsed.torch:
         theirs = files["torch"]
+        if theirs.names != files["vggfast"].names:
+            raise SystemExit(f"{parsed.torch} is of other images than {parsed.ours[0]}")
         same = files["vggfast"].columns(theirs.blocks)
         made["distance"] = distances(same, theirs.features, theirs.blocks)
     for by, file in files.items():
@@ -186,10 +189,11 @@ def main() -> None:
         command.set_defaults(step=step)
         command.add_argument("--out", type=Path, required=step is not svm, default=RESULTS)
         if step is svm:
-            command.add_argument("--ours", metavar="FILE.npz", type=Path, nargs="+", required=True, 
+            command.add_argument("--ours", metavar="FILE.npz", type=Path, nargs="+", required=True,
                                  help="by whole; the scale of the first is that of most SVMs")  # fmt: skip
             command.add_argument("--torch", metavar="FILE.npz", type=Path, help="by whole")
             command.add_argument("--sample", metavar="FILE.json", type=Path, help="by sample")
+            command.add_argument("--note", help="what else there is to say of how the files were made")
             command.add_argument("--c", type=float,
                                  help="of the SVMs (default: cross-validated, for the first of them)")  # fmt: skip
             continue
