@@ -139,13 +139,13 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     )[2]  # fmt: skip
 
 
-<<<<<<< HEAD
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "report", "convert", "weights", "cache", "info"])
-=======
-@pytest.mark.parametrize(
-    "command", ["train", "eval", "reproduce", "predict", "features", "svm", "localise", "report", "cache", "info"]
-)
->>>>>>> i7-report
+_COMMANDS = [
+    "train", "eval", "reproduce", "predict", "localise", "features", "svm", "report", "convert", "weights", "cache",
+    "info",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", _COMMANDS)
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -161,13 +161,7 @@ def test_help_lists_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == [
-<<<<<<< HEAD
-        "train", "eval", "predict", "report", "convert", "weights", "cache", "info",
-=======
-        "train", "eval", "reproduce", "predict", "localise", "features", "svm", "report", "cache", "info",
->>>>>>> i7-report
-    ]  # fmt: skip
+    assert re.findall(r"^    (\w+)(?: |$)", out, re.MULTILINE) == _COMMANDS
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
