@@ -4,7 +4,7 @@ Steps, each a command of its own, since some take a while:
 
   sample   both on a few images in memory: compares them, then times them in turns
   whole    the whole data set by one of them, as ``vggfast features`` does it
-  svm      mean class recall of blocks of these files and the distance between ours and torch's, written to --results
+  svm      mean class recall of blocks of these files and the distance between ours and torch's, written to --out
 
 Plain torch is an nn.Sequential of torch's own layers; all else (reading, rescaling, pooling over space) is the same
 code, in the same process.
@@ -13,7 +13,12 @@ code, in the same process.
 from __future__ import annotations
 
 import argparse
+import itertools
+import json
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +30,13 @@ from torch import Tensor, nn
 from vggfast import Engine
 from vggfast.console import Live
 from vggfast.data import open_dataset
-from vggfast.evaluate.feature_files import extract_dataset
-from vggfast.evaluate.features import POOLS, Block, Extractor
+from vggfast.evaluate.feature_files import extract_dataset, join, load_features
+from vggfast.evaluate.features import COMBINE, POOLS, Block, Extractor
+from vggfast.evaluate.svm import caltech_protocol
 from vggfast.training.finish import write_json
 from vggfast.weights import load_model
 
+RESULTS = Path(__file__).parent / "results" / "caltech101-features.json"
 FACTS = ("by", "environment", "images", "scales", "seconds", "images_per_second")
 TOLERANCE = 1e-4  # relative L2 distance of each block's features: ours run by Winograd's algorithm
 TAPS = ("pool3", "pool4", "relu5_1", "relu5_2", "relu5_3", "pool5")
@@ -124,21 +131,78 @@ def whole(parsed: argparse.Namespace) -> None:
     print(f"{parsed.by}: {made.facts['seconds']:.1f} s, {made.facts['images_per_second']:.2f} images/s")
 
 
+def cases(scales: list[int], by: str) -> Iterator[tuple[list[str], str]]:
+    """(blocks, what becomes of scales), of the scales that there are."""
+    middle, others = scales[len(scales) // 2], [scale for i, scale in enumerate(scales) if i != len(scales) // 2]
+    compared = [["pool5.mean"], ["relu5_3.max"], ["pool4.mean", "pool5.mean"]]  # by ours and by torch
+    single = [[f"{tap}.mean"] for tap in reversed(TAPS)] + [["pool5.max"], ["pool4.max"]]
+    stacked = [["pool5.mean", "pool5.max"], ["relu5_3.mean", "pool5.mean"]]
+    for use in compared if by == "torch" else [*compared, *(each for each in single if each not in compared), *stacked]:
+        yield [f"{name}@{middle}" for name in use], "stack"
+    if by == "torch":
+        return
+    for scale in others:
+        for name in ("pool5.mean", "relu5_3.max"):
+            yield [f"{name}@{scale}"], "stack"
+    for count, how in itertools.product(range(2, len(scales) + 1), COMBINE):
+        yield [f"pool5.mean@{scale}" for scale in scales[-count:]], how
+    if others:
+        yield [f"{name}@{scale}" for name in ("pool4.mean", "pool5.mean") for scale in scales[-2:]], "stack"
+
+
+def svm(parsed: argparse.Namespace) -> None:
+    """Mean class recall of single blocks and of several; what --out has already is not done again."""
+    files = {"vggfast": join([load_features(path) for path in parsed.ours])}
+    if parsed.torch:
+        files["torch"] = load_features(parsed.torch)
+    made = json.loads(parsed.out.read_text()) if parsed.out.exists() else {"svm": {}}
+    made["environment"] = {**timing.environment(), "scikit-learn": metadata.version("scikit-learn")}
+    beside = [path.with_suffix(".json") for path in (*parsed.ours, *([parsed.torch] if parsed.torch else []))]
+    made["runs"] = [json.loads(path.read_text()) for path in beside]
+    made["sample"] = json.loads(parsed.sample.read_text()) if parsed.sample else None
+    if parsed.torch:
+        theirs = files["torch"]
+        same = files["vggfast"].columns(theirs.blocks)
+        made["distance"] = distances(same, theirs.features, theirs.blocks)
+    for by, file in files.items():
+        for use, how in cases(sorted({block.scale for block in file.blocks}), by):
+            if "c" not in made:
+                made["c"] = parsed.c or caltech_protocol(file.select(use), file.labels, splits=1).cs[0]
+            name = f"{by}: {' + '.join(use)}, {how}"
+            if name not in made["svm"]:
+                features = file.select(use, how)
+                found = caltech_protocol(features, file.labels, c=made["c"])
+                made["svm"][name] = {
+                    "by": by, "use": use, "combine": how, "dims": features.shape[1],
+                    "mean": found.mean, "deviation": found.deviation, **asdict(found),
+                }  # fmt: skip
+                write_json(parsed.out, made)
+            print(f"{name}: {made['svm'][name]['mean']:.2f} ± {made['svm'][name]['deviation']:.2f}", flush=True)
+    write_json(parsed.out, made)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(required=True, metavar="STEP")
-    for step in (sample, whole):
+    for step in (sample, whole, svm):
         command = steps.add_parser(step.__name__, help=step.__doc__)
         command.set_defaults(step=step)
+        command.add_argument("--out", type=Path, required=step is not svm, default=RESULTS)
+        if step is svm:
+            command.add_argument("--ours", metavar="FILE.npz", type=Path, nargs="+", required=True, help="by whole")
+            command.add_argument("--torch", metavar="FILE.npz", type=Path, help="by whole")
+            command.add_argument("--sample", metavar="FILE.json", type=Path, help="by sample")
+            command.add_argument("--c", type=float,
+                                 help="of the SVMs (default: cross-validated, for the first of them)")  # fmt: skip
+            continue
         command.add_argument("--model", type=Path, required=True, help="weights of a network D without batch norm")
         command.add_argument("--data", required=True, help="images, as for vggfast train")
         command.add_argument("--scale", type=int, default=224, help="shorter side (default 224)")
-        command.add_argument("--out", type=Path, required=True)
         if step is sample:
             command.add_argument("--count", type=int, default=8, help="images (default 8)")
-            command.add_argument("--rounds", type=int, default=3)
+            command.add_argument("--rounds", type=int, default=5)
         else:
-            command.add_argument("--by", choices=("vggfast", *FORMATS), required=True, 
+            command.add_argument("--by", choices=("vggfast", *FORMATS), required=True,
                                  help="vggfast, or torch in this memory format")  # fmt: skip
     parsed = parser.parse_args()
     parsed.step(parsed)

@@ -139,7 +139,9 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     )[2]  # fmt: skip
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "reproduce", "predict", "localise", "report", "cache", "info"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "reproduce", "predict", "features", "svm", "localise", "report", "cache", "info"]
+)
 def test_help_and_unknown_options(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

@@ -109,6 +109,10 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
         ([nets[0], tmp_path / "other.safetensors"], "other.safetensors knows 3 classes that are not the 2 of"),
         ([nets[0], nets[0]], "A.safetensors twice: each network is wanted once"),
         ([_save(tmp_path / "bare.safetensors", preprocessing=False)], "does not say how its images are prepared"),
+        (
+            [_save(tmp_path / "boxes.safetensors", outputs=8, predict="boxes")],
+            "boxes.safetensors predicts boxes: a net",
+        ),
         ([tmp_path / "none.safetensors"], "none.safetensors: no such weight file"),
     ):
         code, _, err = _run(capsys, "eval", *data, "--models", *models)

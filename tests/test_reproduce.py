@@ -137,6 +137,8 @@ def test_wrong_calls(capsys, tmp_path):
     assert (code, err) == (1, f"vggfast: --weights is {tmp_path / 'none'}: no such folder\n")
     code, _, err = _run(capsys, "table3", "--data", "digits", "--weights", tmp_path, "--scales", 3)
     assert (code, "--scales is for appendix-b" in err) == (2, True)
+    code, _, err = _run(capsys, "appendix-b", "--data", "digits", "--weights", tmp_path, "--no-flip", "--memory", "1G")
+    assert (code, "--no-flip, --memory: for tables 3 to 6, not for appendix-b" in err) == (2, True)
 
 
 def test_nothing_is_there(capsys, tmp_path):
@@ -158,6 +160,7 @@ def _caltech(folder, images=32):
     return f"imagefolder:{folder}"
 
 
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
 def test_appendix_b(capsys, tmp_path, monkeypatch):
     data, out = _caltech(tmp_path / "data"), tmp_path / "out"
     _save(tmp_path / "weights" / "E-256.safetensors", "E", scales=[32, 36, 40])
@@ -187,6 +190,51 @@ def test_appendix_b_without_networks(capsys, tmp_path):
     code, out, _ = _run(capsys, "appendix-b", "--data", data, "--weights", tmp_path / "weights")
     assert code == 0
     assert "no D-*.safetensors" in " ".join(out.split())
+
+
+def _tiny_imagenet(folder):
+    """Its layout, with two classes; every object lies in the middle."""
+    for wnid in ("n1", "n2"):
+        images = folder / "train" / wnid / "images"
+        images.mkdir(parents=True)
+        Image.new("RGB", (64, 64)).save(images / f"{wnid}_0.png")
+        (folder / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"{wnid}_0.png\t16\t16\t47\t47\n")
+    (folder / "val" / "images").mkdir(parents=True)
+    lines = []
+    for i in range(6):
+        Image.new("RGB", (64, 64), (40 * i, 0, 0)).save(folder / "val" / "images" / f"{i}.png")
+        lines.append(f"{i}.png\tn{1 + i % 2}\t16\t16\t47\t47\n")
+    (folder / "val" / "val_annotations.txt").write_text("".join(lines))
+    (folder / "wnids.txt").write_text("n1\nn2\n")
+    (folder / "words.txt").write_text("n1\tone\nn2\ttwo\n")
+    return f"tiny-imagenet:{folder}"
+
+
+def test_localisation(capsys, tmp_path):
+    data, weights, out = _tiny_imagenet(tmp_path / "data"), tmp_path / "weights", tmp_path / "out"
+    weights.mkdir()
+    model = VGG("B", num_classes=4, width=0.1, hidden=16, pool_size=2)
+    model.preprocessing = Preprocessing()
+    with torch.no_grad():  # it always says: the middle
+        model.classifier[6].weight.zero_()
+        model.classifier[6].bias.copy_(torch.tensor([0.5, 0.5, 0.5, 0.5]))
+    facts = {"classes": ["one", "two"], "data": "boxes", "scales": [64, 64, 72]}
+    save_model(model, weights / "D-localise-scr-fc.safetensors", {
+        **facts, "predict": "box", "mean_box": [0.0, 0.0, 0.1, 0.1],
+    })  # fmt: skip
+    code, _, err = _run(capsys, "localisation", "--data", data, "--weights", weights, "--out", out)
+    assert (code, err) == (0, "")
+    content = json.loads((out / "localisation.json").read_text())
+    assert content["trained_on"] == ["boxes"]
+    scr, pcr_fc, pcr = content["rows"]
+    assert (scr["network"], scr["mean box's error %"], scr["not_run"]) == ("B", "100.0", None)
+    (figure,) = scr["figures"].values()
+    assert (figure["measured"], figure["paper"]) == (0, 36.4)
+    assert pcr_fc["not_run"] == "no D-localise-pcr-fc.safetensors"
+    assert pcr["not_run"] == "no D-localise-pcr.safetensors"
+    save_model(model, weights / "D-localise-pcr.safetensors", {"classes": ["one", "two"]})
+    code, _, err = _run(capsys, "localisation", "--data", data, "--weights", weights)
+    assert (code, "D-localise-pcr.safetensors does not predict boxes" in err) == (1, True)
 
 
 # ---- the paper's figures -------------------------------------------------------------------------------------------

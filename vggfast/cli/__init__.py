@@ -1,4 +1,4 @@
-"""The command ``vggfast``: train, eval, predict, cache, info."""
+"""The command ``vggfast``: a module per command."""
 
 from __future__ import annotations
 

@@ -88,8 +88,9 @@ def _trained_on(networks: Sequence[Network]) -> tuple[str, bool]:
 
     Validation data that were given apart from the training data are taken whole, as in training.
     """
-    said = {(network.data, network.whole): network.path for network in networks}
-    if len(said) > 1 or networks[0].data == "":
+    said = {(net.facts.get("data", ""), net.facts.get("whole", False)): net.path for net in networks}
+    found = next(iter(said))
+    if len(said) > 1 or not found[0]:
         listed = "; ".join(f"{path} {data or 'does not say'}" for (data, _), path in said.items())
         raise UsageError(f"--data is wanted; what the networks were trained with: {listed}")
-    return networks[0].data, networks[0].whole
+    return found

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vggfast.reproduce.tables import Result
 
 TABLES = ("table3", "table4", "table5", "table6", "localisation", "appendix-b")
+# Options that the appendices have no use for, with their defaults.
+_OF_TABLES = {"flip": True, "on_bad_image": "fail", "overwrite": False, "classes": None, "memory": 2 << 30}
 
 _DESCRIPTION = """\
 Runs what a table of the paper needs, and prints it beside the paper's figures; what cannot be run
@@ -44,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path,
                         help="write TABLE.json and TABLE.md there, and what they are made of")  # fmt: skip
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
-                        help="appendix-b: shorter sides of the images (default: those of the networks' training, or "
-                        "256 384 512)")  # fmt: skip
+                        help="appendix-b, which takes the images of both splits: shorter sides of the images "
+                        "(default: those of the networks' training, or 256 384 512)")  # fmt: skip
     add_classes(parser)
     add_images(parser)
 
@@ -55,6 +57,10 @@ def run(parsed: argparse.Namespace) -> int:
         raise FileNotFoundError(f"--weights is {parsed.weights}: no such folder")
     if parsed.scales and parsed.table != "appendix-b":
         raise UsageError(f"--scales is for appendix-b; those of {parsed.table} are the paper's")
+    if not parsed.table.startswith("table"):
+        given = [name for name, default in _OF_TABLES.items() if getattr(parsed, name) != default]
+        if given:
+            raise UsageError(f"{', '.join(map(_option, given))}: for tables 3 to 6, not for {parsed.table}")
     from vggfast.distributed import World
 
     with World.start(parsed.device) as world:
@@ -66,6 +72,10 @@ def run(parsed: argparse.Namespace) -> int:
             if parsed.out:
                 result.write(parsed.out)
     return 0
+
+
+def _option(name: str) -> str:
+    return "--no-flip" if name == "flip" else f"--{name.replace('_', '-')}"
 
 
 def _run(parsed: argparse.Namespace, world: World) -> Result:

@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "before it is combined with others, and the whole again after."
     )
     parser.epilog = "example: vggfast svm features.npz --use pool5.mean@224 relu5_3@320 --c 1"
-    parser.add_argument("features", metavar="FEATURES", type=Path, help="what vggfast features wrote")
+    parser.add_argument("features", metavar="FEATURES", type=Path, nargs="+",
+                        help="what vggfast features wrote; several files of the same images are joined")  # fmt: skip
     parser.add_argument("--use", metavar="BLOCK", nargs="+", default=[],
                         help="blocks, as pool5.mean@224, pool5@224 or pool5 (default: all)")  # fmt: skip
     parser.add_argument("--combine", choices=("stack", "average"), default="stack",
@@ -32,20 +33,21 @@ def run(parsed: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from vggfast.console import Live, print_table
-    from vggfast.evaluate.feature_files import load_features
+    from vggfast.evaluate.feature_files import join, load_features
     from vggfast.evaluate.svm import caltech_protocol
     from vggfast.training.finish import write_json
 
-    file = load_features(parsed.features)
+    file = join([load_features(path) for path in parsed.features])
     chosen = file.select(parsed.use, parsed.combine)
     with Live("splits", parsed.splits) as live:
         found = caltech_protocol(
             chosen, file.labels, train=parsed.train, test=parsed.test, splits=parsed.splits, seed=parsed.seed,
             c=parsed.c, progress=live.to,
         )  # fmt: skip
+    names = " ".join(map(str, parsed.features))
     rows = zip(found.recalls, found.accuracies, found.cs, strict=True)
     print_table(
-        f"{parsed.features}: {chosen.shape[1]} values, {found.train_images} training, {found.test_images} test images",
+        f"{names}: {chosen.shape[1]} values, {found.train_images} training, {found.test_images} test images",
         ("split", "mean class recall %", "accuracy %", "C"),
         [(str(i), f"{recall:.2f}", f"{accuracy:.2f}", f"{c:g}") for i, (recall, accuracy, c) in enumerate(rows, 1)],
     )
@@ -54,5 +56,5 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.json:
         options = {name: getattr(parsed, name) for name in ("use", "combine", "train", "test", "splits", "seed")}
         figures = {"mean": found.mean, "deviation": found.deviation, **asdict(found)}
-        write_json(parsed.json, {"features": str(parsed.features), **options, "dims": chosen.shape[1], **figures})
+        write_json(parsed.json, {"features": names, **options, "dims": chosen.shape[1], **figures})
     return 0

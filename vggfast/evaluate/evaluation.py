@@ -19,7 +19,7 @@ from vggfast.evaluate.dataset import CHUNK, Settings, evaluate_set
 from vggfast.evaluate.folder import Folder
 from vggfast.evaluate.fusion import average, vote
 from vggfast.evaluate.metrics import errors, interval
-from vggfast.evaluate.networks import Network
+from vggfast.evaluate.networks import Network, trained_on
 from vggfast.report import environment
 from vggfast.weights.files import write_atomically
 
@@ -114,7 +114,8 @@ class Evaluation:
             "flip": order.settings.flip, "pool": order.settings.pool, "fusion": fusion,
             "models": [
                 {"path": str(each.path), "config": each.arguments["config"], "arguments": each.arguments,
-                 "sha256": each.sha256, "trained_on": each.data, "scales": list(scales), "seconds": seconds}
+                 "sha256": each.sha256, "trained_on": trained_on(each.facts), "scales": list(scales),
+                 "seconds": seconds}
                 for each, scales, seconds in zip(self.networks, order.scales, self.seconds, strict=True)
             ],
             "rows": [asdict(row) for row in self.rows()],

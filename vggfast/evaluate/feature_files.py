@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from vggfast.data import ImageSet
-from vggfast.evaluate.features import Block, Extractor, combine
+from vggfast.evaluate.features import Block, Extractor, combine_blocks
 from vggfast.weights.files import write_atomically
 
 _ARRAYS = ("features", "labels", "names")
@@ -42,7 +42,7 @@ class FeatureFile:
     facts: dict[str, Any]
 
     def select(self, use: Sequence[str] = (), how: str = "stack", normalise: bool = True) -> np.ndarray:
-        """(N, D), float32: some of the blocks combined (see :func:`vggfast.evaluate.features.combine`).
+        """(N, D), float32: some of the blocks combined (see :func:`vggfast.evaluate.features.combine_blocks`).
 
         Args:
             use: names as "pool5.mean@256"; without pooling or scale, all that there are of them: "pool5@256", "pool5".
@@ -59,9 +59,28 @@ class FeatureFile:
             if not found:
                 raise ValueError(f"use has {text!r}: among {', '.join(block.name for block in self.blocks)} is wanted")
             chosen += [block for block in found if block not in chosen]
+        return combine_blocks(self.columns(chosen), chosen, how, normalise)
+
+    def columns(self, blocks: Sequence[Block]) -> np.ndarray:
+        """(N, sum of the blocks' dims): these blocks as they are, side by side."""
         ends = np.cumsum([block.dims for block in self.blocks])
-        columns = {block: np.arange(end - block.dims, end) for block, end in zip(self.blocks, ends, strict=True)}
-        return combine(self.features[:, np.concatenate([columns[b] for b in chosen])], chosen, how, normalise)
+        places = {block: np.arange(end - block.dims, end) for block, end in zip(self.blocks, ends, strict=True)}
+        return self.features[:, np.concatenate([places[block] for block in blocks])]
+
+
+def join(files: Sequence[FeatureFile]) -> FeatureFile:
+    """The blocks of several files of the same images, side by side; facts are those of the first.
+
+    Raises:
+        ValueError: the images differ, or a block comes twice.
+    """
+    first = files[0]
+    if any(file.names != first.names for file in files):
+        raise ValueError("files are of other images, or in another order: the same are wanted")
+    blocks = tuple(block for file in files for block in file.blocks)
+    if twice := [block.name for block in blocks if blocks.count(block) > 1]:
+        raise ValueError(f"{twice[0]} is in more than one file: each block once is wanted")
+    return FeatureFile(np.hstack([f.features for f in files]), first.labels, first.names, blocks, first.facts)
 
 
 def extract_dataset(

@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
 
 class Extractor:
-    """Pooled features of images, block by block, neither normalised nor combined (see :func:`combine`).
+    """Pooled features of images, block by block, neither normalised nor combined (see :func:`combine_blocks`).
 
     Args:
         model: a :class:`vggfast.VGG`; without "penultimate" among the taps, whatever :class:`vggfast.Engine` takes.
@@ -176,7 +176,9 @@ def _head_of(model: nn.Module) -> tuple[int, nn.Module, nn.Module]:
     return model.arguments["pool_size"], classifier[0], classifier[3]
 
 
-def combine(features: np.ndarray, blocks: Sequence[Block], how: str = "stack", normalise: bool = True) -> np.ndarray:
+def combine_blocks(
+    features: np.ndarray, blocks: Sequence[Block], how: str = "stack", normalise: bool = True
+) -> np.ndarray:
     """One vector an image of its blocks: (N, D), float32.
 
     Each block is divided by its L2 norm, so that none speaks louder for its channels or its depth; then blocks are
@@ -191,8 +193,7 @@ def combine(features: np.ndarray, blocks: Sequence[Block], how: str = "stack", n
     Raises:
         ValueError: `how` is another, or the columns are not those of the blocks.
     """
-    if how not in COMBINE:
-        raise ValueError(f"combine is {how!r}: one of {', '.join(map(repr, COMBINE))} is wanted")
+    _check_combine(how)
     ends = np.cumsum([block.dims for block in blocks])
     if not blocks or features.shape[1] != ends[-1]:
         raise ValueError(f"features has shape {features.shape}: the columns of {[b.name for b in blocks]} are wanted")
@@ -202,6 +203,11 @@ def combine(features: np.ndarray, blocks: Sequence[Block], how: str = "stack", n
         parts[key].append(_normalised(values) if normalise else values)
     whole = np.concatenate([np.mean(values, axis=0, dtype=np.float32) for values in parts.values()], axis=1)
     return _normalised(whole) if normalise else whole
+
+
+def _check_combine(how: str) -> None:
+    if how not in COMBINE:
+        raise ValueError(f"combine is {how!r}: one of {', '.join(map(repr, COMBINE))} is wanted")
 
 
 def _normalised(values: np.ndarray) -> np.ndarray:
@@ -227,7 +233,7 @@ def extract(
 
     Args:
         images: RGB pictures of any sizes, or their paths.
-        combine, normalise: as `how` and `normalise` of :func:`combine`.
+        combine, normalise: as `how` and `normalise` of :func:`combine_blocks`.
         The others: see :class:`Extractor`.
 
     Raises:
@@ -235,10 +241,6 @@ def extract(
 
     Source: Simonyan & Zisserman, appendix B: taps=("penultimate",), several scales, flip.
     """
-    if combine not in COMBINE:
-        raise ValueError(f"combine is {combine!r}: one of {', '.join(map(repr, COMBINE))} is wanted")
+    _check_combine(combine)
     extractor = Extractor(model, taps, scales, pool=pool, flip=flip, preprocessing=preprocessing, batch_size=batch_size)
-    return _combine(extractor(images), extractor.blocks, combine, normalise)
-
-
-_combine = combine  # an argument of extract has its name
+    return combine_blocks(extractor(images), extractor.blocks, combine, normalise)

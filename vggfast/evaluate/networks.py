@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,19 @@ from typing import Any
 from vggfast.models import VGG
 from vggfast.weights import load_model
 
-PAPER_SCALES = (256, 384, 512)
-_PAPER_POOL_SIZE = 7
+_PAPER_SCALES = (256, 384, 512)
+PAPER_POOL_SIZE = 7
+
+
+def paper_scales(pool_size: int, scales: Sequence[int] = _PAPER_SCALES) -> tuple[int, ...]:
+    """The paper's shorter sides of test images, as much smaller as a head of `pool_size` is than the paper's."""
+    return tuple(round(scale * pool_size / PAPER_POOL_SIZE) for scale in scales)
+
+
+def trained_on(facts: Mapping[str, Any]) -> str:
+    """What a file says of the data of its training, in words; "?" where it says nothing."""
+    data = facts.get("data")
+    return "?" if not data else f"data that were validated on {data}" if facts.get("whole") else data
 
 
 @dataclass(frozen=True)
@@ -24,18 +35,14 @@ class Network:
         sha256: its hash.
         arguments: of :class:`vggfast.VGG`.
         classes: their names; None where the file has none.
-        data: what it was trained on, as ``vggfast train --data`` takes it; "" where the file does not say.
-        whole: those data were all of the split; see :func:`vggfast.data.open_dataset`.
-        test_scales: three shorter sides that suit it; () where the file has none.
+        facts: what else the file says; of training: data, whole (see :func:`vggfast.data.open_dataset`), scales.
     """
 
     path: Path
     sha256: str
     arguments: dict[str, Any]
     classes: list[str] | None
-    data: str
-    whole: bool
-    test_scales: tuple[int, ...]
+    facts: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path, classes: Sequence[str] | None = None) -> Network:
@@ -50,6 +57,8 @@ class Network:
         """
         path = Path(path)
         model, facts = load_model(path)
+        if facts.get("predict") in ("box", "boxes"):
+            raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted")
         if model.head == "none":
             raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
         if "predict" in facts:
@@ -59,10 +68,7 @@ class Network:
         number, names = model.arguments["num_classes"], facts.get("classes") or classes
         if names is not None and len(names) != number:
             raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
-        return cls(
-            path, sha256(path), model.arguments, None if names is None else list(names), facts.get("data", ""),
-            facts.get("whole", False), tuple(facts.get("scales", ())),
-        )  # fmt: skip
+        return cls(path, sha256(path), model.arguments, None if names is None else list(names), facts)
 
     def load(self) -> VGG:
         return load_model(self.path)[0]
@@ -72,10 +78,10 @@ class Network:
 
         Source: Simonyan & Zisserman, section 4; "single" has one, in the middle of the training's, or 256.
         """
-        if self.test_scales:
-            return self.test_scales[1:2] if protocol == "single" else self.test_scales
-        paper = PAPER_SCALES[:1] if protocol == "single" else PAPER_SCALES
-        return tuple(round(scale * self.arguments["pool_size"] / _PAPER_POOL_SIZE) for scale in paper)
+        own = tuple(self.facts.get("scales", ()))
+        if own:
+            return own[1:2] if protocol == "single" else own
+        return paper_scales(self.arguments["pool_size"], _PAPER_SCALES[:1] if protocol == "single" else _PAPER_SCALES)
 
     def check_classes(self, names: Sequence[str], of: str) -> None:
         """Raises ValueError where the classes are not `names`; those of a file without names only have their number."""

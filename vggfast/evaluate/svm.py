@@ -107,7 +107,7 @@ def caltech_protocol(
         raise ValueError("features has values that are not finite")
     if c is not None and c <= 0:
         raise ValueError(f"c is {c}: more than 0 is wanted")
-    if c is None and train < _FOLDS:
+    if c is None and 0 < train < _FOLDS:
         raise ValueError(f"train is {train}: to choose c, {_FOLDS} or more are wanted")
     recalls, accuracies, cs = [], [], []
     for done, (known, unknown) in enumerate(random_splits(labels, train, test, splits, seed), 1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -14,14 +14,19 @@ from vggfast.data import open_dataset
 from vggfast.distributed import World
 from vggfast.evaluate.feature_files import FeatureFile, extract_dataset, load_features
 from vggfast.evaluate.features import PENULTIMATE, Extractor
-from vggfast.evaluate.networks import PAPER_SCALES, sha256
+from vggfast.evaluate.networks import paper_scales, sha256, trained_on
 from vggfast.evaluate.svm import caltech_protocol
 from vggfast.report import environment
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result
 from vggfast.weights import load_model
 
-_PAPER_POOL_SIZE = 7
+if TYPE_CHECKING:
+    from vggfast.localisation.data import BoxSet
+    from vggfast.localisation.evaluation import Evaluation
+    from vggfast.models import VGG
+
+_CALTECH_CLASSES = (101, 102)  # without and with its class of anything else
 _CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published convolutions without FC layers
 
 
@@ -35,47 +40,47 @@ def run_localisation(weights: Path, data: str, split: str, world: World) -> Resu
         weights: holds the files of :data:`vggfast.reproduce.paper.LOCALISATION`.
         data, split: images with boxes, as :func:`vggfast.localisation.open_boxes` takes them.
     """
-    from vggfast.localisation.data import open_boxes
+    from vggfast.localisation import open_boxes
 
     images = open_boxes(data, split)
     lines, trained = [], set()
     for cell in paper.LOCALISATION:
         path = weights / f"{cell.file}.safetensors"
-        if path.is_file():
-            measured, spread, mean_box, where = _boxes(path, images, world)
-            trained.add(where)
-        else:
-            measured, spread, mean_box = None, (), "-"
+        if not path.is_file():
+            lines.append(Line(("D", cell.boxes, cell.tuned, ""), (Figure(cell.error),), f"no {path.name}"))
+            continue
+        model, facts = load_model(path)
+        trained.add(trained_on(facts))
+        found = _boxes(path, model, facts, images, world)
+        mean_box = found.true_class_mean_box
         lines.append(
             Line(
-                ("D", cell.boxes, cell.tuned, mean_box), (Figure(cell.error, measured, spread),),
-                "" if path.is_file() else f"no {path.name}",
+                (model.arguments["config"], cell.boxes, cell.tuned, f"{mean_box.percent:.1f}" if mean_box else ""),
+                (Figure(cell.error, found.true_class.percent, found.true_class.interval()),),
             )
-        )  # fmt: skip
+        )
     on = f"networks trained on {', '.join(sorted(trained))}" if trained else "no network of it is there"
     return Result(
         "localisation", f"appendix A: box of the true class, centre crop; {data} ({split}, {len(images)} images); {on}",
         ("network", "boxes", "tuned layers", "mean box's error %"), ("error at IoU 0.5 %",), lines,
-        ["The paper's column is of ImageNet's images."],
+        ["The paper's column is of its network D on ImageNet's images."],
         {"data": data, "split": split, "images": len(images), "trained_on": sorted(trained),
          "environment": environment(world.size, world.device)},
     )  # fmt: skip
 
 
-def _boxes(path: Path, images: Any, world: World) -> tuple[float, tuple[float, ...], str, str]:
-    """(error, its interval, that of the mean box, the data that the network was trained on)."""
-    from vggfast.localisation.evaluation import evaluate
+def _boxes(path: Path, model: VGG, facts: dict[str, Any], images: BoxSet, world: World) -> Evaluation:
+    """The errors of a network's boxes, beside those of the mean box of its training images."""
+    from vggfast.localisation import evaluate
 
-    model, facts = load_model(path)
-    mean_box, scales = facts.get("mean_box"), facts.get("scales")
-    scale = scales[1] if scales else PAPER_SCALES[0] * model.arguments["pool_size"] // _PAPER_POOL_SIZE
+    if "predict" not in facts or "scales" not in facts:
+        raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
+    mean_box = facts.get("mean_box")
     with Live(str(path), len(images)) as live:
-        found = evaluate(
-            model.to(world.device), images, scale=scale, progress=live.to,
+        return evaluate(
+            model.to(world.device), images, scale=facts["scales"][1], progress=live.to,
             mean_box=None if mean_box is None else np.array(mean_box),
         )  # fmt: skip
-    by_mean = "-" if found.true_class_mean_box is None else f"{found.true_class_mean_box.percent:.1f}"
-    return found.true_class.percent, found.true_class.interval(), by_mean, facts.get("data", "?")
 
 
 # ---- appendix B ------------------------------------------------------------------------------------------------------
@@ -110,14 +115,18 @@ def run_features(weights: Path, data: str, world: World, scales: Sequence[int] =
             if source:
                 kept[config] = source, _extract(source, sets, data, world, scales, folder)
         lines = [_recall(cell, kept) for cell in paper.FEATURES]
-    count = sum(map(len, sets))
+    count, classes = sum(map(len, sets)), len(sets[0].classes)
+    notes = ["The paper's column is of penultimate features of networks that were trained on ImageNet."]
+    if classes not in _CALTECH_CLASSES:
+        notes.append(f"{paper.CALTECH} has {_CALTECH_CLASSES[0]} classes, and these data {classes}: another task.")
+    title = (
+        f"appendix B: features and a linear SVM; {data} ({count} images, {classes} classes), {paper.TRAIN_IMAGES} "
+        f"training images a class, {paper.SPLITS} splits"
+    )
     return Result(
-        "appendix-b",
-        f"appendix B: features and a linear SVM; {data} ({count} images), {paper.TRAIN_IMAGES} training images a "
-        f"class, {paper.SPLITS} splits",
-        ("data", "networks", "features", "Q"), ("mean class recall or mAP %",), lines,
-        ["The paper's column is of penultimate features of networks that were trained on ImageNet."],
-        {"data": data, "images": count, "weights": {name: str(source.path) for name, (source, _) in kept.items()},
+        "appendix-b", title, ("data", "networks", "features", "Q"), ("mean class recall or mAP %",), lines, notes,
+        {"data": data, "images": count, "classes": classes,
+         "weights": {name: str(source.path) for name, (source, _) in kept.items()},
          "environment": environment(world.size, world.device)},
     )  # fmt: skip
 
@@ -136,7 +145,7 @@ def _extract(
     source: _Source, sets: Sequence[Any], data: str, world: World, scales: Sequence[int], folder: Path
 ) -> FeatureFile:
     model, facts = load_model(source.path)
-    wanted = tuple(scales) or tuple(facts.get("scales", ())) or _paper_scales(model.arguments["pool_size"])
+    wanted = tuple(scales) or tuple(facts.get("scales", ())) or paper_scales(model.arguments["pool_size"])
     extractor = Extractor(model.to(world.device), [source.tap], wanted)
     digest = sha256(source.path)
     path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
@@ -148,10 +157,6 @@ def _extract(
         return found
     with Live(str(source.path), sum(map(len, sets))) as live:
         return extract_dataset(extractor, sets, path, of, progress=lambda done, speed: live.to(done))
-
-
-def _paper_scales(pool_size: int) -> tuple[int, ...]:
-    return tuple(round(scale * pool_size / _PAPER_POOL_SIZE) for scale in PAPER_SCALES)
 
 
 def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]]) -> Line:

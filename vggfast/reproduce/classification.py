@@ -12,12 +12,10 @@ from vggfast.distributed import World
 from vggfast.evaluate.dataset import Settings
 from vggfast.evaluate.evaluation import Order, Row, evaluate_networks, row_of
 from vggfast.evaluate.fusion import average
-from vggfast.evaluate.networks import Network
+from vggfast.evaluate.networks import PAPER_POOL_SIZE, Network, paper_scales, trained_on
 from vggfast.report import environment
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result
-
-_PAPER_POOL_SIZE = 7
 
 
 class Bench:
@@ -59,18 +57,20 @@ class Bench:
 
     def trained_on(self) -> set[str]:
         """The data that the networks were trained on, as far as their files say it."""
-        return {network.data or "?" for network in self._networks.values() if isinstance(network, Network)}
+        return {trained_on(network.facts) for network in self._networks.values() if isinstance(network, Network)}
+
+    def bad_images(self) -> int:
+        """How many images do not decode; 0 before anything was evaluated."""
+        return int(next(iter(self._posteriors.values()), torch.zeros(0, 1)).isnan().any(1).sum())
 
     def scales(self, name: str, protocol: str) -> tuple[int, ...]:
         """The paper's for a network of the paper's size; else its own file's, or the paper's as much smaller."""
         network = self._networks[name]
         assert isinstance(network, Network)
         pool_size, wanted = network.arguments["pool_size"], paper.test_scales(name.rpartition("-")[2], protocol)
-        if pool_size == _PAPER_POOL_SIZE:
-            return wanted
-        if network.test_scales:
+        if pool_size != PAPER_POOL_SIZE and "scales" in network.facts:
             return network.scales(protocol)
-        return tuple(round(scale * pool_size / _PAPER_POOL_SIZE) for scale in wanted)
+        return paper_scales(pool_size, wanted)
 
     def posteriors(self, name: str, protocol: str) -> Tensor:
         """(N, classes) of a network that is there; on ranks but the first, nothing is in it."""
@@ -106,9 +106,8 @@ def run_table(bench: Bench, name: str) -> Result:
     notes = [] if all(data.startswith("imagenet:") for data in (*ran, bench.data)) else [
         "The paper's columns are of networks trained and tested on ImageNet (1000 classes)."
     ]  # fmt: skip
-    bad = int(next(iter(bench._posteriors.values()), torch.zeros(0, 1)).isnan().any(1).sum())
-    if bad:
-        notes.append(f"{bad} images do not decode, and count in no error.")
+    if bench.bad_images():
+        notes.append(f"{bench.bad_images()} images do not decode, and count in no error.")
     return Result(
         name, f"{table.title}; {bench.data} ({bench.split}, {len(bench.images)} images); {trained}",
         ("network", "S", "protocol", "Q"), ("top-1 error %", "top-5 error %"), lines, notes,

@@ -1,0 +1,343 @@
+"""Features against their plain definition, their files, and SVMs whose recall is known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+import vggfast
+from vggfast.cli import main
+from vggfast.data import Preprocessing, open_dataset, rescale
+from vggfast.evaluate import caltech_protocol, extract
+from vggfast.evaluate.feature_files import extract_dataset, join, load_features
+from vggfast.evaluate.features import Block, Extractor, combine_blocks
+from vggfast.evaluate.svm import random_splits
+from vggfast.weights import save_model
+
+PREPROCESSING = Preprocessing((120.0, 110.0, 100.0), (60.0, 61.0, 62.0), order="BGR")
+TAPS = ("conv1_1", "relu2_1", "pool3", "relu5_2", "pool5", "penultimate")
+
+
+def _model(**options):
+    torch.manual_seed(0)
+    arguments = {"num_classes": 4, "width": 0.1, "hidden": 16, "pool_size": 2, **options}
+    model = vggfast.VGG("A", **arguments).eval()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):  # biases that show where one is left out
+            torch.nn.init.uniform_(module.bias, -0.1, 0.1)
+    model.preprocessing = PREPROCESSING
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return _model()
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    generator = np.random.default_rng(0)
+    sizes = [(97, 131), (70, 70), (131, 97), (70, 70), (70, 70)]
+    return [Image.fromarray(generator.integers(0, 255, (h, w, 3), np.uint8)) for h, w in sizes]
+
+
+def _plain_maps(model, x):
+    """Every tap's map of one image, layer by layer in plain torch."""
+    maps, stage, index = {}, 1, 0
+    for module in model.features:
+        if isinstance(module, torch.nn.Conv2d):
+            index += 1
+            x = maps[f"conv{stage}_{index}"] = F.conv2d(x, module.weight, module.bias, padding=1)
+        elif isinstance(module, torch.nn.ReLU):
+            x = maps[f"relu{stage}_{index}"] = F.relu(x)
+        else:
+            x = maps[f"pool{stage}"] = F.max_pool2d(x, 2)
+            stage, index = stage + 1, 0
+    if "classifier" in dict(model.named_children()):
+        size = model.arguments["pool_size"]
+        for i, extent in ((0, size), (3, 1)):
+            layer = model.classifier[i]
+            x = F.relu(F.conv2d(x, layer.weight.reshape(len(layer.bias), -1, extent, extent), layer.bias))
+        maps["penultimate"] = x
+    return maps
+
+
+def _plain(model, image, taps, scales, pools, flip):
+    """Blocks of one image, as the definition says it: by scale, tap and pooling."""
+    blocks = []
+    for scale in scales:
+        pixels = np.asarray(rescale(image, scale), dtype=np.float32)[..., ::-1]
+        x = torch.from_numpy((pixels - PREPROCESSING.mean) / PREPROCESSING.std).float().permute(2, 0, 1)[None]
+        views = [_plain_maps(model, view) for view in ((x, x.flip(3)) if flip else (x,))]
+        for tap in taps:
+            for pool in pools:
+                rows = [view[tap].mean((2, 3)) if pool == "mean" else view[tap].amax((2, 3)) for view in views]
+                blocks.append(torch.stack(rows).mean(0)[0])
+    return blocks
+
+
+@pytest.mark.parametrize("flip", [True, False])
+@pytest.mark.parametrize("pools", [("mean",), ("max",), ("mean", "max")])
+def test_blocks_are_their_definition(model, pictures, pools, flip):
+    scales = (65, 97)
+    extractor = Extractor(model, TAPS, scales, pool=pools, flip=flip, batch_size=2)
+    with torch.no_grad():
+        wanted = [_plain(model, picture, TAPS, scales, pools, flip) for picture in pictures]
+    assert [block.dims for block in extractor.blocks] == [len(values) for values in wanted[0]]
+    assert extractor.blocks[0].name == f"conv1_1.{pools[0]}@65"
+    found = extractor(pictures)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, torch.stack([torch.cat(b) for b in wanted]).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_head_and_one_with_its_head_as_convolutions(model, pictures):
+    bare = _model(head="none")
+    with torch.no_grad():
+        wanted = torch.cat(_plain(bare, pictures[0], ["pool5"], [64], ["mean"], True)).numpy()
+    found = extract(bare, pictures[:1], ["pool5"], [64], normalise=False)
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-6)
+    linear, conv = (extract(each, pictures, ["penultimate"], [70]) for each in (model, model.to_conv_head()))
+    np.testing.assert_array_equal(linear, conv)
+
+
+def test_paths_are_read(model, pictures, tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for picture, path in zip(pictures, paths, strict=False):
+        picture.save(path)
+    np.testing.assert_array_equal(
+        extract(model, [paths[0], str(paths[1])], scales=[64]), extract(model, pictures[:2], scales=[64])
+    )
+
+
+@pytest.mark.parametrize("how", ["stack", "average"])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_scales_are_stacked_or_averaged(model, pictures, how, normalise):
+    taps, scales, pools = ("pool4", "relu5_2"), (64, 96), ("mean", "max")
+    found = extract(model, pictures, taps, scales, pool=pools, combine=how, normalise=normalise)
+    unit = (lambda v: v / v.norm()) if normalise else (lambda v: v)
+    for row, picture in zip(found, pictures, strict=True):
+        with torch.no_grad():
+            blocks = [unit(values) for values in _plain(model, picture, taps, scales, pools, True)]
+        if how == "average":
+            blocks = [(a + b) / 2 for a, b in zip(blocks[:4], blocks[4:], strict=True)]
+        np.testing.assert_allclose(row, unit(torch.cat(blocks)).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_row_of_zeros_stays():
+    rows = combine_blocks(np.array([[0, 0], [3, 4]], np.float32), [Block("pool5", "mean", 64, 2)])
+    np.testing.assert_allclose(rows, [[0, 0], [0.6, 0.8]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"taps": ["relu9_1"]}, r"taps has 'relu9_1'"),
+        ({"taps": ["pool5", "pool5"]}, r"taps is \['pool5', 'pool5'\]: each only once"),
+        ({"taps": []}, r"taps is empty"),
+        ({"pool": "sum"}, r"pool is 'sum': one or more of 'mean', 'max'"),
+        ({"scales": []}, r"scales is \[\]"),
+        ({"scales": [31]}, r"scales is \[31\]: one or more of at least 32"),
+        ({"scales": [63], "taps": ["penultimate"]}, r"scales is \[63\]: one or more of at least 64"),
+        ({"combine": "sum"}, r"combine is 'sum': one of 'stack', 'average'"),
+        ({"batch_size": 0}, r"batch_size is 0"),
+    ],
+)
+def test_arguments_that_cannot_be(model, pictures, options, message):
+    with pytest.raises(ValueError, match=message):
+        extract(model, pictures, **{"scales": [64], **options})
+
+
+def test_networks_that_cannot_be(pictures):
+    bare = _model(head="none")
+    with pytest.raises(ValueError, match="the model has no head: a network with FC layers is wanted"):
+        extract(bare, pictures, ["penultimate"])
+    with pytest.raises(TypeError, match="model is FusedSequential: for the tap 'penultimate'"):
+        extract(bare.features, pictures, ["penultimate"], preprocessing=PREPROCESSING)
+    bare.preprocessing = None
+    with pytest.raises(ValueError, match="preprocessing is None, and the model has none"):
+        extract(bare, pictures)
+
+
+# ---- files --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["features.npz", "features"])
+def test_what_was_stopped_goes_on(model, photos, tmp_path, name):
+    sets = [open_dataset(f"imagefolder:{photos}", split) for split in ("train", "val")]
+    extractor, out = Extractor(model, ["pool4", "pool5"], [32, 48]), tmp_path / name
+    calls = []
+
+    class Stopping(Extractor):
+        def __call__(self, pictures):
+            calls.append(len(pictures))
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            return super().__call__(pictures)
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_dataset(Stopping(model, ["pool4", "pool5"], [32, 48]), sets, out, {"model": "m"}, chunk=7)
+    assert not out.exists()
+    with pytest.raises(ValueError, match=r"parts of other features \(flip differ\)"):
+        extract_dataset(Extractor(model, ["pool4", "pool5"], [32, 48], flip=False), sets, out, {"model": "m"}, chunk=7)
+    seen = []
+    made = extract_dataset(
+        extractor, sets, out, {"model": "m"}, chunk=7, progress=lambda done, speed: seen.append((done, speed > 0))
+    )
+    assert calls == [7, 7, 6]
+    assert seen == [(7, False), (14, False), (20, True)]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("features")] == [name]
+    read = load_features(out)
+    every = [(images, i) for images in sets for i in range(len(images))]
+    assert read.names == [images.source(i) for images, i in every]
+    assert read.labels.tolist() == [images.labels[i] for images, i in every]
+    assert read.blocks == made.blocks == extractor.blocks
+    assert read.facts["classes"] == ["blue", "red"]
+    alone = np.concatenate([extractor([images.image(i)]) for images, i in every])
+    np.testing.assert_allclose(read.features, alone, rtol=1e-4, atol=1e-6)
+    through = extract_dataset(extractor, sets, tmp_path / "through.npz", {"model": "m"}, chunk=7)
+    np.testing.assert_array_equal(read.features, through.features)
+    with pytest.raises(FileExistsError, match="is there already"):
+        extract_dataset(extractor, sets, out, {"model": "m"}, chunk=7)
+
+
+def test_blocks_are_selected_by_name(model, photos, tmp_path):
+    sets = [open_dataset(f"imagefolder:{photos}", "val")]
+    extractor = Extractor(model, ["pool4", "pool5"], [32, 48], pool=("mean", "max"))
+    file = extract_dataset(extractor, sets, tmp_path / "a.npz", {})
+    images = [sets[0].image(i) for i in range(len(sets[0]))]
+
+    def check(found, *arguments, **options):
+        # A network with other taps fuses other layers, and rounds otherwise.
+        np.testing.assert_allclose(found, extract(model, images, *arguments, **options), rtol=1e-4, atol=1e-6)
+
+    check(file.select(["pool5.max@48"]), ["pool5"], [48], pool="max")
+    check(file.select(["pool5@32"]), ["pool5"], [32], pool=("mean", "max"))
+    check(file.select(["pool4"], "average"), ["pool4"], [32, 48], pool=("mean", "max"), combine="average")
+    check(file.select(["pool4.mean", "pool4.mean@32"]), ["pool4"], [32, 48])
+    check(file.select(), ["pool4", "pool5"], [32, 48], pool=("mean", "max"))
+    for wrong in ("pool3", "pool5@64", "pool5.sum", "@32", ""):
+        with pytest.raises(ValueError, match=f"use has '{wrong}': among pool4.mean@32, .* is wanted"):
+            file.select([wrong])
+
+
+def test_files_are_joined(model, photos, tmp_path):
+    val, train = (open_dataset(f"imagefolder:{photos}", split) for split in ("val", "train"))
+    small, large = (Extractor(model, ["pool4", "pool5"], [scale]) for scale in (32, 48))
+    files = [extract_dataset(each, [val], tmp_path / f"{i}.npz", {}) for i, each in enumerate((small, large))]
+    joined = join(files)
+    assert [block.name for block in joined.blocks] == [
+        "pool4.mean@32", "pool5.mean@32", "pool4.mean@48", "pool5.mean@48"
+    ]  # fmt: skip
+    np.testing.assert_array_equal(joined.features, np.hstack([file.features for file in files]))
+    with pytest.raises(ValueError, match=r"pool4\.mean@32 is in more than one file"):
+        join([files[0], files[0]])
+    with pytest.raises(ValueError, match="files are of other images"):
+        join([files[0], extract_dataset(large, [train], tmp_path / "2.npz", {})])
+
+
+def test_files_that_are_no_features(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such feature file or folder"):
+        load_features(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_text("nothing")
+    np.savez(tmp_path / "b.npz", features=np.zeros((2, 2)))
+    for path in (tmp_path / "a.npz", tmp_path / "b.npz", tmp_path):
+        with pytest.raises(ValueError, match="holds no features that vggfast wrote"):
+            load_features(path)
+
+
+# ---- SVM ----------------------------------------------------------------------------------------------------------
+
+
+def test_splits_are_disjoint_and_come_again():
+    labels = np.repeat([3, 5, 9], [8, 12, 40])
+    first, again = (list(random_splits(labels, 6, 20, 3, seed=1)) for _ in range(2))
+    for (known, unknown), (known_again, unknown_again) in zip(first, again, strict=True):
+        np.testing.assert_array_equal(known, known_again)
+        np.testing.assert_array_equal(unknown, unknown_again)
+        assert not set(known) & set(unknown)
+        assert len(set(known)) == len(known)
+        assert [int((labels[known] == label).sum()) for label in (3, 5, 9)] == [6, 6, 6]
+        assert [int((labels[unknown] == label).sum()) for label in (3, 5, 9)] == [2, 6, 20]
+    assert len({tuple(known) for known, _ in first}) == 3
+    assert set(first[0][0]) != set(next(random_splits(labels, 6, 20, 1, seed=2))[0])
+
+
+def _separable(counts):
+    labels = np.repeat(np.arange(len(counts)), counts)
+    return np.eye(len(counts), dtype=np.float32)[labels], labels
+
+
+@pytest.mark.parametrize("c", [None, 1.0])
+def test_classes_apart_are_all_recognised(c):
+    features, labels = _separable([8, 9, 14])
+    done = []
+    found = caltech_protocol(features, labels, train=6, test=5, splits=2, c=c, progress=done.append)
+    assert (found.recalls, found.accuracies, found.mean, found.deviation) == ((100, 100), (100, 100), 100, 0)
+    assert (found.train_images, found.test_images) == (18, 2 + 3 + 5)
+    assert done == [1, 2]
+    if c:
+        assert found.cs == (1, 1)
+
+
+def test_recall_is_the_mean_over_classes_and_accuracy_that_over_images():
+    """Of the second class' test images, all that are not its 6 training ones lie on the first class' place."""
+    features, labels = _separable([10, 26])
+    known = next(random_splits(labels, 6, 50, 1, seed=3))[0]
+    hidden = np.setdiff1d(np.flatnonzero(labels == 1), known)
+    features[hidden] = features[0]
+    found = caltech_protocol(features, labels, train=6, splits=1, seed=3, c=1.0)
+    assert found.recalls == (50.0,)
+    assert found.accuracies == (pytest.approx(100 * 4 / 24),)
+    assert found.deviation is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"train": 8}, "train is 8, and class number 0 has 8 images: at most 7 is wanted"),
+        ({"train": 0}, "train is 0: 1 or more"),
+        ({"splits": 0}, "splits is 0: 1 or more"),
+        ({"train": 2}, "train is 2: to choose c, 3 or more"),
+        ({"train": 4, "c": -1.0}, "c is -1.0: more than 0"),
+        ({"train": 4, "labels": np.zeros(3, int)}, r"features has shape \(17, 2\): \(3, D\)"),
+        ({"train": 4, "labels": np.zeros(17, int)}, "labels has 1 class: 2 or more"),
+        ({"train": 4, "features": np.full((17, 2), np.nan)}, "features has values that are not finite"),
+    ],
+)
+def test_protocols_that_cannot_be(options, message):
+    features, labels = _separable([8, 9])
+    with pytest.raises(ValueError, match=message):
+        caltech_protocol(**{"features": features, "labels": labels, **options})
+
+
+# ---- commands -----------------------------------------------------------------------------------------------------
+
+
+def test_the_two_commands(model, photos, tmp_path, capsys):
+    weights, out, found = tmp_path / "a.safetensors", tmp_path / "features.npz", tmp_path / "svm.json"
+    save_model(model, weights)
+    given = ["--model", weights, "--data", f"imagefolder:{photos}", "--taps", "pool1", "pool5", "--scales", 64]
+    assert main(list(map(str, ["features", *given, "--out", out]))) == 0
+    assert "20 images" in capsys.readouterr().out
+    facts = load_features(out).facts
+    assert facts["preprocessing"] == PREPROCESSING.as_dict()
+    assert len(facts["model_sha256"]) == 64
+    use = ["--use", "pool1", "--train", 6, "--c", 1, "--json", found]
+    assert main(list(map(str, ["svm", out, *use]))) == 0
+    assert "mean class recall 100.00 ± 0.00 %" in capsys.readouterr().out  # red and blue: colour says it all
+    figures = json.loads(found.read_text())
+    assert (figures["mean"], figures["use"], figures["recalls"]) == (100, ["pool1"], [100, 100, 100])
+    assert main(["svm", str(out), "--use", "pool3"]) == 1
+    assert "use has 'pool3': among pool1.mean@64, pool5.mean@64 is wanted" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_say_its_preprocessing(photos, tmp_path, capsys):
+    bare = _model()
+    bare.preprocessing = None
+    save_model(bare, tmp_path / "a.safetensors")
+    given = ["--model", tmp_path / "a.safetensors", "--data", f"imagefolder:{photos}", "--out", tmp_path / "b.npz"]
+    assert main(list(map(str, ["features", *given]))) == 1
+    assert "does not say what preprocessing" in capsys.readouterr().err
