@@ -157,7 +157,7 @@ def test_help_lists_the_commands(capsys):
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    assert re.findall(r"^    (\w+) ", out, re.MULTILINE) == [
+    assert re.findall(r"^    (\w+)(?: |$)", out, re.MULTILINE) == [
         "train", "eval", "reproduce", "predict", "localise", "features", "svm", "report", "cache", "info",
     ]  # fmt: skip
     with pytest.raises(SystemExit) as stop:
