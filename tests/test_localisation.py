@@ -389,11 +389,14 @@ def test_the_commands(tiny, classifier, tmp_path, capsys):
     at_end = json.loads((run / "metrics.json").read_text())["localisation"]["errors"]
     assert at_end.items() < found["errors"].items()
     photo = tiny / "val" / "images" / "n1_val_0.png"
-    assert main(["localise", "predict", *networks, "--top", "2", str(photo)]) == 0
+    assert main(["localise", "predict", *networks, "--top", "2", "--draw", str(tmp_path / "drawn"), str(photo)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(str(photo))
     assert {line.split()[1] for line in lines[1:]} == {"red", "blue"}
     assert all(0 <= float(value) <= 64 for line in lines[1:] for value in line.split()[2:])
+    drawn = Image.open(tmp_path / "drawn" / "n1_val_0-boxes.png")
+    assert drawn.size == (256, 256)  # enlarged, so that the labels can be read
+    assert np.abs(np.asarray(drawn.resize((64, 64))).astype(int) - np.asarray(Image.open(photo))).max() > 100
 
 
 def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys):
@@ -404,6 +407,8 @@ def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys
     assert "has no mean_box, predict: a network that predicts boxes is wanted" in capsys.readouterr().err
     assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
     assert "does not predict the classes of" in capsys.readouterr().err
+    assert main(["predict", "--model", str(boxes), "a.png"]) == 1
+    assert "boxes.safetensors predicts boxes, not classes" in capsys.readouterr().err
 
 
 def test_the_set_of_boxes_travels_to_workers(tiny):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_networks(parser, True, "the classification network that names the classes")
     parser.add_argument("--top", metavar="K", type=int, default=5, help="classes to print (default 5)")
+    parser.add_argument("--draw", metavar="DIR", type=Path,
+                        help="write each photo there with the boxes drawn, as <name>-boxes.png")  # fmt: skip
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
 
 
@@ -106,6 +109,8 @@ def _predict(parsed: argparse.Namespace) -> int:
 
     from vggfast.data import ImageSet, open_image
     from vggfast.localisation import dense_boxes
+    from vggfast.report.boxes import draw_boxes
+    from vggfast.weights.files import write_atomically
 
     model, facts, classifier = _networks(parsed)
     classes = facts["classes"]
@@ -113,8 +118,13 @@ def _predict(parsed: argparse.Namespace) -> int:
         images = ImageSet(str(path), classes, np.zeros(1, np.int64), [path], open_image)
         scales = parsed.scales or facts["scales"]
         found = dense_boxes(model, classifier, images, scales, top=parsed.top, merge_threshold=parsed.merge)
-        pixels = found.boxes[0].clip(0, 1) * (images.image(0).size * 2)
+        photo = images.image(0)
+        boxes = found.boxes[0].clip(0, 1) * (photo.size * 2)
+        labels = [classes[label] for label in found.classes[0]]
         print(f"{path}  (left, top, right, bottom in pixels)")
-        for label, posterior, box in zip(found.classes[0], found.posteriors[0], pixels, strict=True):
-            print(f"  {posterior:7.2%}  {classes[label]}  {' '.join(f'{value:.1f}' for value in box)}")
+        for label, posterior, box in zip(labels, found.posteriors[0], boxes, strict=True):
+            print(f"  {posterior:7.2%}  {label}  {' '.join(f'{value:.1f}' for value in box)}")
+        if parsed.draw:
+            save = functools.partial(draw_boxes(photo, boxes, labels=labels).save, format="PNG")
+            write_atomically(parsed.draw / f"{path.stem}-boxes.png", save)
     return 0
