@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from vggfast.data import ImageSet, Preprocessing
+from vggfast.distributed import World
 from vggfast.models import VGG
 from vggfast.report import command, confusion, contact_sheet, curves, environment, most_confused, write_report
 from vggfast.report.figures import thinned
@@ -62,7 +63,7 @@ def _run(out, classes=("cat", "dog"), epochs=2, images=12):
     save_model(model, out / "model.safetensors", {})
     return SimpleNamespace(
         out=out, config=config, val_set=_images(list(classes), images), preprocessing=Preprocessing(),
-        world=SimpleNamespace(size=3, device=torch.device("cpu")), progress=SimpleNamespace(epochs=rows),
+        world=World(), progress=SimpleNamespace(epochs=rows),
     )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def test_a_run_ends_with_a_report_that_needs_no_other_file(classes, tmp_path, on
     assert "best top-1 error 55.00 %" in page.text
     assert "batch_size" in page.text
     assert page.text.index("hidden 8 4096") < page.text.index("The other") < page.text.index("batch_size 256 256")
-    assert "ranks 3" in page.text
+    assert "ranks 1" in page.text
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["steps"], metrics["epochs"], metrics["best_epoch"]) == (10, 1, 0)
     assert metrics["evaluation"].keys() == {"dense, one scale", "dense, 3 scales"}

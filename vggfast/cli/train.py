@@ -158,8 +158,7 @@ def _train(asked: Order, overwrite: bool) -> int:
                     flush=True,
                 )
             return 128 + (trainer.stop_signal or signal.SIGTERM)
-        if world.main:
-            trainer.task.finish(trainer)
+        trainer.task.finish(trainer)
     return 0
 
 

@@ -1,19 +1,14 @@
-"""Top-k errors, their intervals, class by class, how far confidence can be trusted; a whole data set's."""
+"""Top-k errors, their intervals, class by class, how far confidence can be trusted."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
-
-from vggfast.data import ImageSet, Preprocessing
-from vggfast.evaluate.evaluator import Evaluator
-from vggfast.models import VGG
 
 
 def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -149,43 +144,3 @@ def _check(posteriors: Tensor, labels: Tensor) -> None:
             f"posteriors has shape {tuple(posteriors.shape)} and labels {tuple(labels.shape)}: (N, classes) and (N,), "
             "N at least 1, are wanted"
         )
-
-
-def evaluate_dense(
-    model: VGG,
-    images: ImageSet,
-    preprocessing: Preprocessing,
-    scales: Sequence[int],
-    *,
-    flip: bool = True,
-    chunk: int = 256,
-    on_bad_image: str = "fail",
-    progress: Callable[[int], Any] = lambda done: None,
-) -> tuple[dict[str, float], Tensor]:
-    """(errors, posteriors (N, classes)) of a data set by :meth:`Evaluator.dense`.
-
-    `progress` is told how many images are done. With `on_bad_image` "skip", an image that does not decode has
-    posteriors of NaN and counts in no error.
-
-    Raises:
-        ValueError: an image does not decode, or none does; the text names it.
-    """
-    evaluator = Evaluator(model, preprocessing)
-    posteriors = torch.full((len(images), len(images.classes)), float("nan"))
-    for begin in range(0, len(images), chunk):
-        end = min(begin + chunk, len(images))
-        batch = {i: image for i in range(begin, end) if (image := _image(images, i, on_bad_image)) is not None}
-        if batch:
-            posteriors[list(batch)] = evaluator.dense(list(batch.values()), scales, flip=flip)
-        progress(end)
-    seen = ~posteriors.isnan().any(1)
-    return errors(posteriors[seen], torch.from_numpy(images.labels)[seen]), posteriors
-
-
-def _image(images: ImageSet, index: int, on_bad_image: str) -> Image.Image | None:
-    try:
-        return images.image(index)
-    except (OSError, ValueError):
-        if on_bad_image == "fail":
-            raise
-        return None

@@ -45,11 +45,14 @@ def print_errors(title: str, evaluation: Evaluation) -> None:
 
 
 def finish(trainer: Any) -> None:
-    """Evaluates a run's best network by the protocol of the true class; writes metrics.json, prints a table.
+    """Evaluates a run's best network by the protocol of the true class; writes metrics.json, prints a table; all of it
+    on the first rank.
 
     Args:
         trainer: as of :func:`vggfast.training.finish.finish`.
     """
+    if not trainer.world.main:
+        return
     out, config, images = trainer.out, trainer.config, trainer.val_set
     model, facts = load_model(out / "model.safetensors")
     with Live("true class", len(images)) as live:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from vggfast.console import Live, print_table, say
-from vggfast.evaluate import evaluate_dense
+from vggfast.evaluate import Settings, errors, evaluate_set
 from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
 from vggfast.report.summary import summary
 from vggfast.weights import load_model
@@ -30,28 +31,32 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def finish(trainer: Any) -> None:
-    """Evaluates, draws, writes and prints, on the first rank alone; everything goes into the run's folder.
+    """Evaluates, on all ranks; draws, writes and prints, on the first; everything goes into the run's folder.
 
     Args:
         trainer: the :class:`vggfast.training.trainer.Trainer` whose run has ended, its log closed; of it out, config,
             val_set, preprocessing, world and progress.epochs are read.
     """
-    out, config, images = trainer.out, trainer.config, trainer.val_set
+    out, config, images, world = trainer.out, trainer.config, trainer.val_set, trainer.world
     model, _ = load_model(out / "model.safetensors")
-    model = model.to(trainer.world.device)
+    model = model.to(world.device)
+    settings = Settings(on_bad_image=config.on_bad_image)
     scales = config.test_scales()
     protocols = {"dense, one scale": scales[1:2], f"dense, {len(scales)} scales": scales}
-    results: dict[str, dict[str, Any]] = {}
+    posteriors: dict[str, Any] = {}
     for name, used in protocols.items():
-        with Live(name, len(images)) as live:
-            found, posteriors = evaluate_dense(
-                model, images, trainer.preprocessing, used, on_bad_image=config.on_bad_image, progress=live.to
-            )
-        results[name] = {"scales": list(used), "flip": True, **found}
+        with Live(name, len(images), quiet=not world.main) as live:
+            posteriors[name], _ = evaluate_set(model, images, used, settings, world, progress=live.to)
+    if not world.main:
+        return
 
-    seen = np.flatnonzero(~posteriors.isnan().any(1).numpy())  # all that decode
-    confidences, predicted = (t.numpy() for t in posteriors[seen].max(1))
+    seen = np.flatnonzero(~posteriors[name].isnan().any(1).numpy())  # all that decode
     labels = images.labels[seen]
+    results = {
+        name: {"scales": list(used), "flip": True, **errors(posteriors[name][seen], torch.from_numpy(labels))}
+        for name, used in protocols.items()
+    }
+    confidences, predicted = (t.numpy() for t in posteriors[name][seen].max(1))
     confusion(labels, predicted, images.classes, out / "confusion.png")
     _draw_sheet(images, seen, predicted, confidences, out / "predictions.png")
     figures = summary(trainer.progress.epochs)
@@ -62,7 +67,7 @@ def finish(trainer: Any) -> None:
             **figures, "best_epoch": best["epoch"],
             "centre_crop": {"top1": best["val_top1"], "top5": best["val_top5"]}, "evaluation": results,
             "confused": most_confused(labels, predicted, images.classes),
-            "environment": environment(trainer.world.size, trainer.world.device),
+            "environment": environment(world.size, world.device),
         },
     )  # fmt: skip
     write_report(out)

@@ -38,7 +38,7 @@ class Task(Protocol):
         """Each (n,): the losses, and whether the image counts in the first and in the second error."""
 
     def finish(self, trainer: Any) -> None:
-        """Evaluates and reports a run that has ended."""
+        """Evaluates and reports a run that has ended; called by all ranks."""
 
 
 class Classification:
