@@ -141,10 +141,14 @@ def cases(scales: list[int], by: str) -> Iterator[tuple[list[str], str]]:
     for scale in scales[1:]:
         for name in ("pool5.mean", "relu5_3.max"):
             yield [f"{name}@{scale}"], "stack"
-    if len(scales) > 1:
+    for chosen in [[scales[0], other] for other in scales[1:]]:
         for name, how in itertools.product(("pool5.mean", "relu5_3.max"), COMBINE):
-            yield [f"{name}@{scale}" for scale in scales], how
-        yield [f"{name}@{scale}" for name in ("relu5_3.max", "pool5.mean") for scale in scales], "stack"
+            yield [f"{name}@{scale}" for scale in chosen], how
+        for names in (("relu5_3.max", "pool5.mean"), ("pool5.mean", "pool5.max")):
+            yield [f"{name}@{scale}" for name in names for scale in chosen], "stack"
+    if len(scales) > 2:
+        for names in (("pool5.mean",), ("pool5.mean", "pool5.max")):
+            yield [f"{name}@{scale}" for name in names for scale in scales], "stack"
 
 
 def svm(parsed: argparse.Namespace) -> None:
