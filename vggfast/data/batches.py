@@ -99,23 +99,29 @@ class _Loader(Dataset):
         kept = [each for each in found if each.pixels is not None]
         counts = torch.tensor([each.pixels is not None for each in found])
         images = _room(len(found), self.transform.crop)
-        boxes = None if self.boxes is None else torch.zeros(len(found), 4)
+        geometries = [self._draw(rows.epoch, each) for each in kept]
         if kept:
-            geometries = [self._draw(rows.epoch, each) for each in kept]
             pictures = [each.pixels for each in kept if each.pixels is not None]
             whole = len(kept) == len(found)
             made = crop_pictures(pictures, geometries, self.transform, out=images if whole else None)
             images = made if whole else images.zero_().index_copy_(0, counts.nonzero()[:, 0], made)
-            if boxes is not None and self.boxes is not None:
-                moved = crop_boxes(self.boxes[[each.chosen for each in kept]], geometries, self.transform.crop)
-                boxes[counts] = torch.from_numpy(moved).float()
         else:
             images.zero_()
+        boxes = self._boxes(kept, geometries, counts)
         labels = torch.from_numpy(self.images.labels[[each.chosen for each in found]])
         bad = [each.bad for each in found if each.bad is not None]
         if rows.filler:  # the rank whose rows they are reports them
             return Batch(images, labels, torch.zeros(len(found), dtype=torch.bool), rows.total, [], boxes)
         return Batch(images, labels, counts, rows.total, bad, boxes)
+
+    def _boxes(self, kept: list[_Found], geometries: list[Geometry], counts: Tensor) -> Tensor | None:
+        if self.boxes is None:
+            return None
+        boxes = torch.zeros(len(counts), 4)
+        if kept:
+            moved = crop_boxes(self.boxes[[each.chosen for each in kept]], geometries, self.transform.crop)
+            boxes[counts] = torch.from_numpy(moved).float()
+        return boxes
 
     def _draw(self, epoch: int, found: _Found) -> Geometry:
         assert found.pixels is not None
