@@ -60,9 +60,10 @@ def _run(out, classes=("cat", "dog"), epochs=2, images=12):
         log.epoch(row)
     log.close()
     model = VGG("A", len(classes), width=0.05, hidden=8, pool_size=1)
-    save_model(model, out / "model.safetensors", {})
+    model.preprocessing = Preprocessing()
+    save_model(model, out / "model.safetensors")
     return SimpleNamespace(
-        out=out, config=config, val_set=_images(list(classes), images), preprocessing=Preprocessing(),
+        out=out, config=config, val_set=_images(list(classes), images),
         world=World(), progress=SimpleNamespace(epochs=rows),
     )  # fmt: skip
 

@@ -35,7 +35,7 @@ def finish(trainer: Any) -> None:
 
     Args:
         trainer: the :class:`vggfast.training.trainer.Trainer` whose run has ended, its log closed; of it out, config,
-            val_set, preprocessing, world and progress.epochs are read.
+            val_set, world and progress.epochs are read.
     """
     out, config, images, world = trainer.out, trainer.config, trainer.val_set, trainer.world
     model, _ = load_model(out / "model.safetensors")
