@@ -408,7 +408,7 @@ def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys
     assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
     assert "does not predict the classes of" in capsys.readouterr().err
     assert main(["predict", "--model", str(boxes), "a.png"]) == 1
-    assert "boxes.safetensors predicts boxes, not classes" in capsys.readouterr().err
+    assert "boxes.safetensors predicts boxes: a network that predicts classes is wanted" in capsys.readouterr().err
 
 
 def test_the_set_of_boxes_travels_to_workers(tiny):
