@@ -132,22 +132,19 @@ def whole(parsed: argparse.Namespace) -> None:
 
 
 def cases(scales: list[int], by: str) -> Iterator[tuple[list[str], str]]:
-    """(blocks, what becomes of scales), of the scales that there are."""
-    middle, others = scales[len(scales) // 2], [scale for i, scale in enumerate(scales) if i != len(scales) // 2]
+    """(blocks, what becomes of scales): most at the first scale."""
     compared = [["pool5.mean"], ["relu5_3.max"], ["pool4.mean", "pool5.mean"]]  # by ours and by torch
     single = [[f"{tap}.mean"] for tap in reversed(TAPS)] + [["pool5.max"], ["pool4.max"]]
     stacked = [["pool5.mean", "pool5.max"], ["relu5_3.mean", "pool5.mean"]]
     for use in compared if by == "torch" else [*compared, *(each for each in single if each not in compared), *stacked]:
-        yield [f"{name}@{middle}" for name in use], "stack"
-    if by == "torch":
-        return
-    for scale in others:
+        yield [f"{name}@{scales[0]}" for name in use], "stack"
+    for scale in scales[1:]:
         for name in ("pool5.mean", "relu5_3.max"):
             yield [f"{name}@{scale}"], "stack"
-    for count, how in itertools.product(range(2, len(scales) + 1), COMBINE):
-        yield [f"pool5.mean@{scale}" for scale in scales[-count:]], how
-    if others:
-        yield [f"{name}@{scale}" for name in ("pool4.mean", "pool5.mean") for scale in scales[-2:]], "stack"
+    if len(scales) > 1:
+        for name, how in itertools.product(("pool5.mean", "relu5_3.max"), COMBINE):
+            yield [f"{name}@{scale}" for scale in scales], how
+        yield [f"{name}@{scale}" for name in ("relu5_3.max", "pool5.mean") for scale in scales], "stack"
 
 
 def svm(parsed: argparse.Namespace) -> None:
@@ -159,13 +156,16 @@ def svm(parsed: argparse.Namespace) -> None:
     made["environment"] = {**timing.environment(), "scikit-learn": metadata.version("scikit-learn")}
     beside = [path.with_suffix(".json") for path in (*parsed.ours, *([parsed.torch] if parsed.torch else []))]
     made["runs"] = [json.loads(path.read_text()) for path in beside]
+    made["note"] = parsed.note
     made["sample"] = json.loads(parsed.sample.read_text()) if parsed.sample else None
     if parsed.torch:
         theirs = files["torch"]
+        if theirs.names != files["vggfast"].names:
+            raise SystemExit(f"{parsed.torch} is of other images than {parsed.ours[0]}")
         same = files["vggfast"].columns(theirs.blocks)
         made["distance"] = distances(same, theirs.features, theirs.blocks)
     for by, file in files.items():
-        for use, how in cases(sorted({block.scale for block in file.blocks}), by):
+        for use, how in cases(list(dict.fromkeys(block.scale for block in file.blocks)), by):
             if "c" not in made:
                 made["c"] = parsed.c or caltech_protocol(file.select(use), file.labels, splits=1).cs[0]
             name = f"{by}: {' + '.join(use)}, {how}"
@@ -189,9 +189,11 @@ def main() -> None:
         command.set_defaults(step=step)
         command.add_argument("--out", type=Path, required=step is not svm, default=RESULTS)
         if step is svm:
-            command.add_argument("--ours", metavar="FILE.npz", type=Path, nargs="+", required=True, help="by whole")
+            command.add_argument("--ours", metavar="FILE.npz", type=Path, nargs="+", required=True,
+                                 help="by whole; the scale of the first is that of most SVMs")  # fmt: skip
             command.add_argument("--torch", metavar="FILE.npz", type=Path, help="by whole")
             command.add_argument("--sample", metavar="FILE.json", type=Path, help="by sample")
+            command.add_argument("--note", help="what else there is to say of how the files were made")
             command.add_argument("--c", type=float,
                                  help="of the SVMs (default: cross-validated, for the first of them)")  # fmt: skip
             continue

@@ -203,6 +203,18 @@ def test_what_was_stopped_goes_on(model, photos, tmp_path, name):
         extract_dataset(extractor, sets, out, {"model": "m"}, chunk=7)
 
 
+def test_a_folder_that_is_half_written_is_finished(model, photos, tmp_path, monkeypatch):
+    sets, extractor = [open_dataset(f"imagefolder:{photos}", "val")], Extractor(model, scales=[32])
+    in_the_way = tmp_path / "features" / "names.npy"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(OSError, match=r"names\.npy could not be written"):
+        extract_dataset(extractor, sets, tmp_path / "features", {})
+    in_the_way.rmdir()
+    monkeypatch.setattr(Extractor, "__call__", None)  # nothing is left to extract
+    made = extract_dataset(extractor, sets, tmp_path / "features", {})
+    np.testing.assert_array_equal(load_features(tmp_path / "features").features, made.features)
+
+
 def test_blocks_are_selected_by_name(model, photos, tmp_path):
     sets = [open_dataset(f"imagefolder:{photos}", "val")]
     extractor = Extractor(model, ["pool4", "pool5"], [32, 48], pool=("mean", "max"))

@@ -35,7 +35,7 @@ def decode(file: BinaryIO, name: str) -> Image.Image:
             raise ValueError("the file is empty")
         file.seek(0)
         with Image.open(file) as image:
-            return _rgb(ImageOps.exif_transpose(image))
+            return to_rgb(ImageOps.exif_transpose(image))
     except MemoryError:
         raise
     except UnidentifiedImageError:
@@ -45,8 +45,8 @@ def decode(file: BinaryIO, name: str) -> Image.Image:
         raise ValueError(f"{name}: not an image that decodes ({reason})") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits, opaque.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """RGB, 8 bits, opaque: as :func:`open_image` makes them of any mode.
 
     Raises:
         ValueError: pixels that are no 8 or 16-bit numbers.

@@ -85,12 +85,12 @@ class Engine:
                 self._network.add(layer)
                 self._names[name] = len(names)
                 names.append(name)
-            if not names:
-                raise ValueError("model has no layers to run")
             self._last_feature = self._last = len(names) - 1
             for layer in head_layers(model, self._check) if model is not trunk else ():
                 self._network.add(layer)
                 self._last += 1
+            if self._last < 0:
+                raise ValueError("model has no layers to run")
             self._error = self._network.finish(names)
 
     @property
@@ -109,13 +109,13 @@ class Engine:
         return self._network.bytes
 
     def workspace(self, images: int, height: int, width: int, channels: int = 3) -> int:
-        """Bytes that :meth:`features` without taps works on for images of this shape, at most, beside the packed
-        weights, its input and what it returns. On the CPU, and with graphs, they stay with the engine.
+        """Bytes that a call on images of this shape works on, at most, beside the packed weights, its input and what it
+        returns. On the CPU, and with graphs, they stay with the engine.
 
         Raises:
             ValueError: the images are too small, or have other channels; the text says how.
         """
-        return self._network.workspace((images, channels, height, width), self._last_feature)
+        return self._network.workspace((images, channels, height, width), self._last)
 
     @property
     def error(self) -> Deviation | None:
@@ -150,6 +150,8 @@ class Engine:
         Raises:
             ValueError, TypeError: x or a name does not fit; the text says how.
         """
+        if not self._names:
+            raise ValueError("model has no layers before its head: it has no features")
         if taps is None:
             return self._run(x, (self._last_feature,))[0]
         for tap in taps:

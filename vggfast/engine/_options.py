@@ -83,8 +83,7 @@ class Network(Protocol):
         """
 
     def workspace(self, shape: tuple[int, ...], last: int) -> int:
-        """Bytes that a run of images of `shape` (N, C, H, W) works on, at most, when layer `last` of the trunk is all
-        that is wanted.
+        """Bytes that a run of images of `shape` (N, C, H, W) works on, at most, where layer `last` alone is wanted.
 
         Raises:
             ValueError: a layer cannot take its input.

@@ -143,12 +143,12 @@ class Evaluation:
         write_atomically(path, write)
 
     def print(self) -> None:
-        settings, names = self.order.settings, len(self.images)
+        settings, count = self.order.settings, len(self.images)
         views = "image and mirror image" if settings.flip else "no mirror image"
         pool = ", scores summed" if settings.pool == "sum" else ""
         scales = [" ".join(map(str, each)) for each in self.order.scales] + ["", ""]
         print_table(
-            f"{self.order.data} ({self.order.split}, {names} images), {settings.protocol}, {views}{pool}",
+            f"{self.order.data} ({self.order.split}, {count} images), {settings.protocol}, {views}{pool}",
             ("network", "scales Q", "top-1 error % (95 %)", "top-5 error % (95 %)", "images/s"),
             [
                 (row.name, own, with_interval(row.top1, row.top1_interval), with_interval(row.top5, row.top5_interval),

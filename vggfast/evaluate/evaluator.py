@@ -53,9 +53,9 @@ class Sink(Protocol):
 class Evaluator:
     """A network prepared once, for any number of calls.
 
-    The convolutions are packed as they are now, the FC layers are the model's own: build it again when they change.
-    The model's training mode and parameters stay as they are; the evaluation is always that of ``eval()``, on the
-    device where the model is, in float32.
+    A snapshot of the model as ``model.eval()`` computes it, in float32, on the device where it is, packed for
+    :class:`vggfast.Engine`. Build it again after the weights change. The model's training mode and parameters stay as
+    they are.
 
     Args:
         model: any network with a head, linear or conv.
@@ -69,11 +69,10 @@ class Evaluator:
 
     def __init__(self, model: VGG, preprocessing: Preprocessing | None = None, memory: int = MEMORY) -> None:
         self._preprocessing = preprocessing or model.preprocessing
-        self._given = preprocessing
         self._memory = memory
         self._in_channels: int = model.arguments["in_channels"]
         self._pool_size: int = model.arguments["pool_size"]
-        linear = model.to_linear_head().eval()  # modules of its own: the caller's keep their training mode
+        linear = model.to_linear_head()
         self._trunk = Trunk(linear.features, memory * _TRUNK // 8)
         self._head = Head(linear.classifier, self._pool_size, memory * _HEAD // 8)
         self._device = next(model.parameters()).device
@@ -126,7 +125,8 @@ class Evaluator:
 
         def sinks() -> Iterator[Sink]:
             for picture in pictures(images, None if scale is None else [scale], self._preprocessing):
-                places = self._places(picture.size)
+                self._check_size(picture, picture.size)
+                places = self._head.places(*(extent // self._trunk.stride for extent in picture.size))
                 scores = torch.zeros((self._head.classes, *places))
                 maps.append(ScoreMap(scores, picture.size, self._trunk.stride, self._least))
                 yield _MapSink(whole(picture, flip), scores)
@@ -141,9 +141,6 @@ class Evaluator:
         """Pixels along an axis of which the head sees one place."""
         return self._trunk.stride * self._pool_size
 
-    def _places(self, size: tuple[int, int]) -> tuple[int, int]:
-        return self._head.places(*(extent // self._trunk.stride for extent in size))
-
     def _side(self, scales: Sequence[int] | None, grid: int, crop: int | None) -> int:
         """Of a crop."""
         if grid < 1:
@@ -155,7 +152,7 @@ class Evaluator:
         return side
 
     def _check(self, images: Images, scales: Sequence[int] | None) -> None:
-        check(images, self._given if isinstance(images, Tensor) else self._preprocessing, self._in_channels)
+        check(images, self._preprocessing, self._in_channels)
         if scales is not None and (not scales or min(scales) < self._least):
             raise ValueError(f"scales is {list(scales)}: one or more of at least {self._least} are wanted")
 
@@ -199,6 +196,13 @@ class Evaluator:
         for sink in sinks:
             sink.finish()
 
+    def _check_size(self, picture: Picture, size: tuple[int, int]) -> None:
+        if min(size) < self._least:
+            raise ValueError(
+                f"images[{picture.image}] has {picture.size[0]} x {picture.size[1]} pixels: at least {self._least} "
+                "along each side are wanted"
+            )
+
     def _check_memory(self, view: View, count: int) -> int:
         """Bytes that wait for the head while such views of a picture are computed.
 
@@ -206,13 +210,9 @@ class Evaluator:
             ValueError: the view is too small for the head, or the memory for the view; the text says so.
         """
         picture, size = view.picture, (view.height, view.width)
-        if min(size) < self._least:
-            raise ValueError(
-                f"images[{picture.image}] has {picture.size[0]} x {picture.size[1]} pixels: at least {self._least} "
-                "along each side are wanted"
-            )
+        self._check_size(picture, size)
         held = picture.pixels.nbytes + count * self._trunk.map_bytes(*size)
-        shares = (self._trunk.least(*size), _TRUNK), (held, _WAITING), (self._head.row_bytes, _HEAD)
+        shares = (self._trunk.least(*size), _TRUNK), (held, _WAITING), (self._head.least, _HEAD)
         least = max(-(-bytes_ * 8 // eighths) for bytes_, eighths in shares)
         if least > self._memory:
             raise ValueError(

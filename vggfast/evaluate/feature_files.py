@@ -106,7 +106,7 @@ def extract_dataset(
     Raises:
         FileExistsError, ValueError: `out` is there already; or OUT.parts are of other features.
     """
-    if out.exists():
+    if out.is_file() or (out / _FACTS).exists():  # of a folder's files, the last to be written
         raise FileExistsError(f"{out} is there already: another name is wanted")
     names = [images.source(i) for images in sets for i in range(len(images))]
     if not names:

@@ -53,7 +53,7 @@ class Folder:
                 raise FileExistsError(
                     f"{path} holds an evaluation with other settings: {listed}. --overwrite replaces it"
                 )
-            if overwrite:
+            if changed:
                 self._clear()
         write_json(stored, dict(settings))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from vggfast.engine import Engine
 
 _MOST_ROWS = 1024  # of a product: more would gain nothing
 
@@ -20,51 +23,73 @@ class Piece(NamedTuple):
     scores: Tensor  # (height, width, classes), float32
 
 
+class _Alone(nn.Module):
+    """A head on windows of feature maps, as an engine takes it."""
+
+    def __init__(self, classifier: nn.Sequential, size: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential()
+        self.avgpool = nn.AdaptiveAvgPool2d((size, size))
+        self.classifier = classifier
+
+
 class Head:
-    """`classifier` at every place of a window of `size` x `size` cells.
+    """An engine of `classifier`, run at every place of a window of `size` x `size` cells.
 
     Args:
-        classifier: of FC layers, the first of which takes (C, row, column) of a window; in eval mode.
-        memory: bytes for the rows that it reads, and what it makes of them.
+        classifier: of FC layers, the first of which takes (C, row, column) of a window.
+        memory: bytes for the windows that it reads, the engine's arena, and the scores.
+
+    Raises:
+        ValueError, TypeError: the engine has no such layer; the text names it.
     """
 
     def __init__(self, classifier: nn.Sequential, size: int, memory: int) -> None:
-        self._classifier, self._size = classifier, size
+        self._engine = Engine(_Alone(classifier, size), graph=False)
         layers = [layer for layer in classifier if isinstance(layer, nn.Linear)]
+        self._channels, self._size = layers[0].in_features // size**2, size
         self.classes = layers[-1].out_features
-        self.row_bytes = 4 * (layers[0].in_features + sum(layer.out_features for layer in layers))
-        self._rows = min(memory // self.row_bytes, _MOST_ROWS)
+        self._rows = bisect.bisect_right(range(1, _MOST_ROWS + 1), memory, key=self._bytes)
+
+    @property
+    def least(self) -> int:
+        """The least memory that does."""
+        return self._bytes(1)
 
     def places(self, height: int, width: int) -> tuple[int, int]:
         """Of the window on a map, down and across."""
         return height - self._size + 1, width - self._size + 1
 
     def __call__(self, maps: Sequence[Tensor]) -> Iterator[Piece]:
-        """The scores of all maps (C, h, w), whose sizes may differ, in pieces."""
+        """The scores of all maps (C, h, w), whose sizes may differ, in pieces. `memory` is at least `least`."""
         band: list[tuple[int, int, int, Tensor]] = []
         rows = 0
         for number, each in enumerate(maps):
-            windows = each.unfold(1, self._size, 1).unfold(2, self._size, 1).permute(1, 2, 0, 3, 4)
+            windows = each.unfold(1, self._size, 1).unfold(2, self._size, 1).permute(1, 2, 3, 4, 0)
             for top, left, height, width in rectangles(windows.shape[0], windows.shape[1], self._rows):
                 if rows + height * width > self._rows:
                     yield from self._scores(band)
                     band, rows = [], 0
                 band.append((number, top, left, windows[top : top + height, left : left + width]))
                 rows += height * width
-        yield from self._scores(band)
+        if band:
+            yield from self._scores(band)
 
     def _scores(self, band: Sequence[tuple[int, int, int, Tensor]]) -> Iterator[Piece]:
-        if not band:
-            return
+        """Of the windows (height, width, row, column, C) of each rectangle."""
         sizes = [windows.shape[:2] for *_, windows in band]
         counts = [height * width for height, width in sizes]
         first = band[0][-1]
-        rows = torch.empty((sum(counts), first[0, 0].numel()), device=first.device)
+        rows = torch.empty((sum(counts), *first.shape[2:]), device=first.device)
         for room, (*_, windows) in zip(rows.split(counts), band, strict=True):
             room.view(windows.shape).copy_(windows)
-        scores = self._classifier(rows).split(counts)
+        scores = self._engine(rows.permute(0, 3, 1, 2)).split(counts)
         for (number, top, left, _), (height, width), each in zip(band, sizes, scores, strict=True):
             yield Piece(number, top, left, each.view(height, width, -1))
+
+    def _bytes(self, rows: int) -> int:
+        arena = self._engine.workspace(rows, self._size, self._size, self._channels)
+        return arena + 4 * rows * (self._channels * self._size**2 + self.classes)
 
 
 def rectangles(height: int, width: int, most: int) -> Iterator[tuple[int, int, int, int]]:

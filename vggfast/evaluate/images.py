@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from vggfast.data.decode import open_image
+from vggfast.data.decode import open_image, to_rgb
 from vggfast.data.transforms import rescale, rescaled_size
 from vggfast.preprocessing import Preprocessing
 
@@ -25,13 +25,11 @@ class Picture:
 
     Attributes:
         image: its number among the caller's.
-        scale: which of the scales, by number.
         pixels: uint8 RGB (H, W, 3), or what the network takes, (C, H, W).
         preprocessing: of uint8 pixels.
     """
 
     image: int
-    scale: int
     pixels: np.ndarray | Tensor
     preprocessing: Preprocessing | None
 
@@ -110,10 +108,6 @@ def check(images: Images, preprocessing: Preprocessing | None, channels: int) ->
                 f"images has shape {tuple(images.shape)} and dtype {images.dtype}: (N, {channels}, H, W) of a floating "
                 "dtype, normalised, is wanted"
             )
-        if preprocessing is not None:
-            raise ValueError(
-                "preprocessing is given, and images is a tensor, which is taken as normalised: leave it out"
-            )
     elif isinstance(images, str | Path | Image.Image):
         raise TypeError(f"images is one {type(images).__name__}: a sequence is wanted, such as [image]")
     elif preprocessing is None and len(images) > 0:
@@ -129,13 +123,25 @@ def pictures(images: Images, scales: Sequence[int] | None, preprocessing: Prepro
     """Each image at each scale, opened once; at its own size where `scales` is None.
 
     Raises:
-        FileNotFoundError, ValueError: a file does not open or decode; the text names it.
+        FileNotFoundError, ValueError: a file does not open or decode, or an image has pixels that are no 8 or 16-bit
+            numbers; the text names it.
     """
     for number, image in enumerate(images):
-        if not isinstance(image, Tensor | Image.Image):
-            image = open_image(image)
-        for index, scale in enumerate([None] if scales is None else scales):
-            yield Picture(number, index, _pixels(image, scale), preprocessing)
+        opened = _opened(image, number)
+        for scale in [None] if scales is None else scales:
+            yield Picture(number, _pixels(opened, scale), preprocessing)
+
+
+def _opened(image: Image.Image | str | Path | Tensor, number: int) -> Image.Image | Tensor:
+    """Of a picture, as RGB."""
+    if isinstance(image, Tensor):
+        return image
+    if not isinstance(image, Image.Image):
+        return open_image(image)
+    try:
+        return to_rgb(image)
+    except ValueError as error:
+        raise ValueError(f"images[{number}]: {error}") from error
 
 
 def _pixels(image: Image.Image | Tensor, scale: int | None) -> np.ndarray | Tensor:
@@ -146,5 +152,4 @@ def _pixels(image: Image.Image | Tensor, scale: int | None) -> np.ndarray | Tens
         if size == tuple(image.shape[1:]):
             return image
         return F.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)[0]
-    image = image.convert("RGB")
     return np.asarray(image if scale is None else rescale(image, scale))

@@ -15,6 +15,12 @@ from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 
 
+def _evaluator(model: VGG, images: Images, preprocessing: Preprocessing | None, memory: int) -> Evaluator:
+    if preprocessing is not None and isinstance(images, Tensor):
+        raise ValueError("preprocessing is given, and images is a tensor, which is taken as normalised: leave it out")
+    return Evaluator(model, preprocessing, memory)
+
+
 def dense(
     model: VGG,
     images: Images,
@@ -47,7 +53,7 @@ def dense(
         ValueError, TypeError, FileNotFoundError: no image, or one that does not open, or is too small for the head; no
             preprocessing; too little memory; the text names it and says what is wanted.
     """
-    return Evaluator(model, preprocessing, memory).dense(images, scales, flip=flip, pool=pool)
+    return _evaluator(model, images, preprocessing, memory).dense(images, scales, flip=flip, pool=pool)
 
 
 def multi_crop(
@@ -71,7 +77,7 @@ def multi_crop(
 
     The other arguments, the result and the errors are those of :func:`dense`.
     """
-    return Evaluator(model, preprocessing, memory).multi_crop(images, scales, grid=grid, flip=flip, crop=crop)
+    return _evaluator(model, images, preprocessing, memory).multi_crop(images, scales, grid=grid, flip=flip, crop=crop)
 
 
 def posteriors(
@@ -92,7 +98,7 @@ def posteriors(
 
     The other arguments, the result and the errors are those of :func:`dense`.
     """
-    return Evaluator(model, preprocessing, memory).posteriors(images, protocol, scales, flip=flip)
+    return _evaluator(model, images, preprocessing, memory).posteriors(images, protocol, scales, flip=flip)
 
 
 def score_maps(
@@ -114,4 +120,4 @@ def score_maps(
 
     The other arguments and the errors are those of :func:`dense`.
     """
-    return Evaluator(model, preprocessing, memory).score_maps(images, scale, flip=flip)
+    return _evaluator(model, images, preprocessing, memory).score_maps(images, scale, flip=flip)
