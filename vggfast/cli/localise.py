@@ -47,7 +47,7 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_networks(parser, True, "the classification network that names the classes")
     parser.add_argument("--top", metavar="K", type=int, default=5, help="classes to print (default 5)")
     parser.add_argument("--draw", metavar="DIR", type=Path,
-                        help="write each photo there with the boxes drawn, as <name>-boxes.png")  # fmt: skip
+                        help="write each photo there with the likeliest class' box, as <name>-boxes.png")  # fmt: skip
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
 
 
@@ -125,6 +125,6 @@ def _predict(parsed: argparse.Namespace) -> int:
         for label, posterior, box in zip(labels, found.posteriors[0], boxes, strict=True):
             print(f"  {posterior:7.2%}  {label}  {' '.join(f'{value:.1f}' for value in box)}")
         if parsed.draw:
-            save = functools.partial(draw_boxes(photo, boxes, labels=labels).save, format="PNG")
+            save = functools.partial(draw_boxes(photo, boxes[:1], labels=labels[:1]).save, format="PNG")
             write_atomically(parsed.draw / f"{path.stem}-boxes.png", save)
     return 0

@@ -61,8 +61,6 @@ class Network:
             raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted")
         if model.head == "none":
             raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
-        if "predict" in facts:
-            raise ValueError(f"{path} predicts boxes, not classes: vggfast localise is for it")
         if model.preprocessing is None:
             raise ValueError(f"{path} does not say how its images are prepared (preprocessing is missing)")
         number, names = model.arguments["num_classes"], facts.get("classes") or classes
