@@ -33,8 +33,9 @@ def read(path: Path) -> Raw:
     with h5py.File(source, "r") as file:
         tensors = _by_attributes(file) if "layer_names" in _root(file).attrs else _by_groups(file)
     return Raw(
-        tensors, _name, channels_last_as_ours, Preprocessing.caffe(), "the convention of keras.applications", hwc=True
-    )
+        tensors, _name, channels_last_as_ours, Preprocessing.caffe(), "the convention of keras.applications",
+        hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,  # one of 4 dimensions is a convolution, and in order
+    )  # fmt: skip
 
 
 def _name(key: str, place: str, kind: str) -> str | None:
