@@ -34,7 +34,8 @@ def read(path: Path) -> Raw:
         tensors = _by_attributes(file) if "layer_names" in _root(file).attrs else _by_groups(file)
     return Raw(
         tensors, _name, channels_last_as_ours, Preprocessing.caffe(), "the convention of keras.applications",
-        hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,  # one of 4 dimensions is a convolution, and in order
+        # A kernel of four dimensions is a convolution's, whose inputs its layout puts in order.
+        hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,
     )  # fmt: skip
 
 
