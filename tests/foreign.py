@@ -134,7 +134,7 @@ def matconvnet_tensors(model):
     }
 
 
-def write_matconvnet(path, tensors, old=False):
+def write_matconvnet(path, tensors, old=False, mean=None):
     from scipy.io import savemat
 
     found = []
@@ -147,7 +147,8 @@ def write_matconvnet(path, tensors, old=False):
             {"name": f"relu{name}", "type": "relu"},
         ]
     classes = {"description": np.array([f"class {i}" for i in range(5)], object), "name": np.arange(5)}
-    facts = {"normalization": {"averageImage": np.array(MEAN, np.float32)[None, None]}, "classes": classes}
+    mean = np.array(MEAN, np.float32)[None, None] if mean is None else mean
+    facts = {"normalization": {"averageImage": mean}, "classes": classes}
     savemat(
         path,
         {

@@ -6,7 +6,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import relative_error
-from foreign import KINDS, MEAN, layers, network, torch_tensors, write_keras_h5, write_onnx, write_safetensors
+from foreign import (
+    KINDS,
+    MEAN,
+    keras_tensors,
+    layers,
+    matconvnet_tensors,
+    network,
+    torch_tensors,
+    write_keras_h5,
+    write_matconvnet,
+    write_onnx,
+    write_safetensors,
+)  # fmt: skip
 from safetensors.torch import load_file
 
 import vggfast
@@ -161,6 +173,28 @@ def test_onnx_batch_norm_of_another_epsilon(tmp_path):
             layer.eps = 1e-3
     x = torch.randn(2, 3, 64, 64)
     assert relative_error(found(x), model(x)) < 1e-5
+
+
+def test_keras_fc_layers_as_convolutions(tmp_path):
+    pytest.importorskip("h5py")
+    model = network()
+    tensors = keras_tensors(model)
+    size, kernel = model.arguments["pool_size"], tensors["fc1/kernel"]
+    tensors["fc1/kernel"] = kernel.reshape(size, size, -1, kernel.shape[1])
+    for name in ("fc2/kernel", "predictions/kernel"):
+        tensors[name] = tensors[name][None, None]
+    write_keras_h5(tmp_path / "m.h5", tensors)
+    assert_same_network(read(tmp_path / "m.h5").model, model)
+
+
+def test_matconvnet_means_of_other_shapes(tmp_path):
+    pytest.importorskip("scipy")
+    tensors = matconvnet_tensors(network())
+    write_matconvnet(tmp_path / "m.mat", tensors, mean=np.array(MEAN)[:, None])
+    assert read(tmp_path / "m.mat").model.preprocessing == vggfast.Preprocessing(MEAN)
+    write_matconvnet(tmp_path / "m.mat", tensors, mean=np.zeros((4, 4)))
+    with pytest.raises(ValueError, match=r"averageImage has shape \(4, 4\): \(H, W, 3\), or three numbers"):
+        read(tmp_path / "m.mat")
 
 
 def test_onnx_needs_to_be_told_what_it_takes(tmp_path):

@@ -134,6 +134,8 @@ def test_onnx_graphs_of_other_networks(tmp_path, capsys):
             "node y, a 3x3 convolution, has pads [1, 1, 1, 1] and strides [2, 2]: [1, 1, 1, 1] and [1, 1] are",
         ),
         ("Conv", {}, "has pads [0, 0, 0, 0] and strides [1, 1]: [1, 1, 1, 1] and [1, 1] are wanted"),
+        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2]}, "node y, a max-pool, has kernel_shape [3, 3]: [2, 2]"),
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "has ceil_mode 1: 0 is wanted"),
         ("Sigmoid", {}, "node y is a Sigmoid, which no VGG has there"),
         ("LRN", {"size": 3}, "'size': 3}; {'size': 5, 'alpha': 0.0001"),
     ):

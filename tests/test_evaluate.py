@@ -181,6 +181,8 @@ def test_arguments_that_cannot_be(images, arguments, message):
 
 
 def test_one_image_is_no_sequence():
+    with pytest.raises(TypeError, match=r"images\[1\] is Tensor: a PIL image or the path of one is wanted; tensors "):
+        dense(_network(), ["a.png", torch.zeros(3, 64, 64)])
     with pytest.raises(TypeError, match=r"images is one PosixPath: a sequence is wanted"):
         dense(_network(), Path("a.png"), preprocessing=PREPROCESSING)
 

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -265,6 +266,51 @@ def test_fewer_networks_leave_none_behind(images, networks, tmp_path):
         evaluate_networks(one, networks[:1], images, World(), out)
     evaluate_networks(one, networks[:1], images, World(), out, overwrite=True)
     assert not (out / "posteriors-1.npy").exists()
+
+
+def test_a_kill_while_a_folder_is_cleared_leaves_nothing_to_other_settings(images, networks, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    evaluate_networks(_order(), networks, images, World(), out)
+    unlink, left = Path.unlink, []
+
+    def stop(path, missing_ok=False):
+        if len(left) == 2:
+            raise KeyboardInterrupt
+        left.append(path)
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", stop)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_networks(_order(flip=False), networks, images, World(), out, overwrite=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(dataset, "CHUNK", 4)
+    with pytest.raises(FileExistsError, match="flip True there and False here"):
+        evaluate_networks(_order(flip=False), networks, images, World(), out)
+    images.opened.clear()
+    evaluate_networks(_order(), networks, images, World(), out)
+    assert images.opened == 2 * list(range(17))
+
+
+def test_results_of_something_else_are_not_taken(images, networks, tmp_path):
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(FileExistsError, match=r"results\.json of something else"):
+        evaluate_networks(_order(), networks, images, World(), tmp_path)
+
+
+def test_scales_are_checked_before_a_folder_is_made(images, networks, tmp_path):
+    with pytest.raises(ValueError, match=r"one\.safetensors are \[31\]: one or more of at least 32 are wanted"):
+        evaluate_networks(
+            Order("noise", "val", [(31,), SCALES], Settings()), networks, images, World(), tmp_path / "out"
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_gone_wrong_is_no_bad_image(images):
+    model = _network()
+    with torch.no_grad():
+        model.classifier[6].bias[2] = float("nan")
+    with pytest.raises(ValueError, match="noise, image 0: what the network says of it is not finite"):
+        evaluate_set(model, images, SCALES, Settings(on_bad_image="skip"), World())
 
 
 def test_chunks_on_disk_are_taken_up(images, networks, tmp_path, monkeypatch):

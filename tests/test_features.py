@@ -103,6 +103,14 @@ def test_a_network_without_head_and_one_with_its_head_as_convolutions(model, pic
     np.testing.assert_array_equal(linear, conv)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P"])
+def test_pictures_of_other_modes_are_taken_as_rgb(model, pictures, mode):
+    picture = pictures[0].convert(mode)
+    np.testing.assert_array_equal(
+        extract(model, [picture], scales=[64]), extract(model, [picture.convert("RGB")], scales=[64])
+    )
+
+
 def test_paths_are_read(model, pictures, tmp_path):
     paths = [tmp_path / f"{i}.png" for i in range(2)]
     for picture, path in zip(pictures, paths, strict=False):
@@ -203,6 +211,20 @@ def test_what_was_stopped_goes_on(model, photos, tmp_path, name):
         extract_dataset(extractor, sets, out, {"model": "m"}, chunk=7)
 
 
+def test_parts_of_other_images_are_refused(model, photos, tmp_path):
+    sets = [open_dataset(f"imagefolder:{photos}", "train")]
+
+    class Stopping(Extractor):
+        def __call__(self, pictures):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        extract_dataset(Stopping(model, scales=[32]), sets, tmp_path / "a.npz", {})
+    sets[0].labels = sets[0].labels[::-1].copy()
+    with pytest.raises(ValueError, match=r"parts of other features \(sets differ\)"):
+        extract_dataset(Extractor(model, scales=[32]), sets, tmp_path / "a.npz", {})
+
+
 def test_a_folder_that_is_half_written_is_finished(model, photos, tmp_path, monkeypatch):
     sets, extractor = [open_dataset(f"imagefolder:{photos}", "val")], Extractor(model, scales=[32])
     in_the_way = tmp_path / "features" / "names.npy"
@@ -255,7 +277,9 @@ def test_files_that_are_no_features(tmp_path):
         load_features(tmp_path / "a.npz")
     (tmp_path / "a.npz").write_text("nothing")
     np.savez(tmp_path / "b.npz", features=np.zeros((2, 2)))
-    for path in (tmp_path / "a.npz", tmp_path / "b.npz", tmp_path):
+    (tmp_path / "c.npz").write_bytes(b"PK\3\4 and no archive")
+    (tmp_path / "d.npz").write_bytes(b"")
+    for path in (*(tmp_path / f"{name}.npz" for name in "abcd"), tmp_path):
         with pytest.raises(ValueError, match="holds no features that vggfast wrote"):
             load_features(path)
 

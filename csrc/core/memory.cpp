@@ -108,9 +108,9 @@ Pool& pool() {
 
 }  // namespace
 
-// Mappings of their own: what an allocator's heap is given back, it may keep.
 size_t Buffer::whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge_page * huge_page; }
 
+// Mappings of their own: what an allocator's heap is given back, it may keep.
 Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
   if (bytes == 0) return;
   void* mapped = bytes_ < bytes

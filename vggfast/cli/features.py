@@ -33,13 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    import hashlib
-
     from vggfast import __version__
     from vggfast.console import Live, say
     from vggfast.data import open_dataset
     from vggfast.evaluate.feature_files import extract_dataset
     from vggfast.evaluate.features import Extractor
+    from vggfast.evaluate.networks import sha256
     from vggfast.weights import load_model
 
     model, _ = load_model(parsed.model)
@@ -48,12 +47,8 @@ def run(parsed: argparse.Namespace) -> int:
     extractor = Extractor(model, parsed.taps, parsed.scales, pool=parsed.pool, flip=parsed.flip)
     splits = ("train", "val") if parsed.split == "all" else (parsed.split,)
     sets = [open_dataset(parsed.data, split) for split in splits]
-    digest = hashlib.sha256()
-    with open(parsed.model, "rb") as file:
-        while part := file.read(1 << 24):
-            digest.update(part)
     facts = {
-        "vggfast": __version__, "model": str(parsed.model), "model_sha256": digest.hexdigest(),
+        "vggfast": __version__, "model": str(parsed.model), "model_sha256": sha256(parsed.model),
         "data": parsed.data, "split": parsed.split,
     }  # fmt: skip
     with Live("extracting", sum(map(len, sets))) as live:

@@ -45,7 +45,7 @@ def _add_eval(parser: argparse.ArgumentParser) -> None:
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
     _add_networks(parser, True, "the classification network that names the classes")
-    parser.add_argument("--top", metavar="K", type=int, default=5, help="classes to print (default 5)")
+    parser.add_argument("--top", metavar="K", type=int, help="classes to print (default 5, or all of fewer)")
     parser.add_argument("--draw", metavar="DIR", type=Path,
                         help="write each photo there with the likeliest class' box, as <name>-boxes.png")  # fmt: skip
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
@@ -81,7 +81,7 @@ def _eval(parsed: argparse.Namespace) -> int:
     from vggfast.localisation import evaluate, open_boxes
     from vggfast.localisation.report import as_dict, print_errors
     from vggfast.report import environment
-    from vggfast.training.finish import write_json
+    from vggfast.weights.files import write_json
 
     model, facts, classifier = _networks(parsed)
     data = parsed.data or facts["data"]
@@ -114,10 +114,11 @@ def _predict(parsed: argparse.Namespace) -> int:
 
     model, facts, classifier = _networks(parsed)
     classes = facts["classes"]
+    top = min(5, len(classes)) if parsed.top is None else parsed.top
     for path in parsed.images:
         images = ImageSet(str(path), classes, np.zeros(1, np.int64), [path], open_image)
         scales = parsed.scales or facts["scales"]
-        found = dense_boxes(model, classifier, images, scales, top=parsed.top, merge_threshold=parsed.merge)
+        found = dense_boxes(model, classifier, images, scales, top=top, merge_threshold=parsed.merge)
         photo = images.image(0)
         boxes = found.boxes[0].clip(0, 1) * (photo.size * 2)
         labels = [classes[label] for label in found.classes[0]]

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "example: vggfast predict a.png b.png --model runs/demo/model.safetensors"
     add_models(parser)
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+", help="as for eval")
-    parser.add_argument("--top", metavar="K", type=int, default=5, help="classes to print (default 5)")
+    parser.add_argument("--top", metavar="K", type=int, help="classes to print (default 5, or all of fewer)")
     parser.add_argument("--csv", metavar="FILE", type=Path,
                         help="write predictions there: image, the class by each network, final class, "
                         "confidence")  # fmt: skip
@@ -42,8 +42,9 @@ def run(parsed: argparse.Namespace) -> int:
 
     networks = open_models(parsed)
     images = _open(parsed.images, networks)
-    if not 1 <= parsed.top <= len(images.classes):
-        raise ValueError(f"--top is {parsed.top}: 1 to {len(images.classes)}, the number of classes, is wanted")
+    top = min(5, len(images.classes)) if parsed.top is None else parsed.top
+    if not 1 <= top <= len(images.classes):
+        raise ValueError(f"--top is {top}: 1 to {len(images.classes)}, the number of classes, is wanted")
     if parsed.sheet:
         from vggfast.report.sheet import check_sheet, write_sheet
 
@@ -54,11 +55,11 @@ def run(parsed: argparse.Namespace) -> int:
         done = evaluate_networks(order, networks, images, world)
         if done is None:
             return 0
-        _print(done, parsed.top)
+        _print(done, top)
         if parsed.csv:
             done.write_csv(parsed.csv, parsed.fusion)
         if parsed.sheet:
-            write_sheet(parsed.sheet, networks[0].load().to(world.device), images, average(done.posteriors), parsed.top)
+            write_sheet(parsed.sheet, networks[0].load().to(world.device), images, average(done.posteriors), top)
     return 0
 
 

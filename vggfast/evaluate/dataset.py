@@ -87,7 +87,7 @@ def evaluate_set(
         warn: is told of each image that does not decode, where that is allowed.
 
     Raises:
-        ValueError: an image does not decode, or the scales do not fit; the text names it.
+        ValueError: an image does not decode, the scales do not fit, or posteriors are not finite; the text names it.
     """
     evaluator = Evaluator(model, memory=settings.memory)
     result = torch.full((len(images), len(images.classes)), float("nan"))
@@ -147,6 +147,9 @@ def _chunk(
             found = evaluator.dense(pictures, scales, flip=settings.flip, pool="sum")
         else:
             found = evaluator.posteriors(pictures, settings.protocol, scales, flip=settings.flip)
+        if odd := (~found.isfinite().all(1)).nonzero()[:, 0].tolist():
+            source = images.source(numbers.start + list(group)[odd[0]])
+            raise ValueError(f"{source}: what the network says of it is not finite")
         values[list(group)] = found.numpy()
     return values, bad
 

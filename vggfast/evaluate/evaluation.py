@@ -196,8 +196,9 @@ def evaluate_networks(
         FileExistsError: the folder holds an evaluation with other settings.
         ValueError: classes or scales do not fit, or an image does not decode; the text names it.
     """
-    for network in networks:
+    for network, scales in zip(networks, order.scales, strict=True):
         network.check_classes(images.classes, order.data)
+        network.check_scales(scales)
     folder = _folder(order, networks, images, out, overwrite) if world.main and out else None
     there = world.of_main(folder.results() if folder else None)
     if there:
@@ -241,11 +242,8 @@ def _compute(
 
 
 def _folder(order: Order, networks: Sequence[Network], images: ImageSet, out: Path, overwrite: bool) -> Folder:
-    digest = hashlib.sha256()
-    for i, label in enumerate(images.labels.tolist()):
-        digest.update(f"{images.source(i)}\0{label}\n".encode("utf-8", "surrogateescape"))
     settings: dict[str, Any] = {
-        "data": order.data, "split": order.split, "images": digest.hexdigest()[:16],
+        "data": order.data, "split": order.split, "images": images.digest()[:16],
         "classes": hashlib.sha256("\n".join(images.classes).encode()).hexdigest()[:16], "chunk": CHUNK,
     }  # fmt: skip
     names: dict[str, str] = {}

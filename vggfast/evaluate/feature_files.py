@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import re
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 
 from vggfast.data import ImageSet
 from vggfast.evaluate.features import Block, Extractor, combine_blocks
+from vggfast.evaluate.folder import write_array
 from vggfast.weights.files import write_atomically
 
 _ARRAYS = ("features", "labels", "names")
@@ -32,7 +33,7 @@ class FeatureFile:
         labels: (N,), int64.
         names: of the images.
         blocks: what the columns are.
-        facts: what the features are of: model, data, scales, flip, preprocessing, classes, seconds.
+        facts: what the features are of: model, data, the sets' digests, scales, flip, preprocessing, classes, seconds.
     """
 
     features: np.ndarray
@@ -112,7 +113,8 @@ def extract_dataset(
     if not names:
         raise ValueError("sets has no image: at least one is wanted")
     facts = {
-        **facts, "images": len(names), "chunk": chunk, "taps": list(extractor.taps), "scales": list(extractor.scales),
+        **facts, "images": len(names), "sets": [each.digest() for each in sets],
+        "chunk": chunk, "taps": list(extractor.taps), "scales": list(extractor.scales),
         "flip": extractor.flip, "preprocessing": extractor.preprocessing.as_dict(),
         "blocks": [block._asdict() for block in extractor.blocks],
     }  # fmt: skip
@@ -179,13 +181,8 @@ def save_features(made: FeatureFile, out: Path) -> None:
         write_atomically(out, lambda temporary: _save(temporary, **arrays, facts=np.array(text)))
         return
     for name, values in arrays.items():
-        write_atomically(out / f"{name}.npy", functools.partial(_save_one, values))
+        write_array(out / f"{name}.npy", values)
     write_atomically(out / _FACTS, lambda temporary: temporary.write_text(text))
-
-
-def _save_one(values: np.ndarray, path: Path) -> None:
-    with open(path, "wb") as file:
-        np.save(file, values)
 
 
 def load_features(path: Path) -> FeatureFile:
@@ -205,6 +202,6 @@ def load_features(path: Path) -> FeatureFile:
                 arrays = {name: file[name] for name in _ARRAYS}
                 facts = json.loads(str(file["facts"]))
         blocks = tuple(Block(**block) for block in facts["blocks"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no features that vggfast wrote: {error}") from error
     return FeatureFile(arrays["features"], arrays["labels"], arrays["names"].tolist(), blocks, facts)

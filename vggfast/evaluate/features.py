@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vggfast.data.decode import open_image
-from vggfast.data.transforms import Preprocessing, rescale
+from vggfast.data.decode import open_image, to_rgb
+from vggfast.data.transforms import rescale
 from vggfast.engine import Engine
 from vggfast.models import VGG
+from vggfast.preprocessing import Preprocessing
 
 PENULTIMATE = "penultimate"
 POOLS = ("mean", "max")
@@ -104,10 +105,10 @@ class Extractor:
         """(len(images), sum of the blocks' dims), float32.
 
         Args:
-            images: RGB pictures of any sizes, or their paths.
+            images: pictures of any sizes and modes, or their paths.
         """
         features = np.empty((len(images), sum(block.dims for block in self.blocks)), np.float32)
-        pictures = [image if isinstance(image, Image.Image) else open_image(image) for image in images]
+        pictures = [to_rgb(image) if isinstance(image, Image.Image) else open_image(image) for image in images]
         begin = 0
         for scale in self.scales:
             end = begin + sum(block.dims for block in self.blocks if block.scale == scale)
@@ -232,7 +233,7 @@ def extract(
     """One feature vector an image: (len(images), D), float32. Whole images, no crops.
 
     Args:
-        images: RGB pictures of any sizes, or their paths.
+        images: pictures of any sizes and modes, or their paths.
         combine, normalise: as `how` and `normalise` of :func:`combine_blocks`.
         The others: see :class:`Extractor`.
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from vggfast.weights.files import write_atomically
+from vggfast.weights.files import write_atomically, write_json
 
-_FILES = ("results.json", "labels.npy", "predictions.csv", "settings.json")
+_FILES = ("labels.npy", "predictions.csv", "settings.json")
 
 
 class Folder:
@@ -33,7 +33,7 @@ class Folder:
         overwrite: replace an evaluation with other settings.
 
     Raises:
-        FileExistsError: the folder holds one with other settings; the text says which.
+        FileExistsError: the folder holds one with other settings, or other results; the text says which.
         OSError: it cannot be written.
     """
 
@@ -42,6 +42,8 @@ class Folder:
     ) -> None:
         self.path = path
         stored = path / "settings.json"
+        if not stored.exists() and (path / "results.json").exists():
+            raise FileExistsError(f"{path} holds results.json of something else: choose another folder")
         if stored.exists():
             there = json.loads(stored.read_text())
             changed = [name for name in {**there, **settings} if there.get(name) != settings.get(name)]
@@ -58,9 +60,11 @@ class Folder:
         write_json(stored, dict(settings))
 
     def _clear(self) -> None:
-        (self.path / "settings.json").unlink()  # first: no kill leaves results to other settings
-        shutil.rmtree(self.path / "chunks", ignore_errors=True)
-        for old in (*(self.path / name for name in _FILES), *self.path.glob("posteriors-*.npy")):
+        """Takes the results first and the settings last, so that a kill leaves nothing to other settings."""
+        (self.path / "results.json").unlink(missing_ok=True)
+        if (self.path / "chunks").exists():
+            shutil.rmtree(self.path / "chunks")
+        for old in (*self.path.glob("posteriors-*.npy"), *(self.path / name for name in _FILES)):
             old.unlink(missing_ok=True)
 
     def results(self) -> dict[str, Any] | None:
@@ -114,11 +118,6 @@ def write_array(path: Path, values: np.ndarray) -> None:
             np.save(file, values)
 
     write_atomically(path, write)
-
-
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def _text(value: Any) -> str:

@@ -110,6 +110,11 @@ def check(images: Images, preprocessing: Preprocessing | None, channels: int) ->
             )
     elif isinstance(images, str | Path | Image.Image):
         raise TypeError(f"images is one {type(images).__name__}: a sequence is wanted, such as [image]")
+    elif odd := [i for i, image in enumerate(images) if not isinstance(image, str | Path | Image.Image)]:
+        raise TypeError(
+            f"images[{odd[0]}] is {type(images[odd[0]]).__name__}: a PIL image or the path of one is wanted; tensors "
+            f"come as one, (N, {channels}, H, W), normalised"
+        )
     elif preprocessing is None and len(images) > 0:
         raise ValueError(
             "preprocessing is None, and the model carries none: pass what it was trained on, such as "

@@ -57,8 +57,9 @@ class Network:
         """
         path = Path(path)
         model, facts = load_model(path)
-        if facts.get("predict") in ("box", "boxes"):
-            raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted")
+        if "predict" in facts:
+            raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted; vggfast localise is "
+                             "for those of boxes")  # fmt: skip
         if model.head == "none":
             raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
         if model.preprocessing is None:
@@ -86,6 +87,12 @@ class Network:
         number = self.arguments["num_classes"]
         if number != len(names) or (self.classes is not None and self.classes != list(names)):
             raise ValueError(f"{self.path} knows {number} classes that are not the {len(names)} of {of}")
+
+    def check_scales(self, scales: Sequence[int]) -> None:
+        """Raises ValueError where there are none, or images so rescaled are too small for the head."""
+        least = 32 * self.arguments["pool_size"]
+        if not scales or min(scales) < least:
+            raise ValueError(f"scales of {self.path} are {list(scales)}: one or more of at least {least} are wanted")
 
 
 def open_networks(paths: Sequence[Path], classes: Sequence[str] | None = None) -> list[Network]:

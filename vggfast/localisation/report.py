@@ -8,8 +8,8 @@ from vggfast.console import Live, print_table, say
 from vggfast.localisation.evaluation import Error, Evaluation, evaluate
 from vggfast.report import environment
 from vggfast.report.summary import summary
-from vggfast.training.finish import write_json
 from vggfast.weights import load_model
+from vggfast.weights.files import write_json
 
 _ROWS = {
     "true_class": "true class, centre crop", "true_class_mean_box": "true class, the mean box",

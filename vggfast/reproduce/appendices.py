@@ -149,11 +149,11 @@ def _extract(
     extractor = Extractor(model.to(world.device), [source.tap], wanted)
     digest = sha256(source.path)
     path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
-    of = {"model_sha256": digest, "data": data, "split": "all"}
+    of = {"model_sha256": digest, "data": data, "split": "all", "sets": [each.digest() for each in sets]}
     if path.exists():
         found = load_features(path)
         if any(found.facts.get(name) != value for name, value in of.items()):
-            raise ValueError(f"{path} holds features of other data ({found.facts.get('data')}): choose another --out")
+            raise ValueError(f"{path} holds features of other images ({found.facts.get('data')}): choose another --out")
         return found
     with Live(str(source.path), sum(map(len, sets))) as live:
         return extract_dataset(extractor, sets, path, of, progress=lambda done, speed: live.to(done))

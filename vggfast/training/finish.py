@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from vggfast.evaluate import Settings, errors, evaluate_set
 from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
 from vggfast.report.summary import summary
 from vggfast.weights import load_model
-from vggfast.weights.files import write_atomically
+from vggfast.weights.files import write_json
 
 _SHEET_IMAGES = 40
 _FILES = {
@@ -23,11 +22,6 @@ _FILES = {
     "curves.png": "loss, errors, rate and speed", "confusion.png": "what is taken for what",
     "predictions.png": "contact sheet of predictions", "model.safetensors": "the best weights",
 }  # fmt: skip
-
-
-def write_json(path: Path, content: Any) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
 def finish(trainer: Any) -> None:

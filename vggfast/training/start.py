@@ -21,13 +21,13 @@ from vggfast.weights import load_model
 
 _PUBLISHED = {"caffe": Preprocessing.caffe(), "torchvision": Preprocessing.torchvision()}
 # The first four convolutions of A, between which the deeper nets have more, and the FC layers.
+_ENDS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3")
 # What else init_layers may name, by their places in the modules.
 _IS_OF: dict[str, Callable[[str], bool]] = {
     "features": lambda name: name.startswith("features."),
     "body": lambda name: not name.startswith("classifier.6."),
     "all": lambda name: True,
 }
-_ENDS = ("conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3")
 
 
 def named_layers(model: VGG) -> dict[str, Any]:

@@ -71,6 +71,12 @@ def _umask() -> int:
     return mask
 
 
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file; errors as of :func:`write_atomically`."""
+    text = json.dumps(content, indent=2) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .pth or .pt file. Nothing in the file is executed.
 

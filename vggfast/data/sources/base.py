@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -90,6 +91,13 @@ class ImageSet:
         """What the index-th image is called: its path where it has one."""
         found = self.sources[index]
         return found if isinstance(found, str) else f"{self.name}, image {found}"
+
+    def digest(self) -> str:
+        """A SHA-256 of what the images are called, their order and their labels."""
+        found = hashlib.sha256()
+        for i, label in enumerate(self.labels.tolist()):
+            found.update(f"{self.source(i)}\0{label}\n".encode("utf-8", "surrogateescape"))
+        return found.hexdigest()
 
 
 def from_files(name: str, classes: list[str], labels: Any, files: Iterable[str], folder: Path) -> ImageSet:

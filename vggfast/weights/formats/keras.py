@@ -33,8 +33,10 @@ def read(path: Path) -> Raw:
     with h5py.File(source, "r") as file:
         tensors = _by_attributes(file) if "layer_names" in _root(file).attrs else _by_groups(file)
     return Raw(
-        tensors, _name, channels_last_as_ours, Preprocessing.caffe(), "the convention of keras.applications", hwc=True
-    )
+        tensors, _name, channels_last_as_ours, Preprocessing.caffe(), "the convention of keras.applications",
+        # A kernel of four dimensions is a convolution's, whose inputs its layout puts in order.
+        hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,
+    )  # fmt: skip
 
 
 def _name(key: str, place: str, kind: str) -> str | None:

@@ -70,9 +70,13 @@ def _weights(layer: Any) -> dict[str, np.ndarray]:
 
 
 def _mean(image: Any) -> tuple[tuple[float, ...], str]:
-    """The mean image's mean colour, and where it comes from."""
-    if image is None or np.shape(image)[-1:] != (3,):
+    """The mean colour, or the mean image's, and where it comes from."""
+    if image is None or np.size(image) == 0:
         return (123.68, 116.779, 103.939), "the convention of MatConvNet"
+    if np.size(image) == 3:
+        image = np.reshape(image, 3)
+    if np.shape(image)[-1:] != (3,):
+        raise ValueError(f"averageImage has shape {np.shape(image)}: (H, W, 3), or three numbers are wanted")
     return tuple(map(float, image.reshape(-1, 3).mean(0))), "the file (averageImage)"
 
 
