@@ -46,7 +46,7 @@ def finish(trainer: Any) -> None:
 
     seen = np.flatnonzero(~posteriors[name].isnan().any(1).numpy())  # all that decode
     labels = images.labels[seen]
-    results = {
+    results: dict[str, dict[str, Any]] = {
         name: {"scales": list(used), "flip": True, **errors(posteriors[name][seen], torch.from_numpy(labels))}
         for name, used in protocols.items()
     }
