@@ -42,7 +42,7 @@ def _evaluation(tmp_path, networks=1, names=NAMES, each=10):
     nets = [
         Network(
             Path(f"<i>{k}.safetensors"), "ab" * 32, {"config": "D"}, images.classes, {"data": data, "scales": [32]}
-        )  # fmt: skip
+        )
         for k in range(networks)
     ]
     generator = torch.Generator().manual_seed(0)
