@@ -45,6 +45,7 @@ def fakes(monkeypatch):
             self.train_set = self.val_set = type("Images", (list,), {"classes": ["a", "b"]})(range(5))
             self.progress = types.SimpleNamespace(step=12)
             self.stop_signal = calls.stop_signal
+            self.task = types.SimpleNamespace(finish=calls.finished.append)
 
         def run(self):
             return self.stop_signal is None
@@ -52,7 +53,6 @@ def fakes(monkeypatch):
     contents = {
         "vggfast.distributed": {"World": types.SimpleNamespace(start=lambda device: _World(calls.rank))},
         "vggfast.training.trainer": {"Trainer": FakeTrainer},
-        "vggfast.training.finish": {"finish": calls.finished.append},
         "vggfast.training.diagnosis": {"diagnose": lambda *arguments: calls.diagnosed.append(arguments)},
     }
     for name, content in contents.items():
