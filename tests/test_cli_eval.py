@@ -111,7 +111,7 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
         ([_save(tmp_path / "bare.safetensors", preprocessing=False)], "does not say how its images are prepared"),
         (
             [_save(tmp_path / "boxes.safetensors", outputs=8, predict="boxes")],
-            "boxes.safetensors predicts boxes: a net",
+            "boxes.safetensors predicts boxes, not classes",
         ),
         ([tmp_path / "none.safetensors"], "none.safetensors: no such weight file"),
     ):

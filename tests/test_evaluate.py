@@ -11,7 +11,7 @@ from plain_evaluation import plain_dense, plain_scores
 
 import vggfast
 from vggfast.data import Preprocessing, rescale
-from vggfast.evaluate import Evaluator, dense, posteriors, score_maps
+from vggfast.evaluate import Evaluator, dense, multi_crop, posteriors, score_maps
 
 PREPROCESSING = Preprocessing((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
 CONFIGS = ("A", "A-LRN", "B", "C", "D", "E")
@@ -180,9 +180,12 @@ def test_arguments_that_cannot_be(images, arguments, message):
         dense(_network(), images, **{"scales": (64,), **arguments})
 
 
-def test_one_image_is_no_sequence():
+def test_one_image_or_scale_is_no_sequence():
     with pytest.raises(TypeError, match=r"images\[1\] is Tensor: a PIL image or the path of one is wanted; tensors "):
         dense(_network(), ["a.png", torch.zeros(3, 64, 64)])
+    for run in (dense, multi_crop):
+        with pytest.raises(TypeError, match=r"scales is 256: a sequence is wanted, such as \[256\]"):
+            run(_network(), torch.zeros(1, 3, 64, 64), 256)
     with pytest.raises(TypeError, match=r"images is one PosixPath: a sequence is wanted"):
         dense(_network(), Path("a.png"), preprocessing=PREPROCESSING)
 

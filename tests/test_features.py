@@ -370,6 +370,14 @@ def test_the_two_commands(model, photos, tmp_path, capsys):
     assert "use has 'pool3': among pool1.mean@64, pool5.mean@64 is wanted" in capsys.readouterr().err
 
 
+def test_the_command_is_for_one_process(model, photos, tmp_path, capsys, monkeypatch):
+    save_model(model, tmp_path / "m.safetensors")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = ["features", "--model", tmp_path / "m.safetensors", "--data", f"imagefolder:{photos}", "--out", tmp_path]
+    assert main(list(map(str, command))) == 2
+    assert "features is for one process: call it without torchrun" in capsys.readouterr().err
+
+
 def test_a_model_that_does_not_say_its_preprocessing(photos, tmp_path, capsys):
     bare = _model()
     bare.preprocessing = None

@@ -1,7 +1,6 @@
 """Networks that predict boxes: their loss, their training by the trainer, the commands."""
 
 import json
-import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image
 from vggfast import VGG, Preprocessing
 from vggfast.cli import main
 from vggfast.data import Batches, CentreCrop
-from vggfast.localisation import corner_form, iou, open_boxes
+from vggfast.localisation import corner_form, iou
 from vggfast.localisation.data import BoxSet
 from vggfast.localisation.task import Localisation, true_class_boxes
 from vggfast.report import write_report
@@ -22,6 +21,12 @@ from vggfast.weights import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PLAIN = Preprocessing((100.0, 110.0, 120.0), (60.0, 60.0, 60.0))
+
+
+def _network(outputs, pool_size=1, **options):
+    model = VGG("A", outputs, width=0.1, hidden=16, pool_size=pool_size, **options).eval()
+    model.preprocessing = PLAIN
+    return model
 
 
 # ---- the loss -----------------------------------------------------------------------------------------------------
@@ -152,6 +157,8 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tiny, tmp_path):
 
 def test_batches_carry_the_box_of_the_image_that_stands_in(tiny, tmp_path):
     """A picture that does not decode is replaced with its box; in validation its box is 0 and does not count."""
+    from vggfast.localisation import open_boxes
+
     images = open_boxes(f"tiny-imagenet:{tiny}", "val")
     (tiny / "val" / "images" / "n1_val_1.png").write_bytes(b"no picture")
     options = {"boxes": images.largest, "on_bad_image": "skip"}
@@ -169,6 +176,8 @@ def test_batches_carry_the_box_of_the_image_that_stands_in(tiny, tmp_path):
 
 
 def test_ranks_share_boxes(tiny):
+    from vggfast.localisation import open_boxes
+
     images = open_boxes(f"tiny-imagenet:{tiny}", "train")
     whole, *parts = (
         next(Batches(images, CentreCrop(32, 40, PLAIN), 7, shuffle=True, boxes=images.largest, **ranks).epoch()).boxes
@@ -202,7 +211,7 @@ def test_the_commands(tiny, classifier, tmp_path, capsys):
     at_end = json.loads((run / "metrics.json").read_text())["localisation"]["errors"]
     assert at_end.items() < found["errors"].items()
     photo = tiny / "val" / "images" / "n1_val_0.png"
-    assert main(["localise", "predict", *networks, "--top", "2", "--draw", str(tmp_path / "drawn"), str(photo)]) == 0
+    assert main(["localise", "predict", *networks, "--draw", str(tmp_path / "drawn"), str(photo)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(str(photo))
     assert {line.split()[1] for line in lines[1:]} == {"red", "blue"}
@@ -215,18 +224,20 @@ def test_the_commands(tiny, classifier, tmp_path, capsys):
 def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys):
     boxes = tmp_path / "boxes.safetensors"
     facts = load_model(classifier)[1]
-    save_model(
-        VGG("A", 8, width=0.1, hidden=16, pool_size=1), boxes, {**facts, "predict": "boxes", "mean_box": [0, 0, 1, 1]}
-    )
+    save_model(_network(8), boxes, {**facts, "predict": "boxes", "mean_box": [0, 0, 1, 1]})
     assert main(["localise", "eval", "--model", str(classifier)]) == 1
     assert "has no mean_box, predict: a network that predicts boxes is wanted" in capsys.readouterr().err
     assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
     assert "does not predict the classes of" in capsys.readouterr().err
     assert main(["predict", "--model", str(boxes), "a.png"]) == 1
-    assert "boxes.safetensors predicts boxes: a network that predicts classes is wanted" in capsys.readouterr().err
+    assert "boxes.safetensors predicts boxes, not classes" in capsys.readouterr().err
 
 
 def test_the_set_of_boxes_travels_to_workers(tiny):
+    import pickle
+
+    from vggfast.localisation import open_boxes
+
     images = pickle.loads(pickle.dumps(open_boxes(f"tiny-imagenet:{tiny}", "train")))
     assert isinstance(images, BoxSet)
     assert len(images) == 48

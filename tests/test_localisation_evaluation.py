@@ -1,4 +1,4 @@
-"""Dense boxes by hand, and both test protocols."""
+"""Networks that predict boxes: dense boxes, and both protocols of their evaluation."""
 
 import numpy as np
 import pytest

@@ -40,7 +40,7 @@ def _evaluation(tmp_path, networks=1, names=NAMES, each=10):
     data = _photos(tmp_path / "photos", names, each)
     images = open_dataset(data, "val")
     nets = [
-        Network(Path(f"<i>{k}.safetensors"), "ab" * 32, {"config": "D"}, images.classes, {"data": data, "scales": [32]})
+        Network(Path(f"<i>{k}.safetensors"), "ab" * 32, {"config": "D"}, images.classes, {"data": data})
         for k in range(networks)
     ]
     generator = torch.Generator().manual_seed(0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vggfast.cli.runs import add_device, start_alone
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
@@ -28,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pool", choices=("mean", "max"), nargs="+", default=["mean"],
                         help="over space (default mean)")  # fmt: skip
     parser.add_argument("--no-flip", dest="flip", action="store_false", help="leave the mirror image out")
+    add_device(parser)
     parser.add_argument("--out", metavar="FILE.npz|DIR", type=Path, required=True,
                         help="one file, or a folder of .npy files and features.json")  # fmt: skip
 
@@ -44,7 +47,8 @@ def run(parsed: argparse.Namespace) -> int:
     model, _ = load_model(parsed.model)
     if model.preprocessing is None:
         raise ValueError(f"{parsed.model} does not say what preprocessing its network was trained on")
-    extractor = Extractor(model, parsed.taps, parsed.scales, pool=parsed.pool, flip=parsed.flip)
+    world = start_alone(parsed, "features")
+    extractor = Extractor(model.to(world.device), parsed.taps, parsed.scales, pool=parsed.pool, flip=parsed.flip)
     splits = ("train", "val") if parsed.split == "all" else (parsed.split,)
     sets = [open_dataset(parsed.data, split) for split in splits]
     facts = {

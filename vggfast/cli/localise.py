@@ -7,6 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from vggfast.cli.runs import add_device, start_alone
 from vggfast.localisation.boxes import MERGE_THRESHOLD
 
 
@@ -28,6 +29,7 @@ def _add_networks(parser: argparse.ArgumentParser, classifier_wanted: bool, text
                         help="shorter sides of the image for the dense run (default: the training's)")  # fmt: skip
     parser.add_argument("--merge", metavar="X", type=float, default=MERGE_THRESHOLD,
                         help=f"how unlike two boxes may be to become one (default {MERGE_THRESHOLD:g})")  # fmt: skip
+    add_device(parser)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +58,7 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
-    """(network, its facts, classification network or None).
+    """(network, its facts, classification network or None), on the device.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or a network of another kind; the text names it.
@@ -67,13 +69,14 @@ def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
     if missing := {"predict", "classes", "mean_box", "scales"} - facts.keys():
         raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: a network that predicts boxes is "
                          "wanted, as vggfast train --predict boxes makes it")  # fmt: skip
+    device = start_alone(parsed, "localise").device
     if parsed.classifier is None:
-        return model, facts, None
+        return model.to(device), facts, None
     classifier, theirs = load_model(parsed.classifier)
     if theirs.get("classes") != facts["classes"] or "predict" in theirs:
         raise ValueError(f"{parsed.classifier} does not predict the classes of {parsed.model}: a network that does is "
                          "wanted")  # fmt: skip
-    return model, facts, classifier
+    return model.to(device), facts, classifier.to(device)
 
 
 def _eval(parsed: argparse.Namespace) -> int:
@@ -100,7 +103,7 @@ def _eval(parsed: argparse.Namespace) -> int:
         dense = {"classifier": str(parsed.classifier), "scales": scales, "merge": parsed.merge} if classifier else {}
         write_json(parsed.json, {"model": str(parsed.model), "predict": facts["predict"], "data": data,
                                  "split": parsed.split, "scale": scale, **dense, **as_dict(found),
-                                 "environment": environment()})  # fmt: skip
+                                 "environment": environment(1, next(model.parameters()).device)})  # fmt: skip
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from vggfast.cli.errors import UsageError
 
 if TYPE_CHECKING:
+    from vggfast.distributed import World
     from vggfast.evaluate.networks import Network
 
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -48,8 +50,26 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory", metavar="BYTES", type=parse_bytes, default=2 << 30,
                         help="for activations, such as 512M or 2G; larger images are computed in tiles, to the same "
                         "result (default 2G)")  # fmt: skip
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
                         help="where to compute; auto takes a GPU per process when there are any")  # fmt: skip
+
+
+def start_alone(parsed: argparse.Namespace, name: str) -> World:
+    """The world of a command that is for one process.
+
+    Raises:
+        UsageError: torchrun started several.
+        ValueError: there is no such device.
+    """
+    from vggfast.distributed import World
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(f"{name} is for one process: call it without torchrun")
+    return World.start(parsed.device)
 
 
 def parse_bytes(text: str) -> int:

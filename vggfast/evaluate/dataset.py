@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vggfast.data import ImageSet
 from vggfast.distributed import World
-from vggfast.evaluate.evaluator import PROTOCOLS, Evaluator
+from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, Evaluator
 from vggfast.models import VGG
 
 CHUNK = 64  # images; what a kill loses, per rank
@@ -39,7 +39,7 @@ class Settings:
     protocol: str = "dense"
     flip: bool = True
     pool: str = "mean"
-    memory: int = 2 << 30
+    memory: int = MEMORY
     on_bad_image: str = "fail"
 
     def __post_init__(self) -> None:

@@ -145,6 +145,8 @@ class Evaluator:
         """Of a crop."""
         if grid < 1:
             raise ValueError(f"grid is {grid}: 1 or more is wanted")
+        if isinstance(scales, int):
+            raise TypeError(f"scales is {scales}: a sequence is wanted, such as [{scales}]")
         side = self._least if crop is None else crop
         if side < self._least or (scales and side > min(scales)):
             most = f" to {min(scales)}, the smallest of scales," if scales else " or more"
@@ -153,6 +155,8 @@ class Evaluator:
 
     def _check(self, images: Images, scales: Sequence[int] | None) -> None:
         check(images, self._preprocessing, self._in_channels)
+        if isinstance(scales, int):
+            raise TypeError(f"scales is {scales}: a sequence is wanted, such as [{scales}]")
         if scales is not None and (not scales or min(scales) < self._least):
             raise ValueError(f"scales is {list(scales)}: one or more of at least {self._least} are wanted")
 

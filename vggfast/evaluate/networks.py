@@ -58,8 +58,7 @@ class Network:
         path = Path(path)
         model, facts = load_model(path)
         if "predict" in facts:
-            raise ValueError(f"{path} predicts boxes: a network that predicts classes is wanted; vggfast localise is "
-                             "for those of boxes")  # fmt: skip
+            raise ValueError(f"{path} predicts boxes, not classes: vggfast localise is for it")
         if model.head == "none":
             raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
         if model.preprocessing is None:
@@ -85,8 +84,13 @@ class Network:
     def check_classes(self, names: Sequence[str], of: str) -> None:
         """Raises ValueError where the classes are not `names`; those of a file without names only have their number."""
         number = self.arguments["num_classes"]
-        if number != len(names) or (self.classes is not None and self.classes != list(names)):
-            raise ValueError(f"{self.path} knows {number} classes that are not the {len(names)} of {of}")
+        own = self.classes or names
+        odd = next((i for i, (mine, theirs) in enumerate(zip(own, names, strict=False)) if mine != theirs), None)
+        if number != len(names) or odd is not None:
+            raise ValueError(
+                f"{self.path} knows {number} classes that are not the {len(names)} of {of}"
+                + ("" if odd is None else f": class {odd} is {own[odd]!r} and not {names[odd]!r}")
+            )
 
     def check_scales(self, scales: Sequence[int]) -> None:
         """Raises ValueError where there are none, or images so rescaled are too small for the head."""
