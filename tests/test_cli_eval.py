@@ -123,6 +123,13 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
     names.write_text("one\ntwo\nthree\n")
     err = _run(capsys, "eval", *data, "--model", _save(tmp_path / "two.safetensors"), "--classes", names)[2]
     assert "two.safetensors has 2 classes, and 3 names are given for them" in err
+    for content, path, text in (
+        ("one\ntwo\n", nets[0], "A.safetensors has names of its own for its classes, and others are given"),
+        ("one\n\ntwo\n", tmp_path / "two.safetensors", "names.txt has nothing on line 2"),
+        ("", tmp_path / "two.safetensors", "names.txt has no lines"),
+    ):
+        names.write_text(content)
+        assert text in _run(capsys, "eval", *data, "--model", path, "--classes", names)[2]
 
 
 def test_features_alone_are_refused(capsys, tmp_path):

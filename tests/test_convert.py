@@ -305,7 +305,7 @@ def model_size(model):
     (["m.pth", "out.pth", "--to", "onnx"], "out.pth has the suffix '.pth'"),
     (["none.pth", "out.safetensors"], "none.pth: no such weight file"),
     (["m.pth", "out.safetensors", "--classes", "two.txt"], "there are 2 names of classes, and the network has 5"),
-    (["m.pth", "out.safetensors", "--classes", "gap.txt"], "gap.txt: its line 2 is empty"),
+    (["m.pth", "out.safetensors", "--classes", "gap.txt"], "gap.txt has nothing on line 2"),
     (["m.pth", "out.pth", "--classes", "two.txt"], "out.pth is to be torchvision's, which has no place for names"),
     (["m.pth", "out.safetensors", "--features", "m.pth"], "m.pth holds convolutions itself"),
     (["gap.txt", "out.safetensors"], "gap.txt is a weight file of no format that its content or suffix tells: --from"),

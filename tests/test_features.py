@@ -368,6 +368,8 @@ def test_the_two_commands(model, photos, tmp_path, capsys):
     assert (figures["mean"], figures["use"], figures["recalls"]) == (100, ["pool1"], [100, 100, 100])
     assert main(["svm", str(out), "--use", "pool3"]) == 1
     assert "use has 'pool3': among pool1.mean@64, pool5.mean@64 is wanted" in capsys.readouterr().err
+    assert main(list(map(str, ["features", *given, "--out", tmp_path / "f.npy"]))) == 1
+    assert "f.npy: FILE.npz, or a folder for .npy files, is wanted" in capsys.readouterr().err
 
 
 def test_the_command_is_for_one_process(model, photos, tmp_path, capsys, monkeypatch):

@@ -75,7 +75,8 @@ def test_what_is_there_is_measured(weights, photos, capsys, tmp_path):
     }  # fmt: skip
     assert "D-384.safetensors knows 3 classes that are not the 2 of" in rows["D", "384", "single"]["not_run"]
     markdown = (out / "table3.md").read_text()
-    assert "| C | 384 | single |  | no C-384.safetensors | 28.1 | - | 9.3 |" in markdown
+    assert "| C | 384 | single |  | not run | 28.1 | - | 9.3 |" in markdown
+    assert "- not run: C 384 single: no C-384.safetensors\n" in markdown
     assert re.search(r"\| A \| 256 \| single \| 36 \| \d+\.\d \(\d+\.\d-\d+\.\d\) \| 29.6 \|", markdown)
 
 

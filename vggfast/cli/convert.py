@@ -32,11 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from vggfast.evaluate.networks import class_names
     from vggfast.weights.convert import describe, target_of, write
     from vggfast.weights.formats import CONVENTIONS, read
 
     target = target_of(parsed.out, parsed.to)
-    classes = None if parsed.classes is None else _lines(parsed.classes)
+    classes = None if parsed.classes is None else class_names(parsed.classes)
     found = read(
         parsed.source, parsed.source_format, features=parsed.features, features_only=parsed.features_only,
         preprocessing=CONVENTIONS.get(parsed.preprocessing),
@@ -54,10 +55,3 @@ def run(parsed: argparse.Namespace) -> int:
     note = write(found, parsed.out, target, classes)
     print(f"wrote          {parsed.out}: {target}, {note}")
     return 0
-
-
-def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    if not all(lines):
-        raise ValueError(f"--classes is {path}: its line {lines.index('') + 1} is empty, and a name is wanted")
-    return lines

@@ -44,6 +44,8 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.evaluate.networks import sha256
     from vggfast.weights import load_model
 
+    if parsed.out.suffix == ".npy":
+        raise ValueError(f"--out is {parsed.out}: FILE.npz, or a folder for .npy files, is wanted")
     model, _ = load_model(parsed.model)
     if model.preprocessing is None:
         raise ValueError(f"{parsed.model} does not say what preprocessing its network was trained on")

@@ -50,7 +50,7 @@ class Network:
 
         Args:
             path: the file.
-            classes: names of the classes, for a file that has none.
+            classes: names of the classes, for a file that has none; of one that has some, the same.
 
         Raises:
             FileNotFoundError, ValueError: no such file, or one that cannot be evaluated; the text names it.
@@ -66,6 +66,8 @@ class Network:
         number, names = model.arguments["num_classes"], facts.get("classes") or classes
         if names is not None and len(names) != number:
             raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
+        if names is not None and classes is not None and list(names) != list(classes):
+            raise ValueError(f"{path} has names of its own for its classes, and others are given: leave these out")
         return cls(path, sha256(path), model.arguments, None if names is None else list(names), facts)
 
     def load(self) -> VGG:
@@ -119,13 +121,15 @@ def class_names(path: Path) -> list[str]:
     """The lines of a file, a class a line.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or nothing in it; the text names it.
+        FileNotFoundError, ValueError: no such file, nothing in it, or an empty line; the text names it.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file of class names")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not names:
         raise ValueError(f"{path} has no lines: the name of a class on each is wanted")
+    if "" in names:
+        raise ValueError(f"{path} has nothing on line {names.index('') + 1}: the name of a class is wanted")
     return names
 
 

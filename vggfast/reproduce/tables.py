@@ -72,18 +72,24 @@ class Result:
     def _cells(self, line: Line) -> list[str]:
         texts = [text for figure in line.figures for text in figure.texts()]
         if line.why:
-            texts[0] = line.why
+            texts[0] = "not run"
         return [*line.labels, *texts]
+
+    def _remarks(self) -> list[str]:
+        """Why lines were not run, then the notes."""
+        return [f"not run: {' '.join(filter(None, line.labels))}: {line.why}" for line in self.lines if line.why] + [
+            *self.notes
+        ]
 
     def print(self) -> None:
         print_table(self.title, self._header, [self._cells(line) for line in self.lines])
-        for note in self.notes:
-            say(note)
+        for text in self._remarks():
+            say(text)
 
     def markdown(self) -> str:
         rows = [self._header, ["---"] * len(self._header), *(self._cells(line) for line in self.lines)]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        return f"# {self.title}\n\n{table}\n\n" + "".join(f"{note}\n" for note in self.notes)
+        return f"# {self.title}\n\n{table}\n\n" + "".join(f"- {text}\n" for text in self._remarks())
 
     def content(self) -> dict[str, Any]:
         rows = [
