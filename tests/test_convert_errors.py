@@ -5,7 +5,9 @@ import pytest
 import torch
 from foreign import KINDS, network, truncate
 
+from vggfast import Preprocessing
 from vggfast.cli import main
+from vggfast.weights import save_model
 
 # Tensors of each format: one to take away, one to cut.
 NAMES = {
@@ -148,6 +150,31 @@ def test_onnx_graphs_of_other_networks(tmp_path, capsys):
         arguments = ["convert", str(tmp_path / "m.onnx"), str(tmp_path / "o.safetensors"), "--preprocessing", "caffe"]
         assert main(arguments) == 1
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda nodes: setattr(nodes[-2], "op_type", "Tanh"), "is a Tanh, which no VGG has there"),
+        (
+            lambda nodes: nodes[-1].attribute.add(name="alpha", type=1, f=0.5),
+            "a Gemm, has alpha 0.5, which no VGG has there",
+        ),
+    ],
+)
+def test_onnx_heads_of_other_networks(tmp_path, capsys, change, message):
+    onnx = pytest.importorskip("onnx")
+    model = network("A")
+    model.preprocessing = Preprocessing.caffe()
+    save_model(model, tmp_path / "m.safetensors")
+    assert main(["convert", str(tmp_path / "m.safetensors"), str(tmp_path / "m.onnx")]) == 0
+    graph = onnx.load(str(tmp_path / "m.onnx"))
+    change(graph.graph.node)
+    onnx.save(graph, str(tmp_path / "m.onnx"))
+    capsys.readouterr()
+    assert main(["convert", str(tmp_path / "m.onnx"), str(tmp_path / "o.safetensors")]) == 1
+    assert message in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "m.onnx"), str(tmp_path / "o.safetensors"), "--features-only"]) == 0
 
 
 def test_layers_that_caffe_and_matconvnet_readers_do_not_take(tmp_path, capsys):

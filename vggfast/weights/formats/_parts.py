@@ -39,6 +39,7 @@ class Raw:
         hwc: whether the inputs of fc1 are counted in H, W, C order, as by frameworks that keep channels last.
         lrn: whether a local response normalisation follows the first convolution; it has no tensors to tell it by.
         extra: what else the file says, such as "classes".
+        stranger: what the file has among the FC layers that no VGG has there; "" for nothing.
     """
 
     tensors: dict[str, Any]
@@ -49,6 +50,7 @@ class Raw:
     hwc: bool = False
     lrn: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
+    stranger: str = ""
 
 
 @dataclass
@@ -132,6 +134,8 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
         what = [f"{kind} {_listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
         near = f"configuration {config}{' with batch norm' if batch_norm else ''}" if has_features else "the FC layers"
         raise ValueError(f"{path} is nearest to {near} in the names of {label} files; {'; '.join(what)}")
+    if has_head and raw.stranger:
+        raise ValueError(f"{path}: {raw.stranger}")
     tensors = {}
     for key, name in wanted_names.items():
         if name in raw.tensors:

@@ -27,6 +27,11 @@ _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 _NAMED = re.compile(r"block([1-5])_conv(\d)")
 # What may stand among the convolutions beside what _Walk reads, because it changes no number.
 _HARMLESS = ("Relu", "Dropout", "Cast")
+# And among the FC layers: the way from a map to rows, the average over a score map, what makes scores probabilities.
+_HARMLESS_IN_HEAD = (
+    *_HARMLESS, "Flatten", "Reshape", "Shape", "Gather", "Slice", "Concat", "Squeeze", "Unsqueeze",
+    "AveragePool", "GlobalAveragePool", "ReduceMean", "Softmax",
+)  # fmt: skip
 
 
 def read(path: Path) -> Raw:
@@ -43,7 +48,7 @@ def read(path: Path) -> Raw:
     return Raw(
         walk.tensors, walk.name, as_linear,
         Preprocessing.from_dict(preprocessing) if preprocessing else None, "the file" if preprocessing else "",
-        walk.hwc, walk.lrn, extra,
+        walk.hwc, walk.lrn, extra, walk.stranger,
     )  # fmt: skip
 
 
@@ -52,13 +57,14 @@ class _Walk:
 
     Attributes:
         tensors: every tensor of weights, by its name; those of FC layers as (out, in).
-        hwc, lrn: as of :class:`Raw`.
+        hwc, lrn, stranger: as of :class:`Raw`.
     """
 
     def __init__(self, onnx: Any, graph: Any) -> None:
         self._onnx = onnx
         self.tensors: dict[str, torch.Tensor] = {}
         self.hwc = self.lrn = False
+        self.stranger = ""
         self._names: dict[tuple[str, str], str] = {}
         self._same: dict[str, str] = {}  # tensors that are another by an Identity
         self._turned: set[str] = set()  # those that lie as (in, out)
@@ -74,7 +80,10 @@ class _Walk:
         for node in graph.node:
             if node.op_type in readers:
                 readers[node.op_type](node, {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute})
-            elif self._stage <= _STAGES and node.op_type not in _HARMLESS:
+            elif self._stage > _STAGES:
+                if node.op_type not in _HARMLESS_IN_HEAD:
+                    self._meet(f"node {node.name or node.output[0]} is a {node.op_type}")
+            elif node.op_type not in _HARMLESS:
                 raise ValueError(f"node {node.name or node.output[0]} is a {node.op_type}, which no VGG has there")
         for name in self._turned:
             self.tensors[name] = self.tensors[name].t()
@@ -86,6 +95,10 @@ class _Walk:
         if kind == "num_batches_tracked" or (place[:2] == "bn" and not any(at[:2] == "bn" for at, _ in self._names)):
             return None
         return self._names.get((place, kind), f"{place} {kind}")
+
+    def _meet(self, what: str) -> None:
+        """Keeps the first that is strange among the FC layers; it matters to who wants these."""
+        self.stranger = self.stranger or f"{what}, which no VGG has there"
 
     def _keep(self, name: str, tensor: Any) -> None:
         value = self._onnx.numpy_helper.to_array(tensor)
@@ -144,6 +157,9 @@ class _Walk:
             self.hwc = list(settings.get("perm", [])) == [0, 2, 3, 1]
 
     def _gemm(self, node: Any, settings: dict[str, Any]) -> None:
+        for factor in ("alpha", "beta"):
+            if settings.get(factor, 1.0) != 1.0:
+                self._meet(f"node {node.name or node.output[0]}, a Gemm, has {factor} {settings[factor]:g}")
         self._linear(node.input[1:], bool(settings.get("transB")))
 
     def _mat_mul(self, node: Any, settings: dict[str, Any]) -> None:
