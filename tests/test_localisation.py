@@ -1,16 +1,17 @@
 """Networks that predict boxes: their loss, their training by the trainer, the commands."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_localisation_evaluation import PLAIN, _network
 
-from vggfast import VGG, Preprocessing
 from vggfast.cli import main
 from vggfast.data import Batches, CentreCrop
-from vggfast.localisation import corner_form, iou
+from vggfast.localisation import corner_form, iou, open_boxes
 from vggfast.localisation.data import BoxSet
 from vggfast.localisation.task import Localisation, true_class_boxes
 from vggfast.report import write_report
@@ -20,13 +21,6 @@ from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-PLAIN = Preprocessing((100.0, 110.0, 120.0), (60.0, 60.0, 60.0))
-
-
-def _network(outputs, pool_size=1, **options):
-    model = VGG("A", outputs, width=0.1, hidden=16, pool_size=pool_size, **options).eval()
-    model.preprocessing = PLAIN
-    return model
 
 
 # ---- the loss -----------------------------------------------------------------------------------------------------
@@ -157,8 +151,6 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tiny, tmp_path):
 
 def test_batches_carry_the_box_of_the_image_that_stands_in(tiny, tmp_path):
     """A picture that does not decode is replaced with its box; in validation its box is 0 and does not count."""
-    from vggfast.localisation import open_boxes
-
     images = open_boxes(f"tiny-imagenet:{tiny}", "val")
     (tiny / "val" / "images" / "n1_val_1.png").write_bytes(b"no picture")
     options = {"boxes": images.largest, "on_bad_image": "skip"}
@@ -176,8 +168,6 @@ def test_batches_carry_the_box_of_the_image_that_stands_in(tiny, tmp_path):
 
 
 def test_ranks_share_boxes(tiny):
-    from vggfast.localisation import open_boxes
-
     images = open_boxes(f"tiny-imagenet:{tiny}", "train")
     whole, *parts = (
         next(Batches(images, CentreCrop(32, 40, PLAIN), 7, shuffle=True, boxes=images.largest, **ranks).epoch()).boxes
@@ -234,10 +224,6 @@ def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys
 
 
 def test_the_set_of_boxes_travels_to_workers(tiny):
-    import pickle
-
-    from vggfast.localisation import open_boxes
-
     images = pickle.loads(pickle.dumps(open_boxes(f"tiny-imagenet:{tiny}", "train")))
     assert isinstance(images, BoxSet)
     assert len(images) == 48
