@@ -214,6 +214,8 @@ def _order(**settings):
 
 def test_a_folder_holds_everything(images, networks, tmp_path):
     out = tmp_path / "out"
+    with pytest.raises(ValueError, match="fusion is 'mean': one of 'average', 'vote' is wanted"):
+        evaluate_networks(_order(), networks, images, World(), out, fusion="mean")
     done = evaluate_networks(_order(), networks, images, World(), out)
     assert {path.name for path in out.iterdir()} == {
         "settings.json", "results.json", "posteriors-0.npy", "posteriors-1.npy", "labels.npy", "predictions.csv",

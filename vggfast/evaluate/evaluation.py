@@ -194,8 +194,10 @@ def evaluate_networks(
 
     Raises:
         FileExistsError: the folder holds an evaluation with other settings.
-        ValueError: classes or scales do not fit, or an image does not decode; the text names it.
+        ValueError: classes, scales or fusion do not fit, or an image does not decode; the text names it.
     """
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion is {fusion!r}: one of {', '.join(map(repr, FUSIONS))} is wanted")
     for network, scales in zip(networks, order.scales, strict=True):
         network.check_classes(images.classes, order.data)
         network.check_scales(scales)
