@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import Engine
-from vggfast.console import Live
+from vggfast.console import ProgressBar
 from vggfast.data import open_dataset
 from vggfast.evaluate.feature_files import extract_dataset, join, load_features
 from vggfast.evaluate.features import COMBINE, POOLS, Block, Extractor
@@ -119,16 +119,18 @@ def whole(parsed: argparse.Namespace) -> None:
     extractor = make(model, TAPS, [parsed.scale], pool=POOLS, flip=False)
     sets = [open_dataset(parsed.data, split) for split in ("train", "val")]
     began = time.process_time()
-    with Live(parsed.by, sum(map(len, sets))) as live:
-        facts = {"by": parsed.by, "model": str(parsed.model), "data": parsed.data, "environment": timing.environment()}
+    with ProgressBar(parsed.by, sum(map(len, sets))) as live:
+        metadata = {
+            "by": parsed.by, "model": str(parsed.model), "data": parsed.data, "environment": timing.environment(),
+        }  # fmt: skip
         tell = lambda done, speed: live.to(done, f"{speed:.2f} images/s")  # noqa: E731
-        made = extract_dataset(extractor, sets, parsed.out, facts, progress=tell)
+        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=tell)
     processor = time.process_time() - began
     write_json(parsed.out.with_suffix(".json"), {
-        **{name: made.facts[name] for name in FACTS},
+        **{name: made.metadata[name] for name in FACTS},
         "processor_seconds": processor,
     })  # fmt: skip
-    print(f"{parsed.by}: {made.facts['seconds']:.1f} s, {made.facts['images_per_second']:.2f} images/s")
+    print(f"{parsed.by}: {made.metadata['seconds']:.1f} s, {made.metadata['images_per_second']:.2f} images/s")
 
 
 def cases(scales: list[int], by: str) -> Iterator[tuple[list[str], str]]:

@@ -22,7 +22,7 @@ from peers import command, report
 from peers.network import ALLOWED, Spec, default_cache, weights_file
 from peers.registry import INFERENCE, TRAINING, Engine, chosen
 
-from vggfast.console import Live, console
+from vggfast.console import ProgressBar, console
 
 OUT = "benchmarks/results/memory-cpu.json"
 USES = ("inference", "training", "perceptual")
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.error(str(error))
     groups: dict[tuple[str, int], list[tuple[Case, dict[str, Any]]]] = {}
     converted: set[str] = set()
-    with Live("cases", len(wanted)) as live:
+    with ProgressBar("cases", len(wanted)) as live:
         for number, case in enumerate(wanted):
             live.to(number, f"{case.use}, batch {case.spec.batch}: {case.engine.name}")
             weights_file(case.spec, options.cache)

@@ -22,22 +22,22 @@ from typing import Any
 import torch
 
 from vggfast import __version__
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.training.config import TrainConfig
 from vggfast.training.presets import PRESETS
-from vggfast.training.step import Stepper, Sums
+from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.trainer import Trainer
 from vggfast.weights.files import write_atomically
 
 _BATCH = 30  # 2 ranks take 15 each, 4 ranks 7 or 8; an epoch's last batch has 28
 
 
-class _Observed(Stepper):
+class _Observed(TrainStep):
     """Keeps the gradients of its first step."""
 
     gradients: dict[str, torch.Tensor] | None = None
 
-    def __call__(self, *arguments: Any, **options: Any) -> Sums:
+    def __call__(self, *arguments: Any, **options: Any) -> StepMetrics:
         sums = super().__call__(*arguments, **options)
         if self.gradients is None:
             self.gradients = {name: p.grad.clone() for name, p in self.bare.named_parameters()}
@@ -46,15 +46,16 @@ class _Observed(Stepper):
 
 def train(folder: Path, steps: int, accumulate: int) -> None:
     """One rank's part: its averaged gradients of the first step, and its weights after the last one, into `folder`."""
-    with World.start("cpu") as world:
+    with DistributedContext.start("cpu") as context:
         config = TrainConfig(**{
             **PRESETS["digits"], "batch_size": _BATCH, "dropout": 0.0, "steps": steps, "accumulate": accumulate,
         })  # fmt: skip
-        trainer = Trainer(config, folder / "run", world, overwrite=True)
-        trainer.stepper = _Observed(config, world, trainer.model, trainer.optimiser)
+        trainer = Trainer(config, folder / "run", context, overwrite=True)
+        trainer.stepper = _Observed(config, context, trainer.model, trainer.optimiser)
         trainer.run()
         torch.save(
-            {"gradients": trainer.stepper.gradients, "weights": trainer.model.state_dict()}, folder / f"{world.rank}.pt"
+            {"gradients": trainer.stepper.gradients, "weights": trainer.model.state_dict()},
+            folder / f"{context.rank}.pt",
         )
 
 

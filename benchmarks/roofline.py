@@ -107,10 +107,10 @@ def calls(batch: int, dtype: torch.dtype) -> list[tuple[str, Pass | None, Callab
             return conv(x, weight, torch.zeros(cout, dtype=dtype), True, pool, True)
         out = size // 2 if pool else size
         gy = tensor(batch, cout, out, out)
-        selection = torch.zeros(batch, 3 if pool else 1, out, out, cout // 8, dtype=torch.uint8)
+        mask = torch.zeros(batch, 3 if pool else 1, out, out, cout // 8, dtype=torch.uint8)
         if which == "dgrad":
-            return conv_dgrad(gy, selection, weight, size, size)
-        return conv_wgrad(x, gy, selection, 3, True)
+            return conv_dgrad(gy, mask, weight, size, size)
+        return conv_wgrad(x, gy, mask, 3, True)
 
     every = [Pass(*shape, which) for shape in LAYERS for which in PASSES]
     return [

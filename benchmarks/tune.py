@@ -23,7 +23,7 @@ from gpu.candidates import reason
 from peers.report import draw
 from simulated import ROOT
 
-from vggfast.console import Live, console
+from vggfast.console import ProgressBar, console
 
 TABLE = ROOT / "csrc" / "cuda" / "conv" / "hopper" / "tuned.h"
 RESULTS = ROOT / "benchmarks" / "results" / "tune-cuda.json"
@@ -57,11 +57,11 @@ def require_hopper(made: argparse.ArgumentParser) -> None:
         made.error("this build of vggfast has no Hopper kernels; build it with 90a in VGGFAST_CUDA_ARCHS")
 
 
-def by(facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], cases: int) -> str:
+def by(metadata: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], cases: int) -> str:
     """Which run it was, for the table's header."""
     said, today = timing.environment(), datetime.now(timezone.utc)
-    return (f"commit {said['commit']} on {facts['name']}, driver {facts['driver']}, CUDA {facts['cuda']}, torch "
-            f"{said['torch']}, {today:%Y-%m-%d}; {len(rows)} of {cases} cases")  # fmt: skip
+    return (f"commit {said['commit']} on {metadata['name']}, driver {metadata['driver']}, CUDA {metadata['cuda']}, "
+            f"torch {said['torch']}, {today:%Y-%m-%d}; {len(rows)} of {cases} cases")  # fmt: skip
 
 
 def verdict(row: Mapping[str, Any]) -> list[str]:
@@ -74,11 +74,11 @@ def verdict(row: Mapping[str, Any]) -> list[str]:
             f"{seconds[default] / seconds[best]:.2f}", f"{estimates[default] / estimates[best]:.2f}"]  # fmt: skip
 
 
-def sweep(options: argparse.Namespace, facts: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
+def sweep(options: argparse.Namespace, metadata: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
     """(rows, why it ended early or ""); the files are written after each case."""
     began, longest, rows = time.monotonic(), 0.0, []
     cases, flush = tuning.cases(options.dtypes, options.batches, options.passes), timing.flusher()
-    with Live("cases", len(cases)) as live:
+    with ProgressBar("cases", len(cases)) as live:
         for case in cases:
             start = time.monotonic()
             if start - began + longest > options.seconds:
@@ -89,8 +89,8 @@ def sweep(options: argparse.Namespace, facts: Mapping[str, Any]) -> tuple[list[d
                 rows.append(tuning.measure(case, options, flush))
             except Exception as error:  # after an error of the GPU's nothing else will run: what there is counts
                 return rows, f"{case}: the run ends here: {reason(error)}"
-            timing.write_results(options.out, rows, gpu=facts)
-            tuning.write_table(options.table, rows, options.multiprocessors, by(facts, rows, len(cases)))
+            timing.write_results(options.out, rows, gpu=metadata)
+            tuning.write_table(options.table, rows, options.multiprocessors, by(metadata, rows, len(cases)))
             longest = max(longest, time.monotonic() - start)
             live.line(" | ".join(verdict(rows[-1])))
     return rows, ""
@@ -110,10 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.error(f"--batches has {min(options.batches)}: 1 or more is wanted")
     require_hopper(made)
     torch.manual_seed(0)
-    facts = timing.gpu()
-    options.multiprocessors = facts["multiprocessors"]
+    metadata = timing.gpu()
+    options.multiprocessors = metadata["multiprocessors"]
     with torch.no_grad():
-        rows, ended = sweep(options, facts)
+        rows, ended = sweep(options, metadata)
     columns = ["case", "default", "us", "fastest", "us", "default / fastest", "est."]
     draw("medians; est.: the same ratio by the model", columns, [verdict(row) for row in rows])
     wrong = [f"{row['title']}: {tile} is not timed: {why}" for row in rows for tile, why in row["not timed"].items()]

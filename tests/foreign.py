@@ -148,12 +148,12 @@ def write_matconvnet(path, tensors, old=False, mean=None):
         ]
     classes = {"description": np.array([f"class {i}" for i in range(5)], object), "name": np.arange(5)}
     mean = np.array(MEAN, np.float32)[None, None] if mean is None else mean
-    facts = {"normalization": {"averageImage": mean}, "classes": classes}
+    metadata = {"normalization": {"averageImage": mean}, "classes": classes}
     savemat(
         path,
         {
             "layers": np.array([*found, {"name": "prob", "type": "softmax"}], object),
-            **(facts if old else {"meta": facts}),
+            **(metadata if old else {"meta": metadata}),
         },
     )
 

@@ -25,18 +25,18 @@ def _run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def _save(path, config="A", outputs=2, preprocessing=True, **facts):
+def _save(path, config="A", outputs=2, preprocessing=True, **metadata):
     model = VGG(config, num_classes=outputs, width=0.1, hidden=16, pool_size=1, init="he")
     model.preprocessing = Preprocessing() if preprocessing else None
-    save_model(model, path, facts)
+    save_model(model, path, metadata)
     return path
 
 
 @pytest.fixture
 def nets(tmp_path, photos):
     """Three networks as training writes them, and the photos of their classes."""
-    facts = {"classes": CLASSES, "data": f"imagefolder:{photos}", "scales": [32, 36, 40]}
-    return [_save(tmp_path / f"{config}.safetensors", config, **facts) for config in ("A", "B", "C")]
+    metadata = {"classes": CLASSES, "data": f"imagefolder:{photos}", "scales": [32, 36, 40]}
+    return [_save(tmp_path / f"{config}.safetensors", config, **metadata) for config in ("A", "B", "C")]
 
 
 def test_eval_of_several_networks(nets, capsys, tmp_path, photos):
@@ -48,18 +48,18 @@ def test_eval_of_several_networks(nets, capsys, tmp_path, photos):
     assert f"imagefolder:{photos} (train, 18 images), dense, image and mirror image" in " ".join(printed.split())
     found = json.loads(figures.read_text())
     assert found == json.loads((out / "results.json").read_text())
-    wanted = {"images": 18, "bad_images": 0, "classes": CLASSES, "protocol": "dense", "scales": [32, 36, 40],
+    expected = {"images": 18, "bad_images": 0, "classes": CLASSES, "protocol": "dense", "scales": [32, 36, 40],
               "flip": True, "pool": "mean", "fusion": "vote"}  # fmt: skip
-    assert {name: found[name] for name in wanted} == wanted
+    assert {name: found[name] for name in expected} == expected
     assert [model["config"] for model in found["models"]] == ["A", "B", "C"]
     posteriors = [torch.from_numpy(np.load(out / f"posteriors-{k}.npy")) for k in range(3)]
     labels = torch.from_numpy(np.load(out / "labels.npy"))
     names = [*map(str, nets), "average", "vote"]
     assert [row["name"] for row in found["rows"]] == names
     final, confidence = vote(posteriors)
-    wanted = [errors(each, labels)["top1"] for each in (*posteriors, average(posteriors))]
-    wanted.append(100 * (final != labels).double().mean().item())
-    for row, top1 in zip(found["rows"], wanted, strict=True):
+    expected = [errors(each, labels)["top1"] for each in (*posteriors, average(posteriors))]
+    expected.append(100 * (final != labels).double().mean().item())
+    for row, top1 in zip(found["rows"], expected, strict=True):
         assert row["top1"] == pytest.approx(top1)
         assert row["top1_interval"] == pytest.approx(interval(top1, 18))
         assert f"{top1:.2f}" in printed

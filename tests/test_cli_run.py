@@ -16,7 +16,7 @@ from vggfast.models import INITS
 from vggfast.training.config import TrainConfig
 
 
-class _World:
+class _Context:
     """A world of which this process is some rank; it communicates with nobody."""
 
     def __init__(self, rank):
@@ -38,7 +38,7 @@ def fakes(monkeypatch):
     calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[])
 
     class FakeTrainer:
-        def __init__(self, config, out, world, *, resume, overwrite):
+        def __init__(self, config, out, context, *, resume, overwrite):
             calls.made.append((config, out, resume, overwrite))
             self.config, self.out = config, out
             self.model = torch.nn.Linear(2, 3)
@@ -51,7 +51,7 @@ def fakes(monkeypatch):
             return self.stop_signal is None
 
     contents = {
-        "vggfast.distributed": {"World": types.SimpleNamespace(start=lambda device: _World(calls.rank))},
+        "vggfast.distributed": {"DistributedContext": types.SimpleNamespace(start=lambda device: _Context(calls.rank))},
         "vggfast.training.trainer": {"Trainer": FakeTrainer},
         "vggfast.training.diagnosis": {"diagnose": lambda *arguments: calls.diagnosed.append(arguments)},
     }
@@ -91,8 +91,8 @@ def test_only_rank_0_prints_but_all_finish(fakes, tmp_path, capsys):
 def test_a_stopped_run_says_how_to_go_on(fakes, tmp_path, capsys, number, code):
     fakes.stop_signal = number
     assert main(["train", "--out", str(tmp_path / "my run")]) == code
-    wanted = f"stopped at step 12; go on with: vggfast train --resume '{tmp_path / 'my run'}'"
-    assert capsys.readouterr().out.splitlines()[-1] == wanted
+    expected = f"stopped at step 12; go on with: vggfast train --resume '{tmp_path / 'my run'}'"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
     assert fakes.finished == []
 
 

@@ -219,8 +219,8 @@ def test_onnx_round_trip_runs_alike_elsewhere(tmp_path, config, head, batch_norm
         model = vggfast.VGG(**{**model.arguments, "head": "none"}, init="he").eval()
     model.preprocessing = CAFFE
     names = [f"class {i}" for i in range(5)] if head != "none" else []
-    facts = {"credit": "somebody's", **({"classes": names} if names else {})}
-    save_model(model, tmp_path / "m.safetensors", facts)
+    metadata = {"credit": "somebody's", **({"classes": names} if names else {})}
+    save_model(model, tmp_path / "m.safetensors", metadata)
     write(read(tmp_path / "m.safetensors"), tmp_path / "m.onnx")
     session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     for x in (torch.randn(1, 3, 64, 64), torch.randn(2, 3, 64, 64 if head == "linear" else 97)):
@@ -228,7 +228,7 @@ def test_onnx_round_trip_runs_alike_elsewhere(tmp_path, config, head, batch_norm
     found = read(tmp_path / "m.onnx")
     linear = model.to_linear_head() if head == "conv" else model
     assert_same_state(found.model, linear)
-    assert (found.model.preprocessing, found.extra) == (CAFFE, facts)
+    assert (found.model.preprocessing, found.extra) == (CAFFE, metadata)
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -250,12 +250,12 @@ def test_torchvision_takes_the_same_pictures(tmp_path, torchvision, suffix, name
     assert (takes.order, takes.top, takes.std) == ("RGB", 1.0, vggfast.Preprocessing.torchvision().std)
     assert ("mean of its own" in note) == (name != "torchvision")
     assert all(f"{value:.7g}" in note for value in takes.mean) or name == "torchvision"
-    wanted = model(model.preprocessing.tensor(pixels)[None])
-    assert relative_error(theirs.eval()(takes.tensor(pixels)[None]), wanted) < 1e-5
+    expected = model(model.preprocessing.tensor(pixels)[None])
+    assert relative_error(theirs.eval()(takes.tensor(pixels)[None]), expected) < 1e-5
     if suffix == ".safetensors":  # which keeps what the network takes
         again = read(out)
         assert (again.model.preprocessing, again.origin) == (takes, "the file")
-        assert relative_error(again.model(takes.tensor(pixels)[None]), wanted) < 1e-5
+        assert relative_error(again.model(takes.tensor(pixels)[None]), expected) < 1e-5
 
 
 def test_torchvision_has_no_c_and_no_lrn(tmp_path):

@@ -70,8 +70,8 @@ def test_missing_tensor(tmp_path, kind, refusal):
     format, name, tensors, writer = kind
     missing = NAMES[format][0]
     writer(tmp_path / name, {key: value for key, value in tensors.items() if key != missing})
-    wanted = "conv3_2 bias" if format == "onnx" else missing
-    assert f"is nearest to configuration A in the names of {LABELS[format]} files; missing: {wanted}\n" in refusal()
+    expected = "conv3_2 bias" if format == "onnx" else missing
+    assert f"is nearest to configuration A in the names of {LABELS[format]} files; missing: {expected}\n" in refusal()
 
 
 LABELS = {"torchvision": "torchvision", "timm": "timm", "keras": "Keras", "tf-slim": "TF-slim", "caffe": "Caffe",

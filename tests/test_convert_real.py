@@ -122,9 +122,9 @@ def test_keras(tmp_path, keras, name, config, top):
     theirs = small_keras(keras, config, top)
     (theirs.save_weights if "weights" in name else theirs.save)(tmp_path / name)
     pixels = keras.applications.vgg16.preprocess_input(PIXELS[None].astype(np.float32))
-    wanted = theirs.predict(pixels, verbose=0)
+    expected = theirs.predict(pixels, verbose=0)
     got = ours(tmp_path / name)
-    assert relative_error(got if top else got.permute(0, 2, 3, 1), wanted) < 1e-5
+    assert relative_error(got if top else got.permute(0, 2, 3, 1), expected) < 1e-5
 
 
 def test_names_are_keras_applications_own(keras):

@@ -28,7 +28,7 @@ fused = functools.partial(ops.conv3x3, relu=True, pool=True)
 def test_a_side_stream(backend):
     """Work is queued where torch's current stream says, behind what already waits there."""
     x, weight, bias = layer()
-    wanted = results(fused, [x, weight, bias])
+    expected = results(fused, [x, weight, bias])
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -37,7 +37,7 @@ def test_a_side_stream(backend):
         late.copy_(x)
         got = results(fused, [late, weight, bias])
     torch.cuda.current_stream().wait_stream(stream)
-    for a, b in zip(got, wanted, strict=True):
+    for a, b in zip(got, expected, strict=True):
         assert torch.equal(a, b)
 
 
@@ -45,10 +45,10 @@ def test_another_device(backend):
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU only")
     inputs = layer()
-    wanted = results(fused, inputs)
+    expected = results(fused, inputs)
     got = results(fused, [t.to("cuda:1") for t in inputs])
     assert all(t.device.index == 1 for t in got)
-    for a, b in zip(got, wanted, strict=True):
+    for a, b in zip(got, expected, strict=True):
         assert torch.equal(a.cpu(), b.cpu())
     with pytest.raises(ValueError, match="weight is on cuda:1 and x on cuda:0"):
         ops.conv3x3(inputs[0], inputs[1].to("cuda:1"))
@@ -74,8 +74,8 @@ def test_a_graph(backend):
         with torch.no_grad():
             x.copy_(torch.randn_like(x))
         graph.replay()
-        for got, wanted in zip(captured, step(), strict=True):
-            assert torch.equal(got, wanted)
+        for got, expected in zip(captured, step(), strict=True):
+            assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -43,8 +43,8 @@ def test_a_replay_is_what_the_kernels_give(backend, precision, head):
             assert torch.equal(y, launched(x))
             assert relative_error(y, exactly(model, x)) < BOUNDS[precision]
             taps = captured.features(x, captured.taps)
-            for name, wanted in launched.features(x, launched.taps).items():
-                assert torch.equal(taps[name], wanted), name
+            for name, expected in launched.features(x, launched.taps).items():
+                assert torch.equal(taps[name], expected), name
 
 
 def test_fp8_at_the_papers_widths(backend):
@@ -64,17 +64,17 @@ def test_fp8_at_the_papers_widths(backend):
         assert torch.equal(y, launched(x))
         assert relative_error(y, exactly(model, x)) < bound(11)
         taps = captured.features(x, ["relu3_1", "pool5"])
-        for name, wanted in launched.features(x, taps).items():
-            assert torch.equal(taps[name], wanted), name
+        for name, expected in launched.features(x, taps).items():
+            assert torch.equal(taps[name], expected), name
 
 
 def test_channels_of_the_paper(backend):
     """Widths that the kernels have tiles for, at the paper's size."""
     model = small("D", width=1.0, hidden=512)
     x = torch.randn(2, 3, 224, 224)
-    wanted = exactly(model, x)
+    expected = exactly(model, x)
     for precision, limit in BOUNDS.items():
-        assert relative_error(Engine(model, dtype=precision)(x), wanted) < limit, precision
+        assert relative_error(Engine(model, dtype=precision)(x), expected) < limit, precision
 
 
 def test_within_somebody_elses_capture(backend):
@@ -105,7 +105,7 @@ def test_without_a_graph_nothing_is_captured(backend, monkeypatch):
 def test_a_capture_that_fails_leaves_the_engine_as_it_was(backend, monkeypatch):
     model, x = network(), torch.randn(2, 3, 64, 70)
     engine, launched, run = Engine(model), Engine(model, graph=False), _backends.CudaBackend.run
-    wanted = engine(x)
+    expected = engine(x)
     calls = []
 
     def fails_in_the_capture(self, *args, **options):
@@ -119,20 +119,20 @@ def test_a_capture_that_fails_leaves_the_engine_as_it_was(backend, monkeypatch):
         with pytest.raises(RuntimeError, match="no such kernel"):
             engine(x[..., :66])
     assert calls[-1]
-    assert torch.equal(engine(x), wanted)
+    assert torch.equal(engine(x), expected)
     assert torch.equal(engine(x[..., :66]), launched(x[..., :66]))
 
 
 def test_gpus_that_get_torchs_ops(backend, monkeypatch):
     model, x = network(), torch.randn(2, 3, 64, 70)
-    wanted = exactly(model, x)
+    expected = exactly(model, x)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
     _backends._cuda.cache_clear()
     try:
         with pytest.warns(UserWarning, match="sm_75, and sm_80 is the least"):
             engine = Engine(model)
         for _ in range(3):
-            assert relative_error(engine(x), wanted) < 1e-5
+            assert relative_error(engine(x), expected) < 1e-5
     finally:
         _backends._cuda.cache_clear()
 
@@ -142,7 +142,7 @@ def test_the_switch_for_torchs_products(backend):
     model = small("A", width=0.25, hidden=512, pool_size=7)
     model.features = torch.nn.Sequential(torch.nn.ReLU())
     maps = torch.rand(64, 128, 7, 7)
-    wanted = exactly(model, maps)
+    expected = exactly(model, maps)
     switch = torch.backends.cuda.matmul
     before = switch.fp32_precision
     try:
@@ -150,7 +150,7 @@ def test_the_switch_for_torchs_products(backend):
             switch.fp32_precision = theirs
             for graph in (True, False):
                 engines = [Engine(model, dtype=dtype, graph=graph) for dtype in ("fp32", "tf32")]
-                exact, rounded = (relative_error(engine(maps), wanted) for engine in engines)
+                exact, rounded = (relative_error(engine(maps), expected) for engine in engines)
                 assert exact < 1e-5 < rounded < BOUNDS["tf32"]
             assert switch.fp32_precision == theirs
     finally:
@@ -164,7 +164,7 @@ def test_the_switch_for_torchs_products(backend):
 def test_a_side_stream(backend, graph):
     """Work is queued where torch's current stream says, behind what already waits there, the first call's too."""
     model, x = network(), torch.randn(2, 3, 64, 70)
-    wanted = Engine(model, graph=graph)(x)
+    expected = Engine(model, graph=graph)(x)
     engine, stream = Engine(model, graph=graph), torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     for _ in range(3):
@@ -175,7 +175,7 @@ def test_a_side_stream(backend, graph):
             y = engine(late)
             del late
         torch.cuda.current_stream().wait_stream(stream)
-        assert torch.equal(y, wanted)
+        assert torch.equal(y, expected)
 
 
 @pytest.mark.parametrize("graph", [True, False])
@@ -183,7 +183,7 @@ def test_streams_take_turns(backend, graph):
     """The arena is one: a call waits for the one before, on whatever stream that was, and results stay whole."""
     engine = Engine(network(), graph=graph)
     images = [torch.randn(1 + i % 2, 3, 64, 64 + 8 * (i % 3)) for i in range(12)]
-    wanted = [engine(x) for x in images]
+    expected = [engine(x) for x in images]
     streams = [torch.cuda.Stream() for _ in range(3)]
     torch.cuda.synchronize()
     got = []
@@ -193,7 +193,7 @@ def test_streams_take_turns(backend, graph):
                 busy()
             got.append(engine(x))
     torch.cuda.synchronize()
-    for y, each in zip(got, wanted, strict=True):
+    for y, each in zip(got, expected, strict=True):
         assert torch.equal(y, each)
 
 
@@ -202,7 +202,7 @@ def test_an_engine_that_goes_while_it_runs(backend, graph):
     """Its memory is not given to others before its last call is done."""
     x = torch.randn(4, 3, 128, 128)
     engine = Engine(network(), graph=graph)
-    wanted = engine(x)
+    expected = engine(x)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -213,7 +213,7 @@ def test_an_engine_that_goes_while_it_runs(backend, graph):
     gc.collect()
     filler = [torch.full((held // 16,), 7.0) for _ in range(8)]
     torch.cuda.synchronize()
-    assert torch.equal(y, wanted)
+    assert torch.equal(y, expected)
     assert len(filler) == 8
 
 
@@ -222,7 +222,7 @@ def test_threads_share_an_engine_and_others_allocate(backend):
     model = network(width=0.125)
     engine, other = Engine(model), Engine(model)
     images = [torch.randn(2, 3, 64 + i, 70) for i in range(_cuda.PLANS_KEPT + 4)]
-    wanted = [engine(x) for x in images]
+    expected = [engine(x) for x in images]
     torch.cuda.synchronize()
 
     def work(start):
@@ -231,7 +231,7 @@ def test_threads_share_an_engine_and_others_allocate(backend):
                 k = (start * 7 + i * 3) % len(images)
                 y = (engine if start % 2 else other)(images[k])
                 filler = torch.full((1 << (10 + i % 12),), 7.0)  # random numbers torch refuses beside a capture
-                if not torch.equal(y, wanted[k]) or not (filler == 7).all():
+                if not torch.equal(y, expected[k]) or not (filler == 7).all():
                     return False
         return True
 
@@ -246,14 +246,14 @@ def test_another_device(backend):
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU only")
     model, x = network(), torch.randn(2, 3, 64, 70)
-    wanted = Engine(model)(x)
+    expected = Engine(model)(x)
     engine = Engine(model.to("cuda:1"))
     with pytest.raises(TypeError, match=r"x is torch\.float32 on cuda:0: torch\.float32 on cuda:1 is wanted"):
         engine(x)
     for _ in range(2):
         y = engine(x.to("cuda:1"))
         assert y.device.index == 1
-        assert torch.equal(y.cpu(), wanted.cpu())
+        assert torch.equal(y.cpu(), expected.cpu())
         assert torch.cuda.current_device() == 0
 
 
@@ -298,7 +298,7 @@ def test_bytes_are_the_allocators(backend):
 
 def test_an_image_too_large_leaves_the_engine_as_it_was(backend):
     engine, x = Engine(small(head="none").features[:2]), torch.randn(2, 3, 64, 64)
-    wanted = engine(x)
+    expected = engine(x)
     with pytest.raises(torch.OutOfMemoryError):
         engine(torch.zeros(1, 3, 1, 1).expand(1, 3, 1 << 18, 1 << 18))
-    assert torch.equal(engine(x), wanted)
+    assert torch.equal(engine(x), expected)

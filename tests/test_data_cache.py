@@ -60,9 +60,9 @@ def test_images_are_those_of_the_data_set_resized(many, tmp_path, size):
         assert kept.labels.tolist() == whole.labels.tolist()
         for i in range(len(whole)):
             image = whole.image(i)
-            wanted = rescale(image, size) if size and min(image.size) > size else image
-            assert np.array_equal(kept.pixels(i), np.asarray(wanted))
-            assert np.array_equal(np.asarray(kept.image(i)), np.asarray(wanted))
+            expected = rescale(image, size) if size and min(image.size) > size else image
+            assert np.array_equal(kept.pixels(i), np.asarray(expected))
+            assert np.array_equal(np.asarray(kept.image(i)), np.asarray(expected))
     assert verify(tmp_path / "cache") == 4
 
 

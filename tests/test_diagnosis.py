@@ -88,8 +88,8 @@ def test_prediction_of_a_plain_chain():
     # The prediction has a ReLU before fc1; here its input is normal, so twice the mean square goes in.
     gains = predict_outputs(model, 1.0)
     for i, name in enumerate(("fc1", "fc2", "fc3")):
-        wanted = gains[name] / gains["conv5_2"] * math.sqrt(2)
-        assert found[i].item() == pytest.approx(wanted, rel=0.1), name
+        expected = gains[name] / gains["conv5_2"] * math.sqrt(2)
+        assert found[i].item() == pytest.approx(expected, rel=0.1), name
 
 
 def test_it_tells_learning_from_guessing(photos, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 import ranks
 import torch
 
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.log import read_csv
 
@@ -140,15 +140,15 @@ def test_termination_of_one_rank_stops_all_and_another_number_goes_on(tmp_path):
 
 
 def test_a_world_of_one():
-    world = World.start("cpu")
+    context = DistributedContext.start("cpu")
     model = torch.nn.Linear(2, 2)
-    assert (world.rank, world.size, world.main) == (0, 1, True)
-    assert world.totals([1.5, 2.0]) == [1.5, 2.0]
-    assert world.wrap(model, torch.zeros(1, 2)) is model
+    assert (context.rank, context.size, context.main) == (0, 1, True)
+    assert context.totals([1.5, 2.0]) == [1.5, 2.0]
+    assert context.wrap(model, torch.zeros(1, 2)) is model
 
 
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
     with pytest.raises(ValueError, match="device is 'auto': this machine has 1 GPUs, and local rank 1 wants its own"):
-        World.start("auto")
+        DistributedContext.start("auto")

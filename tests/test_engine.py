@@ -50,10 +50,10 @@ def assert_right(model, *sizes, kind="fp32", **options):
     engine = Engine(model, **given, **options)
     for size in sizes:
         x = torch.randn(size)
-        wanted = exactly(model, x)
+        expected = exactly(model, x)
         y = engine(x)
         assert y.dtype == torch.float32
-        assert relative_error(y, wanted) < bound, size
+        assert relative_error(y, expected) < bound, size
     return engine
 
 
@@ -189,16 +189,16 @@ def test_taps(config, batch_norm, kind):
     engine, names = Engine(model, **options), named(model.features)
     assert list(engine.taps) == list(names)
     x = torch.randn(2, 3, 49, 62)
-    wanted = {name: exactly(model.features[:count], x) for name, count in names.items()}
+    expected = {name: exactly(model.features[:count], x) for name, count in names.items()}
     some = ["relu3_1", "conv1_1", "pool5", "relu1_1", "conv3_1"]
     for taps in ([*names], some, ("pool2", "pool2"), *([name] for name in names)):
         got = engine.features(x, taps)
         assert list(got) == list(dict.fromkeys(taps))
         for name, y in got.items():
-            assert relative_error(y, wanted[name]) < bound, (name, taps)
+            assert relative_error(y, expected[name]) < bound, (name, taps)
             assert y.is_contiguous(memory_format=torch.channels_last)
             assert y.data_ptr() not in {other.data_ptr() for key, other in got.items() if key != name}
-    assert relative_error(engine.features(x), wanted["pool5"]) < bound
+    assert relative_error(engine.features(x), expected["pool5"]) < bound
 
 
 def test_taps_leave_the_rest_alone():
@@ -274,11 +274,11 @@ def test_not_finite(exact, kind):
     model = small("A", width=0.125, head="none").features[:6]
     x = torch.randn(3, 3, 24, 24)
     x[0, 0, 3, 4], x[1, 1, 20, 20] = float("nan"), float("inf")
-    y, wanted = Engine(model, **KINDS[kind][0])(x), exactly(model, x)
+    y, expected = Engine(model, **KINDS[kind][0])(x), exactly(model, x)
     if kind == "bf16":  # by Winograd even so
         assert torch.equal(y.isnan().any(1).any(1).any(1), torch.tensor([True, True, False]))
     else:
-        assert torch.equal(y.isnan(), wanted.isnan())
+        assert torch.equal(y.isnan(), expected.isnan())
 
 
 # ---- the memory format of images ----------------------------------------------------------------------------------

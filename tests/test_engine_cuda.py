@@ -134,10 +134,10 @@ def test_models_of_sixteen_bits(build):
 def test_the_engines_own_switch_for_tf32(build):
     """torch's has no say, neither over convolutions nor over FC layers, and is left as it was."""
     model, x = small(**THIN), torch.randn(2, 3, 33, 40)
-    wanted = exactly(model, x)
+    expected = exactly(model, x)
     for theirs in ("tf32", "ieee"):
         with conv_precision(theirs):
-            exact, rounded = (relative_error(build(model, dtype=dtype)(x), wanted) for dtype in ("fp32", "tf32"))
+            exact, rounded = (relative_error(build(model, dtype=dtype)(x), expected) for dtype in ("fp32", "tf32"))
             assert torch.backends.cudnn.conv.fp32_precision == theirs
         assert exact < 1e-5 < rounded < BOUNDS["tf32"]
 
@@ -163,16 +163,16 @@ def test_taps(build, config, batch_norm):
     made, names = build(model), named(model.features)
     assert list(made.taps) == list(names)
     x = torch.randn(2, 3, 33, 35)
-    wanted = {name: exactly(model.features[:count], x) for name, count in names.items()}
+    expected = {name: exactly(model.features[:count], x) for name, count in names.items()}
     some = ["relu3_1", "conv1_1", "pool5", "relu1_1", "conv3_1"]
     for taps in ([*names], some, ("pool2", "pool2"), *([name] for name in [*names][::3])):
         got = made.features(x, taps)
         assert list(got) == list(dict.fromkeys(taps))
         for name, y in got.items():
             assert y.dtype == torch.float32
-            assert relative_error(y, wanted[name]) < 1e-5, (name, taps)
+            assert relative_error(y, expected[name]) < 1e-5, (name, taps)
             assert y.is_contiguous(memory_format=torch.channels_last)
-    assert relative_error(made.features(x), wanted["pool5"]) < 1e-5
+    assert relative_error(made.features(x), expected["pool5"]) < 1e-5
 
 
 # ---- what is kept -------------------------------------------------------------------------------------------------
@@ -261,8 +261,8 @@ def test_without_graphs(build, precision):
         assert torch.equal(captured(x), y)
         assert y.untyped_storage().nbytes() == y.nbytes
         taps = launched.features(x, ["relu1_1", "norm1_1", "pool3"])
-        for name, wanted in captured.features(x, taps).items():
-            assert torch.equal(taps[name], wanted)
+        for name, expected in captured.features(x, taps).items():
+            assert torch.equal(taps[name], expected)
         assert launched.bytes == held
 
 
@@ -307,23 +307,23 @@ def test_not_finite(build):
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2, ceil_mode=True), nn.ReLU()]
     model, x = nn.Sequential(*layers), torch.randn(3, 3, 13, 14)
     x[0, 0, 3, 4], x[1, 1, 12, 12] = float("nan"), float("inf")
-    y, wanted = build(model)(x), exactly(model, x)
-    assert torch.equal(y.isnan(), wanted.isnan())
-    assert torch.equal(y.isinf(), wanted.isinf())
+    y, expected = build(model)(x), exactly(model, x)
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert torch.equal(y.isinf(), expected.isinf())
 
 
 def test_gradients_and_inference_mode(build):
     """An engine made or first called under inference_mode serves calls without it, and the other way round."""
     model, x = small(**THIN), torch.randn(1, 3, 33, 40)
-    wanted = build(model)(x)
+    expected = build(model)(x)
     with torch.inference_mode():
         made = build(model)
-        assert torch.equal(made(x), wanted)
-    assert torch.equal(made(x), wanted)
+        assert torch.equal(made(x), expected)
+    assert torch.equal(made(x), expected)
     with torch.inference_mode():
-        assert torch.equal(made(x.clone()), wanted)
+        assert torch.equal(made(x.clone()), expected)
     with torch.no_grad():
         assert not made(x.clone().requires_grad_()).requires_grad
     with torch.autocast(x.device.type, torch.bfloat16):
-        assert torch.equal(made(x), wanted)
-        assert torch.equal(build(model)(x), wanted)
+        assert torch.equal(made(x), expected)
+        assert torch.equal(build(model)(x), expected)

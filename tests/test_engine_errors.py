@@ -157,12 +157,12 @@ def test_an_engine_of_another_instruction_set():
     try:
         _native.set_cpu_isa(isas[0])
         engine = Engine(small())
-        wanted = engine(X)
+        expected = engine(X)
         _native.set_cpu_isa(isas[1])
         text = f"packed for {isas[0]}, and {isas[1]} is set now: build another engine"
         with pytest.raises(ValueError, match=re.escape(text)):
             engine(X)
         _native.set_cpu_isa(isas[0])
-        assert torch.equal(engine(X), wanted)
+        assert torch.equal(engine(X), expected)
     finally:
         _native.set_cpu_isa(before)

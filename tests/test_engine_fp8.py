@@ -62,8 +62,8 @@ class Ones:
     def add(self, layer):
         pass
 
-    def run(self, x, wanted):
-        return [torch.ones(1)] * len(wanted)
+    def run(self, x, expected):
+        return [torch.ones(1)] * len(expected)
 
 
 def planned(layers):
@@ -89,7 +89,7 @@ def conv(cin, cout, kernel=3):
         ("E", "bbeeeeeeeeeeeeeb"),
     ],
 )
-def test_the_papers_networks(config, wanted):
+def test_the_papers_networks(config, expected):
     """From conv2_1's output on, but for a pool after a 1x1 convolution, and for the last output."""
     layers, channels = [], 3
     for item in CONFIGURATIONS[config]:
@@ -101,7 +101,7 @@ def test_the_papers_networks(config, wanted):
             cout, kernel = (item, 3) if isinstance(item, int) else (channels, 1)
             layers += [conv(channels, cout, kernel), Relu()]
             channels = cout
-    assert planned(layers) == wanted
+    assert planned(layers) == expected
 
 
 ROWS = {
@@ -119,10 +119,10 @@ ROWS = {
 
 
 @pytest.mark.parametrize(("layers", "wanted"), ROWS.values(), ids=ROWS)
-def test_layers_in_a_row(layers, wanted):
+def test_layers_in_a_row(layers, expected):
     channels = layers[0].weight.shape[1]
     first = conv(3, channels)
-    assert planned([first, *layers]) == "b" + wanted
+    assert planned([first, *layers]) == "b" + expected
 
 
 def test_networks_as_wide_as_a_gpu_wants(fp8, monkeypatch):
@@ -273,9 +273,9 @@ def test_error(fp8, monkeypatch):
     monkeypatch.setattr(_fp8, "IMAGES_AT_A_TIME", 2)
     model, images = network(num_classes=3), torch.randn(3, 3, 33, 32)
     engine = fp8(model, images)
-    wanted, got = exactly(model, images), engine(images)
-    assert engine.error.output == pytest.approx(relative_error(got, wanted), rel=1e-2)
-    assert engine.error.top1 == (got.argmax(1) == wanted.argmax(1)).double().mean().item()
+    expected, got = exactly(model, images), engine(images)
+    assert engine.error.output == pytest.approx(relative_error(got, expected), rel=1e-2)
+    assert engine.error.top1 == (got.argmax(1) == expected.argmax(1)).double().mean().item()
     assert list(engine.error.layers) == ["pool1", "pool2", "relu3_1", "pool3", "relu4_1", "pool4", "relu5_1", "pool5"]
     last = relative_error(engine.features(images), exactly(model.features, images))
     assert engine.error.layers["pool5"] == pytest.approx(last, rel=1e-2)
@@ -346,10 +346,10 @@ def test_what_is_kept(fp8, build):
 
 def test_inference_mode(fp8):
     model, x = trunk(), torch.randn(1, 16, 9, 9)
-    wanted = fp8(model, x)(x)
+    expected = fp8(model, x)(x)
     with torch.inference_mode():
         engine = fp8(model, x.clone())
-    assert torch.equal(engine(x), wanted)
+    assert torch.equal(engine(x), expected)
 
 
 # ---- what is refused ----------------------------------------------------------------------------------------------

@@ -137,10 +137,10 @@ def test_without_graphs_calls_wait_too(cuda):
 def test_within_a_capture_nothing_outside_is_waited_for(cuda):
     """Nor are plans dropped, whose graphs may be running."""
     made, x = thin(), torch.randn(1, 3, 40, 40)
-    wanted = made(x)
+    expected = made(x)
     cuda.capturing = True
     assert calls(cuda, lambda: made(x)) == []
-    assert torch.equal(made(x), wanted)
+    assert torch.equal(made(x), expected)
     for width in range(40, 40 + _cuda.PLANS_KEPT):
         assert calls(cuda, lambda width=width: made(torch.randn(1, 3, 32, width))) == []
     cuda.capturing = False
@@ -151,7 +151,7 @@ def test_within_a_capture_nothing_outside_is_waited_for(cuda):
 
 def test_a_failure_leaves_no_turn_taken(cuda, monkeypatch):
     made, x = thin(), torch.randn(1, 3, 40, 40)
-    wanted = made(x)
+    expected = made(x)
 
     def fails(*args, **options):
         raise RuntimeError("no such kernel")
@@ -161,7 +161,7 @@ def test_a_failure_leaves_no_turn_taken(cuda, monkeypatch):
         with pytest.raises(RuntimeError, match="no such kernel"):
             made(x[..., :36])
     assert cuda.log[-1] == "1 has run"
-    assert torch.equal(made(x), wanted)
+    assert torch.equal(made(x), expected)
 
 
 def test_its_memory_goes_after_its_last_call(cuda):
@@ -182,7 +182,7 @@ def test_its_memory_goes_after_its_last_call(cuda):
 def test_threads_take_turns(cuda, monkeypatch):
     made = thin()
     images = [torch.randn(1, 3, 32, 32 + i) for i in range(4)]
-    wanted, inside = [made(x) for x in images], []
+    expected, inside = [made(x) for x in images], []
     replay = torch.cuda.CUDAGraph.replay
 
     def slow(graph):
@@ -195,4 +195,4 @@ def test_threads_take_turns(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", slow)
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(lambda i: made(images[i % 4]), range(32)))
-    assert all(torch.equal(y, wanted[i % 4]) for i, y in enumerate(got))
+    assert all(torch.equal(y, expected[i % 4]) for i, y in enumerate(got))

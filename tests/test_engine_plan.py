@@ -76,11 +76,11 @@ def test_memory_of_networks(config, dense):
     layers = [*trunk(config), *head(dense)]
     rng = random.Random(config)
     for taps in (0, 1, 3, len(layers) // 2):
-        wanted = sorted({*rng.sample(range(len(layers) - 5), taps), len(layers) - 1})
+        expected = sorted({*rng.sample(range(len(layers) - 5), taps), len(layers) - 1})
         for dtype in (torch.float32, torch.bfloat16):
-            plan = make_plan(layers, SHAPE, wanted, dtype, lambda step: rng.choice([0, 1, 300, 5000]))
+            plan = make_plan(layers, SHAPE, expected, dtype, lambda step: rng.choice([0, 1, 300, 5000]))
             assert_sound(plan)
-            assert [each.shape for each in plan.outputs] == output_shapes(layers, SHAPE, wanted)
+            assert [each.shape for each in plan.outputs] == output_shapes(layers, SHAPE, expected)
 
 
 def test_memory_of_any_layers_in_a_row():
@@ -94,10 +94,10 @@ def test_memory_of_any_layers_in_a_row():
                 layers.append(conv(channels, channels := rng.choice([1, 5, 64])))
             else:
                 layers.append({"relu": Relu(), "pool": MaxPool(True), "lrn": Lrn(5, 1.0, 1.0, 1.0)}[kind])
-        wanted = sorted({rng.randrange(len(layers)) for _ in range(rng.randint(1, 4))})
-        plan = make_plan(layers, (1, 3, 17, 9), wanted, torch.float16, lambda step: rng.choice([0, 700]))
+        expected = sorted({rng.randrange(len(layers)) for _ in range(rng.randint(1, 4))})
+        plan = make_plan(layers, (1, 3, 17, 9), expected, torch.float16, lambda step: rng.choice([0, 700]))
         assert_sound(plan)
-        assert len(plan.outputs) == len(wanted)
+        assert len(plan.outputs) == len(expected)
 
 
 def test_the_input_and_output_of_the_largest_layer_and_no_more():
@@ -121,8 +121,8 @@ def test_what_is_fused():
         Relu(),
     ]
 
-    def runs(*wanted):
-        return [(run.first, run.last, run.relu, run.pool) for run in fuse(layers, wanted)]
+    def runs(*expected):
+        return [(run.first, run.last, run.relu, run.pool) for run in fuse(layers, expected)]
 
     assert runs(8) == [(0, 2, True, True), (3, 4, True, False), (5, 5, False, False), (6, 7, False, True),
                        (8, 8, False, False)]  # fmt: skip
@@ -139,8 +139,8 @@ def test_block_1_in_one_step():
         asked.append((first, second))
         return True
 
-    def runs(layers, *wanted):
-        return [(run.first, run.last) for run in fuse(layers, wanted, takes)][:2]
+    def runs(layers, *expected):
+        return [(run.first, run.last) for run in fuse(layers, expected, takes)][:2]
 
     assert runs(layers, 4) == [(0, 4)]
     assert runs(layers, 30) == [(0, 4), (5, 6)]

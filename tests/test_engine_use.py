@@ -175,11 +175,11 @@ def test_any_number_of_threads_gives_the_same_bits(set_threads, head, kind):
 def test_threads_of_its_own(set_threads):
     model, x = small(), torch.randn(2, 3, 64, 64)
     two = Engine(model, threads=2)
-    wanted = Engine(model)(x)
+    expected = Engine(model)(x)
     for threads in (1, 3):
         set_threads(threads)
         assert two.threads == 2
-        assert torch.equal(two(x), wanted)
+        assert torch.equal(two(x), expected)
 
 
 @pytest.mark.parametrize("kind", ["fp32", "bf16"])
@@ -187,14 +187,14 @@ def test_several_threads_share_an_engine(set_threads, kind):
     """Different shapes and taps at a time, with a plan made and dropped under the others' feet."""
     set_threads(2)
     engine, images = Engine(small(width=0.125), **KINDS[kind][0]), [torch.randn(2, 3, 32 + i, 50) for i in range(20)]
-    wanted = [(engine(x), engine.features(x, ["pool2"])["pool2"]) for x in images]
+    expected = [(engine(x), engine.features(x, ["pool2"])["pool2"]) for x in images]
 
     def work(start):
         for i in range(40):
             k = (start * 7 + i * 3) % 20
-            if not torch.equal(engine(images[k]), wanted[k][0]):
+            if not torch.equal(engine(images[k]), expected[k][0]):
                 return False
-            if not torch.equal(engine.features(images[k], ["pool2"])["pool2"], wanted[k][1]):
+            if not torch.equal(engine.features(images[k], ["pool2"])["pool2"], expected[k][1]):
                 return False
             assert engine.bytes > 0
         return True

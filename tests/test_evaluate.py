@@ -33,11 +33,11 @@ def test_dense_is_its_definition(config, flip):
     model = _network(config)
     images = _photos((97, 131), (70, 70), (131, 97), (70, 70))
     scales = (65, 97, 128)
-    wanted = torch.stack([plain_dense(model, image, PREPROCESSING, scales, flip) for image in images])
+    expected = torch.stack([plain_dense(model, image, PREPROCESSING, scales, flip) for image in images])
     for variant in (model, model.to_conv_head()):
         got = dense(variant, images, scales, flip=flip, preprocessing=PREPROCESSING)
         assert got.dtype == torch.float32
-        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -47,9 +47,9 @@ def test_dense_is_its_definition_at_the_papers_sizes(config):
     model = _network(config, pool_size=7, num_classes=10, width=0.125, hidden=64)
     images = _photos((224, 301), (640, 487))
     scales = (224, 255, 351, 481)
-    wanted = torch.stack([plain_dense(model, image, PREPROCESSING, scales, True) for image in images])
+    expected = torch.stack([plain_dense(model, image, PREPROCESSING, scales, True) for image in images])
     got = dense(model, images, scales, preprocessing=PREPROCESSING)
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     as_they_are = torch.stack([plain_dense(model, image, PREPROCESSING, None, True) for image in images])
     got = dense(model, images, None, preprocessing=PREPROCESSING)
     torch.testing.assert_close(got, as_they_are, rtol=1e-5, atol=1e-6)
@@ -58,9 +58,9 @@ def test_dense_is_its_definition_at_the_papers_sizes(config):
 def test_sum_is_the_sum_over_the_map():
     model = _network("C", batch_norm=True)
     (image,) = _photos((131, 97))
-    wanted = plain_dense(model, image, PREPROCESSING, (80,), True, pool="sum")
+    expected = plain_dense(model, image, PREPROCESSING, (80,), True, pool="sum")
     got = dense(model, [image], (80,), pool="sum", preprocessing=PREPROCESSING)[0]
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     assert (got - dense(model, [image], (80,), preprocessing=PREPROCESSING)[0]).abs().max() > 1e-3
 
 
@@ -73,11 +73,11 @@ def test_score_maps_are_the_places_scores(flip):
     assert found.size == small.size[::-1] == (130, 96)
     assert (found.stride, found.window) == (32, 64)
     x = PREPROCESSING.tensor(np.asarray(small, np.float32))[None]
-    wanted = plain_scores(model, x)
+    expected = plain_scores(model, x)
     if flip:
-        wanted = (wanted + plain_scores(model, x.flip(3)).flip(3)) / 2
+        expected = (expected + plain_scores(model, x.flip(3)).flip(3)) / 2
     assert found.scores.shape == (4, 3, 2)
-    assert relative_error(found.scores, wanted[0]) < 1e-5
+    assert relative_error(found.scores, expected[0]) < 1e-5
 
 
 def test_images_of_all_kinds_agree(tmp_path):
@@ -87,10 +87,10 @@ def test_images_of_all_kinds_agree(tmp_path):
     for number, image in enumerate(images):
         paths.append(tmp_path / f"{number}.png")
         image.save(paths[-1])
-    wanted = dense(model, images, (64, 96), preprocessing=PREPROCESSING)
+    expected = dense(model, images, (64, 96), preprocessing=PREPROCESSING)
     model.preprocessing = PREPROCESSING
     for given in (paths, list(map(str, paths)), [images[0], paths[1]]):
-        assert torch.equal(dense(model, given, (64, 96)), wanted)
+        assert torch.equal(dense(model, given, (64, 96)), expected)
 
 
 def test_tensors_agree_with_pictures():
@@ -114,8 +114,8 @@ def test_pictures_of_other_modes_are_taken_as_files_are(mode, tmp_path):
     if mode == "RGBA":
         given.putalpha(100)
     given.save(tmp_path / "image.png")
-    wanted = dense(model, [tmp_path / "image.png"], None, preprocessing=PREPROCESSING)
-    assert torch.equal(dense(model, [given], None, preprocessing=PREPROCESSING), wanted)
+    expected = dense(model, [tmp_path / "image.png"], None, preprocessing=PREPROCESSING)
+    assert torch.equal(dense(model, [given], None, preprocessing=PREPROCESSING), expected)
 
 
 def test_the_model_stays_as_it_is():

@@ -31,24 +31,24 @@ def photo():
 )
 def test_multi_crop_is_its_loop(model, photo, flip, grid, crop):
     scales = (64, 71)
-    wanted = plain_multi_crop(model, photo, PREPROCESSING, scales, flip, grid, crop or 32)
+    expected = plain_multi_crop(model, photo, PREPROCESSING, scales, flip, grid, crop or 32)
     got = multi_crop(model, [photo, photo], scales, flip=flip, grid=grid, crop=crop)
-    torch.testing.assert_close(got, torch.stack([wanted, wanted]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got, torch.stack([expected, expected]), rtol=1e-5, atol=1e-6)
 
 
 def test_multi_crop_at_the_images_own_size(model, photo):
     x = PREPROCESSING.tensor(np.asarray(photo, np.float32))[None]
-    wanted = plain_multi_crop(model, photo, PREPROCESSING, [min(photo.size)], True, 5, 32)
-    torch.testing.assert_close(multi_crop(model, x, None)[0], wanted, rtol=1e-5, atol=1e-6)
+    expected = plain_multi_crop(model, photo, PREPROCESSING, [min(photo.size)], True, 5, 32)
+    torch.testing.assert_close(multi_crop(model, x, None)[0], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_both_is_the_mean_and_rescales_once(model, photo, monkeypatch):
     scales = (64, 71)
-    wanted = (dense(model, [photo], scales) + multi_crop(model, [photo], scales)) / 2
+    expected = (dense(model, [photo], scales) + multi_crop(model, [photo], scales)) / 2
     calls = []
     rescale = images_module.rescale
     monkeypatch.setattr(images_module, "rescale", lambda *arguments: calls.append(arguments) or rescale(*arguments))
-    torch.testing.assert_close(posteriors(model, [photo], "both", scales), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(posteriors(model, [photo], "both", scales), expected, rtol=1e-5, atol=1e-6)
     assert len(calls) == len(scales)
     assert torch.equal(posteriors(model, [photo], "multi-crop", scales), multi_crop(model, [photo], scales))
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from vggfast import VGG, Preprocessing
 from vggfast.data import ImageSet
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.evaluate import Order, Settings, dataset, evaluate_networks, evaluate_set, open_networks
 from vggfast.evaluate.folder import Folder
 from vggfast.weights import save_model
@@ -66,7 +66,7 @@ class _Ranks:
         self._barrier.wait(60)
         return values
 
-    def world(self, rank):
+    def context(self, rank):
         return SimpleNamespace(
             rank=rank, size=self.size, main=rank == 0, device=torch.device("cpu"),
             of_main=lambda value: self._exchange(rank, value)[0],
@@ -78,7 +78,7 @@ class _Ranks:
         found = [None] * self.size
 
         def of_rank(rank):
-            found[rank] = function(self.world(rank))
+            found[rank] = function(self.context(rank))
 
         threads = [threading.Thread(target=of_rank, args=(rank,)) for rank in range(self.size)]
         for thread in threads:
@@ -106,15 +106,15 @@ class _Memory:
 @pytest.mark.parametrize("ranks", [2, 3, 7])
 def test_ranks_share_the_images(images, ranks):
     model = _network()
-    whole, _ = evaluate_set(model, images, SCALES, Settings(), World())
+    whole, _ = evaluate_set(model, images, SCALES, Settings(), DistributedContext())
     assert images.opened == list(range(17))
     assert whole.shape == (17, 6)
     torch.testing.assert_close(whole.sum(1), torch.ones(17))
     images.opened.clear()
     told = []
     found = _Ranks(ranks).run(
-        lambda world: evaluate_set(
-            model, images, SCALES, Settings(), world, progress=told.append if world.main else lambda done: None
+        lambda context: evaluate_set(
+            model, images, SCALES, Settings(), context, progress=told.append if context.main else lambda done: None
         )
     )
     assert sorted(images.opened) == list(range(17))
@@ -127,14 +127,14 @@ def test_ranks_share_the_images(images, ranks):
 def test_a_stopped_evaluation_goes_on(images, ranks):
     """What was done is not done again, whatever the number of ranks was."""
     model = _network()
-    whole, _ = evaluate_set(model, images, SCALES, Settings(), World())
+    whole, _ = evaluate_set(model, images, SCALES, Settings(), DistributedContext())
     memory = _Memory(most=3)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_set(model, images, SCALES, Settings(), World(), chunks=memory)
+        evaluate_set(model, images, SCALES, Settings(), DistributedContext(), chunks=memory)
     assert sorted(memory.kept) == [0, 1, 2]
     images.opened.clear()
     memory.most = 99
-    found = _Ranks(ranks).run(lambda world: evaluate_set(model, images, SCALES, Settings(), world, chunks=memory))
+    found = _Ranks(ranks).run(lambda context: evaluate_set(model, images, SCALES, Settings(), context, chunks=memory))
     assert sorted(images.opened) == [12, 13, 14, 15, 16]
     assert torch.equal(found[0][0], whole)
     assert found[0][1] == pytest.approx(sum(seconds for _, seconds in memory.kept.values()))
@@ -142,11 +142,11 @@ def test_a_stopped_evaluation_goes_on(images, ranks):
 
 def test_pictures_are_decoded_some_at_a_time(images, monkeypatch):
     model = _network()
-    whole, _ = evaluate_set(model, images, SCALES, Settings(), World())
+    whole, _ = evaluate_set(model, images, SCALES, Settings(), DistributedContext())
     monkeypatch.setattr(dataset, "_PIXEL_BYTES", 40 * 50 * 3 + 36 * 36 * 3)
     groups = list(dataset._groups((i, images.image(i)) for i in range(6)))
     assert [list(group) for group in groups] == [[0, 1], [2], [3, 4], [5]]
-    few, _ = evaluate_set(model, images, SCALES, Settings(), World())
+    few, _ = evaluate_set(model, images, SCALES, Settings(), DistributedContext())
     torch.testing.assert_close(few, whole, rtol=1e-5, atol=1e-6)
 
 
@@ -160,9 +160,11 @@ def test_images_that_do_not_decode(images):
 
     images.read = read
     with pytest.raises(ValueError, match="image 3: not an image"):
-        evaluate_set(_network(), images, SCALES, Settings(), World())
+        evaluate_set(_network(), images, SCALES, Settings(), DistributedContext())
     told = []
-    found, _ = evaluate_set(_network(), images, SCALES, Settings(on_bad_image="skip"), World(), warn=told.append)
+    found, _ = evaluate_set(
+        _network(), images, SCALES, Settings(on_bad_image="skip"), DistributedContext(), warn=told.append
+    )
     assert told == ["image 3: not an image that decodes", "image 16: not an image that decodes"]
     assert found.isnan().any(1).nonzero()[:, 0].tolist() == [3, 16]
 
@@ -172,16 +174,16 @@ def test_protocols_are_the_evaluators(images, protocol):
     from vggfast.evaluate import Evaluator
 
     model, scales = _network(), SCALES[:1] if protocol == "single" else SCALES
-    found, _ = evaluate_set(model, images, scales, Settings(protocol, flip=False), World())
+    found, _ = evaluate_set(model, images, scales, Settings(protocol, flip=False), DistributedContext())
     pictures = [images.image(i) for i in range(17)]
-    wanted = Evaluator(model).posteriors(pictures, protocol, scales, flip=False)
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+    expected = Evaluator(model).posteriors(pictures, protocol, scales, flip=False)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_scores_may_be_summed(images):
     model = _network()
-    mean, _ = evaluate_set(model, images, (70,), Settings(), World())
-    summed, _ = evaluate_set(model, images, (70,), Settings(pool="sum"), World())
+    mean, _ = evaluate_set(model, images, (70,), Settings(), DistributedContext())
+    summed, _ = evaluate_set(model, images, (70,), Settings(pool="sum"), DistributedContext())
     assert summed.max(1).values.mean() > mean.max(1).values.mean()  # larger scores, sharper posteriors
 
 
@@ -215,8 +217,8 @@ def _order(**settings):
 def test_a_folder_holds_everything(images, networks, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(ValueError, match="fusion is 'mean': one of 'average', 'vote' is wanted"):
-        evaluate_networks(_order(), networks, images, World(), out, fusion="mean")
-    done = evaluate_networks(_order(), networks, images, World(), out)
+        evaluate_networks(_order(), networks, images, DistributedContext(), out, fusion="mean")
+    done = evaluate_networks(_order(), networks, images, DistributedContext(), out)
     assert {path.name for path in out.iterdir()} == {
         "settings.json", "results.json", "posteriors-0.npy", "posteriors-1.npy", "labels.npy", "predictions.csv",
     }  # fmt: skip
@@ -231,7 +233,7 @@ def test_a_folder_holds_everything(images, networks, tmp_path):
     assert [row["name"] for row in results["rows"]] == [*(str(each.path) for each in networks), "average", "vote"]
     images.opened.clear()
     before = (out / "results.json").read_bytes()
-    again = evaluate_networks(_order(memory=1 << 28), networks, images, World(), out)
+    again = evaluate_networks(_order(memory=1 << 28), networks, images, DistributedContext(), out)
     assert images.opened == []
     assert (out / "results.json").read_bytes() == before
     assert all(torch.equal(a, b) for a, b in zip(again.posteriors, done.posteriors, strict=True))
@@ -239,7 +241,7 @@ def test_a_folder_holds_everything(images, networks, tmp_path):
 
 def test_other_settings_are_refused_by_name(images, networks, tmp_path):
     out = tmp_path / "out"
-    evaluate_networks(_order(), networks, images, World(), out)
+    evaluate_networks(_order(), networks, images, DistributedContext(), out)
     other_scales = Order("noise", "val", [SCALES, (37,)], Settings())
     for order, text in (
         (_order(protocol="multi-crop"), "protocol dense there and multi-crop here"),
@@ -247,32 +249,32 @@ def test_other_settings_are_refused_by_name(images, networks, tmp_path):
         (other_scales, r"scales of .*two.safetensors 36 there and 37 here"),
     ):
         with pytest.raises(FileExistsError, match=text):
-            evaluate_networks(order, networks, images, World(), out)
+            evaluate_networks(order, networks, images, DistributedContext(), out)
     images.labels[4] = (images.labels[4] + 1) % 6
     with pytest.raises(FileExistsError, match=r"other settings: images [0-9a-f]+ there"):
-        evaluate_networks(_order(), networks, images, World(), out)
+        evaluate_networks(_order(), networks, images, DistributedContext(), out)
     images.labels[4] = (images.labels[4] - 1) % 6
     save_model(_network("B"), networks[1].path, {"classes": CLASSES})
     changed = open_networks([network.path for network in networks])
     with pytest.raises(FileExistsError, match=r"network 2 \(.*two.safetensors\) [0-9a-f]+ there"):
-        evaluate_networks(_order(), changed, images, World(), out)
-    done = evaluate_networks(_order(), changed, images, World(), out, overwrite=True)
+        evaluate_networks(_order(), changed, images, DistributedContext(), out)
+    done = evaluate_networks(_order(), changed, images, DistributedContext(), out, overwrite=True)
     assert np.array_equal(np.load(out / "posteriors-1.npy"), done.posteriors[1].numpy())
 
 
 def test_fewer_networks_leave_none_behind(images, networks, tmp_path):
     out = tmp_path / "out"
-    evaluate_networks(_order(), networks, images, World(), out)
+    evaluate_networks(_order(), networks, images, DistributedContext(), out)
     one = Order("noise", "val", [SCALES], Settings())
     with pytest.raises(FileExistsError, match=r"network 2 [0-9a-f]+ there and nothing here"):
-        evaluate_networks(one, networks[:1], images, World(), out)
-    evaluate_networks(one, networks[:1], images, World(), out, overwrite=True)
+        evaluate_networks(one, networks[:1], images, DistributedContext(), out)
+    evaluate_networks(one, networks[:1], images, DistributedContext(), out, overwrite=True)
     assert not (out / "posteriors-1.npy").exists()
 
 
 def test_a_kill_while_a_folder_is_cleared_leaves_nothing_to_other_settings(images, networks, tmp_path, monkeypatch):
     out = tmp_path / "out"
-    evaluate_networks(_order(), networks, images, World(), out)
+    evaluate_networks(_order(), networks, images, DistributedContext(), out)
     unlink, left = Path.unlink, []
 
     def stop(path, missing_ok=False):
@@ -283,26 +285,26 @@ def test_a_kill_while_a_folder_is_cleared_leaves_nothing_to_other_settings(image
 
     monkeypatch.setattr(Path, "unlink", stop)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_networks(_order(flip=False), networks, images, World(), out, overwrite=True)
+        evaluate_networks(_order(flip=False), networks, images, DistributedContext(), out, overwrite=True)
     monkeypatch.undo()
     monkeypatch.setattr(dataset, "CHUNK", 4)
     with pytest.raises(FileExistsError, match="flip True there and False here"):
-        evaluate_networks(_order(flip=False), networks, images, World(), out)
+        evaluate_networks(_order(flip=False), networks, images, DistributedContext(), out)
     images.opened.clear()
-    evaluate_networks(_order(), networks, images, World(), out)
+    evaluate_networks(_order(), networks, images, DistributedContext(), out)
     assert images.opened == 2 * list(range(17))
 
 
 def test_results_of_something_else_are_not_taken(images, networks, tmp_path):
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(FileExistsError, match=r"results\.json of something else"):
-        evaluate_networks(_order(), networks, images, World(), tmp_path)
+        evaluate_networks(_order(), networks, images, DistributedContext(), tmp_path)
 
 
 def test_scales_are_checked_before_a_folder_is_made(images, networks, tmp_path):
     with pytest.raises(ValueError, match=r"one\.safetensors are \[31\]: one or more of at least 32 are wanted"):
         evaluate_networks(
-            Order("noise", "val", [(31,), SCALES], Settings()), networks, images, World(), tmp_path / "out"
+            Order("noise", "val", [(31,), SCALES], Settings()), networks, images, DistributedContext(), tmp_path / "out"
         )
     assert not (tmp_path / "out").exists()
 
@@ -312,11 +314,11 @@ def test_a_network_gone_wrong_is_no_bad_image(images):
     with torch.no_grad():
         model.classifier[6].bias[2] = float("nan")
     with pytest.raises(ValueError, match="noise, image 0: what the network says of it is not finite"):
-        evaluate_set(model, images, SCALES, Settings(on_bad_image="skip"), World())
+        evaluate_set(model, images, SCALES, Settings(on_bad_image="skip"), DistributedContext())
 
 
 def test_chunks_on_disk_are_taken_up(images, networks, tmp_path, monkeypatch):
-    whole = evaluate_networks(_order(), networks, images, World(), tmp_path / "whole")
+    whole = evaluate_networks(_order(), networks, images, DistributedContext(), tmp_path / "whole")
     out = tmp_path / "out"
     save = Folder.chunks
 
@@ -334,11 +336,11 @@ def test_chunks_on_disk_are_taken_up(images, networks, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Folder, "chunks", chunks)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_networks(_order(), networks, images, World(), out)
+        evaluate_networks(_order(), networks, images, DistributedContext(), out)
     monkeypatch.setattr(Folder, "chunks", save)
     assert {path.name for path in out.iterdir()} == {"settings.json", "chunks"}
     images.opened.clear()
-    done = evaluate_networks(_order(), networks, images, World(), out)
+    done = evaluate_networks(_order(), networks, images, DistributedContext(), out)
     assert images.opened == list(range(8, 17))
     assert all(torch.equal(a, b) for a, b in zip(done.posteriors, whole.posteriors, strict=True))
     assert not (out / "chunks").exists()
@@ -382,8 +384,8 @@ def test_killed_ranks_lose_nothing_that_was_done(tmp_path):
     """359 digits: one process; three ranks, of which one is killed, and two that go on: the same posteriors."""
     model = VGG("A", num_classes=10, width=0.1, hidden=16, pool_size=1, init="he")
     model.preprocessing = Preprocessing()
-    facts = {"classes": [str(i) for i in range(10)], "data": "digits", "scales": [32, 36, 40]}
-    save_model(model, tmp_path / "a.safetensors", facts)
+    metadata = {"classes": [str(i) for i in range(10)], "data": "digits", "scales": [32, 36, 40]}
+    save_model(model, tmp_path / "a.safetensors", metadata)
     (tmp_path / "program.py").write_text(_PROGRAM)
     assert "359 images" in _evaluate(tmp_path, 1, "whole").stdout
     assert _evaluate(tmp_path, 3, "out", dies_at="7").returncode != 0

@@ -88,9 +88,9 @@ def test_tiled_is_whole(config, batch_norm, size):
             module.running_mean.normal_()
     x = torch.randn(1, 3, *size)
     evaluator, tiles = _with_small_tiles(model, x)
-    got, wanted = evaluator.dense(x, None), dense(model, x, None)
+    got, expected = evaluator.dense(x, None), dense(model, x, None)
     assert len(tiles) > 8
-    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     (tiled,), (whole,) = evaluator.score_maps(x, None), score_maps(model, x, None)
     assert relative_error(tiled.scores, whole.scores) < 1e-5
 
@@ -176,8 +176,8 @@ def test_engines_of_cuda(build, backend):
     engine(torch.zeros(2, 3, 64, 97))
     assert engine.bytes - weights == engine.workspace(2, 64, 97)
     x = torch.randn(1, 3, 131, 227, device=backend.device)
-    wanted = torch.cat([model.to_conv_head()(view).softmax(1) for view in (x, x.flip(3))]).mean(0, keepdim=True).cpu()
-    torch.testing.assert_close(dense(model, x, None), wanted, rtol=1e-5, atol=1e-6)
+    expected = torch.cat([model.to_conv_head()(view).softmax(1) for view in (x, x.flip(3))]).mean(0, keepdim=True).cpu()
+    torch.testing.assert_close(dense(model, x, None), expected, rtol=1e-5, atol=1e-6)
     evaluator, tiles = _with_small_tiles(model, x)
-    torch.testing.assert_close(evaluator.dense(x, None), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(evaluator.dense(x, None), expected, rtol=1e-5, atol=1e-6)
     assert len(tiles) > 2

@@ -85,20 +85,20 @@ def test_blocks_are_their_definition(model, pictures, pools, flip):
     scales = (65, 97)
     extractor = Extractor(model, TAPS, scales, pool=pools, flip=flip, batch_size=2)
     with torch.no_grad():
-        wanted = [_plain(model, picture, TAPS, scales, pools, flip) for picture in pictures]
-    assert [block.dims for block in extractor.blocks] == [len(values) for values in wanted[0]]
+        expected = [_plain(model, picture, TAPS, scales, pools, flip) for picture in pictures]
+    assert [block.dims for block in extractor.blocks] == [len(values) for values in expected[0]]
     assert extractor.blocks[0].name == f"conv1_1.{pools[0]}@65"
     found = extractor(pictures)
     assert found.dtype == np.float32
-    np.testing.assert_allclose(found, torch.stack([torch.cat(b) for b in wanted]).numpy(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, torch.stack([torch.cat(b) for b in expected]).numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_without_head_and_one_with_its_head_as_convolutions(model, pictures):
     bare = _model(head="none")
     with torch.no_grad():
-        wanted = torch.cat(_plain(bare, pictures[0], ["pool5"], [64], ["mean"], True)).numpy()
+        expected = torch.cat(_plain(bare, pictures[0], ["pool5"], [64], ["mean"], True)).numpy()
     found = extract(bare, pictures[:1], ["pool5"], [64], normalise=False)
-    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-6)
     linear, conv = (extract(each, pictures, ["penultimate"], [70]) for each in (model, model.to_conv_head()))
     np.testing.assert_array_equal(linear, conv)
 
@@ -202,7 +202,7 @@ def test_what_was_stopped_goes_on(model, photos, tmp_path, name):
     assert read.names == [images.source(i) for images, i in every]
     assert read.labels.tolist() == [images.labels[i] for images, i in every]
     assert read.blocks == made.blocks == extractor.blocks
-    assert read.facts["classes"] == ["blue", "red"]
+    assert read.metadata["classes"] == ["blue", "red"]
     alone = np.concatenate([extractor([images.image(i)]) for images, i in every])
     np.testing.assert_allclose(read.features, alone, rtol=1e-4, atol=1e-6)
     through = extract_dataset(extractor, sets, tmp_path / "through.npz", {"model": "m"}, chunk=7)
@@ -358,9 +358,9 @@ def test_the_two_commands(model, photos, tmp_path, capsys):
     given = ["--model", weights, "--data", f"imagefolder:{photos}", "--taps", "pool1", "pool5", "--scales", 64]
     assert main(list(map(str, ["features", *given, "--out", out]))) == 0
     assert "20 images" in capsys.readouterr().out
-    facts = load_features(out).facts
-    assert facts["preprocessing"] == PREPROCESSING.as_dict()
-    assert len(facts["model_sha256"]) == 64
+    metadata = load_features(out).metadata
+    assert metadata["preprocessing"] == PREPROCESSING.as_dict()
+    assert len(metadata["model_sha256"]) == 64
     use = ["--use", "pool1", "--train", 6, "--c", 1, "--json", found]
     assert main(list(map(str, ["svm", out, *use]))) == 0
     assert "mean class recall 100.00 ± 0.00 %" in capsys.readouterr().out  # red and blue: colour says it all

@@ -17,7 +17,7 @@ from simulated import simulator
 from vggfast import _native
 from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad
-from vggfast.ops.selection import gather_selected
+from vggfast.ops.mask import mask_gather
 
 pytestmark = pytest.mark.backends("sim", "cuda")
 E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
@@ -74,9 +74,9 @@ def tensors(n, cin, h, w, cout):
 
 
 def check_fprop(x, weight, bias, relu, pool, close=assert_rounded_once):
-    y, selection = conv(x, weight, bias, relu, pool, relu or pool)
+    y, mask = conv(x, weight, bias, relu, pool, relu or pool)
     exact = F.conv2d(x.double(), weight.double(), bias.double(), padding=weight.shape[2] // 2)
-    close(y, gather_selected(exact, selection) if relu or pool else exact)
+    close(y, mask_gather(exact, mask) if relu or pool else exact)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +96,11 @@ def test_the_first_maximum_wins(tile, name, shape):
     tile(name)
     n, cin, h, w, cout = SHAPES[shape]
     x, weight = integers(n, cin, h, w, dtype=BF16).clamp(0, 1), integers(cout, cin, 3, 3, dtype=BF16).clamp(0, 1)
-    selection = conv(x, weight, None, False, True, True)[1]
+    mask = conv(x, weight, None, False, True, True)[1]
     exact = F.conv2d(x.double(), weight.double(), padding=1).bfloat16().double()
     where = torch.arange(h * w).double().reshape(1, 1, h, w).expand_as(exact)
-    wanted = F.max_pool2d(exact, 2, return_indices=True)[1]
-    assert torch.equal(gather_selected(where, selection).long(), wanted)
+    expected = F.max_pool2d(exact, 2, return_indices=True)[1]
+    assert torch.equal(mask_gather(where, mask).long(), expected)
 
 
 @pytest.mark.parametrize("epilogue", ["relu, pool"])
@@ -114,17 +114,17 @@ def test_every_dtype(tile, name, dtype, epilogue):
 
 @pytest.mark.parametrize("epilogue", ["none", "relu, pool"])
 def test_dgrad(tile, name, epilogue):
-    """Mirrored weights; a gradient that is seen through a selection."""
+    """Mirrored weights; a gradient that is seen through a mask."""
     tile(name)
     relu, pool = EPILOGUES[epilogue]
     x, weight, bias = (t.bfloat16() for t in tensors(*ODD))
-    y, selection = conv(x, weight, bias, relu, pool, relu or pool)
-    selection = selection if relu or pool else None
+    y, mask = conv(x, weight, bias, relu, pool, relu or pool)
+    mask = mask if relu or pool else None
     gy = torch.randn_like(y)
-    got = conv_dgrad(gy, selection, weight, 9, 17)
+    got = conv_dgrad(gy, mask, weight, 9, 17)
     leaf = x.double().requires_grad_()
     z = F.conv2d(leaf, weight.double(), padding=1)
-    exact = gather_selected(z, selection) if relu or pool else z
+    exact = mask_gather(z, mask) if relu or pool else z
     assert_rounded_once(got, torch.autograd.grad(exact, leaf, gy.double())[0])
 
 
@@ -206,7 +206,7 @@ def test_nan_and_infinity_stay_in_their_windows(tile, name):
     x, weight, bias = (t.bfloat16() for t in tensors(1, 64, 12, 20, 64))
     x[0, 3, 5, 9], x[0, 7, 0, 19] = float("nan"), float("inf")
     y = conv(x, weight, bias, True, False, False)[0]
-    wanted = F.relu(F.conv2d(x.double(), weight.double(), bias.double(), padding=1))
-    assert torch.equal(y.isnan(), wanted.isnan())
-    finite = wanted.isfinite()
-    assert relative_error(y[finite], wanted[finite]) < 2**-8
+    expected = F.relu(F.conv2d(x.double(), weight.double(), bias.double(), padding=1))
+    assert torch.equal(y.isnan(), expected.isnan())
+    finite = expected.isfinite()
+    assert relative_error(y[finite], expected[finite]) < 2**-8

@@ -35,13 +35,13 @@ def test_loss_and_gradient_are_those_of_the_definition(predict):
 
     weights = torch.arange(1.0, 7.0)
     found = torch.autograd.grad((losses * weights).sum(), outputs)[0]
-    wanted, gradient = [], torch.zeros_like(outputs)
+    expected, gradient = [], torch.zeros_like(outputs)
     for i, label in enumerate(labels.tolist()):
         first = 4 * label if predict == "boxes" else 0
         difference = outputs[i, first : first + 4].detach() - boxes[i]
-        wanted.append(float(difference @ difference) / 2)
+        expected.append(float(difference @ difference) / 2)
         gradient[i, first : first + 4] = weights[i] * difference
-    torch.testing.assert_close(losses.detach(), torch.tensor(wanted, dtype=torch.float64))
+    torch.testing.assert_close(losses.detach(), torch.tensor(expected, dtype=torch.float64))
     torch.testing.assert_close(found, gradient)
     own = true_class_boxes(outputs.detach(), labels)
     overlaps = iou(corner_form(own), corner_form(boxes)).diagonal()
@@ -117,9 +117,9 @@ def test_a_run_starts_from_a_classifier_and_learns_boxes(tiny, classifier, tmp_p
 
     rows = read_csv(tmp_path / "run" / "metrics.csv")
     assert rows[-1]["val_loss"] < 0.5 * rows[0]["val_loss"] or rows[-1]["val_loss"] < 0.05
-    model, facts = load_model(tmp_path / "run" / "model.safetensors")
-    assert facts["predict"] == predict
-    np.testing.assert_allclose(facts["mean_box"], trainer.train_set.mean_box())
+    model, metadata = load_model(tmp_path / "run" / "model.safetensors")
+    assert metadata["predict"] == predict
+    np.testing.assert_allclose(metadata["mean_box"], trainer.train_set.mean_box())
     changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert any(name.startswith("features") for name in changed) is (layers == "all")
     assert last < changed
@@ -213,8 +213,8 @@ def test_the_commands(tiny, classifier, tmp_path, capsys):
 
 def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys):
     boxes = tmp_path / "boxes.safetensors"
-    facts = load_model(classifier)[1]
-    save_model(_network(8), boxes, {**facts, "predict": "boxes", "mean_box": [0, 0, 1, 1]})
+    metadata = load_model(classifier)[1]
+    save_model(_network(8), boxes, {**metadata, "predict": "boxes", "mean_box": [0, 0, 1, 1]})
     assert main(["localise", "eval", "--model", str(classifier)]) == 1
     assert "has no mean_box, predict: a network that predicts boxes is wanted" in capsys.readouterr().err
     assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1

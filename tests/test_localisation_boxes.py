@@ -38,10 +38,10 @@ def test_iou_is_that_of_a_loop():
     b[0] = a[0]  # equal
     b[1] = a[1] + 2  # apart
     b[2, 2] = b[2, 0]  # no area
-    wanted = torch.tensor([[_overlap(x, y) for y in b.tolist()] for x in a.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(iou(a, b), wanted)
+    expected = torch.tensor([[_overlap(x, y) for y in b.tolist()] for x in a.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(iou(a, b), expected)
     assert iou(a, b)[0, 0] == 1
-    torch.testing.assert_close(iou(a[None, :11, None], b[None, :, None])[0, :, 0, 0], wanted[:11].diagonal())
+    torch.testing.assert_close(iou(a[None, :11, None], b[None, :, None])[0, :, 0, 0], expected[:11].diagonal())
 
 
 @pytest.mark.parametrize(

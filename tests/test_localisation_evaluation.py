@@ -114,9 +114,9 @@ def test_centre_boxes_are_in_the_picture():
         small = images.image(n).resize((w, h), Image.Resampling.BILINEAR).crop((left, top, left + 32, top + 32))
         with torch.no_grad():
             box = corner_form(model(_rescaled(small, model)).reshape(3, 4)[label])
-        wanted = (box * 32 + torch.tensor([left, top] * 2)) / torch.tensor([w, h] * 2)
+        expected = (box * 32 + torch.tensor([left, top] * 2)) / torch.tensor([w, h] * 2)
         # The native crop resamples as PIL does, to a rounding of its pixels.
-        torch.testing.assert_close(torch.from_numpy(found[n]).float(), wanted, atol=2e-3, rtol=0)
+        torch.testing.assert_close(torch.from_numpy(found[n]).float(), expected, atol=2e-3, rtol=0)
 
 
 # ---- protocols ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from vggfast import console as console_module
-from vggfast.console import Live, duration, step_text
+from vggfast.console import ProgressBar, duration, step_text
 from vggfast.training import log as log_module
 from vggfast.training.log import EPOCH_COLUMNS, STEP_COLUMNS, RunLog, read_csv
 
@@ -229,7 +229,7 @@ def _live(monkeypatch, seconds, **arguments):
     """A Live under a clock that stands `seconds` after its beginning from then on."""
     now = [1000.0]
     monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
-    live = Live("training", 100, **arguments)
+    live = ProgressBar("training", 100, **arguments)
     now[0] += seconds
     return live
 
@@ -280,7 +280,7 @@ def test_a_full_disk_behind_the_output_does_not_stop(monkeypatch):
 def test_all_of_the_bar_fits_a_terminal_of_80_columns(monkeypatch):
     output = io.StringIO()
     monkeypatch.setattr(console_module, "console", Console(file=output, force_terminal=True, width=80))
-    with Live("training", 370_000, 100) as live:
+    with ProgressBar("training", 370_000, 100) as live:
         live.to(101, step_text(_step(101, epoch=73, loss=4.6, images_per_s=12345.0)))
     for text in ("training", "101/370000", "0:00:00", "ETA", "epoch 73", "12345 images/s", "data wait 25 %"):
         assert text in output.getvalue()

@@ -118,15 +118,15 @@ def test_initialisation(init, head):
     model = small(width=0.25, hidden=64, num_classes=50, batch_norm=True, head=head, init=init)
     in_head = set(model.classifier)
     for layer in weights(model):
-        wanted = wanted_std(init, layer, layer in in_head)
+        expected = wanted_std(init, layer, layer in in_head)
         count = layer.weight.numel()
         std = layer.weight.square().mean().sqrt().item()
         # Six standard errors; the variance of a normal number's square is the largest of the two distributions'.
-        assert abs(std / wanted - 1) < 6 / math.sqrt(2 * count)
+        assert abs(std / expected - 1) < 6 / math.sqrt(2 * count)
         assert abs(layer.weight.mean().item()) < 6 * std / math.sqrt(count)
         assert not layer.bias.any()
         if init == "glorot":
-            assert layer.weight.abs().max() <= math.sqrt(3) * wanted
+            assert layer.weight.abs().max() <= math.sqrt(3) * expected
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         assert (norm.weight == 1).all()
         assert not norm.bias.any()

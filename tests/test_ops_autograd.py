@@ -11,8 +11,8 @@ from vggfast import ops
 from vggfast.ops import reference
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.lrn import lrn_dgrad
+from vggfast.ops.mask import mask_gather, mask_scatter
 from vggfast.ops.pool import max_pool
-from vggfast.ops.selection import gather_selected, scatter_selected
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 EPILOGUES = [(False, False), (True, False), (False, True), (True, True)]
@@ -36,8 +36,8 @@ def test_conv3x3(relu, pool, bias):
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_class_scores(views):
-    check(lambda maps: ops.class_scores(maps, views=views), doubles(4, 5, 2, 3))
+def test_mean_posteriors(views):
+    check(lambda maps: ops.mean_posteriors(maps, views=views), doubles(4, 5, 2, 3))
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -45,27 +45,27 @@ def test_conv1x1(relu):
     check(lambda *tensors: ops.conv1x1(*tensors, relu=relu), doubles(2, 3, 3, 2), doubles(4, 3, 1, 1), doubles(4))
 
 
-def selected(relu, pool, h=5, w=4):
-    """A gradient of 3 channels, and the selection that goes with it; the pool leaves an odd row or column out."""
-    y, selection = conv(torch.randn(2, 2, h, w).double(), torch.randn(3, 2, 3, 3).double(), None, relu, pool, True)
-    return torch.randn_like(y).requires_grad_(), selection if relu or pool else None
+def masked_gradient(relu, pool, h=5, w=4):
+    """A gradient of 3 channels, and the mask that goes with it; the pool leaves an odd row or column out."""
+    y, mask = conv(torch.randn(2, 2, h, w).double(), torch.randn(3, 2, 3, 3).double(), None, relu, pool, True)
+    return torch.randn_like(y).requires_grad_(), mask if relu or pool else None
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize(("relu", "pool"), EPILOGUES)
 def test_conv_dgrad(kernel, relu, pool):
-    gy, selection = selected(relu, pool)
-    check(lambda gy, weight: conv_dgrad(gy, selection, weight, 5, 4), gy, doubles(3, 2, kernel, kernel))
+    gy, mask = masked_gradient(relu, pool)
+    check(lambda gy, weight: conv_dgrad(gy, mask, weight, 5, 4), gy, doubles(3, 2, kernel, kernel))
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("relu", "pool"), EPILOGUES)
 def test_conv_wgrad(kernel, bias, relu, pool):
-    gy, selection = selected(relu, pool, 3, 5)
+    gy, mask = masked_gradient(relu, pool, 3, 5)
 
     def wgrad(x, gy):
-        gw, gb = conv_wgrad(x, gy, selection, kernel, bias)
+        gw, gb = conv_wgrad(x, gy, mask, kernel, bias)
         return (gw, gb) if bias else gw
 
     check(wgrad, doubles(2, 2, 3, 5), gy)
@@ -73,15 +73,15 @@ def test_conv_wgrad(kernel, bias, relu, pool):
 
 @pytest.mark.parametrize(("relu", "pool"), EPILOGUES[1:])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_selection_is_a_scatter_before_the_op(exact, relu, pool, dtype):
+def test_a_mask_is_a_scatter_before_the_op(exact, relu, pool, dtype):
     """Also where the gradient that was cut is not finite."""
-    gy, selection = selected(relu, pool, 7, 6)
+    gy, mask = masked_gradient(relu, pool, 7, 6)
     gy = gy.detach().to(dtype)
-    gy[gather_selected(torch.ones(2, 3, 7, 6), selection) == 0] = float("nan")
-    gz = scatter_selected(gy, selection, 7, 6)
+    gy[mask_gather(torch.ones(2, 3, 7, 6), mask) == 0] = float("nan")
+    gz = mask_scatter(gy, mask, 7, 6)
     x, weight = torch.randn(2, 2, 7, 6, dtype=dtype), torch.randn(3, 2, 3, 3, dtype=dtype)
-    assert torch.equal(conv_dgrad(gy, selection, weight, 7, 6), conv_dgrad(gz, None, weight, 7, 6))
-    for ours, plain in zip(conv_wgrad(x, gy, selection, 3, True), conv_wgrad(x, gz, None, 3, True), strict=True):
+    assert torch.equal(conv_dgrad(gy, mask, weight, 7, 6), conv_dgrad(gz, None, weight, 7, 6))
+    for ours, plain in zip(conv_wgrad(x, gy, mask, 3, True), conv_wgrad(x, gz, None, 3, True), strict=True):
         assert torch.equal(ours, plain)
 
 
@@ -108,19 +108,19 @@ def test_lrn_dgrad():
 @pytest.mark.parametrize(("relu", "pool"), EPILOGUES[1:])
 def test_gather_and_scatter(relu, pool):
     x, weight = torch.randn(2, 3, 5, 4), torch.randn(9, 3, 3, 3)
-    y, selection = conv(x.double(), weight.double(), None, relu, pool, True)
-    check(lambda z: gather_selected(z, selection), doubles(2, 9, 5, 4))
-    check(lambda g: scatter_selected(g, selection, 5, 4), torch.randn_like(y).requires_grad_())
+    y, mask = conv(x.double(), weight.double(), None, relu, pool, True)
+    check(lambda z: mask_gather(z, mask), doubles(2, 9, 5, 4))
+    check(lambda g: mask_scatter(g, mask, 5, 4), torch.randn_like(y).requires_grad_())
 
 
 @pytest.mark.parametrize(("relu", "pool"), EPILOGUES[1:])
 def test_gather_is_what_the_forward_selected_and_scatter_its_transpose(relu, pool):
     x, weight = integers(2, 3, 7, 6), integers(9, 3, 3, 3)
     z = ops.conv3x3(x, weight)
-    y, selection = conv(x, weight, None, relu, pool, True)
-    assert torch.equal(gather_selected(z, selection), y)
+    y, mask = conv(x, weight, None, relu, pool, True)
+    assert torch.equal(mask_gather(z, mask), y)
     a, b = integers(*z.shape), integers(*y.shape)
-    assert (gather_selected(a, selection) * b).sum() == (a * scatter_selected(b, selection, 7, 6)).sum()
+    assert (mask_gather(a, mask) * b).sum() == (a * mask_scatter(b, mask, 7, 6)).sum()
 
 
 def test_third_derivative():
@@ -172,11 +172,11 @@ class TestNeeds:
     def test_saved_tensors(self, needs, relu, pool):
         """x only for weight's gradient, weight only for x's, and of the output nothing but bits."""
         x, weight, bias = self.inputs(needs)
-        wanted = {t.data_ptr() for t, need in ((x, weight.requires_grad), (weight, x.requires_grad)) if need}
+        expected = {t.data_ptr() for t, need in ((x, weight.requires_grad), (weight, x.requires_grad)) if need}
         saved = saved_by(ops.conv3x3, x, weight, bias, relu=relu, pool=pool)
         bits = [t for t in saved if t.dtype == torch.uint8]
-        assert {t.data_ptr() for t in saved if t.dtype != torch.uint8} == wanted
-        assert len(saved) == len(bits) + len(wanted)
+        assert {t.data_ptr() for t in saved if t.dtype != torch.uint8} == expected
+        assert len(saved) == len(bits) + len(expected)
         scale = 2 if pool else 1
         outputs = self.N * (self.H // scale) * (self.W // scale)
         assert sum(t.untyped_storage().nbytes() for t in bits) == (relu + 2 * pool) * outputs * ((self.COUT + 7) // 8)
@@ -185,9 +185,9 @@ class TestNeeds:
 @pytest.mark.parametrize("ceil_mode", [False, True])
 def test_max_pool_saves_two_bits_an_output(ceil_mode):
     x = torch.randn(2, 16, 7, 5, requires_grad=True)
-    (selection,) = saved_by(ops.max_pool2x2, x, ceil_mode=ceil_mode)
-    assert selection.dtype == torch.uint8
-    assert 8 * selection.numel() == 2 * ops.max_pool2x2(x, ceil_mode=ceil_mode).numel()
+    (mask,) = saved_by(ops.max_pool2x2, x, ceil_mode=ceil_mode)
+    assert mask.dtype == torch.uint8
+    assert 8 * mask.numel() == 2 * ops.max_pool2x2(x, ceil_mode=ceil_mode).numel()
 
 
 def test_sum_pool_saves_nothing_and_lrn_its_input():
@@ -199,16 +199,16 @@ def test_sum_pool_saves_nothing_and_lrn_its_input():
 @pytest.mark.parametrize(
     "op", [lambda x, w: conv(x, w, None, True, True, False), lambda x, w: max_pool(x, False, False)]
 )
-def test_no_gradient_goes_where_no_selection_was_kept(op):
+def test_no_gradient_goes_where_no_mask_was_kept(op):
     x, weight = torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3)
     with pytest.raises(RuntimeError, match="save is False: True is wanted"):
         op(x.requires_grad_(), weight)
 
 
 @pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
-def test_no_selection_without_gradients(quiet, monkeypatch):
+def test_no_mask_without_gradients(quiet, monkeypatch):
     kept = []
-    monkeypatch.setattr("vggfast.ops.conv.empty_selection", lambda *args: kept.append(args))
+    monkeypatch.setattr("vggfast.ops.conv.empty_mask", lambda *args: kept.append(args))
     with quiet():
         y = ops.conv3x3(torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3, requires_grad=True), relu=True, pool=True)
     assert not kept

@@ -8,7 +8,7 @@ from vggfast import _native, ops
 from vggfast.ops.conv import conv_dgrad, conv_wgrad
 from vggfast.ops.fc import linear_dgrad, linear_wgrad
 from vggfast.ops.lrn import lrn_dgrad
-from vggfast.ops.selection import gather_selected, scatter_selected
+from vggfast.ops.mask import mask_gather, mask_scatter
 
 
 def t(*shape, dtype=torch.float32, device="cpu") -> torch.Tensor:
@@ -54,7 +54,7 @@ BAD = {
                             r"x has shape \(1, 3, 1, 1\): without ceil_mode, H and W of at least 2 are wanted"),
     "sum_pool reduce": (lambda: ops.sum_pool(X, reduce="max"), ValueError,
                         "reduce is 'max': 'mean' or 'sum' is wanted"),
-    "class_scores views": (lambda: ops.class_scores(X, views=3), ValueError,
+    "mean_posteriors views": (lambda: ops.mean_posteriors(X, views=3), ValueError,
                            "views is 3: a divisor of the 2 maps is wanted"),
     "sum_pool rank": (lambda: ops.sum_pool(t(2, 3)), ValueError, r"x has shape \(2, 3\): 4 axes"),
     "sum_pool complex": (lambda: ops.sum_pool(X.to(torch.complex64)), TypeError, "x is torch.complex64"),
@@ -81,8 +81,8 @@ BAD = {
                            r"gy has shape \(2, 5, 4, 4\): H, W of \(4, 5\) are wanted"),
     "conv_dgrad pooled": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 3, 4, 4, 1), W, 4, 4), ValueError,
                           r"gy has shape \(2, 5, 4, 4\): H, W of \(2, 2\) are wanted"),
-    "conv_dgrad selection": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 1, 2, 2, 1), W, 4, 4), ValueError,
-                             r"selection has shape \(2, 1, 2, 2, 1\): \(2, 4, 4, 1\), with the planes after N, is"),
+    "conv_dgrad mask": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 1, 2, 2, 1), W, 4, 4), ValueError,
+                             r"mask has shape \(2, 1, 2, 2, 1\): \(2, 4, 4, 1\), with the planes after N, is"),
     "conv_dgrad dtypes": (lambda: conv_dgrad(t(2, 5, 4, 4).double(), None, W, 4, 4), TypeError,
                           "weight is torch.float32 and gy is torch.float64: the same dtype is wanted"),
     "conv_wgrad images": (lambda: conv_wgrad(X, t(1, 5, 4, 4), None, 3, True), ValueError,
@@ -91,21 +91,21 @@ BAD = {
                            r"gy has shape \(2, 5, 4, 3\): H, W of \(4, 4\) are wanted"),
     "conv_wgrad pooled": (lambda: conv_wgrad(X, t(2, 5, 1, 2), bits(2, 2, 1, 2, 1), 3, True), ValueError,
                           r"gy has shape \(2, 5, 1, 2\): H, W of \(2, 2\) are wanted"),
-    "conv_wgrad selection": (lambda: conv_wgrad(X, t(2, 5, 4, 4), t(2, 1, 4, 4, 1), 3, True), ValueError,
-                             "selection is torch.float32 of shape .*: torch.uint8, .* is wanted"),
+    "conv_wgrad mask": (lambda: conv_wgrad(X, t(2, 5, 4, 4), t(2, 1, 4, 4, 1), 3, True), ValueError,
+                             "mask is torch.float32 of shape .*: torch.uint8, .* is wanted"),
     "conv_wgrad dtypes": (lambda: conv_wgrad(X, t(2, 5, 4, 4).double(), None, 3, True), TypeError,
                           "gy is torch.float64 and x is torch.float32: the same dtype is wanted"),
     "conv_wgrad kernel": (lambda: conv_wgrad(X, t(2, 5, 4, 4), None, 2, False), ValueError,
                           "kernel is 2: 1 or 3 is wanted"),
     "algorithm": (lambda: _native.set_conv_algorithm("winograd8"), ValueError,
                   "algorithm is 'winograd8': one of auto, direct, winograd2, winograd4, winograd6 is wanted"),
-    "gather dtype": (lambda: gather_selected(X, t(2, 1, 4, 4, 1)), ValueError,
-                     r"selection is torch.float32 of shape \(2, 1, 4, 4, 1\): torch.uint8, .* is wanted"),
-    "gather planes": (lambda: gather_selected(X, bits(2, 4, 4, 4, 1)), ValueError,
-                      r"selection is .* \(2, 4, 4, 4, 1\)"),
-    "gather bytes": (lambda: gather_selected(X, bits(2, 1, 4, 4, 2)), ValueError,
-                     r"selection has shape \(2, 1, 4, 4, 2\): \(2, 4, 4, 1\), with the planes after N, is wanted"),
-    "scatter extents": (lambda: scatter_selected(X, bits(2, 2, 4, 4, 1), 11, 8), ValueError,
+    "gather dtype": (lambda: mask_gather(X, t(2, 1, 4, 4, 1)), ValueError,
+                     r"mask is torch.float32 of shape \(2, 1, 4, 4, 1\): torch.uint8, .* is wanted"),
+    "gather planes": (lambda: mask_gather(X, bits(2, 4, 4, 4, 1)), ValueError,
+                      r"mask is .* \(2, 4, 4, 4, 1\)"),
+    "gather bytes": (lambda: mask_gather(X, bits(2, 1, 4, 4, 2)), ValueError,
+                     r"mask has shape \(2, 1, 4, 4, 2\): \(2, 4, 4, 1\), with the planes after N, is wanted"),
+    "scatter extents": (lambda: mask_scatter(X, bits(2, 2, 4, 4, 1), 11, 8), ValueError,
                         r"y has shape \(2, 3, 4, 4\): \(2, 3, 5, 4\) is wanted"),
     "instruction set": (lambda: _native.set_cpu_isa("mmx"), ValueError, "mmx.*portable"),
 }  # fmt: skip

@@ -23,17 +23,17 @@ def options(n: int, corners=True, flips=True, shifts=True) -> dict:
 
 
 def assert_right(images, size, dtype, **chosen):
-    got = ops.prepare_images(images, size, mean=MEAN, deviation=DEVIATION, dtype=dtype, **chosen)
-    wanted = reference.prepare_images(images, size, mean=MEAN, deviation=DEVIATION, dtype=torch.float64, **chosen)
+    got = ops.prepare_images(images, size, mean=MEAN, std=DEVIATION, dtype=dtype, **chosen)
+    expected = reference.prepare_images(images, size, mean=MEAN, std=DEVIATION, dtype=torch.float64, **chosen)
     assert got.dtype == dtype
     assert got.is_contiguous(memory_format=torch.channels_last) or 0 in got.shape
-    assert got.shape == wanted.shape
+    assert got.shape == expected.shape
     if dtype == torch.float64:
-        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)  # shifts and constants are float32
+        torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)  # shifts and constants are float32
     elif dtype == torch.float32:
-        torch.testing.assert_close(got, wanted.float(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-5)
     else:
-        assert_rounded_once(got, wanted)
+        assert_rounded_once(got, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
@@ -134,12 +134,12 @@ def test_crops_against_float64(backend, dtype):
     def check(geometry, seed):
         extents, size, scaled, corner, flip = geometry
         pixels, shift = picture(*extents, seed), (seed - 4.5, 3.0, 0.25)
-        got = crop_one(pixels, size, scaled, corner, flip, shift, mean=MEAN, deviation=DEVIATION, dtype=dtype)
-        wanted = torch.from_numpy(cropped(pixels, size, scaled, corner, flip, shift).copy())
+        got = crop_one(pixels, size, scaled, corner, flip, shift, mean=MEAN, std=DEVIATION, dtype=dtype)
+        expected = torch.from_numpy(cropped(pixels, size, scaled, corner, flip, shift).copy())
         if dtype == torch.float32:
-            torch.testing.assert_close(got, wanted.float(), rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(got, expected.float(), rtol=1e-5, atol=1e-5)
         else:
-            assert_rounded_once(got, wanted)
+            assert_rounded_once(got, expected)
 
     check()
 
@@ -151,9 +151,9 @@ def test_crops_against_pil(geometry, seed):
     extents, size, scaled, corner, flip = geometry
     pixels = picture(*extents, seed)
     image = Image.fromarray(pixels).resize(scaled[::-1], Image.Resampling.BILINEAR)
-    wanted = np.asarray(image)[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
+    expected = np.asarray(image)[corner[0] : corner[0] + size, corner[1] : corner[1] + size]
     got = crop_one(pixels, size, scaled, corner, flip).permute(1, 2, 0).numpy()
-    assert np.abs(got - (wanted[:, ::-1] if flip else wanted)).max() <= 1.01
+    assert np.abs(got - (expected[:, ::-1] if flip else expected)).max() <= 1.01
 
 
 @settings(max_examples=50, deadline=None)

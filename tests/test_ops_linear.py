@@ -49,19 +49,19 @@ def test_against_float64(backend, always, shape, set_threads):
         set_threads(threads)
         ours = results(ops.linear, inputs)
         first = first or ours
-        for got, once, torch_has, wanted in zip(ours, first, torchs, exact, strict=True):
+        for got, once, torch_has, expected in zip(ours, first, torchs, exact, strict=True):
             assert_same_bits(got, once)
-            assert_as_accurate_as_torch(got, torch_has, wanted)
+            assert_as_accurate_as_torch(got, torch_has, expected)
 
 
 def test_large_gradient(calls):
     """One that is written past the caches."""
     x, weight, bias = arguments(5, 2048, 1400)
     exact = results(F.linear, [t.double() for t in (x, weight, bias)])
-    for got, torch_has, wanted in zip(
+    for got, torch_has, expected in zip(
         results(ops.linear, [x, weight, bias]), results(F.linear, [x, weight, bias]), exact, strict=True
     ):
-        assert_as_accurate_as_torch(got, torch_has, wanted)
+        assert_as_accurate_as_torch(got, torch_has, expected)
     assert sorted(set(calls)) == ["linear_dgrad", "linear_fprop", "linear_wgrad"]
 
 
@@ -94,8 +94,8 @@ def test_second_order(always):
 
     inputs = arguments(3, 40, 9)
     exact = second(F.linear, [t.double() for t in inputs])
-    for got, torch_has, wanted in zip(second(ops.linear, inputs), second(F.linear, inputs), exact, strict=True):
-        assert_as_accurate_as_torch(got, torch_has, wanted)
+    for got, torch_has, expected in zip(second(ops.linear, inputs), second(F.linear, inputs), exact, strict=True):
+        assert_as_accurate_as_torch(got, torch_has, expected)
 
 
 def test_gradcheck():
@@ -158,10 +158,10 @@ def test_transforms_meet_torchs_own(head, calls):
         return head(x).sin().sum()
 
     x = torch.randn(2, 6)
-    wanted = torch.autograd.functional.hessian(f, x)
-    assert wanted.abs().max() > 0.01
+    expected = torch.autograd.functional.hessian(f, x)
+    assert expected.abs().max() > 0.01
     calls.clear()
-    torch.testing.assert_close(torch.func.hessian(f)(x), wanted)
+    torch.testing.assert_close(torch.func.hessian(f)(x), expected)
     assert not calls
     traced = torch.fx.symbolic_trace(torch.nn.Sequential(head))
     torch.testing.assert_close(traced(x), head(x))

@@ -42,9 +42,9 @@ def test_the_same_bits_and_strides(op, shapes, options, memory_format, dtype, re
     inputs = [in_format(x, memory_format), *others]
     plain = results(op, inputs, **options)
     request.getfixturevalue("pooled")
-    for ours, wanted in zip(results(op, inputs, **options), plain, strict=True):
-        assert_same_bits(ours, wanted)
-        assert ours.stride() == wanted.stride()
+    for ours, expected in zip(results(op, inputs, **options), plain, strict=True):
+        assert_same_bits(ours, expected)
+        assert ours.stride() == expected.stride()
         assert ours.storage_offset() == 0
 
 
@@ -66,7 +66,7 @@ def test_grad_modes(pooled, mode):
 
 def test_a_result_is_a_tensor_like_any_other():
     y = large()
-    wanted = torch.empty_like(y).copy_(y)
+    expected = torch.empty_like(y).copy_(y)
     for other in (
         copy.deepcopy(y),
         pickle.loads(pickle.dumps(y)),
@@ -74,15 +74,15 @@ def test_a_result_is_a_tensor_like_any_other():
         y.detach(),
         y.permute(0, 2, 3, 1).reshape(4, 127, 126, 9).permute(0, 3, 1, 2),
     ):
-        assert torch.equal(other, wanted)
+        assert torch.equal(other, expected)
     row, array = y[1, 2, 3], y.numpy()
     shared = y.clone().share_memory_()
-    assert torch.equal(shared, wanted)
+    assert torch.equal(shared, expected)
     del y, other
     gc.collect()
     again = [large() for _ in range(3)]
-    assert torch.equal(row, wanted[1, 2, 3])
-    assert torch.equal(torch.from_numpy(array), wanted)
+    assert torch.equal(row, expected[1, 2, 3])
+    assert torch.equal(torch.from_numpy(array), expected)
     assert len(again) == 3
 
 
@@ -90,9 +90,9 @@ def test_a_result_takes_no_more_storage_than_it_has_elements():
     """A file of it, or a copy, would hold whatever lay behind."""
     y, file = large(), io.BytesIO()
     torch.save(y, file)
-    wanted, held, saved = y.numel() * y.element_size(), y.untyped_storage().nbytes(), file.tell()
-    assert held == wanted
-    assert saved < wanted + 4096
+    expected, held, saved = y.numel() * y.element_size(), y.untyped_storage().nbytes(), file.tell()
+    assert held == expected
+    assert saved < expected + 4096
 
 
 def test_nothing_is_handed_out_twice(pooled):
@@ -145,10 +145,10 @@ def test_several_threads(pooled, set_threads):
         y = ops.conv3x3(x, weight, relu=True, pool=True)
         return y.detach().clone(), torch.autograd.grad(y.square().sum(), weight)[0].clone()
 
-    wanted = [both(x) for x in inputs]
+    expected = [both(x) for x in inputs]
     with ThreadPoolExecutor(4) as pool:
         for _ in range(5):
-            for ours, first in zip(pool.map(both, inputs), wanted, strict=True):
+            for ours, first in zip(pool.map(both, inputs), expected, strict=True):
                 assert all(map(torch.equal, ours, first))
 
 
@@ -159,9 +159,9 @@ def test_several_threads(pooled, set_threads):
 def test_outputs_larger_than_caches(backend, algorithm, cin, cout, pool):
     """They are written past the caches where their vectors are aligned: all of them, and in time for who reads them."""
     x, w, b = torch.randn(2, cin, 301, 298), torch.randn(cout, cin, 3, 3), torch.randn(cout)
-    wanted = torch.nn.functional.conv2d(x.double(), w.double(), b.double(), padding=1)
-    wanted = torch.nn.functional.max_pool2d(wanted, 2) if pool else wanted
+    expected = torch.nn.functional.conv2d(x.double(), w.double(), b.double(), padding=1)
+    expected = torch.nn.functional.max_pool2d(expected, 2) if pool else expected
     for requires_grad in (False, True):
         y = ops.conv3x3(x, w.requires_grad_(requires_grad), b, pool=pool)
         assert y.nbytes > 10 << 20
-        assert (y.detach() - wanted).abs().max() < 1e-5 * wanted.abs().max()
+        assert (y.detach() - expected).abs().max() < 1e-5 * expected.abs().max()

@@ -16,12 +16,12 @@ def test_rounds_what_float32_gives(op, shapes, options, memory_format, dtype):
     narrow = [torch.randn(shape).to(dtype) for shape in shapes]
     narrow[0] = in_format(narrow[0], memory_format)
     wide = [t.float().requires_grad_() for t in narrow]
-    y, wanted = op(*(t.requires_grad_() for t in narrow), **options), op(*wide, **options)
-    assert_same_bits(y, wanted.to(dtype))
-    assert y.stride() == wanted.stride()
+    y, expected = op(*(t.requires_grad_() for t in narrow), **options), op(*wide, **options)
+    assert_same_bits(y, expected.to(dtype))
+    assert y.stride() == expected.stride()
     gy = torch.randn_like(y)
-    gradients, wanted = torch.autograd.grad(y, narrow, gy), torch.autograd.grad(wanted, wide, gy.float())
-    for gradient, want in zip(gradients, wanted, strict=True):
+    gradients, expected = torch.autograd.grad(y, narrow, gy), torch.autograd.grad(expected, wide, gy.float())
+    for gradient, want in zip(gradients, expected, strict=True):
         assert_same_bits(gradient, want.to(dtype))
 
 
@@ -35,10 +35,10 @@ def test_a_network_trains(dtype):
     torch.manual_seed(0)
     model = VGG("A-LRN", num_classes=5, width=0.125, hidden=16, pool_size=1, dropout=0)
     x, target = torch.randn(2, 3, 32, 32), torch.tensor([0, 3])
-    wanted = torch.nn.functional.cross_entropy(model(x), target)
-    wanted = [wanted, *torch.autograd.grad(wanted, list(model.parameters()))]
+    expected = torch.nn.functional.cross_entropy(model(x), target)
+    expected = [expected, *torch.autograd.grad(expected, list(model.parameters()))]
     model = model.to(dtype)
     loss = torch.nn.functional.cross_entropy(model(x.to(dtype)).float(), target)
     loss.backward()
-    for got, want in zip([loss, *(p.grad for p in model.parameters())], wanted, strict=True):
+    for got, want in zip([loss, *(p.grad for p in model.parameters())], expected, strict=True):
         assert (got.float() - want).norm() < 0.25 * want.norm()

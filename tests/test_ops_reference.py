@@ -22,7 +22,7 @@ from conftest import (
 from vggfast import ops
 from vggfast.ops import reference
 from vggfast.ops.conv import conv, conv_dgrad
-from vggfast.ops.selection import gather_selected
+from vggfast.ops.mask import mask_gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FORMATS = ("contiguous_format", "channels_last")
@@ -47,11 +47,11 @@ def name_of(options) -> str:
 def conv_as_ours_selects(inputs, relu=False, pool=False):
     """The reference for float64 copies of these inputs, but that ReLU and pool pass on what ours pass on: of elements
     that differ by less than a rounding error, any will do."""
-    _, selection = conv(*inputs, relu, pool, relu or pool)
+    _, mask = conv(*inputs, relu, pool, relu or pool)
 
     def op(x, weight, bias=None):
         z = F.conv2d(x, weight, bias, padding=weight.shape[2] // 2)
-        return gather_selected(z, selection) if relu or pool else z
+        return mask_gather(z, mask) if relu or pool else z
 
     return op
 
@@ -67,8 +67,8 @@ def compare(name, inputs, algorithm="direct", **options):
         selects = name.startswith("conv")
         op = conv_as_ours_selects([*inputs, None][:3], **options) if selects else getattr(reference, name)
         exact = results(op, [None if t is None else t.double() for t in inputs], **({} if selects else options))
-        for ours, wanted in zip(results(getattr(ops, name), inputs, **options), exact, strict=True):
-            (assert_rounded_once if dtype in NARROW else rule)(ours, wanted)
+        for ours, expected in zip(results(getattr(ops, name), inputs, **options), exact, strict=True):
+            (assert_rounded_once if dtype in NARROW else rule)(ours, expected)
         return
     ours = results(getattr(ops, name), inputs, **options)
     theirs = results(getattr(reference, name), inputs, **options)
@@ -142,13 +142,13 @@ class TestPools:
 
     @pytest.mark.parametrize("shape", [(4, 10, 1, 1), (2, 1, 5, 7), (6, 130, 3, 4), (2, 1000, 2, 2)], ids=str)
     @pytest.mark.parametrize("views", [1, 2])
-    def test_class_scores(self, backend, dtype, memory_format, shape, views):
+    def test_mean_posteriors(self, backend, dtype, memory_format, shape, views):
         x = in_format(torch.randn(shape).to(dtype), memory_format)
-        ours = results(ops.class_scores, [x], views=views)
-        exact = results(reference.class_scores, [x.double()], views=views)
-        for got, wanted in zip(ours, exact, strict=True):
+        ours = results(ops.mean_posteriors, [x], views=views)
+        exact = results(reference.mean_posteriors, [x.double()], views=views)
+        for got, expected in zip(ours, exact, strict=True):
             limit = torch.finfo(dtype).eps * (1 if dtype in NARROW else 16)
-            assert relative_error(got, wanted) < limit
+            assert relative_error(got, expected) < limit
 
 
 @pytest.mark.parametrize("memory_format", FORMATS)
@@ -192,8 +192,8 @@ def test_local_response_norm(backend, dtype, memory_format, shape, size, alpha, 
     exact = lrn_in_long_double(x, gy, **options)
     ours = results(ops.local_response_norm, [x], **options)
     theirs = ours if dtype in NARROW else results(reference.local_response_norm, [x], **options)
-    for got, torchs, wanted in zip(ours, theirs, exact, strict=True):
-        assert_rounded_once(got, wanted) if dtype in NARROW else assert_as_accurate_as_torch(got, torchs, wanted)
+    for got, torchs, expected in zip(ours, theirs, exact, strict=True):
+        assert_rounded_once(got, expected) if dtype in NARROW else assert_as_accurate_as_torch(got, torchs, expected)
 
 
 def conv_in_long_double(x, weight, gy):
@@ -240,7 +240,7 @@ def test_conv3x3_of_a_large_map(backend, algorithm, cin, epilogue):
 
 @pytest.mark.parametrize(("relu", "pool"), [(False, False), (True, False), (False, True), (True, True)])
 def test_second_order(backend, algorithm, relu, pool):
-    """A gradient penalty: dgrad and wgrad through their selections, and their own derivatives."""
+    """A gradient penalty: dgrad and wgrad through their masks, and their own derivatives."""
     inputs = [torch.randn(2, 5, 9, 8), torch.randn(17, 5, 3, 3), torch.randn(17)]
 
     def second(op, dtype):
@@ -325,7 +325,7 @@ def test_images_of_a_batch_do_not_meet(algorithm, request, way):
     if way == "fprop":
         op, reference_op = functools.partial(ops.conv3x3, weight=weight), functools.partial(F.conv2d, padding=1)
     else:
-        op = functools.partial(conv_dgrad, selection=None, weight=weight, h=14, w=14)
+        op = functools.partial(conv_dgrad, mask=None, weight=weight, h=14, w=14)
         reference_op = functools.partial(F.conv_transpose2d, padding=1)
     x = torch.randn(4, 16, 14, 14)
     x[0] *= 1e8

@@ -13,9 +13,9 @@ from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
 from vggfast.ops.images import prepare_op
 from vggfast.ops.lrn import lrn, lrn_dgrad
+from vggfast.ops.mask import mask_gather, mask_scatter
 from vggfast.ops.pool import max_pool
-from vggfast.ops.scores import class_scores_dgrad, class_scores_op, sum_pool_scores
-from vggfast.ops.selection import gather_selected, scatter_selected
+from vggfast.ops.scores import mean_posteriors_dgrad, mean_posteriors_op, sum_pool_scores
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 close = torch.testing.assert_close
@@ -30,7 +30,7 @@ def doubles(*shape, requires_grad=False) -> torch.Tensor:
 LRN = (5, 1e-4, 0.75, 2.0)
 
 
-def selection_of(relu, pool, channels=9, h=5, w=4) -> torch.Tensor:
+def mask_of(relu, pool, channels=9, h=5, w=4) -> torch.Tensor:
     return conv(torch.randn(2, 3, h, w), torch.randn(channels, 3, 3, 3), None, relu, pool, True)[1]
 
 
@@ -46,25 +46,25 @@ def samples():
             yield max_pool, (x, False, True)
             yield max_pool, (x, True, True)
             yield sum_pool_scores, (x, True)
-            yield class_scores_op, (x, 2)
-            yield class_scores_dgrad, (t(1, 3), x, 2)
+            yield mean_posteriors_op, (x, 2)
+            yield mean_posteriors_dgrad, (t(1, 3), x, 2)
             yield lrn, (x, *LRN)
             yield lrn_dgrad, (t(2, 3, 5, 4), x, *LRN)
             yield conv_dgrad, (x, None, t(3, 6, 3, 3), 5, 4)
-            yield conv_dgrad, (x, selection_of(True, False, 3), t(3, 6, 1, 1), 5, 4)
-            yield conv_dgrad, (x, selection_of(True, True, 3, 10, 9), t(3, 6, 3, 3), 10, 9)
+            yield conv_dgrad, (x, mask_of(True, False, 3), t(3, 6, 1, 1), 5, 4)
+            yield conv_dgrad, (x, mask_of(True, True, 3, 10, 9), t(3, 6, 3, 3), 10, 9)
             yield conv_wgrad, (x, t(2, 7, 5, 4), None, 3, True)
-            yield conv_wgrad, (x, t(2, 7, 5, 4), selection_of(True, False, 7), 1, False)
-            yield conv_wgrad, (x, t(2, 7, 2, 2), selection_of(False, True, 7), 3, True)
+            yield conv_wgrad, (x, t(2, 7, 5, 4), mask_of(True, False, 7), 1, False)
+            yield conv_wgrad, (x, t(2, 7, 2, 2), mask_of(False, True, 7), 3, True)
         yield linear_op, (t(2, 5), t(4, 5), t(4))
         yield linear_dgrad, (t(2, 4), t(4, 5))
         yield linear_wgrad, (t(2, 5), t(2, 4))
         pictures = torch.randint(0, 256, (2, 5, 6, 3), dtype=torch.uint8)
         corners, flips = torch.ones(2, 2, dtype=torch.int32), torch.ones(2, dtype=torch.uint8)
         yield prepare_op, (pictures, corners, flips, torch.randn(2, 3), 4, 3, [1.0] * 3, [2.0] * 3, torch.float32)
-        yield gather_selected, (t(2, 9, 5, 4), selection_of(True, True))
-        yield scatter_selected, (t(2, 9, 5, 4), selection_of(True, False), 5, 4)
-        yield scatter_selected, (t(2, 9, 2, 2), selection_of(False, True), 5, 4)
+        yield mask_gather, (t(2, 9, 5, 4), mask_of(True, True))
+        yield mask_scatter, (t(2, 9, 5, 4), mask_of(True, False), 5, 4)
+        yield mask_scatter, (t(2, 9, 2, 2), mask_of(False, True), 5, 4)
 
     for requires_grad in (False, True):
 
@@ -304,9 +304,9 @@ def test_vmap_of_a_derivative_is_a_loop(op, shapes, options, in_dims):
 
 @pytest.mark.parametrize(("relu", "pool"), [(True, False), (False, True), (True, True)])
 @pytest.mark.parametrize("in_dims", [(0, 0, None), (0, None, 0), (None, 0, 0), (1, 2, None), (0, 0, 0)], ids=str)
-def test_vmap_of_derivatives_with_selections(relu, pool, in_dims):
+def test_vmap_of_derivatives_with_masks(relu, pool, in_dims):
     size = (2, 9, 2, 2) if pool else (2, 9, 5, 4)
-    gy, selection = torch.randn(4, *size), torch.stack([selection_of(relu, pool) for _ in range(4)])
+    gy, mask = torch.randn(4, *size), torch.stack([mask_of(relu, pool) for _ in range(4)])
     x, weight = torch.randn(4, 2, 6, 5, 4), torch.randn(4, 9, 6, 3, 3)
 
     def looped(op, *args):
@@ -317,27 +317,27 @@ def test_vmap_of_derivatives_with_selections(relu, pool, in_dims):
         moved = [a[0] if dim is None else a.movedim(0, dim) for a, dim in zip(args, in_dims, strict=True)]
         return vmap(op, in_dims)(*moved)
 
-    def dgrad(gy, selection, weight):
-        return conv_dgrad(gy, selection, weight, 5, 4)
+    def dgrad(gy, mask, weight):
+        return conv_dgrad(gy, mask, weight, 5, 4)
 
-    def wgrad(gy, selection, x):
-        return conv_wgrad(x, gy, selection, 3, True)[0]
+    def wgrad(gy, mask, x):
+        return conv_wgrad(x, gy, mask, 3, True)[0]
 
-    close(mapped(dgrad, gy, selection, weight), looped(dgrad, gy, selection, weight))
-    close(mapped(wgrad, gy, selection, x), looped(wgrad, gy, selection, x))
+    close(mapped(dgrad, gy, mask, weight), looped(dgrad, gy, mask, weight))
+    close(mapped(wgrad, gy, mask, x), looped(wgrad, gy, mask, x))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_compile_derivatives_with_selections(dynamic):
+def test_compile_derivatives_with_masks(dynamic):
     torch._dynamo.reset()
 
-    def both(gy, selection, weight, x):
-        gx = conv_dgrad(gy, selection, weight, *x.shape[2:])
-        return gx, *conv_wgrad(x, gy, selection, 3, True)
+    def both(gy, mask, weight, x):
+        gx = conv_dgrad(gy, mask, weight, *x.shape[2:])
+        return gx, *conv_wgrad(x, gy, mask, 3, True)
 
     compiled = torch.compile(both, fullgraph=True, dynamic=dynamic, backend="aot_eager")
     for h, w in ((5, 4), (8, 7)):
-        args = [doubles(2, 9, h // 2, w // 2), selection_of(True, True, 9, h, w), doubles(9, 6, 3, 3)]
+        args = [doubles(2, 9, h // 2, w // 2), mask_of(True, True, 9, h, w), doubles(9, 6, 3, 3)]
         args.append(doubles(2, 6, h, w))
         close(compiled(*args), both(*args))
 
@@ -360,10 +360,10 @@ def test_autocast_gives_float32(dtype):
     args = [t.to(dtype).detach().requires_grad_() for t in arguments()]
     with torch.autocast("cpu", torch.bfloat16):
         y = everything(ops)(*args)
-    wanted = everything(reference)(*(t.float() for t in args))
+    expected = everything(reference)(*(t.float() for t in args))
     assert y.dtype == torch.float32
-    close(y, wanted)
-    ours, theirs = (torch.autograd.grad(out.pow(2).sum(), args) for out in (y, wanted))
+    close(y, expected)
+    ours, theirs = (torch.autograd.grad(out.pow(2).sum(), args) for out in (y, expected))
     assert all(g.dtype == dtype for g in ours)
     close(ours, theirs)
 
@@ -380,5 +380,5 @@ def test_autocast_gives_float32(dtype):
         ((8, 0), "86-real", False),
     ],
 )
-def test_what_a_build_runs_on(capability, architectures, wanted):
-    assert runs_on(capability, architectures) == wanted
+def test_what_a_build_runs_on(capability, architectures, expected):
+    assert runs_on(capability, architectures) == expected

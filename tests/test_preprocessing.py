@@ -25,11 +25,11 @@ def _definition(pixels, preprocessing):
 @pytest.mark.parametrize("preprocessing", KINDS.values(), ids=KINDS)
 def test_pixels_become_what_the_network_was_trained_on(preprocessing):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    wanted = _definition(pixels, preprocessing)
-    torch.testing.assert_close(preprocessing.tensor(pixels), wanted, rtol=1e-5, atol=1e-5)
+    expected = _definition(pixels, preprocessing)
+    torch.testing.assert_close(preprocessing.tensor(pixels), expected, rtol=1e-5, atol=1e-5)
     whole = Geometry((32, 32), (0, 0), False, np.zeros(3))
     batch = crop_pictures([pixels], [whole], CentreCrop(32, 32, preprocessing))
-    torch.testing.assert_close(batch[0], wanted, rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(batch[0], expected, rtol=1e-5, atol=1e-4)
     assert batch.is_contiguous(memory_format=torch.channels_last)
 
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vggfast.data import ImageSet, Preprocessing
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.models import VGG
 from vggfast.report import command, confusion, contact_sheet, curves, environment, most_confused, write_report
 from vggfast.report.figures import thinned
@@ -64,7 +64,7 @@ def _run(out, classes=("cat", "dog"), epochs=2, images=12):
     save_model(model, out / "model.safetensors")
     return SimpleNamespace(
         out=out, config=config, val_set=_images(list(classes), images),
-        world=World(), progress=SimpleNamespace(epochs=rows),
+        context=DistributedContext(), progress=SimpleNamespace(epochs=rows),
     )  # fmt: skip
 
 

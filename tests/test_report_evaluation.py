@@ -111,13 +111,13 @@ def test_figures_are_those_of_the_metrics(networks, tmp_path):
     assert rows[networks if networks > 1 else 0][1].startswith(f"{found['top1']:.2f} (")
     assert f"top-1 error {found['top1']:.2f} %" in page.text
     assert ("All that follows is of the average" in page.text) == (networks > 1)
-    wanted = {row.name: row for row in per_class(posteriors, labels, done.images.classes)}
+    expected = {row.name: row for row in per_class(posteriors, labels, done.images.classes)}
     cells = page.table("Class")[1:]
-    assert len(cells) == len(wanted) == 3
+    assert len(cells) == len(expected) == 3
     top1 = [float(row[2]) for row in cells]
     assert top1 == sorted(top1, reverse=True)
     for name, count, first, fifth, confidence, taken, times in cells:
-        row = wanted[name]
+        row = expected[name]
         assert (int(count), first, fifth) == (row.images, f"{row.top1:.1f}", f"{row.top5:.1f}")
         assert confidence == f"{100 * row.confidence:.1f}"
         assert (taken, times) == ((row.taken_for, str(row.times)) if row.times else ("–", "–"))

@@ -25,11 +25,11 @@ def _run(capsys, *arguments):
     return code, captured.out, captured.err
 
 
-def _save(path, config, head="linear", pool_size=1, classes=CLASSES, **facts):
+def _save(path, config, head="linear", pool_size=1, classes=CLASSES, **metadata):
     model = VGG(config, num_classes=len(classes), width=0.1, hidden=16, pool_size=pool_size, init="he", head=head)
     model.preprocessing = Preprocessing()
     path.parent.mkdir(exist_ok=True)
-    save_model(model, path, {"classes": classes, **facts})
+    save_model(model, path, {"classes": classes, **metadata})
 
 
 @pytest.fixture
@@ -60,11 +60,11 @@ def test_what_is_there_is_measured(weights, photos, capsys, tmp_path):
 
     posteriors = np.load(out / "posteriors" / "A-256-single-36" / "posteriors-0.npy")
     labels = np.load(out / "posteriors" / "A-256-single-36" / "labels.npy")
-    wanted = errors(torch.from_numpy(posteriors), torch.from_numpy(labels))
+    expected = errors(torch.from_numpy(posteriors), torch.from_numpy(labels))
     row = rows["A", "256", "single"]
     assert (row["Q"], row["not_run"]) == ("36", None)
     top1 = row["figures"]["top-1 error %"]
-    assert (top1["measured"], top1["paper"]) == (pytest.approx(wanted["top1"]), 29.6)
+    assert (top1["measured"], top1["paper"]) == (pytest.approx(expected["top1"]), 29.6)
     assert top1["spread"][0] < top1["measured"] < top1["spread"][1]
     assert rows["D", "jitter", "single"]["Q"] == "54"
 
@@ -99,8 +99,8 @@ def test_tables_share_what_is_computed(weights, photos, capsys, tmp_path, monkey
     }
     labels = torch.from_numpy(np.load(folder / "D-jitter-dense-36-54-72" / "labels.npy"))
     for protocol, used in (("dense", [*each][:2]), ("multi-crop", [*each][2:]), ("both", [*each])):
-        wanted = errors(average([each[name] for name in used]), labels)["top1"]
-        assert rows["D + E", "jitter", protocol]["figures"]["top-1 error %"]["measured"] == pytest.approx(wanted)
+        expected = errors(average([each[name] for name in used]), labels)["top1"]
+        assert rows["D + E", "jitter", protocol]["figures"]["top-1 error %"]["measured"] == pytest.approx(expected)
 
 
 def test_weights_that_change_are_refused(weights, photos, capsys, tmp_path):
@@ -116,7 +116,7 @@ def test_weights_that_change_are_refused(weights, photos, capsys, tmp_path):
 def test_scales_of_large_and_small_networks(tmp_path, photos):
     """The paper's where the network is as large as the paper's, whatever its file says; else the file's, or smaller."""
     from vggfast.data import open_dataset
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
     from vggfast.evaluate import Settings
     from vggfast.reproduce.classification import Bench
 
@@ -124,7 +124,7 @@ def test_scales_of_large_and_small_networks(tmp_path, photos):
     _save(tmp_path / "B-256.safetensors", "B", pool_size=7, scales=[224, 256, 288])
     _save(tmp_path / "C-384.safetensors", "C", pool_size=7, scales=[336, 384, 432])
     _save(tmp_path / "D-jitter.safetensors", "D", pool_size=2)
-    bench = Bench(tmp_path, data, "val", open_dataset(data, "val"), Settings(), World())
+    bench = Bench(tmp_path, data, "val", open_dataset(data, "val"), Settings(), DistributedContext())
     for name, protocol, scales in (
         ("B-256", "dense", (224, 256, 288)), ("C-384", "dense", (352, 384, 416)), ("C-384", "single", (384,)),
         ("D-jitter", "multi-crop", (73, 110, 146)), ("D-jitter", "single", (110,)),
@@ -219,9 +219,9 @@ def test_localisation(capsys, tmp_path):
     with torch.no_grad():  # it always says: the middle
         model.classifier[6].weight.zero_()
         model.classifier[6].bias.copy_(torch.tensor([0.5, 0.5, 0.5, 0.5]))
-    facts = {"classes": ["one", "two"], "data": "boxes", "scales": [64, 64, 72]}
+    metadata = {"classes": ["one", "two"], "data": "boxes", "scales": [64, 64, 72]}
     save_model(model, weights / "D-localise-scr-fc.safetensors", {
-        **facts, "predict": "box", "mean_box": [0.0, 0.0, 0.1, 0.1],
+        **metadata, "predict": "box", "mean_box": [0.0, 0.0, 0.1, 0.1],
     })  # fmt: skip
     code, _, err = _run(capsys, "localisation", "--data", data, "--weights", weights, "--out", out)
     assert (code, err) == (0, "")

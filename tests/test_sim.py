@@ -15,7 +15,7 @@ from conftest import assert_as_accurate_as_tf32, assert_rounded_once, conv_preci
 from vggfast import VGG, ops
 from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
-from vggfast.ops.selection import gather_selected
+from vggfast.ops.mask import mask_gather
 
 pytestmark = pytest.mark.backends("sim")
 SOURCES = Path(__file__).parents[1] / "csrc" / "cuda"
@@ -44,7 +44,7 @@ def test_every_kernel_is_run(backend, sim, tile):
     bias = torch.randn(16, dtype=torch.bfloat16, requires_grad=True)
     y = ops.conv3x3(x, weight, bias, relu=True, pool=True)
     y = ops.max_pool2x2(ops.local_response_norm(y), ceil_mode=True)
-    (ops.class_scores(y, views=2).sum() + ops.sum_pool(y).sum()).backward()
+    (ops.mean_posteriors(y, views=2).sum() + ops.sum_pool(y).sum()).backward()
     images = ops.prepare_images(torch.zeros(1, 4, 4, 3, dtype=torch.uint8), 3, dtype=torch.bfloat16)
     first = torch.randn(16, 3, 3, 3, dtype=torch.bfloat16, requires_grad=True)
     ops.conv3x3(images.requires_grad_(), first, bias, relu=True).sum().backward()
@@ -56,7 +56,7 @@ def test_every_kernel_is_run(backend, sim, tile):
     backend_of(x1).run("conv_block1", x1, w1, None, w2, None, y1)
     tile("small")  # the portable kernels
     ops.conv3x3(x, weight, bias).sum().backward()
-    gather_selected(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
+    mask_gather(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
     assert kernels_of_the_tree() == set(sim.counters())
 
 
@@ -64,7 +64,7 @@ def test_every_kernel_is_run(backend, sim, tile):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, "tf32"], ids=str)
 @pytest.mark.parametrize(("relu", "pool"), [(False, False), (True, False), (True, True)])
 def test_every_variant_of_a_convolution(backend, tile, shape, dtype, relu, pool):
-    """Each tile, kind of arithmetic, and way to read: aligned channels, with and without a selection. The shape crosses
+    """Each tile, kind of arithmetic, and way to read: aligned channels, with and without a mask. The shape crosses
     the edges of every tile: of pixels, output channels, input channels, and of an odd image."""
     tile(shape)
     tf32, dtype = dtype == "tf32", torch.float32 if dtype == "tf32" else dtype
@@ -72,15 +72,15 @@ def test_every_variant_of_a_convolution(backend, tile, shape, dtype, relu, pool)
     weight, bias = torch.randn(136, 24, 3, 3) / 15, torch.randn(136)
     x, gy, weight, bias = (t.to(dtype) for t in (x, gy, weight, bias))
     with conv_precision("tf32" if tf32 else "ieee"):
-        y, selection = conv(x, weight, bias, relu, pool, relu)
-        selection = selection if relu else None
-        gx = conv_dgrad(gy, selection, weight, 13, 15)
-        gw, gb = conv_wgrad(x, gy, selection, 3, True)
+        y, mask = conv(x, weight, bias, relu, pool, relu)
+        mask = mask if relu else None
+        gx = conv_dgrad(gy, mask, weight, 13, 15)
+        gw, gb = conv_wgrad(x, gy, mask, 3, True)
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
     z = F.conv2d(*leaves, padding=1)
-    exact = gather_selected(z, selection) if relu else z
-    wanted = [exact, *torch.autograd.grad(exact, leaves, gy.double())]
-    for got, want in zip([y, gx, gw, gb], wanted, strict=True):
+    exact = mask_gather(z, mask) if relu else z
+    expected = [exact, *torch.autograd.grad(exact, leaves, gy.double())]
+    for got, want in zip([y, gx, gw, gb], expected, strict=True):
         if tf32:
             assert_as_accurate_as_tf32(got, want)
         elif dtype == torch.float32:
@@ -101,8 +101,8 @@ def test_a_network_trains_as_on_the_cpu(backend, monkeypatch, config):
 
     simulated = step()
     monkeypatch.undo()  # back to the CPU
-    for got, wanted in zip(simulated, step(), strict=True):
-        assert relative_error(got, wanted) < 1e-11
+    for got, expected in zip(simulated, step(), strict=True):
+        assert relative_error(got, expected) < 1e-11
 
 
 def test_many_splits_of_a_weight_gradient(backend):

@@ -108,9 +108,9 @@ def test_orders(backend, sim):
 def test_a_warp_that_comes_last(backend, sim, late):
     """Of the producers' four warps and the consumers' eight: everybody waits for it."""
     inputs = draw(torch.bfloat16, 1, 3, 4, 60)
-    wanted = block1(*inputs)
+    expected = block1(*inputs)
     sim.set_late_warp(late)
-    assert_same_bits(block1(*inputs), wanted)
+    assert_same_bits(block1(*inputs), expected)
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1), (3, 2, 1, 0)], ids=str)
@@ -139,19 +139,19 @@ def test_what_is_not_finite_stays_in_its_windows(backend):
     x, w1, b1, w2, b2 = draw(torch.bfloat16, 1, 3, 31, 19)
     x[0, 0, 0, 0] = x[0, 1, 30, 18] = float("nan")
     x[0, 2, 27, 8] = float("inf")
-    got, wanted = block1(x, w1, b1, w2, b2), unfused(x, w1, b1, w2, b2)
-    assert wanted.isnan().any()
-    assert not wanted.isnan().all()
-    assert torch.equal(got.isnan(), wanted.isnan())
-    assert torch.equal(got.nan_to_num(), wanted.nan_to_num())
+    got, expected = block1(x, w1, b1, w2, b2), unfused(x, w1, b1, w2, b2)
+    assert expected.isnan().any()
+    assert not expected.isnan().all()
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.nan_to_num(), expected.nan_to_num())
     x, w1, b1, w2, b2 = draw(torch.bfloat16, 1, 3, 3, 3)
     w2.zero_()
     w2[0, 5, 0, 0] = w2[1, 6, 2, 2] = 1  # which the zeros around the image reach
     w1[5, 0, 1, 1], b1[6] = float("nan"), float("inf")
     b2[:] = 3
-    got, wanted = block1(x, w1, b1, w2, b2), unfused(x, w1, b1, w2, b2)
-    assert torch.equal(got.isnan(), wanted.isnan())
-    assert torch.equal(got.nan_to_num(), wanted.nan_to_num())
+    got, expected = block1(x, w1, b1, w2, b2), unfused(x, w1, b1, w2, b2)
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.nan_to_num(), expected.nan_to_num())
 
 
 def test_no_images(backend, sim):

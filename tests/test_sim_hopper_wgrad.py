@@ -10,12 +10,12 @@ from torch.func import grad, vmap
 from vggfast import ops
 from vggfast.ops import _backends
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
-from vggfast.ops.selection import scatter_selected
+from vggfast.ops.mask import mask_scatter
 
 pytestmark = pytest.mark.backends("sim")
 HOPPER, PORTABLE = "conv_wgrad_hopper_kernel", "conv_wgrad_kernel"
 NARROW = [torch.bfloat16, torch.float16]
-KINDS = {"none": 0, "relu": 1, "pool": 2, "relu and pool": 3}  # and the selection's planes
+KINDS = {"none": 0, "relu": 1, "pool": 2, "relu and pool": 3}  # and the mask's planes
 SEEDS = (0, 1000, 2000)
 
 
@@ -28,7 +28,7 @@ def _simulator(sim):
     sim.cuda.set_conv_tile("auto")
 
 
-def random_selection(planes: int, n: int, c: int, h: int, w: int) -> torch.Tensor:
+def random_mask(planes: int, n: int, c: int, h: int, w: int) -> torch.Tensor:
     return torch.randint(0, 256, (n, planes, h, w, -(-c // 8)), dtype=torch.uint8)
 
 
@@ -49,16 +49,16 @@ def ran(sim) -> str:
     return name
 
 
-def check(sim, x, gy, selection=None) -> None:
+def check(sim, x, gy, mask=None) -> None:
     """Against float64, and the same bits in every order of threads and copies."""
-    gz = gy if selection is None else scatter_selected(gy, selection, *x.shape[2:])
-    wanted, results = exact_wgrad(x, gz), []
+    gz = gy if mask is None else mask_scatter(gy, mask, *x.shape[2:])
+    expected, results = exact_wgrad(x, gz), []
     for seed in SEEDS:
         sim.set_seed(seed)
         sim.clear_counters()
-        results.append(conv_wgrad(x, gy, selection, 3, True))
+        results.append(conv_wgrad(x, gy, mask, 3, True))
         assert ran(sim) == HOPPER
-    for got, want in zip(results[0], wanted, strict=True):
+    for got, want in zip(results[0], expected, strict=True):
         assert_rounded_once(got, want)
     for others in results[1:]:
         for got, other in zip(results[0], others, strict=True):
@@ -69,13 +69,13 @@ def check(sim, x, gy, selection=None) -> None:
 @pytest.mark.parametrize("dtype", NARROW, ids=str)
 @pytest.mark.parametrize("size", [(14, 16), (9, 15)], ids=["14 rows", "8 rows"])
 def test_every_variant(backend, sim, kind, dtype, size):
-    """Steps of 14 and of 8 rows, both types, with and without a selection."""
+    """Steps of 14 and of 8 rows, both types, with and without a mask."""
     h, w = size
     pool = KINDS[kind] > 1
     x = torch.randn(2, 24, h, w).to(dtype)
     gy = torch.randn(2, 40, *(extent // (2 if pool else 1) for extent in size)).to(dtype)
-    selection = random_selection(KINDS[kind], *gy.shape) if KINDS[kind] else None
-    check(sim, x, gy, selection)
+    mask = random_mask(KINDS[kind], *gy.shape) if KINDS[kind] else None
+    check(sim, x, gy, mask)
 
 
 @pytest.mark.parametrize(
@@ -157,10 +157,10 @@ def test_what_the_portable_kernel_keeps(backend, sim, which):
         assert_rounded_once(got, want)
 
 
-def test_a_selection_need_not_be_aligned(backend, sim):
+def test_a_mask_need_not_be_aligned(backend, sim):
     """What it leads to is made in the workspace first."""
     x, gy = torch.randn(1, 8, 6, 6).half(), torch.randn(1, 8, 6, 6).half()
-    check(sim, x, shifted(gy), random_selection(1, *gy.shape))
+    check(sim, x, shifted(gy), random_mask(1, *gy.shape))
 
 
 @pytest.mark.parametrize("tile", ["large", "tall", "small"])
@@ -207,7 +207,7 @@ def test_one_scatter_serves_both_gradients(backend, sim, monkeypatch, dtype, kin
     ("shapes", "dtype", "scatters"),
     [
         ((2, 16, 9, 10, 16, 3), torch.bfloat16, 1),
-        ((2, 3, 9, 10, 16, 3), torch.bfloat16, 0),  # the first layer's kernels read through the selection
+        ((2, 3, 9, 10, 16, 3), torch.bfloat16, 0),  # the first layer's kernels read through the mask
         ((2, 24, 9, 10, 8, 3), torch.bfloat16, 1),  # wgrad's own: dgrad is the portable kernel's
         ((2, 16, 9, 10, 16, 1), torch.bfloat16, 1),  # dgrad's own: wgrad is the portable kernel's
         ((2, 20, 9, 10, 16, 3), torch.bfloat16, 0),
@@ -221,18 +221,18 @@ def test_scatters_of_a_backward(backend, sim, shapes, dtype, scatters):
     y, _ = conv(x.requires_grad_(), weight.requires_grad_(), None, True, False, True)
     sim.clear_counters()
     y.backward(torch.randn_like(y))
-    assert sim.counters().get("scatter_selected_kernel", {"launches": 0})["launches"] == scatters
+    assert sim.counters().get("mask_scatter_kernel", {"launches": 0})["launches"] == scatters
 
 
 def test_one_gradient_alone_is_left_as_it_is(backend, sim):
     x, weight = torch.randn(1, 16, 6, 6).bfloat16(), torch.randn(16, 16, 3, 3).bfloat16().requires_grad_()
-    y, selection = conv(x, weight, None, True, True, True)
+    y, mask = conv(x, weight, None, True, True, True)
     gy = torch.randn_like(y)
     (gw,) = torch.autograd.grad(y, weight, gy)
-    assert_same_bits(gw, conv_wgrad(x, gy, selection, 3, False)[0])
+    assert_same_bits(gw, conv_wgrad(x, gy, mask, 3, False)[0])
     x.requires_grad_()
-    y, selection = conv(x, weight.detach(), None, True, True, True)
-    assert_same_bits(torch.autograd.grad(y, x, gy)[0], conv_dgrad(gy, selection, weight.detach(), 6, 6))
+    y, mask = conv(x, weight.detach(), None, True, True, True)
+    assert_same_bits(torch.autograd.grad(y, x, gy)[0], conv_dgrad(gy, mask, weight.detach(), 6, 6))
 
 
 @pytest.mark.parametrize("how", ["compiled", "compiled for any size", "per example"])
@@ -246,13 +246,13 @@ def test_one_scatter_under_the_rest_of_torch(backend, how):
     if how == "per example":
         found = vmap(plain, (0, None))(x[:, None], weight)
         each = [plain(one[None], weight) for one in x]
-        wanted = [torch.stack(parts) for parts in zip(*each, strict=True)]
+        expected = [torch.stack(parts) for parts in zip(*each, strict=True)]
     else:
         leaves = [t.clone().requires_grad_() for t in (x, weight)]
         compiled = torch.compile(loss, fullgraph=True, dynamic="any" in how, backend="aot_eager")
         compiled(*leaves).backward()
-        found, wanted = [t.grad for t in leaves], plain(x, weight)
-    for ours, others in zip(found, wanted, strict=True):
+        found, expected = [t.grad for t in leaves], plain(x, weight)
+    for ours, others in zip(found, expected, strict=True):
         assert_same_bits(ours, others)
 
 

@@ -14,7 +14,7 @@ from conftest import (
 from simulated import Simulated
 
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
-from vggfast.ops.selection import gather_selected
+from vggfast.ops.mask import mask_gather
 
 pytestmark = pytest.mark.backends("sim")
 KERNELS = {"stem_fprop_kernel", "stem_dgrad_kernel", "stem_wgrad_kernel"}
@@ -47,33 +47,33 @@ def draw(dtype, n, c, h, w, cout, pool):
 
 
 def run(x, weight, bias, gy, relu, pool):
-    """y, the gradients, and the selection or None."""
+    """y, the gradients, and the mask or None."""
     with conv_precision("tf32" if x.dtype == torch.float32 else "ieee"):
-        y, selection = conv(x, weight, bias, relu, pool, relu or pool)
-        selection = selection if relu or pool else None
-        gx = conv_dgrad(gy, selection, weight, *x.shape[2:])
-        gw, gb = conv_wgrad(x, gy, selection, 3, True)
-    return dict(zip(PASSES, (y, gx, gw, gb), strict=True)), selection
+        y, mask = conv(x, weight, bias, relu, pool, relu or pool)
+        mask = mask if relu or pool else None
+        gx = conv_dgrad(gy, mask, weight, *x.shape[2:])
+        gw, gb = conv_wgrad(x, gy, mask, 3, True)
+    return dict(zip(PASSES, (y, gx, gw, gb), strict=True)), mask
 
 
-def exact(x, weight, bias, gy, selection):
+def exact(x, weight, bias, gy, mask):
     """The same in float64, for what was selected."""
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
     z = F.conv2d(*leaves, padding=1)
-    y = z if selection is None else gather_selected(z, selection)
+    y = z if mask is None else mask_gather(z, mask)
     return dict(zip(PASSES, (y.detach(), *torch.autograd.grad(y, leaves, gy.double())), strict=True))
 
 
 def check(sim, dtype, n, c, h, w, cout, relu, pool):
     inputs = draw(dtype, n, c, h, w, cout, pool)
     sim.clear_counters()
-    got, selection = run(*inputs, relu, pool)
+    got, mask = run(*inputs, relu, pool)
     assert set(sim.counters()) > KERNELS, "other kernels ran"
-    wanted = exact(*inputs, selection)
+    expected = exact(*inputs, mask)
     for name in PASSES:
-        (assert_as_accurate_as_tf32 if dtype == "tf32" else assert_rounded_once)(got[name], wanted[name])
+        (assert_as_accurate_as_tf32 if dtype == "tf32" else assert_rounded_once)(got[name], expected[name])
     if dtype == "tf32":  # a bias and its gradient are not rounded
-        assert relative_error(got["gb"], wanted["gb"]) < 1e-6
+        assert relative_error(got["gb"], expected["gb"]) < 1e-6
     return got
 
 
@@ -107,27 +107,27 @@ def test_many_tiles(backend, sim, dtype):
 def test_the_order_of_threads_does_not_matter(backend, sim, dtype, seed):
     """Against what one seed computes, bit by bit; the simulator stops at any race."""
     inputs = draw(dtype, 3, 3, 17, 37, 64, False)
-    got, selection = run(*inputs, True, False)
+    got, mask = run(*inputs, True, False)
     sim.set_seed(7)
     again, same = run(*inputs, True, False)
     for name in PASSES:
         assert_same_bits(got[name], again[name])
-    assert torch.equal(selection, same)
+    assert torch.equal(mask, same)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("pool", [False, True])
 def test_the_same_as_the_portable_kernels(backend, sim, tile, dtype, pool):
-    """Sums of small whole numbers are exact: values, ties and selections are the same bits."""
+    """Sums of small whole numbers are exact: values, ties and masks are the same bits."""
     dtype_of = torch.float32 if dtype == "tf32" else dtype
     shapes = [(2, 3, 14, 19), (40, 3, 3, 3), (40,), (2, 40, 7, 9) if pool else (2, 40, 14, 19)]
     inputs = [torch.randint(-2, 3, shape).to(dtype_of) for shape in shapes]
-    ours, selection = run(*inputs, True, pool)
+    ours, mask = run(*inputs, True, pool)
     sim.clear_counters()
     tile("small")
-    theirs, wanted = run(*inputs, True, pool)
+    theirs, expected = run(*inputs, True, pool)
     assert not KERNELS & set(sim.counters())
-    assert torch.equal(selection, wanted)
+    assert torch.equal(mask, expected)
     for name in PASSES:
         assert_same_bits(ours[name], theirs[name])
 
@@ -142,9 +142,9 @@ def test_what_is_not_finite_stays_where_it_is(backend, dtype, bad, c):
     x[0, 0, 0, 0] = x[0, c - 1, 12, 34] = x[0, 0, 11, 31] = bad
     bias[5] = gy[0, 6, 12, 30] = bad
     got, _ = run(x, weight, bias, gy, False, False)
-    wanted = exact(x, weight, bias, gy, None)
+    expected = exact(x, weight, bias, gy, None)
     for name in PASSES:
-        ours, theirs = got[name].double(), wanted[name]
+        ours, theirs = got[name].double(), expected[name]
         assert torch.equal(ours.isnan(), theirs.isnan()), name
         assert torch.equal(ours.isinf(), theirs.isinf()), name
         assert torch.equal(ours[ours.isinf()], theirs[theirs.isinf()]), name
@@ -154,10 +154,10 @@ def test_nan_passes_relu_and_pool(backend):
     """As in torch: NaN is the maximum of its window, and is passed on; so is its gradient."""
     x, weight, bias, gy = draw(torch.bfloat16, 1, 3, 8, 8, 8, True)
     x[0, 1, 3, 4] = float("nan")
-    got, selection = run(x, weight, bias, gy, True, True)
+    got, mask = run(x, weight, bias, gy, True, True)
     z = F.conv2d(x.double(), weight.double(), bias.double(), padding=1)
     assert torch.equal(got["y"].isnan(), F.max_pool2d(z, 2).isnan())
-    assert torch.equal(got["y"].isnan(), gather_selected(z, selection).isnan())
+    assert torch.equal(got["y"].isnan(), mask_gather(z, mask).isnan())
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -169,9 +169,9 @@ def test_weights_of_any_strides(backend, sim, dtype, order):
     weight = weight.permute(order).contiguous().permute(back)
     assert weight.stride() != (27, 9, 3, 1) or order == (0, 1, 2, 3)
     got, _ = run(x, weight, bias, gy, False, False)
-    wanted = exact(x, weight, bias, gy, None)
+    expected = exact(x, weight, bias, gy, None)
     for name in PASSES:
-        (assert_as_accurate_as_tf32 if dtype == "tf32" else assert_rounded_once)(got[name], wanted[name])
+        (assert_as_accurate_as_tf32 if dtype == "tf32" else assert_rounded_once)(got[name], expected[name])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -180,9 +180,9 @@ def test_without_a_bias_or_its_gradient(backend, sim, dtype):
     with conv_precision("tf32" if dtype == "tf32" else "ieee"):
         y, _ = conv(x, weight, None, False, False, False)
         gw, _ = conv_wgrad(x, gy, None, 3, False)
-    wanted = exact(x, weight, torch.zeros_like(bias), gy, None)
+    expected = exact(x, weight, torch.zeros_like(bias), gy, None)
     for got, name in ((y, "y"), (gw, "gw")):
-        (assert_as_accurate_as_tf32 if dtype == "tf32" else assert_rounded_once)(got, wanted[name])
+        (assert_as_accurate_as_tf32 if dtype == "tf32" else assert_rounded_once)(got, expected[name])
 
 
 def test_tf32_keeps_the_bias(backend):
@@ -193,18 +193,18 @@ def test_tf32_keeps_the_bias(backend):
 
 
 @pytest.mark.parametrize(("shape", "why"), [
-    ((1, 5, 8, 8, 8), "channels"), ((1, 3, 8, 8, 12), "no whole bytes of a selection"),
+    ((1, 5, 8, 8, 8), "channels"), ((1, 3, 8, 8, 12), "no whole bytes of a mask"),
     ((1, 3, 4, 4, 680), "gradients of more channels than fit"),
 ])  # fmt: skip
 def test_what_the_portable_kernels_are_left_with(backend, sim, shape, why):
     n, c, h, w, cout = shape
     inputs = draw(torch.bfloat16, n, c, h, w, cout, False)
     sim.clear_counters()
-    got, selection = run(*inputs, True, False)
+    got, mask = run(*inputs, True, False)
     assert ("stem_dgrad_kernel" in sim.counters()) is False
     assert ("stem_fprop_kernel" in sim.counters()) is (cout == 680)
-    for name, wanted in exact(*inputs, selection).items():
-        assert_rounded_once(got[name], wanted)
+    for name, expected in exact(*inputs, mask).items():
+        assert_rounded_once(got[name], expected)
 
 
 def test_no_images(backend, sim):
@@ -216,12 +216,12 @@ def test_no_images(backend, sim):
 
 
 def test_too_low_for_a_window(sim):
-    """A gradient of no rows, which the kernels take though the op does not, has no selection to be read."""
+    """A gradient of no rows, which the kernels take though the op does not, has no mask to be read."""
     sim.clear_counters()
     gy = torch.zeros(1, 8, 0, 3).bfloat16()
-    selection = torch.zeros(0, dtype=torch.uint8).as_strided((1, 3, 0, 3, 1), (0, 0, 3, 1, 1))
+    mask = torch.zeros(0, dtype=torch.uint8).as_strided((1, 3, 0, 3, 1), (0, 0, 3, 1, 1))
     gx = torch.full((1, 3, 1, 7), float("nan")).bfloat16().contiguous(memory_format=torch.channels_last)
-    Poisoned(sim).run("conv_dgrad", gy, selection, torch.randn(8, 3, 3, 3).bfloat16(), gx)
+    Poisoned(sim).run("conv_dgrad", gy, mask, torch.randn(8, 3, 3, 3).bfloat16(), gx)
     assert "stem_dgrad_kernel" in sim.counters()
     assert not gx.any()
 

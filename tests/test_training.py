@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from vggfast import VGG
 from vggfast.data import Batch
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.config import TrainConfig, read_values
 from vggfast.training.finish import finish
@@ -20,7 +20,7 @@ from vggfast.training.log import read_csv
 from vggfast.training.presets import PRESETS, preset, preset_for
 from vggfast.training.schedule import Schedule
 from vggfast.training.start import build_optimiser
-from vggfast.training.step import Stepper
+from vggfast.training.step import TrainStep
 from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model
 
@@ -201,7 +201,7 @@ def _batch(counts=(True,) * 6):
 def _step(batch, **options):
     model = _small("A", dropout=0.0)
     config = TrainConfig(crop=32, scale_min=32, scale_max=32, **options)
-    stepper = Stepper(config, World(), model, build_optimiser(config, model))
+    stepper = TrainStep(config, DistributedContext(), model, build_optimiser(config, model))
     before = copy.deepcopy(model)
     return stepper(batch, 0, 0.1), model, before, stepper
 

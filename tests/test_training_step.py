@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from vggfast import VGG
 from vggfast.ops.conv import conv
-from vggfast.ops.selection import gather_selected
+from vggfast.ops.mask import mask_gather
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 STEPS = 4
@@ -100,7 +100,7 @@ def test_a_frozen_trunk_trains_the_head_alone():
         assert relative_error(value, plain.state_dict()[name]) < 1e-12
 
 
-def test_a_deep_networks_gradient_is_that_of_its_own_selections():
+def test_a_deep_networks_gradient_is_that_of_its_own_masks():
     """What a ReLU or a pool selects may change with one rounding, and a deep network's gradient with it. Given what the
     forward selected, the gradient is as exact as a convolution."""
     torch.manual_seed(0)
@@ -111,10 +111,10 @@ def test_a_deep_networks_gradient_is_that_of_its_own_selections():
     float32, exact = x, x.double()
     for i, (module, (relu, pool)) in enumerate(model.features._steps()):
         with torch.no_grad():
-            float32, selection = conv(float32, module.weight, module.bias, relu, pool, True)
+            float32, mask = conv(float32, module.weight, module.bias, relu, pool, True)
         sums = conv(exact, weights[2 * i], weights[2 * i + 1], False, False, False)[0]
-        exact = gather_selected(sums, selection)
+        exact = mask_gather(sums, mask)
     assert torch.equal(float32, out)
     exact.pow(2).sum().backward()
-    for got, wanted in zip(model.features.parameters(), weights, strict=True):
-        assert relative_error(got.grad, wanted.grad) < 5e-5
+    for got, expected in zip(model.features.parameters(), weights, strict=True):
+        assert relative_error(got.grad, expected.grad) < 5e-5

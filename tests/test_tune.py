@@ -300,9 +300,9 @@ def test_the_ladder_quotes_predictions(sim):
     rows = json.loads(predict.RESULTS.read_text())["rows"]
     today = [predict.ladder(sim.cuda, [1, 8, 64], "fprop", dtype) for dtype in ("bf16", "e4m3")]
     assert rows == [*today[0], *today[1]]
-    wanted = today[0]
-    wanted.insert(len(wanted) - 1, today[1][-1])  # it came before the last step
-    assert [figures for figures in quoted if figures] == [[f"{v:.1%}" for v in step["share"]] for step in wanted]
+    expected = today[0]
+    expected.insert(len(expected) - 1, today[1][-1])  # it came before the last step
+    assert [figures for figures in quoted if figures] == [[f"{v:.1%}" for v in step["share"]] for step in expected]
     assert not any(re.search(r"%", line) for line, figures in zip(lines, quoted, strict=True) if not figures)
 
 

@@ -35,8 +35,8 @@ def test_pth_of_a_state_dict(tmp_path):
 
 def test_vgg16_takes_a_file_and_its_number_of_classes(tmp_path):
     with torch.device("meta"):
-        wanted = vggfast.VGG11(num_classes=7, init=None).state_dict()
-    state = {name: torch.full(tensor.shape, 0.5, dtype=torch.float32) for name, tensor in wanted.items()}
+        expected = vggfast.VGG11(num_classes=7, init=None).state_dict()
+    state = {name: torch.full(tensor.shape, 0.5, dtype=torch.float32) for name, tensor in expected.items()}
     torch.save(state, tmp_path / "m.pth")
     model = vggfast.vgg11(weights=tmp_path / "m.pth")
     assert model.classifier[6].weight.shape == (7, 4096)

@@ -43,7 +43,7 @@ class _Bar(Progress):
             yield Text(task.fields["text"], no_wrap=True, overflow="ellipsis")
 
 
-class Live:
+class ProgressBar:
     """Progress of `total` units, with a text under the bar.
 
     Args:
@@ -66,7 +66,7 @@ class Live:
         self._first_done, self._began = done, time.monotonic()
         self._last_line = self._began
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> ProgressBar:
         self._bar.start()
         return self
 

@@ -47,7 +47,7 @@ def _join(backend: str) -> None:
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes that work together, as seen by one of them; a context manager, which ends the group.
 
     Attributes:
@@ -60,7 +60,7 @@ class World:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
-    def start(cls, device: str = "auto") -> World:
+    def start(cls, device: str = "auto") -> DistributedContext:
         """Joins the group that torchrun's environment describes; without one, a world of one process.
 
         Args:
@@ -77,7 +77,7 @@ class World:
         _join("cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo")  # a step's few sums are added on the CPU
         return cls(dist.get_rank(), dist.get_world_size(), chosen)
 
-    def __enter__(self) -> World:
+    def __enter__(self) -> DistributedContext:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from gpu import choice
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.conv import conv3x3 as our_conv3x3
-from vggfast.ops.selection import scatter_selected
+from vggfast.ops.mask import mask_scatter
 
 PASSES = ("fprop", "dgrad", "wgrad")
 COMPILED = {"torch.compile": "default", "torch.compile autotune": "max-autotune-no-cudagraphs"}
@@ -224,14 +224,14 @@ def our_gradients(layer: Layer, which: str) -> tuple[dict[str, Candidate], Tenso
     """Ours, and the gradient of the convolution by our choice of ReLU and pool."""
     h = w = layer.case.size
     t = layer.within("NHWC")
-    _, selection = conv(t["x"], t["weight"], t["bias"], True, layer.case.pool, True)
+    _, mask = conv(t["x"], t["weight"], t["bias"], True, layer.case.pool, True)
     if which == "dgrad":
-        whole = Candidate(lambda: conv_dgrad(t["gy"], selection, t["weight"], h, w), "ours")
+        whole = Candidate(lambda: conv_dgrad(t["gy"], mask, t["weight"], h, w), "ours")
         alone = Candidate(lambda: conv_dgrad(t["gz"], None, t["weight"], h, w), "conv")
     else:
-        whole = Candidate(lambda: conv_wgrad(t["x"], t["gy"], selection, 3, True)[0], "ours")
+        whole = Candidate(lambda: conv_wgrad(t["x"], t["gy"], mask, 3, True)[0], "ours")
         alone = Candidate(lambda: conv_wgrad(t["x"], t["gz"], None, 3, False)[0], "conv")
-    return {"vggfast": whole, "vggfast conv": alone}, scatter_selected(t["gy"], selection, h, w)
+    return {"vggfast": whole, "vggfast conv": alone}, mask_scatter(t["gy"], mask, h, w)
 
 
 def _gradients(layer: Layer, which: str) -> tuple[dict[str, Candidate], dict[str, Tensor], dict[str, str]]:

@@ -24,7 +24,7 @@ from peers.report import draw
 from gpu import candidates as convs
 from gpu import choice, measuring, other_ops
 from gpu.races import versions
-from vggfast.console import Live, console
+from vggfast.console import ProgressBar, console
 
 # Layers that max-pool follows in VGG-16; those in both occur with it and without it.
 POOLED = {(64, 64, 224), (128, 128, 112), (256, 256, 56), (512, 512, 28), (512, 512, 14)}
@@ -188,14 +188,14 @@ def run(options: argparse.Namespace) -> None:
     """
     torch.manual_seed(0)
     choice.set_precision(options.dtype)
-    flush, facts = timing.flusher(), timing.gpu()
+    flush, metadata = timing.flusher(), timing.gpu()
     ceiling = measuring.ceilings(options.dtype, options.rounds, flush)
     cases = [(measure_conv, case) for case in conv_cases(options)]
     if OTHERS in options.passes:
         cases += [(measure_other, case) for case in other_ops.cases(options.batch, options.dtype)]
     rows: list[dict[str, Any]] = []
     failed = ""
-    with Live("cases", len(cases)) as live:
+    with ProgressBar("cases", len(cases)) as live:
         for measured, case in cases:
             live.to(len(rows), case.title)
             try:
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace) -> None:
             except Exception as error:  # after an error of the GPU's nothing else will run: what there is counts
                 failed = f"{case.title}: the run ends here: {convs.reason(error)}"
                 break
-            timing.write_results(options.out, rows, gpu=facts, ceiling=ceiling, peers=versions())
+            timing.write_results(options.out, rows, gpu=metadata, ceiling=ceiling, peers=versions())
     show(rows, ceiling, options)
     console.print(f"samples: {options.out}")
     if failed:

@@ -26,7 +26,7 @@ from peers.registry import Engine
 
 from gpu import races, registry
 from gpu.choice import require_gpu
-from vggfast.console import Live, console
+from vggfast.console import ProgressBar, console
 
 USES = ("inference", "training", "perceptual")
 LIMIT = 600  # seconds for one case
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.error(str(error))
     require_gpu(made)
     groups: dict[tuple[str, int], list[tuple[Case, dict[str, Any]]]] = {}
-    with Live("cases", len(wanted)) as live:
+    with ProgressBar("cases", len(wanted)) as live:
         for number, case in enumerate(wanted):
             live.to(number, f"{case.use}, batch {case.spec.batch}: {case.engine.name}")
             weights_file(case.spec, options.cache)

@@ -67,7 +67,7 @@ class Layer:
 
     @property
     def bytes(self) -> int:
-        """The least that must move: inputs read and results written once, bits of a selection not counted."""
+        """The least that must move: inputs read and results written once, bits of a mask not counted."""
         item, y = self.x.element_size(), self.gy.numel()
         moved = {"forward": self.x.numel() + y, "backward": self.x.numel() + y}[self.way]
         if self.op == "lrn" and self.way == "backward":

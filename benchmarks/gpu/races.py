@@ -16,7 +16,7 @@ from peers.race import Outcome, race
 from peers.registry import Engine
 
 from gpu import choice
-from vggfast.console import Live, console
+from vggfast.console import ProgressBar, console
 
 THREADS = min(8, os.cpu_count() or 1)  # of the host: they prepare and launch, no more
 
@@ -100,7 +100,7 @@ def run(
     rows: list[dict[str, Any]] = []
     done: list[tuple[str, Spec, list[Outcome]]] = []
     bad: list[str] = []
-    with Live("cases", len(cases)) as live:
+    with ProgressBar("cases", len(cases)) as live:
         for case in cases:
             live.to(len(done), f"{case.name}: reference in float64")
             exact = reference(case.spec, options.cache)

@@ -16,7 +16,7 @@ from peers import report
 from peers.network import Spec, default_cache
 from peers.race import Outcome, race
 from peers.registry import ISAS, WAITS, Engine
-from vggfast.console import Live, console
+from vggfast.console import ProgressBar, console
 
 PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "ncnn", "MNN", "ai-edge-litert", "numpy")
 
@@ -86,7 +86,7 @@ def run(
 ) -> list[tuple[Case, list[Outcome]]]:
     """Races the cases, prints a table of each, and writes the files after each, so that an interrupt loses little."""
     done: list[tuple[Case, list[Outcome]]] = []
-    with Live("cases", len(cases)) as live:
+    with ProgressBar("cases", len(cases)) as live:
         for case in cases:
             live.to(len(done), f"{case.name}: reference in float64")
             exact = reference(case.spec, options.cache)

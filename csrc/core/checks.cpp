@@ -16,7 +16,7 @@ void check_sum_pool(const Tensor& x, const Tensor& y) {
   check_contiguous(y, "y");
 }
 
-void check_class_scores(const Tensor& maps, int64_t views, const Tensor& scores, const char* scores_name) {
+void check_mean_posteriors(const Tensor& maps, int64_t views, const Tensor& scores, const char* scores_name) {
   check_nhwc(maps, "maps");
   VGGFAST_CHECK(views >= 1, "views is ", views, ": 1 or more is wanted");
   VGGFAST_CHECK(maps.size(0) % views == 0, "maps has shape ", describe(maps.shape), ": its first axis must be ", views,

@@ -13,12 +13,12 @@ void check_kernel(const Tensor& weight, int64_t channels, int channel_axis, cons
                 " has ", channels, " channels: axis ", channel_axis, " of weight must be as many");
 }
 
-void check_gradient(const Tensor& gy, const Selected& selected, int64_t h, int64_t w) {
+void check_gradient(const Tensor& gy, const Masked& masked, int64_t h, int64_t w) {
   check_nhwc(gy, "gy");
-  const int64_t scale = selected.pooled() ? 2 : 1;
+  const int64_t scale = masked.pooled() ? 2 : 1;
   VGGFAST_CHECK(gy.size(2) == h / scale && gy.size(3) == w / scale, "gy has shape ", describe(gy.shape), ": H ",
                 h / scale, " and W ", w / scale, " are wanted");
-  if (selected.selection) check_selection(*selected.selection, selected.epilogue, gy);
+  if (masked.mask) check_mask(*masked.mask, masked.epilogue, gy);
 }
 
 void check_workspace(Workspace workspace, size_t wanted) {
@@ -26,7 +26,7 @@ void check_workspace(Workspace workspace, size_t wanted) {
 }
 
 void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
-                 const Tensor* selection) {
+                 const Tensor* mask) {
   check_nhwc(x, "x");
   check_nhwc(y, "y");
   check_kernel(weight, x.size(1), 1, "x");
@@ -35,20 +35,20 @@ void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epil
   check_like(y, "y", {x.size(0), cout, x.size(2) / scale, x.size(3) / scale}, x.dtype, x.device);
   if (bias) check_like(*bias, "bias", {cout}, x.dtype, x.device);
   VGGFAST_CHECK(!bias || bias->stride(0) == 1 || cout == 1, "bias is not contiguous");
-  if (selection) check_selection(*selection, e, y);
+  if (mask) check_mask(*mask, e, y);
 }
 
-void check_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx) {
+void check_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx) {
   check_nhwc(gx, "gx");
-  check_gradient(gy, selected, gx.size(2), gx.size(3));
+  check_gradient(gy, masked, gx.size(2), gx.size(3));
   check_kernel(weight, gy.size(1), 0, "gy");
   check_like(weight, "weight", weight.shape, gy.dtype, gy.device);
   check_like(gx, "gx", {gy.size(0), weight.size(1), gx.size(2), gx.size(3)}, gy.dtype, gy.device);
 }
 
-void check_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb) {
+void check_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb) {
   check_nhwc(x, "x");
-  check_gradient(gy, selected, x.size(2), x.size(3));
+  check_gradient(gy, masked, x.size(2), x.size(3));
   check_kernel(gw, x.size(1), 1, "x");
   check_like(gy, "gy", {x.size(0), gw.size(0), gy.size(2), gy.size(3)}, x.dtype, x.device);
   check_like(gw, "gw", gw.shape, x.dtype, x.device);

@@ -31,18 +31,18 @@ int algorithm_of(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool) 
   }
 }
 
-/// `pool`: whether one is involved on either side. `selected`: whether the input comes with a selection.
+/// `pool`: whether one is involved on either side. `masked`: whether the input comes with a mask.
 template <class T>
-size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool, bool selected, int threads) {
+size_t fprop_workspace(Pass pass, Extent in, int64_t cout, int64_t kernel, bool pool, bool masked, int threads) {
   const int algorithm = algorithm_of<T>(pass, in, cout, kernel, pool);
   int64_t values;
   if (algorithm == cpu::stem) {
     const cpu::Stem layer(cout);
     values = layer.packed_values() + layer.scratch_values(in, threads);
   } else if (algorithm != cpu::direct) {
-    values = cpu::Winograd(algorithm, in.c, cout).workspace_values(in, !(pool && selected), threads);
+    values = cpu::Winograd(algorithm, in.c, cout).workspace_values(in, !(pool && masked), threads);
   } else {
-    values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (selected ? in.n * in.h * in.w * in.c : 0);
+    values = cpu::Direct<T>(in.c, cout, kernel).packed_values() + (masked ? in.n * in.h * in.w * in.c : 0);
   }
   return static_cast<size_t>(values) * sizeof(T);
 }
@@ -56,21 +56,20 @@ Tensor nhwc_tensor(const T* data, Extent e) {
           {e.h * e.w * e.c, 1, e.w * e.c, e.c}};
 }
 
-/// `in` itself, or what scatter_selected makes of it, at `to`: the direct kernels read no selection.
+/// `in` itself, or what mask_scatter makes of it, at `to`: the direct kernels read no mask.
 template <class T>
 ConvInput<T> scattered(const ConvInput<T>& in, T* to, Context context) {
-  if (!in.selection) return in;
+  if (!in.mask) return in;
   const Extent e = in.extent;
   const Epilogue epilogue{in.relu, in.pool};
   const int64_t bytes = (e.c + 7) / 8, row = in.stored_w * bytes, plane = in.stored_h * row;
-  const int64_t planes = selection_planes(epilogue);
-  const Tensor selection{const_cast<uint8_t*>(in.selection),
-                         DType::u8,
-                         Device::cpu,
-                         {e.n, planes, in.stored_h, in.stored_w, bytes},
-                         {planes * plane, plane, row, bytes, 1}};
-  scatter_selected(nhwc_tensor(in.data, {e.n, in.stored_h, in.stored_w, e.c}), selection, epilogue, nhwc_tensor(to, e),
-                   context);
+  const int64_t planes = mask_planes(epilogue);
+  const Tensor mask{const_cast<uint8_t*>(in.mask),
+                    DType::u8,
+                    Device::cpu,
+                    {e.n, planes, in.stored_h, in.stored_w, bytes},
+                    {planes * plane, plane, row, bytes, 1}};
+  mask_scatter(nhwc_tensor(in.data, {e.n, in.stored_h, in.stored_w, e.c}), mask, epilogue, nhwc_tensor(to, e), context);
   return {.data = to, .extent = e};
 }
 
@@ -79,7 +78,7 @@ template <class T>
 void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, const T* bias, const ConvOutput<T>& out,
                Workspace workspace, Context context) {
   check_workspace(workspace, fprop_workspace<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool,
-                                                in.selection, context.threads));
+                                                in.mask, context.threads));
   T* packed = static_cast<T*>(workspace.data);
   const int algorithm = algorithm_of<T>(pass, in.extent, weight.out, weight.kernel, in.pool || out.pool);
   if (algorithm != cpu::direct) {
@@ -100,16 +99,15 @@ void run_fprop(Pass pass, const ConvInput<T>& in, const WeightView<T>& weight, c
 }
 
 template <class T>
-size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, const Selected& selected, int threads) {
-  const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel, selected.pooled());
+size_t wgrad_workspace(Extent in, int64_t cout, int64_t kernel, const Masked& masked, int threads) {
+  const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel, masked.pooled());
   int64_t values;
   if (algorithm == cpu::stem) {
     values = cpu::Stem(cout).wgrad_values(in, threads);
   } else if (algorithm != cpu::direct) {
-    values = cpu::WinogradWgrad(algorithm, in, cout, !selected.pooled()).workspace_values(threads);
+    values = cpu::WinogradWgrad(algorithm, in, cout, !masked.pooled()).workspace_values(threads);
   } else {
-    values =
-        cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (selected.selection ? in.n * in.h * in.w * cout : 0);
+    values = cpu::DirectWgrad<T>(in, cout, kernel).workspace_values() + (masked.mask ? in.n * in.h * in.w * cout : 0);
   }
   return static_cast<size_t>(values) * sizeof(T);
 }
@@ -120,19 +118,19 @@ WeightView<T> view_of(const Tensor& weight) {
           weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
 }
 
-constexpr uint8_t no_bits = 0;  // what an empty selection points at: a map of one pixel has no window
+constexpr uint8_t no_bits = 0;  // what an empty mask points at: a map of one pixel has no window
 
-/// gy as the convolution's own output would have its gradient: of extents h x w, through the selection where there is
+/// gy as the convolution's own output would have its gradient: of extents h x w, through the mask where there is
 /// one.
 template <class T>
-ConvInput<T> gradient_of(const Tensor& gy, const Selected& selected, int64_t h, int64_t w) {
+ConvInput<T> gradient_of(const Tensor& gy, const Masked& masked, int64_t h, int64_t w) {
   const Extent extent{gy.size(0), h, w, gy.size(1)};
-  if (!selected.selection) return {.data = gy.as<T>(), .extent = extent};
+  if (!masked.mask) return {.data = gy.as<T>(), .extent = extent};
   return {.data = gy.as<T>(),
           .extent = extent,
-          .selection = selected.selection->data ? selected.selection->as<uint8_t>() : &no_bits,
-          .relu = selected.epilogue.relu,
-          .pool = selected.epilogue.pool,
+          .mask = masked.mask->data ? masked.mask->as<uint8_t>() : &no_bits,
+          .relu = masked.epilogue.relu,
+          .pool = masked.epilogue.pool,
           .stored_h = gy.size(2),
           .stored_w = gy.size(3)};
 }
@@ -148,29 +146,27 @@ size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, C
   });
 }
 
-size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
+size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
                             Context context) {
-  check_gradient(gy, selected, h, w);
+  check_gradient(gy, masked, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
   return cpu::for_float(gy, "gy", [&]<class T>() {
     return fprop_workspace<T>(Pass::dgrad, {gy.size(0), h, w, gy.size(1)}, weight.size(1), weight.size(2),
-                              selected.pooled(), selected.selection, context.threads);
+                              masked.pooled(), masked.mask, context.threads);
   });
 }
 
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
-                            Context context) {
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   check_nhwc(x, "x");
-  check_gradient(gy, selected, x.size(2), x.size(3));
+  check_gradient(gy, masked, x.size(2), x.size(3));
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
-  return cpu::for_float(x, "x", [&]<class T>() {
-    return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, selected, context.threads);
-  });
+  return cpu::for_float(
+      x, "x", [&]<class T>() { return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, masked, context.threads); });
 }
 
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
-                const Tensor* selection, Workspace workspace, Context context) {
-  check_fprop(x, weight, bias, e, y, selection);
+                const Tensor* mask, Workspace workspace, Context context) {
+  check_fprop(x, weight, bias, e, y, mask);
   cpu::for_float(x, "x", [&]<class T>() {
     const ConvOutput<T> out{.y = y.as<T>(),
                             .h = y.size(2),
@@ -178,37 +174,37 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
                             .c = y.size(1),
                             .relu = e.relu,
                             .pool = e.pool,
-                            .selection = selection ? selection->as<uint8_t>() : nullptr};
+                            .mask = mask ? mask->as<uint8_t>() : nullptr};
     run_fprop<T>(Pass::fprop, {.data = x.as<T>(), .extent = extent_of(x)}, view_of<T>(weight),
                  bias ? bias->as<T>() : nullptr, out, workspace, context);
   });
 }
 
-void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context) {
-  check_dgrad(gy, selected, weight, gx);
+  check_dgrad(gy, masked, weight, gx);
   cpu::for_float(gy, "gy", [&]<class T>() {
     const int64_t last = weight.size(2) - 1;
     const T* last_tap = weight.as<T>() + last * (weight.stride(2) + weight.stride(3));
     const WeightView<T> flipped{last_tap,         weight.size(1),   weight.size(0),    weight.size(2),
                                 weight.stride(1), weight.stride(0), -weight.stride(2), -weight.stride(3)};
     const ConvOutput<T> out{.y = gx.as<T>(), .h = gx.size(2), .w = gx.size(3), .c = gx.size(1)};
-    run_fprop<T>(Pass::dgrad, gradient_of<T>(gy, selected, gx.size(2), gx.size(3)), flipped, nullptr, out, workspace,
+    run_fprop<T>(Pass::dgrad, gradient_of<T>(gy, masked, gx.size(2), gx.size(3)), flipped, nullptr, out, workspace,
                  context);
   });
 }
 
-void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context) {
-  check_wgrad(x, gy, selected, gw, gb);
+  check_wgrad(x, gy, masked, gw, gb);
   cpu::for_float(x, "x", [&]<class T>() {
     const Extent in = extent_of(x);
     const int64_t cout = gw.size(0), kernel = gw.size(2), gb_stride = gb ? gb->stride(0) : 0;
-    check_workspace(workspace, wgrad_workspace<T>(in, cout, kernel, selected, context.threads));
-    const ConvInput<T> gradient = gradient_of<T>(gy, selected, in.h, in.w);
+    check_workspace(workspace, wgrad_workspace<T>(in, cout, kernel, masked, context.threads));
+    const ConvInput<T> gradient = gradient_of<T>(gy, masked, in.h, in.w);
     T* values = static_cast<T*>(workspace.data);
     T* bias = gb ? gb->as<T>() : nullptr;
-    const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel, selected.pooled());
+    const int algorithm = algorithm_of<T>(Pass::wgrad, in, cout, kernel, masked.pooled());
     if (algorithm != cpu::direct) {
       if constexpr (sizeof(T) == 4) {
         const ConvInput<float> input{.data = x.as<float>(), .extent = in};
@@ -216,7 +212,7 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, con
         if (algorithm == cpu::stem) {
           cpu::Stem(cout).wgrad(input, gradient, shape, gw.as<T>(), bias, gb_stride, values, context.threads);
         } else {
-          cpu::WinogradWgrad(algorithm, in, cout, !selected.pooled())
+          cpu::WinogradWgrad(algorithm, in, cout, !masked.pooled())
               .run(input, gradient, shape, gw.as<T>(), bias, gb_stride, values, context.threads);
         }
       }

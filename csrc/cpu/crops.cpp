@@ -134,8 +134,8 @@ void crop_all(const std::vector<Picture>& pictures, const Tensor* sizes, const C
                   .stream = stream};
     for (int64_t c = 0; c < 3; ++c) {
       const float shift = crops.shifts ? crops.shifts->as<float>()[3 * n + c] : 0.0f;
-      args.scale[c] = 1 / normalisation.deviation[c];
-      args.offset[c] = (shift - normalisation.mean[c]) / normalisation.deviation[c];
+      args.scale[c] = 1 / normalisation.std[c];
+      args.offset[c] = (shift - normalisation.mean[c]) / normalisation.std[c];
     }
     crop<T>(picture, geometry_of(picture, sizes, crops.corners, n), args, rows, y.as<T>() + n * rows * columns * 3);
   });

@@ -21,7 +21,7 @@ Table<T> make_table(const Normalisation& normalisation, const float* shifts) {
   for (size_t c = 0; c < 3; ++c) {
     const T offset = (shifts ? static_cast<T>(shifts[c]) : T(0)) - static_cast<T>(normalisation.mean[c]);
     for (size_t value = 0; value < 256; ++value) {
-      table[c][value] = (static_cast<T>(value) + offset) / static_cast<T>(normalisation.deviation[c]);
+      table[c][value] = (static_cast<T>(value) + offset) / static_cast<T>(normalisation.std[c]);
     }
   }
   return table;

@@ -17,15 +17,15 @@ struct Extent {
   int64_t n, h, w, c;
 };
 
-/// What a convolution reads: NHWC of this extent, or what scatter_selected would make of it from the smaller tensor
-/// that is stored (vggfast/selection.h).
+/// What a convolution reads: NHWC of this extent, or what mask_scatter would make of it from the smaller tensor
+/// that is stored (vggfast/mask.h).
 template <class S>
 struct ConvInput {
   const S* data;
   Extent extent;
-  const uint8_t* selection = nullptr;  // null: `data` is the activation itself
-  bool relu = false, pool = false;     // of the selection
-  int64_t stored_h = 0, stored_w = 0;  // of `data` where there is a selection
+  const uint8_t* mask = nullptr;       // null: `data` is the activation itself
+  bool relu = false, pool = false;     // of the mask
+  int64_t stored_h = 0, stored_w = 0;  // of `data` where there is a mask
 };
 
 /// What a convolution writes: NHWC, pooled when `pool`.
@@ -34,8 +34,8 @@ struct ConvOutput {
   S* y;
   int64_t h, w, c;
   bool relu = false, pool = false;
-  uint8_t* selection = nullptr;  // or as in vggfast/selection.h
-  bool stream = false;           // past the caches (cpu/streaming.h)
+  uint8_t* mask = nullptr;  // or as in vggfast/mask.h
+  bool stream = false;      // past the caches (cpu/streaming.h)
 };
 
 /// Weights seen as [out][in][row][column], in elements from `data`. dgrad sees them transposed and flipped.
@@ -147,7 +147,7 @@ template <class T>
 struct SelectArgs {
   T* z;  // the larger side, (n, h, w, c)
   T* y;  // the smaller side, (n, oh, ow, c)
-  uint8_t* selection;
+  uint8_t* mask;
   Extent big;
   int64_t oh, ow;
   bool relu, pool;
@@ -206,8 +206,8 @@ struct Kernels {
   void (*conv_wgrad)(const WgradArgs<T>&, int64_t input_unit, int64_t block);
   /// Units: rows of y, n * oh of them.
   void (*max_pool)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
-  void (*gather_selected)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
-  void (*scatter_selected)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
+  void (*mask_gather)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
+  void (*mask_scatter)(const SelectArgs<T>&, int64_t row_begin, int64_t row_end);
   /// Units: pixels. `scratch` holds 2 * channels values.
   void (*lrn_fprop)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end);
   void (*lrn_dgrad)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end, T* scratch);

@@ -1,4 +1,4 @@
-// Max-pool, selections and sum-pool on the CPU. Kernels: cpu/kernels/pool.h.
+// Max-pool, masks and sum-pool on the CPU. Kernels: cpu/kernels/pool.h.
 #include "vggfast/pool.h"
 
 #include <algorithm>
@@ -20,11 +20,11 @@ int64_t rows_worth_a_task(const Tensor& y) { return 1 + grain_values / (1 + y.si
 
 /// The arguments that the three selecting ops share, checked.
 template <class T>
-SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* selection, Epilogue e) {
-  check_pool_outputs(z, y, selection, e);
+SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* mask, Epilogue e) {
+  check_pool_outputs(z, y, mask, e);
   return {.z = z.as<T>(),
           .y = y.as<T>(),
-          .selection = selection ? selection->as<uint8_t>() : nullptr,
+          .mask = mask ? mask->as<uint8_t>() : nullptr,
           .big = extent_of(z),
           .oh = y.size(2),
           .ow = y.size(3),
@@ -34,34 +34,34 @@ SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* select
 
 }  // namespace
 
-void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context) {
+void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* mask, Context context) {
   const Epilogue pool{.relu = false, .pool = true};
   cpu::for_float(x, "x", [&]<class T>() {
-    const SelectArgs<T> args = select_args<T>(x, y, selection, pool);
+    const SelectArgs<T> args = select_args<T>(x, y, mask, pool);
     cpu::parallel_ranges(y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
                          [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().max_pool(args, begin, end); });
   });
 }
 
-void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context) {
+void mask_gather(const Tensor& z, const Tensor& mask, Epilogue e, const Tensor& y, Context context) {
   cpu::for_float(z, "z", [&]<class T>() {
-    const SelectArgs<T> args = select_args<T>(z, y, &selection, e);
+    const SelectArgs<T> args = select_args<T>(z, y, &mask, e);
     cpu::parallel_ranges(
         y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
-        [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().gather_selected(args, begin, end); });
+        [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().mask_gather(args, begin, end); });
   });
 }
 
-void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context) {
+void mask_scatter(const Tensor& y, const Tensor& mask, Epilogue e, const Tensor& z, Context context) {
   cpu::for_float(z, "z", [&]<class T>() {
-    const SelectArgs<T> args = select_args<T>(z, y, &selection, e);
+    const SelectArgs<T> args = select_args<T>(z, y, &mask, e);
     if (y.numel() == 0) {  // a single row or column may have no window
       std::fill_n(args.z, z.numel(), T(0));
       return;
     }
     cpu::parallel_ranges(
         y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
-        [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().scatter_selected(args, begin, end); });
+        [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().mask_scatter(args, begin, end); });
   });
 }
 

@@ -17,7 +17,7 @@ class Winograd {
   /// Floats of the packed weights with the padded bias.
   int64_t packed_values() const { return weight_values() + out_blocks_ * kernels_.lanes; }
   int64_t weight_values() const { return points_ * cin_ * out_blocks_ * kernels_.lanes; }
-  /// How a batch is tiled. `mosaics`: whether tiles may cover several images; not those of an input with a selection
+  /// How a batch is tiled. `mosaics`: whether tiles may cover several images; not those of an input with a mask
   /// of a pool.
   static TileGrid grid(int m, Extent in, bool mosaics);
   static int64_t tiles_of(const TileGrid& grid, int64_t images);

@@ -25,14 +25,14 @@ Picture picture_of(const py::buffer_info& info, size_t n) {
 void bind_crops(py::module_& m) {
   m.def("crop_images", [](const std::vector<py::buffer>& pictures, const Tensor* sizes, const Tensor* corners,
                           const Tensor* flips, const Tensor* shifts, std::array<float, 3> mean,
-                          std::array<float, 3> deviation, const Tensor& y, const Context& context) {
+                          std::array<float, 3> std, const Tensor& y, const Context& context) {
     std::vector<py::buffer_info> held;
     std::vector<Picture> views;
     for (const py::buffer& picture : pictures) {
       held.push_back(picture.request());
       views.push_back(picture_of(held.back(), held.size() - 1));
     }
-    const Normalisation by{{mean[0], mean[1], mean[2]}, {deviation[0], deviation[1], deviation[2]}};
+    const Normalisation by{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
     const py::gil_scoped_release no_gil;
     crop_images(views, sizes, {corners, flips, shifts}, by, y, context);
   });

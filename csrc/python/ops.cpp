@@ -23,11 +23,11 @@ Device device_named(const std::string& name) {
   return Device::cuda;
 }
 
-/// The planes of a selection say what it remembers: ReLU 1, pool 2, both 3.
-Selected selected_by(const Tensor* selection) {
-  if (!selection) return {};
-  VGGFAST_CHECK(selection->dim() == 5, "selection has shape ", describe(selection->shape), ": 5 axes are wanted");
-  return {selection, {selection->size(1) != 2, selection->size(1) >= 2}};
+/// The planes of a mask say what it remembers: ReLU 1, pool 2, both 3.
+Masked masked_by(const Tensor* mask) {
+  if (!mask) return {};
+  VGGFAST_CHECK(mask->dim() == 5, "mask has shape ", describe(mask->shape), ": 5 axes are wanted");
+  return {mask, {mask->size(1) != 2, mask->size(1) >= 2}};
 }
 
 using Optional = const Tensor*;
@@ -39,52 +39,50 @@ void bind_conv(py::module_& m, const Ops& ops) {
             const Context& context) { return ops.conv_fprop_workspace(x, weight, {relu, pool}, context); });
   m.def(
       "conv_fprop",
-      [=](const Tensor& x, const Tensor& weight, Optional bias, bool relu, bool pool, const Tensor& y,
-          Optional selection, const Tensor& workspace, const Context& context) {
-        ops.conv_fprop(x, weight, bias, {relu, pool}, y, selection, workspace_of(workspace), context);
+      [=](const Tensor& x, const Tensor& weight, Optional bias, bool relu, bool pool, const Tensor& y, Optional mask,
+          const Tensor& workspace, const Context& context) {
+        ops.conv_fprop(x, weight, bias, {relu, pool}, y, mask, workspace_of(workspace), context);
       },
       without_gil);
   m.def("conv_dgrad_workspace",
-        [=](const Tensor& gy, Optional selection, const Tensor& weight, const Tensor& gx, const Context& context) {
-          return ops.conv_dgrad_workspace(gy, selected_by(selection), weight, gx.size(2), gx.size(3), context);
+        [=](const Tensor& gy, Optional mask, const Tensor& weight, const Tensor& gx, const Context& context) {
+          return ops.conv_dgrad_workspace(gy, masked_by(mask), weight, gx.size(2), gx.size(3), context);
         });
   m.def(
       "conv_dgrad",
-      [=](const Tensor& gy, Optional selection, const Tensor& weight, const Tensor& gx, const Tensor& workspace,
+      [=](const Tensor& gy, Optional mask, const Tensor& weight, const Tensor& gx, const Tensor& workspace,
           const Context& context) {
-        ops.conv_dgrad(gy, selected_by(selection), weight, gx, workspace_of(workspace), context);
+        ops.conv_dgrad(gy, masked_by(mask), weight, gx, workspace_of(workspace), context);
       },
       without_gil);
   m.def("conv_wgrad_workspace",
-        [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional, const Context& context) {
-          return ops.conv_wgrad_workspace(x, gy, selected_by(selection), gw.size(2), context);
+        [=](const Tensor& x, const Tensor& gy, Optional mask, const Tensor& gw, Optional, const Context& context) {
+          return ops.conv_wgrad_workspace(x, gy, masked_by(mask), gw.size(2), context);
         });
   m.def(
       "conv_wgrad",
-      [=](const Tensor& x, const Tensor& gy, Optional selection, const Tensor& gw, Optional gb, const Tensor& workspace,
-          const Context& context) {
-        ops.conv_wgrad(x, gy, selected_by(selection), gw, gb, workspace_of(workspace), context);
-      },
+      [=](const Tensor& x, const Tensor& gy, Optional mask, const Tensor& gw, Optional gb, const Tensor& workspace,
+          const Context& context) { ops.conv_wgrad(x, gy, masked_by(mask), gw, gb, workspace_of(workspace), context); },
       without_gil);
 }
 
 void bind_pool(py::module_& m, const Ops& ops) {
   m.def(
       "max_pool2x2",
-      [=](const Tensor& x, const Tensor& y, Optional selection, const Context& context) {
-        ops.max_pool2x2(x, y, selection, context);
+      [=](const Tensor& x, const Tensor& y, Optional mask, const Context& context) {
+        ops.max_pool2x2(x, y, mask, context);
       },
       without_gil);
   m.def(
-      "gather_selected",
-      [=](const Tensor& z, const Tensor& selection, const Tensor& y, const Context& context) {
-        ops.gather_selected(z, selection, selected_by(&selection).epilogue, y, context);
+      "mask_gather",
+      [=](const Tensor& z, const Tensor& mask, const Tensor& y, const Context& context) {
+        ops.mask_gather(z, mask, masked_by(&mask).epilogue, y, context);
       },
       without_gil);
   m.def(
-      "scatter_selected",
-      [=](const Tensor& y, const Tensor& selection, const Tensor& z, const Context& context) {
-        ops.scatter_selected(y, selection, selected_by(&selection).epilogue, z, context);
+      "mask_scatter",
+      [=](const Tensor& y, const Tensor& mask, const Tensor& z, const Context& context) {
+        ops.mask_scatter(y, mask, masked_by(&mask).epilogue, z, context);
       },
       without_gil);
   m.def(
@@ -92,15 +90,15 @@ void bind_pool(py::module_& m, const Ops& ops) {
       [=](const Tensor& x, bool mean, const Tensor& y, const Context& context) { ops.sum_pool(x, mean, y, context); },
       without_gil);
   m.def(
-      "class_scores",
+      "mean_posteriors",
       [=](const Tensor& maps, int64_t views, const Tensor& scores, const Context& context) {
-        ops.class_scores(maps, views, scores, context);
+        ops.mean_posteriors(maps, views, scores, context);
       },
       without_gil);
   m.def(
-      "class_scores_dgrad",
+      "mean_posteriors_dgrad",
       [=](const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps, const Context& context) {
-        ops.class_scores_dgrad(gscores, maps, views, gmaps, context);
+        ops.mean_posteriors_dgrad(gscores, maps, views, gmaps, context);
       },
       without_gil);
 }
@@ -127,8 +125,8 @@ void bind_images(py::module_& m, const Ops& ops) {
   m.def(
       "prepare_images",
       [=](const Tensor& images, Optional corners, Optional flips, Optional shifts, std::array<float, 3> mean,
-          std::array<float, 3> deviation, const Tensor& y, const Context& context) {
-        const Normalisation by{{mean[0], mean[1], mean[2]}, {deviation[0], deviation[1], deviation[2]}};
+          std::array<float, 3> std, const Tensor& y, const Context& context) {
+        const Normalisation by{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
         ops.prepare_images(images, {corners, flips, shifts}, by, y, context);
       },
       without_gil);

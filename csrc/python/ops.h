@@ -24,11 +24,11 @@ struct Ops {
   decltype(&vggfast::conv_dgrad) conv_dgrad;
   decltype(&vggfast::conv_wgrad) conv_wgrad;
   decltype(&vggfast::max_pool2x2) max_pool2x2;
-  decltype(&vggfast::gather_selected) gather_selected;
-  decltype(&vggfast::scatter_selected) scatter_selected;
+  decltype(&vggfast::mask_gather) mask_gather;
+  decltype(&vggfast::mask_scatter) mask_scatter;
   decltype(&vggfast::sum_pool) sum_pool;
-  decltype(&vggfast::class_scores) class_scores;
-  decltype(&vggfast::class_scores_dgrad) class_scores_dgrad;
+  decltype(&vggfast::mean_posteriors) mean_posteriors;
+  decltype(&vggfast::mean_posteriors_dgrad) mean_posteriors_dgrad;
   decltype(&vggfast::lrn_fprop) lrn_fprop;
   decltype(&vggfast::lrn_dgrad_workspace) lrn_dgrad_workspace;
   decltype(&vggfast::lrn_dgrad) lrn_dgrad;

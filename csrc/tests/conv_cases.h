@@ -119,7 +119,7 @@ struct Way {
 
 struct Outputs {
   Held y;
-  std::unique_ptr<Held> selection;
+  std::unique_ptr<Held> mask;
 };
 
 inline Outputs run_fprop(const Way& way, const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e,
@@ -127,9 +127,9 @@ inline Outputs run_fprop(const Way& way, const Tensor& x, const Tensor& weight, 
   const Case& c = way.p.c;
   const int64_t step = e.pool ? 2 : 1, oh = c.h / step, ow = c.w / step;
   Outputs out{make_nhwc(way.dtype, c.n, c.cout, oh, ow), nullptr};
-  if (keep) out.selection = std::make_unique<Held>(make_selection(e, c.n, c.cout, oh, ow));
+  if (keep) out.mask = std::make_unique<Held>(make_mask(e, c.n, c.cout, oh, ow));
   const HeldWorkspace workspace(conv_fprop_workspace(x, weight, e, {threads}));
-  conv_fprop(x, weight, bias, e, out.y, keep ? &out.selection->view : nullptr, workspace, {threads});
+  conv_fprop(x, weight, bias, e, out.y, keep ? &out.mask->view : nullptr, workspace, {threads});
   return out;
 }
 
@@ -142,19 +142,19 @@ inline void check_epilogue(const Way& way, const Tensor& x, const Tensor& weight
   const Array size = select(p.size_z[with_bias], {.relu = false, .pool = e.pool}, false).y;
   std::ostringstream text;
   text << way.name << " fprop " << layout << " bias " << with_bias << " relu " << e.relu << " pool " << e.pool
-       << " selection " << keep;
+       << " mask " << keep;
   const std::string name = text.str();
   CHECK_NEAR(first.y, wanted.y, way.roundings, size, name);
-  if (keep && p.c.rounding == Rounding::none) check_selection_bits(*first.selection, e, wanted, name);
+  if (keep && p.c.rounding == Rounding::none) check_mask_bits(*first.mask, e, wanted, name);
   // Real numbers may round to another order of nearly equal sums: what was selected is then nearly the maximum.
   if (keep && p.c.rounding != Rounding::none) {
-    const Array taken = gather(p.z[with_bias], *first.selection, e);
-    CHECK_NEAR(first.y, taken, way.roundings, size, name, ", by its selection");
+    const Array taken = gather(p.z[with_bias], *first.mask, e);
+    CHECK_NEAR(first.y, taken, way.roundings, size, name, ", by its mask");
   }
   for (int threads : p.thread_counts()) {
     const Outputs again = run_fprop(way, x, weight, with_bias ? &bias.view : nullptr, e, keep, threads);
     CHECK(again.y.same_bytes(first.y), name, " threads ", threads);
-    CHECK(!keep || again.selection->same_bytes(*first.selection), name, " threads ", threads);
+    CHECK(!keep || again.mask->same_bytes(*first.mask), name, " threads ", threads);
   }
 }
 
@@ -168,7 +168,7 @@ inline void check_fprop(const Way& way) {
         // Of the many cases that round, each takes one of both.
         if (c.rounding == Rounding::tile && !c.threads && with_bias != (way.turn % 2 == 1)) continue;
         check_epilogue(way, x, weight, with_bias, e, false, layout.name);
-        if (selection_planes(e) > 0) check_epilogue(way, x, weight, with_bias, e, true, layout.name);
+        if (mask_planes(e) > 0) check_epilogue(way, x, weight, with_bias, e, true, layout.name);
       }
     }
   }
@@ -177,33 +177,31 @@ inline void check_fprop(const Way& way) {
 /// A gradient as the ops take it.
 struct HeldGradient {
   Held gy;
-  std::unique_ptr<Held> selection;
+  std::unique_ptr<Held> mask;
   std::string name;
 
   HeldGradient(const Way& way, const Gradient& g) : gy(put(way.dtype, g.gy.y)) {
     std::ostringstream text;
     text << way.name << " of relu " << g.e.relu << " pool " << g.e.pool;
     name = text.str();
-    if (selection_planes(g.e) == 0) return;
+    if (mask_planes(g.e) == 0) return;
     const bool padding = way.turn % 2;  // bits that belong to no channel mean nothing, whatever they are
-    selection = std::make_unique<Held>(put_selection(g.e, g.gy.from, g.gy.window, padding));
+    mask = std::make_unique<Held>(put_mask(g.e, g.gy.from, g.gy.window, padding));
   }
-  Selected selected(Epilogue e) const {
-    return selection ? Selected{.selection = &selection->view, .epilogue = e} : Selected{};
-  }
+  Masked masked(Epilogue e) const { return mask ? Masked{.mask = &mask->view, .epilogue = e} : Masked{}; }
 };
 
 inline void check_dgrad(const Way& way, const Gradient& gradient) {
   const Case& c = way.p.c;
   const HeldGradient held(way, gradient);
-  const Selected selected = held.selected(gradient.e);
+  const Masked masked = held.masked(gradient.e);
   for (const Layout& layout : way.weight_layouts()) {
     const Held weight = put(way.dtype, way.p.weight, layout.order, layout.gap);
     std::unique_ptr<Held> first;
     for (int threads : way.p.thread_counts()) {
       auto gx = std::make_unique<Held>(make_nhwc(way.dtype, c.n, c.cin, c.h, c.w));
-      const HeldWorkspace workspace(conv_dgrad_workspace(held.gy, selected, weight, c.h, c.w, {threads}));
-      conv_dgrad(held.gy, selected, weight, *gx, workspace, {threads});
+      const HeldWorkspace workspace(conv_dgrad_workspace(held.gy, masked, weight, c.h, c.w, {threads}));
+      conv_dgrad(held.gy, masked, weight, *gx, workspace, {threads});
       CHECK_NEAR(*gx, gradient.gx, way.roundings, gradient.size_gx, held.name, " dgrad ", layout.name, " threads ",
                  threads);
       CHECK(!first || gx->same_bytes(*first), held.name, " dgrad ", layout.name, " threads ", threads);
@@ -215,7 +213,7 @@ inline void check_dgrad(const Way& way, const Gradient& gradient) {
 inline void check_wgrad(const Way& way, const Gradient& gradient) {
   const Case& c = way.p.c;
   const HeldGradient held(way, gradient);
-  const Selected selected = held.selected(gradient.e);
+  const Masked masked = held.masked(gradient.e);
   const Held x = put(way.dtype, way.p.x);
   for (const Layout& layout : way.weight_layouts()) {
     for (bool with_bias : {false, true}) {
@@ -223,8 +221,8 @@ inline void check_wgrad(const Way& way, const Gradient& gradient) {
       for (int threads : way.p.thread_counts()) {
         auto gw = std::make_unique<Held>(make(way.dtype, way.p.weight.shape(), layout.order, layout.gap));
         auto gb = std::make_unique<Held>(make_vector(way.dtype, c.cout));
-        const HeldWorkspace workspace(conv_wgrad_workspace(x, held.gy, selected, c.kernel, {threads}));
-        conv_wgrad(x, held.gy, selected, *gw, with_bias ? &gb->view : nullptr, workspace, {threads});
+        const HeldWorkspace workspace(conv_wgrad_workspace(x, held.gy, masked, c.kernel, {threads}));
+        conv_wgrad(x, held.gy, masked, *gw, with_bias ? &gb->view : nullptr, workspace, {threads});
         CHECK_NEAR(*gw, gradient.gw, way.roundings, gradient.size_gw, held.name, " wgrad ", layout.name, " threads ",
                    threads);
         if (with_bias) {

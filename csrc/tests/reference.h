@@ -127,12 +127,12 @@ inline Array scatter(const Array& y, const Array& from, Epilogue e, int64_t h, i
   return z;
 }
 
-inline Held make_selection(Epilogue e, int64_t n, int64_t c, int64_t oh, int64_t ow) {
-  return make(DType::u8, {n, selection_planes(e), oh, ow, (c + 7) / 8}, {0, 1, 2, 3, 4});
+inline Held make_mask(Epilogue e, int64_t n, int64_t c, int64_t oh, int64_t ow) {
+  return make(DType::u8, {n, mask_planes(e), oh, ow, (c + 7) / 8}, {0, 1, 2, 3, 4});
 }
 
-/// The byte of a selection that holds channel c's bit.
-inline uint8_t& selection_byte(const Tensor& s, int64_t n, int64_t plane, int64_t y, int64_t x, int64_t c) {
+/// The byte of a mask that holds channel c's bit.
+inline uint8_t& mask_byte(const Tensor& s, int64_t n, int64_t plane, int64_t y, int64_t x, int64_t c) {
   return s.as<uint8_t>()[n * s.stride(0) + plane * s.stride(1) + y * s.stride(2) + x * s.stride(3) + c / 8];
 }
 
@@ -145,27 +145,27 @@ void for_each_bit(const Tensor& s, Epilogue e, const Array& from, const Array& w
         for (int64_t c = 0; c < from.c; ++c) {
           const int number = static_cast<int>(window.at(n, c, y, x));
           int64_t plane = 0;
-          if (e.relu) visit(selection_byte(s, n, plane++, y, x, c), c % 8, from.at(n, c, y, x) >= 0);
+          if (e.relu) visit(mask_byte(s, n, plane++, y, x, c), c % 8, from.at(n, c, y, x) >= 0);
           if (e.pool) {
-            visit(selection_byte(s, n, plane++, y, x, c), c % 8, number % 2 == 1);
-            visit(selection_byte(s, n, plane, y, x, c), c % 8, number / 2 == 1);
+            visit(mask_byte(s, n, plane++, y, x, c), c % 8, number % 2 == 1);
+            visit(mask_byte(s, n, plane, y, x, c), c % 8, number / 2 == 1);
           }
         }
 }
 
 template <class... Parts>
-void check_selection_bits(const Tensor& s, Epilogue e, const Chosen& wanted, const Parts&... parts) {
+void check_mask_bits(const Tensor& s, Epilogue e, const Chosen& wanted, const Parts&... parts) {
   bool reported = false;
   for_each_bit(s, e, wanted.from, wanted.window, [&](const uint8_t& byte, int64_t bit, bool want) {
     ++checks;
     if (((byte >> bit) & 1) != want && !std::exchange(reported, true)) {
-      report(__FILE__, __LINE__, "bit ", bit, " of byte ", &byte - s.as<uint8_t>(), " of selection ", describe(s.shape),
+      report(__FILE__, __LINE__, "bit ", bit, " of byte ", &byte - s.as<uint8_t>(), " of mask ", describe(s.shape),
              " is ", !want, ", wanted ", want, "; ", parts...);
     }
   });
 }
 
-/// What z has where a selection points: 0 where ReLU cut. The y of an epilogue that selected so.
+/// What z has where a mask points: 0 where ReLU cut. The y of an epilogue that selected so.
 inline Array gather(const Array& z, const Tensor& s, Epilogue e) {
   const int64_t step = e.pool ? 2 : 1;
   Array y(z.n, z.c, s.size(2), s.size(3));
@@ -173,7 +173,7 @@ inline Array gather(const Array& z, const Tensor& s, Epilogue e) {
     for (int64_t row = 0; row < y.h; ++row)
       for (int64_t x = 0; x < y.w; ++x)
         for (int64_t c = 0; c < y.c; ++c) {
-          const auto bit = [&](int64_t plane) { return (selection_byte(s, n, plane, row, x, c) >> (c % 8)) & 1; };
+          const auto bit = [&](int64_t plane) { return (mask_byte(s, n, plane, row, x, c) >> (c % 8)) & 1; };
           const int64_t pool = e.relu ? 1 : 0;
           const int64_t column = e.pool ? bit(pool) : 0, below = e.pool ? bit(pool + 1) : 0;
           if (!e.relu || bit(0)) y.at(n, c, row, x) = z.at(n, c, step * row + below, step * x + column);
@@ -181,9 +181,9 @@ inline Array gather(const Array& z, const Tensor& s, Epilogue e) {
   return y;
 }
 
-/// The selection that says `from` and `window`; bits that belong to no channel are all `padding`.
-inline Held put_selection(Epilogue e, const Array& from, const Array& window, bool padding) {
-  Held held = make_selection(e, from.n, from.c, from.h, from.w);
+/// The mask that says `from` and `window`; bits that belong to no channel are all `padding`.
+inline Held put_mask(Epilogue e, const Array& from, const Array& window, bool padding) {
+  Held held = make_mask(e, from.n, from.c, from.h, from.w);
   if (!padding && held.memory->bytes() > 0) std::memset(held.memory->data(), 0, held.memory->bytes());
   for_each_bit(held, e, from, window, [](uint8_t& byte, int64_t bit, bool want) {
     byte = static_cast<uint8_t>((byte & ~(1 << bit)) | (want << bit));

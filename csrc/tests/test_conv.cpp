@@ -1,5 +1,5 @@
 // conv_fprop, conv_dgrad and conv_wgrad against naive loops, where nothing but the products is summed (direct, and 1x1
-// by "auto"): channels, kernels, extents, epilogues and their selections, strided weights, threads, the sizes of
+// by "auto"): channels, kernels, extents, epilogues and their masks, strided weights, threads, the sizes of
 // workspaces, and the kernels' sums of real numbers.
 #include "conv_cases.h"
 

@@ -51,7 +51,7 @@ double reference(const Picture& p, const Case& k, int64_t s, int64_t t, int64_t 
       if (weight != 0) sum += weight * p.pixels[(y * p.width + x) * 3 + c];
     }
   }
-  return (sum + shift - static_cast<double>(normalisation.mean[c])) / static_cast<double>(normalisation.deviation[c]);
+  return (sum + shift - static_cast<double>(normalisation.mean[c])) / static_cast<double>(normalisation.std[c]);
 }
 
 double value_of(const Tensor& y, int64_t i) {

@@ -42,19 +42,19 @@ bool untouched(const Held& held) {
 struct Conv {
   Held x = make_nhwc(f32, 2, 3, 5, 4), weight = make(f32, {7, 3, 3, 3}, {0, 1, 2, 3}), bias = make_vector(f32, 7);
   Held y = make_nhwc(f32, 2, 7, 5, 4), gw = make(f32, {7, 3, 3, 3}, {0, 1, 2, 3});
-  Held selection = make_selection({.relu = true}, 2, 7, 5, 4);
+  Held mask = make_mask({.relu = true}, 2, 7, 5, 4);
   Held output_x = make_nhwc(f32, 2, 3, 5, 4);
 
-  void fprop(const Tensor& x_, const Tensor& weight_, const Tensor& bias_, const Tensor& y_, const Tensor& selection_,
+  void fprop(const Tensor& x_, const Tensor& weight_, const Tensor& bias_, const Tensor& y_, const Tensor& mask_,
              Epilogue e = {.relu = true}) {
     const HeldWorkspace workspace(conv_fprop_workspace(x, weight, e, one_thread));
-    conv_fprop(x_, weight_, &bias_, e, y_, &selection_, workspace, one_thread);
+    conv_fprop(x_, weight_, &bias_, e, y_, &mask_, workspace, one_thread);
   }
 };
 
 void check_conv_inputs() {
   Conv c;
-  const auto x = [&](const Tensor& wrong) { c.fprop(wrong, c.weight, c.bias, c.y, c.selection); };
+  const auto x = [&](const Tensor& wrong) { c.fprop(wrong, c.weight, c.bias, c.y, c.mask); };
   CHECK_ERROR(x(of_shape(c.x, {2, 3, 20})), "x has shape (2, 3, 20)", "4 axes (N, C, H, W)");
   CHECK_ERROR(x(of_shape(c.x, {})), "x has shape ()", "4 axes (N, C, H, W)");
   CHECK_ERROR(x(of_shape(c.x, {-1, 3, 5, 4})), "x has shape (-1, 3, 5, 4)", "0 or more");
@@ -64,7 +64,7 @@ void check_conv_inputs() {
   CHECK_ERROR(x(on_cuda(c.x)), "weight is on cpu", "cuda is wanted");
   CHECK_ERROR(x(of_dtype(c.x, DType::f64)), "weight is float32", "float64 is wanted");
 
-  const auto weight = [&](const Tensor& wrong) { c.fprop(c.x, wrong, c.bias, c.y, c.selection); };
+  const auto weight = [&](const Tensor& wrong) { c.fprop(c.x, wrong, c.bias, c.y, c.mask); };
   for (const auto& shape : std::vector<std::vector<int64_t>>{{7, 27}, {7, 3, 5, 5}, {7, 3, 2, 2}, {7, 3, 1, 3}}) {
     CHECK_ERROR(weight(of_shape(c.weight, shape)), ("weight has shape " + describe(shape)).c_str(),
                 "(Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
@@ -73,43 +73,42 @@ void check_conv_inputs() {
   CHECK_ERROR(weight(of_shape(c.weight, {7, 4, 3, 3})), "weight has shape (7, 4, 3, 3)", "x has 3 channels", "axis 1");
   CHECK_ERROR(weight(of_dtype(c.weight, DType::f64)), "weight is float64", "float32 is wanted");
   CHECK_ERROR(weight(on_cuda(c.weight)), "weight is on cuda", "cpu is wanted");
-  CHECK(untouched(c.y) && untouched(c.selection));
+  CHECK(untouched(c.y) && untouched(c.mask));
 }
 
 void check_conv_outputs() {
   Conv c;
-  const auto bias = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, wrong, c.y, c.selection); };
+  const auto bias = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, wrong, c.y, c.mask); };
   CHECK_ERROR(bias(of_shape(c.bias, {6})), "bias has shape (6)", "(7) is wanted");
   CHECK_ERROR(bias(of_dtype(c.bias, DType::f64)), "bias is float64", "float32 is wanted");
   CHECK_ERROR(bias(of_strides(c.bias, {2})), "bias is not contiguous");
 
-  const auto y = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, wrong, c.selection); };
+  const auto y = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, wrong, c.mask); };
   CHECK_ERROR(y(of_shape(c.y, {2, 7, 20})), "y has shape (2, 7, 20)", "4 axes");
   CHECK_ERROR(y(of_strides(c.y, {140, 20, 4, 1})), "y has strides (140, 20, 4, 1)", "dense NHWC");
   CHECK_ERROR(y(make_nhwc(f32, 2, 8, 5, 4)), "y has shape (2, 8, 5, 4)", "(2, 7, 5, 4) is wanted");
   CHECK_ERROR(y(of_dtype(c.y, DType::f64)), "y is float64", "float32 is wanted");
-  CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, make_nhwc(f32, 2, 7, 3, 2), c.selection, {.pool = true}),
+  CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, make_nhwc(f32, 2, 7, 3, 2), c.mask, {.pool = true}),
               "y has shape (2, 7, 3, 2)", "(2, 7, 2, 2) is wanted");
 
-  const auto selection = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, c.y, wrong); };
-  CHECK_ERROR(selection(of_shape(c.selection, {2, 2, 5, 4, 1})), "selection has shape (2, 2, 5, 4, 1)",
-              "(2, 1, 5, 4, 1) is wanted");
-  CHECK_ERROR(selection(of_dtype(c.selection, f32)), "selection is float32", "uint8 is wanted");
-  CHECK_ERROR(selection(of_strides(c.selection, {20, 20, 1, 5, 1})), "selection is not contiguous");
-  CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, c.y, c.selection, {}), "neither ReLU nor pool");
-  CHECK(untouched(c.y) && untouched(c.selection));
+  const auto mask = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, c.y, wrong); };
+  CHECK_ERROR(mask(of_shape(c.mask, {2, 2, 5, 4, 1})), "mask has shape (2, 2, 5, 4, 1)", "(2, 1, 5, 4, 1) is wanted");
+  CHECK_ERROR(mask(of_dtype(c.mask, f32)), "mask is float32", "uint8 is wanted");
+  CHECK_ERROR(mask(of_strides(c.mask, {20, 20, 1, 5, 1})), "mask is not contiguous");
+  CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, c.y, c.mask, {}), "neither ReLU nor pool");
+  CHECK(untouched(c.y) && untouched(c.mask));
 }
 
 void check_conv_dgrad() {
   Conv c;
   const Tensor &gy = c.y, &weight = c.weight, &gx = c.output_x;
-  const Selected selected{.selection = &c.selection.view, .epilogue = {.relu = true}};
-  const HeldWorkspace workspace(conv_dgrad_workspace(gy, selected, weight, 5, 4, one_thread));
-  const auto dgrad = [&](const Tensor& gy_, const Selected& selected_, const Tensor& weight_, const Tensor& gx_) {
-    conv_dgrad(gy_, selected_, weight_, gx_, workspace, one_thread);
+  const Masked masked{.mask = &c.mask.view, .epilogue = {.relu = true}};
+  const HeldWorkspace workspace(conv_dgrad_workspace(gy, masked, weight, 5, 4, one_thread));
+  const auto dgrad = [&](const Tensor& gy_, const Masked& masked_, const Tensor& weight_, const Tensor& gx_) {
+    conv_dgrad(gy_, masked_, weight_, gx_, workspace, one_thread);
   };
-  const auto asked = [&](const Tensor& gy_, const Selected& selected_, int64_t h, int64_t w) {
-    (void)conv_dgrad_workspace(gy_, selected_, weight, h, w, one_thread);
+  const auto asked = [&](const Tensor& gy_, const Masked& masked_, int64_t h, int64_t w) {
+    (void)conv_dgrad_workspace(gy_, masked_, weight, h, w, one_thread);
   };
   CHECK_ERROR(dgrad(of_shape(gy, {2, 7, 20}), {}, weight, gx), "gy has shape (2, 7, 20)", "4 axes");
   CHECK_ERROR(dgrad(gy, {}, of_shape(weight, {6, 3, 3, 3}), gx), "weight has shape (6, 3, 3, 3)", "gy has 7 channels",
@@ -119,34 +118,32 @@ void check_conv_dgrad() {
   CHECK_ERROR(dgrad(gy, {}, of_dtype(weight, DType::f64), gx), "weight is float64", "float32 is wanted");
   CHECK_ERROR(asked(gy, {}, 5, 3), "gy has shape (2, 7, 5, 4)", "H 5 and W 3 are wanted");
 
-  // Extents that fit no selection: gy is as large as the map before the pool, or the map belongs to another gy.
+  // Extents that fit no mask: gy is as large as the map before the pool, or the map belongs to another gy.
   for (const Epilogue& e : {Epilogue{.relu = false, .pool = true}, Epilogue{.relu = true, .pool = true}}) {
-    const Held bits = make_selection(e, 2, 7, 2, 2), small = make_nhwc(f32, 2, 7, 2, 2);
-    const Selected pooled{.selection = &bits.view, .epilogue = e};
+    const Held bits = make_mask(e, 2, 7, 2, 2), small = make_nhwc(f32, 2, 7, 2, 2);
+    const Masked pooled{.mask = &bits.view, .epilogue = e};
     CHECK_ERROR(dgrad(gy, pooled, weight, gx), "gy has shape (2, 7, 5, 4)", "H 2 and W 2 are wanted");
     CHECK_ERROR(asked(gy, pooled, 5, 4), "gy has shape (2, 7, 5, 4)", "H 2 and W 2 are wanted");
     CHECK_ERROR(asked(small, pooled, 6, 4), "gy has shape (2, 7, 2, 2)", "H 3 and W 2 are wanted");
-    CHECK_ERROR(asked(small, selected, 2, 2), "selection has shape (2, 1, 5, 4, 1)", "(2, 1, 2, 2, 1) is wanted");
-    CHECK_ERROR(dgrad(small, {.selection = &bits.view, .epilogue = {.relu = true}}, weight, gx), "gy has shape");
+    CHECK_ERROR(asked(small, masked, 2, 2), "mask has shape (2, 1, 5, 4, 1)", "(2, 1, 2, 2, 1) is wanted");
+    CHECK_ERROR(dgrad(small, {.mask = &bits.view, .epilogue = {.relu = true}}, weight, gx), "gy has shape");
   }
-  const auto selection = [&](const Tensor& wrong, Epilogue e) {
-    dgrad(gy, {.selection = &wrong, .epilogue = e}, weight, gx);
-  };
-  CHECK_ERROR(selection(of_dtype(c.selection, f32), {.relu = true}), "selection is float32", "uint8 is wanted");
-  CHECK_ERROR(selection(of_shape(c.selection, {2, 1, 5, 4, 2}), {.relu = true}), "selection has shape (2, 1, 5, 4, 2)",
+  const auto mask = [&](const Tensor& wrong, Epilogue e) { dgrad(gy, {.mask = &wrong, .epilogue = e}, weight, gx); };
+  CHECK_ERROR(mask(of_dtype(c.mask, f32), {.relu = true}), "mask is float32", "uint8 is wanted");
+  CHECK_ERROR(mask(of_shape(c.mask, {2, 1, 5, 4, 2}), {.relu = true}), "mask has shape (2, 1, 5, 4, 2)",
               "(2, 1, 5, 4, 1) is wanted");
-  CHECK_ERROR(selection(of_strides(c.selection, {20, 20, 1, 5, 1}), {.relu = true}), "selection is not contiguous");
-  CHECK_ERROR(selection(c.selection, {}), "neither ReLU nor pool");
+  CHECK_ERROR(mask(of_strides(c.mask, {20, 20, 1, 5, 1}), {.relu = true}), "mask is not contiguous");
+  CHECK_ERROR(mask(c.mask, {}), "neither ReLU nor pool");
   CHECK(untouched(c.output_x));
 }
 
 void check_conv_wgrad() {
   Conv c;
   const Tensor& gy = c.y;
-  const Selected selected{.selection = &c.selection.view, .epilogue = {.relu = true}};
-  const HeldWorkspace sums(conv_wgrad_workspace(c.x, gy, selected, 3, one_thread));
+  const Masked masked{.mask = &c.mask.view, .epilogue = {.relu = true}};
+  const HeldWorkspace sums(conv_wgrad_workspace(c.x, gy, masked, 3, one_thread));
   const auto wgrad = [&](const Tensor& x, const Tensor& gy_, const Tensor& gw, const Tensor& gb,
-                         const Selected& selected_ = {}) { conv_wgrad(x, gy_, selected_, gw, &gb, sums, one_thread); };
+                         const Masked& masked_ = {}) { conv_wgrad(x, gy_, masked_, gw, &gb, sums, one_thread); };
   CHECK_ERROR(wgrad(of_strides(c.x, {60, 20, 4, 1}), gy, c.gw, c.bias), "x has strides (60, 20, 4, 1)", "dense NHWC");
   CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 7, 4, 5), c.gw, c.bias), "gy has shape (2, 7, 4, 5)", "H 5 and W 4");
   CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 1, 7, 5, 4), c.gw, c.bias), "gy has shape (1, 7, 5, 4)", "(2, 7, 5, 4)");
@@ -156,11 +153,11 @@ void check_conv_wgrad() {
   CHECK_ERROR(wgrad(c.x, gy, of_shape(c.gw, {7, 4, 3, 3}), c.bias), "weight has shape (7, 4, 3, 3)", "x has 3");
   CHECK_ERROR(wgrad(c.x, gy, c.gw, of_shape(c.bias, {3})), "gb has shape (3)", "(7) is wanted");
   const Epilogue both{.relu = true, .pool = true};
-  const Held bits = make_selection(both, 2, 7, 2, 2);
-  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.selection = &bits.view, .epilogue = both}), "gy has shape (2, 7, 5, 4)",
+  const Held bits = make_mask(both, 2, 7, 2, 2);
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.mask = &bits.view, .epilogue = both}), "gy has shape (2, 7, 5, 4)",
               "H 2 and W 2 are wanted");
-  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.selection = &bits.view, .epilogue = {.relu = true}}),
-              "selection has shape (2, 3, 2, 2, 1)", "(2, 1, 5, 4, 1) is wanted");
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.mask = &bits.view, .epilogue = {.relu = true}}),
+              "mask has shape (2, 3, 2, 2, 1)", "(2, 1, 5, 4, 1) is wanted");
   CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5, one_thread), "kernel is 5", "1 or 3");
   CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread), "x is uint8",
               "float32 or float64");
@@ -173,7 +170,7 @@ void check_workspaces() {
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held x = make_nhwc(dtype, 1, 3, 2, 2), y = make_nhwc(dtype, 1, 7, 2, 2), gx = make_nhwc(dtype, 1, 3, 2, 2);
     const Held weight = make(dtype, {7, 3, 3, 3}, {0, 1, 2, 3}), gw = make(dtype, {7, 3, 3, 3}, {0, 1, 2, 3});
-    const Held bits = make_selection({.relu = true}, 1, 7, 2, 2);
+    const Held bits = make_mask({.relu = true}, 1, 7, 2, 2);
     const Context context{3};
     const auto check = [&](size_t bytes, auto run) {
       const std::string has = "workspace has " + std::to_string(bytes - 1) + " bytes";
@@ -182,7 +179,7 @@ void check_workspaces() {
     };
     for (const char* algorithm : {"direct", "winograd2", "winograd4", "winograd6"}) {
       set_conv_algorithm(algorithm);
-      for (const Selected& s : {Selected{}, Selected{.selection = &bits.view, .epilogue = {.relu = true}}}) {
+      for (const Masked& s : {Masked{}, Masked{.mask = &bits.view, .epilogue = {.relu = true}}}) {
         check(conv_dgrad_workspace(y, s, weight, 2, 2, context),
               [&](const HeldWorkspace& w) { conv_dgrad(y, s, weight, gx, w, context); });
         check(conv_wgrad_workspace(x, y, s, 3, context),
@@ -199,7 +196,7 @@ void check_workspaces() {
 
 void check_pools() {
   const Epilogue e{.relu = false, .pool = true};
-  const Held x = make_nhwc(f32, 2, 3, 5, 4), y = make_nhwc(f32, 2, 3, 2, 2), bits = make_selection(e, 2, 3, 2, 2);
+  const Held x = make_nhwc(f32, 2, 3, 5, 4), y = make_nhwc(f32, 2, 3, 2, 2), bits = make_mask(e, 2, 3, 2, 2);
   const Held sums = make(f32, {2, 3}, {0, 1}), odd = make_nhwc(f32, 2, 3, 4, 2);
   const auto pool = [&](const Tensor& x_, const Tensor& y_, const Tensor& bits_) {
     max_pool2x2(x_, y_, &bits_, one_thread);
@@ -210,11 +207,11 @@ void check_pools() {
   CHECK_ERROR(pool(on_cuda(x), y, bits), "x is on cuda", "cpu is wanted");
   CHECK_ERROR(pool(x, of_dtype(y, DType::f64), bits), "y is float64", "float32 is wanted");
   CHECK_ERROR(pool(x, odd, bits), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
-  CHECK_ERROR(pool(x, y, of_shape(bits, {2, 3, 2, 2, 1})), "selection has shape (2, 3, 2, 2, 1)", "(2, 2, 2, 2, 1)");
-  CHECK_ERROR(gather_selected(x, bits, {}, x, one_thread), "neither ReLU nor pool");
-  CHECK_ERROR(gather_selected(of_dtype(x, DType::u8), bits, e, y, one_thread), "z is uint8", "float32 or float64");
-  CHECK_ERROR(scatter_selected(odd, bits, e, x, one_thread), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
-  CHECK_ERROR(scatter_selected(y, of_dtype(bits, f32), e, x, one_thread), "selection is float32", "uint8 is wanted");
+  CHECK_ERROR(pool(x, y, of_shape(bits, {2, 3, 2, 2, 1})), "mask has shape (2, 3, 2, 2, 1)", "(2, 2, 2, 2, 1)");
+  CHECK_ERROR(mask_gather(x, bits, {}, x, one_thread), "neither ReLU nor pool");
+  CHECK_ERROR(mask_gather(of_dtype(x, DType::u8), bits, e, y, one_thread), "z is uint8", "float32 or float64");
+  CHECK_ERROR(mask_scatter(odd, bits, e, x, one_thread), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
+  CHECK_ERROR(mask_scatter(y, of_dtype(bits, f32), e, x, one_thread), "mask is float32", "uint8 is wanted");
 
   CHECK_ERROR(sum_pool(of_shape(x, {2, 3}), false, sums, one_thread), "x has shape (2, 3)", "4 axes");
   CHECK_ERROR(sum_pool(x, false, of_shape(sums, {3, 2}), one_thread), "y has shape (3, 2)", "(2, 3) is wanted");

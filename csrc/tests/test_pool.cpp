@@ -1,4 +1,4 @@
-// max_pool2x2, gather_selected, scatter_selected and sum_pool against naive loops; ties, NaN and infinities, also in
+// max_pool2x2, mask_gather, mask_scatter and sum_pool against naive loops; ties, NaN and infinities, also in
 // the pool that a convolution does.
 #include "reference.h"
 #include "vggfast/conv.h"
@@ -35,59 +35,59 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
   const int64_t oh = wanted.y.h, ow = wanted.y.w;
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held = put(dtype, x), first = make_nhwc(dtype, s.n, s.c, oh, ow);
-    const Held first_bits = make_selection(e, s.n, s.c, oh, ow);
+    const Held first_bits = make_mask(e, s.n, s.c, oh, ow);
     max_pool2x2(held, first, &first_bits.view, {1});
     CHECK_SAME(first, wanted.y, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
-    check_selection_bits(first_bits, e, wanted, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
+    check_mask_bits(first_bits, e, wanted, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
     for (int threads : {1, 2, 3}) {
       for (bool keep : {false, true}) {
-        const Held y = make_nhwc(dtype, s.n, s.c, oh, ow), bits = make_selection(e, s.n, s.c, oh, ow);
+        const Held y = make_nhwc(dtype, s.n, s.c, oh, ow), bits = make_mask(e, s.n, s.c, oh, ow);
         max_pool2x2(held, y, keep ? &bits.view : nullptr, {threads});
-        CHECK(y.same_bytes(first), setting, " max_pool ", s.name(), " threads ", threads, " selection ", keep);
+        CHECK(y.same_bytes(first), setting, " max_pool ", s.name(), " threads ", threads, " mask ", keep);
         CHECK(!keep || bits.same_bytes(first_bits), setting, " max_pool ", s.name(), " threads ", threads);
       }
     }
   });
 }
 
-void check_selections(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
+void check_masks(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
   const Array z = random.array(Fill::reals, s.n, s.c, s.h, s.w);
   const Chosen selected = choose(z, e, ceil_mode, random);
-  const Array y = random.array(Fill::reals, s.n, s.c, selected.y.h, selected.y.w);
-  const Array scattered = scatter(y, selected.from, e, s.h, s.w);
+  const Array y = random.array(Fill::reals, s.n, s.c, masked.y.h, masked.y.w);
+  const Array scattered = scatter(y, masked.from, e, s.h, s.w);
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held_z = put(dtype, z), held_y = put(dtype, y);
     // Bits that belong to no channel mean nothing, whatever they are.
     for (bool padding : {false, true}) {
-      const Held bits = put_selection(e, selected.from, selected.window, padding);
+      const Held bits = put_mask(e, masked.from, masked.window, padding);
       for (int threads : {1, 2, 3}) {
         std::ostringstream name;
         name << setting << " " << s.name() << " relu " << e.relu << " pool " << e.pool << " ceil " << ceil_mode
              << " padding " << padding << " threads " << threads;
         const Held out_y = make_nhwc(dtype, s.n, s.c, y.h, y.w), out_z = make_nhwc(dtype, s.n, s.c, s.h, s.w);
-        gather_selected(held_z, bits, e, out_y, {threads});
-        CHECK_SAME(out_y, selected.y, "gather ", name.str());
-        scatter_selected(held_y, bits, e, out_z, {threads});
+        mask_gather(held_z, bits, e, out_y, {threads});
+        CHECK_SAME(out_y, masked.y, "gather ", name.str());
+        mask_scatter(held_y, bits, e, out_z, {threads});
         CHECK_SAME(out_z, scattered, "scatter ", name.str());
       }
     }
   });
 }
 
-/// A selection that points out of a window which the edge cuts must not be followed there: the guard pages watch.
-void check_foreign_selection() {
+/// A mask that points out of a window which the edge cuts must not be followed there: the guard pages watch.
+void check_foreign_mask() {
   const Epilogue e{.relu = false, .pool = true};
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Array z(1, 3, 1, 1);
     Array one(1, 3, 1, 1), last(1, 3, 1, 1);
     for (double& v : one.values) v = 1;
     for (double& v : last.values) v = 3;
-    const Held bits = put_selection(e, last, last, false), held = put(dtype, one);
+    const Held bits = put_mask(e, last, last, false), held = put(dtype, one);
     const Held y = make_nhwc(dtype, 1, 3, 1, 1), gz = make_nhwc(dtype, 1, 3, 1, 1);
-    gather_selected(held, bits, e, y, {1});
-    CHECK_SAME(y, one, setting, " gather of a foreign selection");
-    scatter_selected(held, bits, e, gz, {1});
-    CHECK_SAME(gz, z, setting, " scatter of a foreign selection");
+    mask_gather(held, bits, e, y, {1});
+    CHECK_SAME(y, one, setting, " gather of a foreign mask");
+    mask_scatter(held, bits, e, gz, {1});
+    CHECK_SAME(gz, z, setting, " scatter of a foreign mask");
   });
 }
 
@@ -144,18 +144,18 @@ void check_windows(int64_t channels) {
       for (bool relu : {false, true}) {
         const Epilogue e{.relu = relu, .pool = true};
         const std::string name = setting + " windows by conv " + algorithm + (relu ? ", relu" : "");
-        const Held y = make_nhwc(dtype, 1, channels, 1, count), bits = make_selection(e, 1, channels, 1, count);
+        const Held y = make_nhwc(dtype, 1, channels, 1, count), bits = make_mask(e, 1, channels, 1, count);
         const HeldWorkspace workspace(conv_fprop_workspace(image, weight, e, {1}));
         conv_fprop(image, weight, nullptr, e, y, &bits.view, workspace, {1});
         CHECK_SAME(y, wanted[relu].y, name, ", channels ", channels);
-        check_selection_bits(bits, e, wanted[relu], name, ", channels ", channels);
+        check_mask_bits(bits, e, wanted[relu], name, ", channels ", channels);
       }
     }
     const Held held = put(dtype, x), y = make_nhwc(dtype, 1, channels, 1, count);
-    const Held bits = make_selection({.relu = false, .pool = true}, 1, channels, 1, count);
+    const Held bits = make_mask({.relu = false, .pool = true}, 1, channels, 1, count);
     max_pool2x2(held, y, &bits.view, {1});
     CHECK_SAME(y, wanted[0].y, setting, " windows by max_pool, channels ", channels);
-    check_selection_bits(bits, {.relu = false, .pool = true}, wanted[0], setting, " windows by max_pool");
+    check_mask_bits(bits, {.relu = false, .pool = true}, wanted[0], setting, " windows by max_pool");
   });
 }
 
@@ -200,13 +200,13 @@ void run_all() {
   for (const Shape& s : shapes()) {
     for (bool ceil_mode : {false, true}) {
       check_max_pool(s, ceil_mode, random);
-      check_selections(s, {.relu = false, .pool = true}, ceil_mode, random);
-      check_selections(s, {.relu = true, .pool = true}, ceil_mode, random);
+      check_masks(s, {.relu = false, .pool = true}, ceil_mode, random);
+      check_masks(s, {.relu = true, .pool = true}, ceil_mode, random);
     }
-    check_selections(s, {.relu = true, .pool = false}, false, random);
+    check_masks(s, {.relu = true, .pool = false}, false, random);
     check_sum_pool(s, random);
   }
-  check_foreign_selection();
+  check_foreign_mask();
   for (int64_t channels : channel_counts) check_windows(channels);
   check_sums_are_double();
 }

@@ -1,4 +1,4 @@
-// Winograd's F(2 x 2), F(4 x 4), F(6 x 6), forward and backward, through selections too, against naive loops in double:
+// Winograd's F(2 x 2), F(4 x 4), F(6 x 6), forward and backward, through masks too, against naive loops in double:
 // channels around the vectors' widths and over 128 (partial sums), extents below, at and above a tile, whatever layout,
 // any number of threads; that what is not finite stays within its tile; and the choice of an algorithm.
 #include "conv_cases.h"

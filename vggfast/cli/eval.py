@@ -58,7 +58,7 @@ def run(parsed: argparse.Namespace) -> int:
     if parsed.protocol == "single" and len(parsed.scales or [0]) != 1:
         raise UsageError(f"--scales is {parsed.scales}: the protocol 'single' wants one")
     from vggfast.data import open_dataset
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.evaluation import Order, evaluate_networks
     from vggfast.weights.files import write_json
@@ -69,9 +69,9 @@ def run(parsed: argparse.Namespace) -> int:
     images = open_dataset(data, parsed.split, whole=whole)
     scales = [tuple(parsed.scales or network.scales(parsed.protocol)) for network in networks]
     order = Order(data, parsed.split, scales, settings)
-    with World.start(parsed.device) as world:
+    with DistributedContext.start(parsed.device) as context:
         done = evaluate_networks(
-            order, networks, images, world, parsed.out, overwrite=parsed.overwrite, fusion=parsed.fusion
+            order, networks, images, context, parsed.out, overwrite=parsed.overwrite, fusion=parsed.fusion
         )
         if done is None:
             return 0
@@ -88,7 +88,7 @@ def _trained_on(networks: Sequence[Network]) -> tuple[str, bool]:
 
     Validation data that were given apart from the training data are taken whole, as in training.
     """
-    said = {(net.facts.get("data", ""), net.facts.get("whole", False)): net.path for net in networks}
+    said = {(net.metadata.get("data", ""), net.metadata.get("whole", False)): net.path for net in networks}
     found = next(iter(said))
     if len(said) > 1 or not found[0]:
         listed = "; ".join(f"{path} {data or 'does not say'}" for (data, _), path in said.items())

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from vggfast import __version__
-    from vggfast.console import Live, say
+    from vggfast.console import ProgressBar, say
     from vggfast.data import open_dataset
     from vggfast.evaluate.feature_files import extract_dataset
     from vggfast.evaluate.features import Extractor
@@ -49,21 +49,21 @@ def run(parsed: argparse.Namespace) -> int:
     model, _ = load_model(parsed.model)
     if model.preprocessing is None:
         raise ValueError(f"{parsed.model} does not say what preprocessing its network was trained on")
-    world = start_alone(parsed, "features")
-    extractor = Extractor(model.to(world.device), parsed.taps, parsed.scales, pool=parsed.pool, flip=parsed.flip)
+    context = start_alone(parsed, "features")
+    extractor = Extractor(model.to(context.device), parsed.taps, parsed.scales, pool=parsed.pool, flip=parsed.flip)
     splits = ("train", "val") if parsed.split == "all" else (parsed.split,)
     sets = [open_dataset(parsed.data, split) for split in splits]
-    facts = {
+    metadata = {
         "vggfast": __version__, "model": str(parsed.model), "model_sha256": sha256(parsed.model),
         "data": parsed.data, "split": parsed.split,
     }  # fmt: skip
-    with Live("extracting", sum(map(len, sets))) as live:
+    with ProgressBar("extracting", sum(map(len, sets))) as live:
         made = extract_dataset(
-            extractor, sets, parsed.out, facts,
+            extractor, sets, parsed.out, metadata,
             progress=lambda done, speed: live.to(done, f"{speed:.1f} images/s" if speed else ""),
         )  # fmt: skip
     say(f"{parsed.out}: {len(made.labels)} images, {made.features.shape[1]} values each, "
-        f"{made.facts['seconds']:.0f} s, {made.facts['images_per_second']:.1f} images/s")  # fmt: skip
+        f"{made.metadata['seconds']:.0f} s, {made.metadata['images_per_second']:.1f} images/s")  # fmt: skip
     for block in made.blocks:
         say(f"  {block.name}  {block.dims}")
     return 0

@@ -58,50 +58,50 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
-    """(network, its facts, classification network or None), on the device.
+    """(network, its metadata, classification network or None), on the device.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or a network of another kind; the text names it.
     """
     from vggfast.weights import load_model
 
-    model, facts = load_model(parsed.model)
-    if missing := {"predict", "classes", "mean_box", "scales"} - facts.keys():
+    model, metadata = load_model(parsed.model)
+    if missing := {"predict", "classes", "mean_box", "scales"} - metadata.keys():
         raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: a network that predicts boxes is "
                          "wanted, as vggfast train --predict boxes makes it")  # fmt: skip
     device = start_alone(parsed, "localise").device
     if parsed.classifier is None:
-        return model.to(device), facts, None
+        return model.to(device), metadata, None
     classifier, theirs = load_model(parsed.classifier)
-    if theirs.get("classes") != facts["classes"] or "predict" in theirs:
+    if theirs.get("classes") != metadata["classes"] or "predict" in theirs:
         raise ValueError(f"{parsed.classifier} does not predict the classes of {parsed.model}: a network that does is "
                          "wanted")  # fmt: skip
-    return model.to(device), facts, classifier.to(device)
+    return model.to(device), metadata, classifier.to(device)
 
 
 def _eval(parsed: argparse.Namespace) -> int:
-    from vggfast.console import Live
+    from vggfast.console import ProgressBar
     from vggfast.localisation import evaluate, open_boxes
     from vggfast.localisation.report import as_dict, print_errors
     from vggfast.report import environment
     from vggfast.weights.files import write_json
 
-    model, facts, classifier = _networks(parsed)
-    data = parsed.data or facts["data"]
+    model, metadata, classifier = _networks(parsed)
+    data = parsed.data or metadata["data"]
     images = open_boxes(data, parsed.split)
-    if images.classes != facts["classes"]:
-        raise ValueError(f"{parsed.model} knows {len(facts['classes'])} classes that are not the "
+    if images.classes != metadata["classes"]:
+        raise ValueError(f"{parsed.model} knows {len(metadata['classes'])} classes that are not the "
                          f"{len(images.classes)} of {data}")  # fmt: skip
-    scale, scales = facts["scales"][1], parsed.scales or facts["scales"]
-    with Live("localising", len(images) * (1 if classifier is None else 2)) as live:
+    scale, scales = metadata["scales"][1], parsed.scales or metadata["scales"]
+    with ProgressBar("localising", len(images) * (1 if classifier is None else 2)) as live:
         found = evaluate(
-            model, images, scale=scale, classifier=classifier, scales=scales, mean_box=facts["mean_box"],
+            model, images, scale=scale, classifier=classifier, scales=scales, mean_box=metadata["mean_box"],
             threshold=parsed.threshold, merge_threshold=parsed.merge, progress=live.to,
         )  # fmt: skip
     print_errors(f"{parsed.model} on {data} ({parsed.split})", found)
     if parsed.json:
         dense = {"classifier": str(parsed.classifier), "scales": scales, "merge": parsed.merge} if classifier else {}
-        write_json(parsed.json, {"model": str(parsed.model), "predict": facts["predict"], "data": data,
+        write_json(parsed.json, {"model": str(parsed.model), "predict": metadata["predict"], "data": data,
                                  "split": parsed.split, "scale": scale, **dense, **as_dict(found),
                                  "environment": environment(1, next(model.parameters()).device)})  # fmt: skip
     return 0
@@ -115,12 +115,12 @@ def _predict(parsed: argparse.Namespace) -> int:
     from vggfast.report.boxes import draw_boxes
     from vggfast.weights.files import write_atomically
 
-    model, facts, classifier = _networks(parsed)
-    classes = facts["classes"]
+    model, metadata, classifier = _networks(parsed)
+    classes = metadata["classes"]
     top = min(5, len(classes)) if parsed.top is None else parsed.top
     for path in parsed.images:
         images = ImageSet(str(path), classes, np.zeros(1, np.int64), [path], open_image)
-        scales = parsed.scales or facts["scales"]
+        scales = parsed.scales or metadata["scales"]
         found = dense_boxes(model, classifier, images, scales, top=top, merge_threshold=parsed.merge)
         photo = images.image(0)
         boxes = found.boxes[0].clip(0, 1) * (photo.size * 2)

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.evaluation import Order, evaluate_networks
     from vggfast.evaluate.fusion import average
@@ -51,15 +51,15 @@ def run(parsed: argparse.Namespace) -> int:
         check_sheet(parsed.sheet, len(images))
     scales = [tuple(parsed.scales or network.scales("dense")) for network in networks]
     order = Order("the images", "val", scales, Settings(memory=parsed.memory))
-    with World.start(parsed.device) as world:
-        done = evaluate_networks(order, networks, images, world)
+    with DistributedContext.start(parsed.device) as context:
+        done = evaluate_networks(order, networks, images, context)
         if done is None:
             return 0
         _print(done, top)
         if parsed.csv:
             done.write_csv(parsed.csv, parsed.fusion)
         if parsed.sheet:
-            write_sheet(parsed.sheet, networks[0].load().to(world.device), images, average(done.posteriors), top)
+            write_sheet(parsed.sheet, networks[0].load().to(context.device), images, average(done.posteriors), top)
     return 0
 
 

@@ -10,7 +10,7 @@ from vggfast.cli.errors import UsageError
 from vggfast.cli.runs import add_classes, add_images
 
 if TYPE_CHECKING:
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
     from vggfast.reproduce.tables import Result
 
 TABLES = ("table3", "table4", "table5", "table6", "localisation", "appendix-b")
@@ -61,13 +61,13 @@ def run(parsed: argparse.Namespace) -> int:
         given = [name for name, default in _OF_TABLES.items() if getattr(parsed, name) != default]
         if given:
             raise UsageError(f"{', '.join(map(_option, given))}: for tables 3 to 6, not for {parsed.table}")
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
 
-    with World.start(parsed.device) as world:
-        if world.size > 1 and not parsed.table.startswith("table"):
+    with DistributedContext.start(parsed.device) as context:
+        if context.size > 1 and not parsed.table.startswith("table"):
             raise UsageError(f"{parsed.table} is for one process: call it without torchrun")
-        result = _run(parsed, world)
-        if world.main:
+        result = _run(parsed, context)
+        if context.main:
             result.print()
             if parsed.out:
                 result.write(parsed.out)
@@ -78,15 +78,15 @@ def _option(name: str) -> str:
     return "--no-flip" if name == "flip" else f"--{name.replace('_', '-')}"
 
 
-def _run(parsed: argparse.Namespace, world: World) -> Result:
+def _run(parsed: argparse.Namespace, context: DistributedContext) -> Result:
     if parsed.table == "localisation":
         from vggfast.reproduce.appendices import run_localisation
 
-        return run_localisation(parsed.weights, parsed.data, parsed.split, world)
+        return run_localisation(parsed.weights, parsed.data, parsed.split, context)
     if parsed.table == "appendix-b":
         from vggfast.reproduce.appendices import run_features
 
-        return run_features(parsed.weights, parsed.data, world, parsed.scales or (), parsed.out)
+        return run_features(parsed.weights, parsed.data, context, parsed.scales or (), parsed.out)
     from vggfast.data import open_dataset
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.networks import class_names
@@ -96,6 +96,6 @@ def _run(parsed: argparse.Namespace, world: World) -> Result:
     images = open_dataset(parsed.data, parsed.split)
     classes = class_names(parsed.classes) if parsed.classes else None
     bench = Bench(
-        parsed.weights, parsed.data, parsed.split, images, settings, world, parsed.out, parsed.overwrite, classes
+        parsed.weights, parsed.data, parsed.split, images, settings, context, parsed.out, parsed.overwrite, classes
     )
     return run_table(bench, parsed.table)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vggfast.cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
     from vggfast.evaluate.networks import Network
 
 _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -58,18 +58,18 @@ def add_device(parser: argparse.ArgumentParser) -> None:
                         help="where to compute; auto takes a GPU per process when there are any")  # fmt: skip
 
 
-def start_alone(parsed: argparse.Namespace, name: str) -> World:
+def start_alone(parsed: argparse.Namespace, name: str) -> DistributedContext:
     """The world of a command that is for one process.
 
     Raises:
         UsageError: torchrun started several.
         ValueError: there is no such device.
     """
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError(f"{name} is for one process: call it without torchrun")
-    return World.start(parsed.device)
+    return DistributedContext.start(parsed.device)
 
 
 def parse_bytes(text: str) -> int:

@@ -32,14 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from vggfast.console import Live, print_table
+    from vggfast.console import ProgressBar, print_table
     from vggfast.evaluate.feature_files import join, load_features
     from vggfast.evaluate.svm import caltech_protocol
     from vggfast.weights.files import write_json
 
     file = join([load_features(path) for path in parsed.features])
     chosen = file.select(parsed.use, parsed.combine)
-    with Live("splits", parsed.splits) as live:
+    with ProgressBar("splits", parsed.splits) as live:
         found = caltech_protocol(
             chosen, file.labels, train=parsed.train, test=parsed.test, splits=parsed.splits, seed=parsed.seed,
             c=parsed.c, progress=live.to,

@@ -140,18 +140,18 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _train(asked: Order, overwrite: bool) -> int:
-    from vggfast.distributed import World
+    from vggfast.distributed import DistributedContext
     from vggfast.training.trainer import Trainer
 
-    with World.start(asked.config.device) as world:
+    with DistributedContext.start(asked.config.device) as context:
         # With --resume auto, a slower rank on another machine may see the folder otherwise.
-        asked = world.of_main(asked)
+        asked = context.of_main(asked)
         goes_on = asked.resume or (overwrite and _overwritten(asked))
-        trainer = Trainer(asked.config, asked.out, world, resume=goes_on, overwrite=overwrite and not goes_on)
-        if world.main:
-            _announce(asked, trainer, world.size)
+        trainer = Trainer(asked.config, asked.out, context, resume=goes_on, overwrite=overwrite and not goes_on)
+        if context.main:
+            _announce(asked, trainer, context.size)
         if not trainer.run():
-            if world.main:
+            if context.main:
                 print(
                     f"stopped at step {trainer.progress.step}; go on with: "
                     f"vggfast train --resume {shlex.quote(str(asked.out))}",

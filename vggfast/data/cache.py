@@ -356,19 +356,19 @@ def _show(live: Any, done: int, total: int) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     """`vggfast cache`."""
-    from vggfast.console import Live
+    from vggfast.console import ProgressBar
     from vggfast.data.cache_format import verify
     from vggfast.data.sources import open_splits
 
     folder = _folder(parsed)
     if parsed.verify:
         mebibytes = sum(path.stat().st_size for path in folder.glob("*.pixels")) >> 20
-        with Live("checksums, MiB", mebibytes) as live:
+        with ProgressBar("checksums, MiB", mebibytes) as live:
             blocks = verify(folder, lambda done, total: live.to(done >> 20))
         print(f"{folder}: {blocks} blocks, all as they were written")
         return 0
     for split, images in zip(("train", "val"), open_splits(parsed.data), strict=True):
-        with Live(f"cache, {split}", len(images)) as live:
+        with ProgressBar(f"cache, {split}", len(images)) as live:
             built = build_split(
                 images, parsed.data, split, folder, parsed.size, workers=parsed.workers,
                 on_bad_image=parsed.on_bad_image, progress=functools.partial(_show, live),

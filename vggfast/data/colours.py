@@ -1,4 +1,4 @@
-"""What a training set's colours are like: their mean, deviation and principal axes.
+"""What a training set's colours are like: their mean, std and principal axes.
 
 Source: Krizhevsky et al., 2012, section 4.1, which the paper's colour shift follows.
 """
@@ -27,7 +27,7 @@ class ColourStatistics:
 
 
 def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
-    """Mean, deviation and principal axes of the RGB values of `images`."""
+    """Mean, std and principal axes of the RGB values of `images`."""
     count, total, square = 0, np.zeros(3), np.zeros((3, 3))
     for image in images:  # sums of whole numbers below 2^53: exact, so the same whatever their order
         channels = np.ascontiguousarray(np.asarray(image).reshape(-1, 3).T, dtype=np.float64)
@@ -40,8 +40,8 @@ def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
     mean = total / count
     covariance = square / count - np.outer(mean, mean)
     variances, axes = np.linalg.eigh(covariance)
-    deviation = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
-    return ColourStatistics(mean * 255, deviation * 255, axes, np.maximum(variances, 0))
+    std = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
+    return ColourStatistics(mean * 255, std * 255, axes, np.maximum(variances, 0))
 
 
 def measure_colours(images: ImageSet, sample: int = _SAMPLE, on_bad_image: str = "fail") -> ColourStatistics:

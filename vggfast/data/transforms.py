@@ -63,7 +63,7 @@ class Augmentation:
         crop: side of the square crop in pixels; at most `scales[0]`.
         scales: S is drawn from scales[0] ... scales[1]; equal bounds fix it.
         flip: mirror every other image, at random.
-        colour_shift: deviation of the shift along each principal axis, in units of its variance; the paper's is 0.1.
+        colour_shift: std of the shift along each principal axis, in units of its variance; the paper's is 0.1.
     """
 
     crop: int
@@ -154,6 +154,6 @@ def crop_pictures(
         corners=tensor([each.corner for each in geometries], torch.int32),
         flips=tensor([each.flip for each in geometries], torch.bool),
         shifts=tensor([each.shift for each in geometries], torch.float32),
-        mean=preprocessing.rgb_mean, deviation=preprocessing.rgb_std,
+        mean=preprocessing.rgb_mean, std=preprocessing.rgb_std,
     )  # fmt: skip
     return made if preprocessing.order == "RGB" else made.copy_(made.flip(1))

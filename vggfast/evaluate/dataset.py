@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vggfast.data import ImageSet
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, Evaluator
 from vggfast.models import VGG
 
@@ -67,7 +67,7 @@ def evaluate_set(
     images: ImageSet,
     scales: Sequence[int],
     settings: Settings,
-    world: World,
+    context: DistributedContext,
     *,
     chunks: Chunks | None = None,
     progress: Callable[[int], Any] = lambda done: None,
@@ -91,18 +91,18 @@ def evaluate_set(
     """
     evaluator = Evaluator(model, memory=settings.memory)
     result = torch.full((len(images), len(images.classes)), float("nan"))
-    there = chunks.load() if world.main and chunks else {}
+    there = chunks.load() if context.main and chunks else {}
     seconds = sum(took for _, took in there.values())
     for number, (values, _) in there.items():
         result[_span(images, number)] = torch.from_numpy(values)
     count = -(-len(images) // CHUNK)
-    todo = world.of_main([number for number in range(count) if number not in there])
+    todo = context.of_main([number for number in range(count) if number not in there])
     done = len(images) - sum(len(_range(images, number)) for number in todo)
-    for first in range(0, len(todo), world.size):
+    for first in range(0, len(todo), context.size):
         began = time.monotonic()
-        turn = todo[first : first + world.size]
-        own = [_chunk(evaluator, images, number, scales, settings) for number in turn[world.rank : world.rank + 1]]
-        made = [each for of_rank in world.to_main(own) for each in of_rank]
+        turn = todo[first : first + context.size]
+        own = [_chunk(evaluator, images, number, scales, settings) for number in turn[context.rank : context.rank + 1]]
+        made = [each for of_rank in context.to_main(own) for each in of_rank]
         took = time.monotonic() - began
         seconds += took
         for number, (values, bad) in zip(turn, made, strict=False):  # ranks but the first have nothing in `made`

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vggfast.console import Live, print_table
+from vggfast.console import ProgressBar, print_table
 from vggfast.data import ImageSet
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.evaluate.dataset import CHUNK, Settings, evaluate_set
 from vggfast.evaluate.folder import Folder
 from vggfast.evaluate.fusion import average, vote
@@ -114,7 +114,7 @@ class Evaluation:
             "flip": order.settings.flip, "pool": order.settings.pool, "fusion": fusion,
             "models": [
                 {"path": str(each.path), "config": each.arguments["config"], "arguments": each.arguments,
-                 "sha256": each.sha256, "trained_on": trained_on(each.facts), "scales": list(scales),
+                 "sha256": each.sha256, "trained_on": trained_on(each.metadata), "scales": list(scales),
                  "seconds": seconds}
                 for each, scales, seconds in zip(self.networks, order.scales, self.seconds, strict=True)
             ],
@@ -179,7 +179,7 @@ def with_interval(error: float | None, bounds: tuple[float, float] | None) -> st
 
 
 def evaluate_networks(
-    order: Order, networks: Sequence[Network], images: ImageSet, world: World, out: Path | None = None,
+    order: Order, networks: Sequence[Network], images: ImageSet, context: DistributedContext, out: Path | None = None,
     *, overwrite: bool = False, fusion: str = "average",
 ) -> Evaluation | None:  # fmt: skip
     """Evaluates networks on a data set, on all ranks; what came out on rank 0, None on the others.
@@ -201,19 +201,19 @@ def evaluate_networks(
     for network, scales in zip(networks, order.scales, strict=True):
         network.check_classes(images.classes, order.data)
         network.check_scales(scales)
-    folder = _folder(order, networks, images, out, overwrite) if world.main and out else None
-    there = world.of_main(folder.results() if folder else None)
+    folder = _folder(order, networks, images, out, overwrite) if context.main and out else None
+    there = context.of_main(folder.results() if folder else None)
     if there:
         if folder is None:
             return None
         posteriors = [torch.from_numpy(folder.posteriors(k)) for k in range(len(networks))]
-        seconds, facts = [each["seconds"] for each in there["models"]], there["environment"]
+        seconds, metadata = [each["seconds"] for each in there["models"]], there["environment"]
     else:
-        posteriors, seconds = _compute(order, networks, images, world, folder)
-        facts = environment(world.size, world.device)
-    if not world.main:
+        posteriors, seconds = _compute(order, networks, images, context, folder)
+        metadata = environment(context.size, context.device)
+    if not context.main:
         return None
-    done = Evaluation(order, networks, images, posteriors, seconds, facts)
+    done = Evaluation(order, networks, images, posteriors, seconds, metadata)
     if folder:
         for k, values in enumerate(posteriors if not there else ()):
             folder.save(f"posteriors-{k}.npy", values.numpy())
@@ -224,19 +224,19 @@ def evaluate_networks(
 
 
 def _compute(
-    order: Order, networks: Sequence[Network], images: ImageSet, world: World, folder: Folder | None
+    order: Order, networks: Sequence[Network], images: ImageSet, context: DistributedContext, folder: Folder | None
 ) -> tuple[list[Tensor], list[float]]:
     """(posteriors, seconds) of each network, one network in memory at a time."""
 
     def compute(k: int) -> tuple[Tensor, float]:
-        model, chunks = networks[k].load().to(world.device), folder.chunks(k) if folder else None
-        with Live(str(networks[k].path), len(images), quiet=not world.main) as live:
+        model, chunks = networks[k].load().to(context.device), folder.chunks(k) if folder else None
+        with ProgressBar(str(networks[k].path), len(images), quiet=not context.main) as live:
 
             def warn(text: str) -> None:
                 live.line(f"warning: {text}; it counts in no error")
 
             return evaluate_set(
-                model, images, order.scales[k], order.settings, world, chunks=chunks, progress=live.to, warn=warn
+                model, images, order.scales[k], order.settings, context, chunks=chunks, progress=live.to, warn=warn
             )
 
     made = [compute(k) for k in range(len(networks))]

@@ -248,7 +248,7 @@ class _PosteriorSink:
 
     def finish(self) -> None:
         scores = self._sums * len(self.views) / self._places if self.pool == "mean" else self._sums
-        self.row += self.weight * ops.class_scores(scores.float()[:, :, None, None], views=len(self.views))[0].cpu()
+        self.row += self.weight * ops.mean_posteriors(scores.float()[:, :, None, None], views=len(self.views))[0].cpu()
 
 
 @dataclass

@@ -20,7 +20,7 @@ from vggfast.evaluate.folder import write_array
 from vggfast.weights.files import write_atomically
 
 _ARRAYS = ("features", "labels", "names")
-_FACTS = "features.json"
+_METADATA = "features.json"
 _SELECTION = re.compile(r"(?P<tap>[^.@]+)(\.(?P<pool>[^.@]+))?(@(?P<scale>\d+))?")
 
 
@@ -33,14 +33,14 @@ class FeatureFile:
         labels: (N,), int64.
         names: of the images.
         blocks: what the columns are.
-        facts: what the features are of: model, data, the sets' digests, scales, flip, preprocessing, classes, seconds.
+        metadata: what the features are of: model, data, digests of sets, scales, flip, preprocessing, classes, seconds.
     """
 
     features: np.ndarray
     labels: np.ndarray
     names: list[str]
     blocks: tuple[Block, ...]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     def select(self, use: Sequence[str] = (), how: str = "stack", normalise: bool = True) -> np.ndarray:
         """(N, D), float32: some of the blocks combined (see :func:`vggfast.evaluate.features.combine_blocks`).
@@ -70,7 +70,7 @@ class FeatureFile:
 
 
 def join(files: Sequence[FeatureFile]) -> FeatureFile:
-    """The blocks of several files of the same images, side by side; facts are those of the first.
+    """The blocks of several files of the same images, side by side; metadata are those of the first.
 
     Raises:
         ValueError: the images differ, or a block comes twice.
@@ -81,14 +81,14 @@ def join(files: Sequence[FeatureFile]) -> FeatureFile:
     blocks = tuple(block for file in files for block in file.blocks)
     if twice := [block.name for block in blocks if blocks.count(block) > 1]:
         raise ValueError(f"{twice[0]} is in more than one file: each block once is wanted")
-    return FeatureFile(np.hstack([f.features for f in files]), first.labels, first.names, blocks, first.facts)
+    return FeatureFile(np.hstack([f.features for f in files]), first.labels, first.names, blocks, first.metadata)
 
 
 def extract_dataset(
     extractor: Extractor,
     sets: Sequence[ImageSet],
     out: Path,
-    facts: dict[str, Any],
+    metadata: dict[str, Any],
     *,
     chunk: int = 128,
     progress: Callable[[int, float], Any] = lambda done, images_per_s: None,
@@ -100,26 +100,26 @@ def extract_dataset(
     Args:
         sets: of the same classes, one after the other.
         out: FILE.npz, or a folder of features.npy, labels.npy, names.npy and features.json.
-        facts: what else the file is to say of the features; the same again where an earlier call is taken up.
+        metadata: what else the file is to say of the features; the same again where an earlier call is taken up.
         chunk: images that are written at a time.
         progress: is told the number of images done, and how many this call does a second.
 
     Raises:
         FileExistsError, ValueError: `out` is there already; or OUT.parts are of other features.
     """
-    if out.is_file() or (out / _FACTS).exists():  # of a folder's files, the last to be written
+    if out.is_file() or (out / _METADATA).exists():  # of a folder's files, the last to be written
         raise FileExistsError(f"{out} is there already: another name is wanted")
     names = [images.source(i) for images in sets for i in range(len(images))]
     if not names:
         raise ValueError("sets has no image: at least one is wanted")
-    facts = {
-        **facts, "images": len(names), "sets": [each.digest() for each in sets],
+    metadata = {
+        **metadata, "images": len(names), "sets": [each.digest() for each in sets],
         "chunk": chunk, "taps": list(extractor.taps), "scales": list(extractor.scales),
         "flip": extractor.flip, "preprocessing": extractor.preprocessing.as_dict(),
         "blocks": [block._asdict() for block in extractor.blocks],
     }  # fmt: skip
     parts = out.with_name(f"{out.name}.parts")
-    _claim(parts, facts)
+    _claim(parts, metadata)
     rows, seconds = [], 0.0
     mine, its_seconds = 0, 0.0  # images of this call alone
     for number, batch in enumerate(_chunks(sets, chunk)):
@@ -132,8 +132,8 @@ def extract_dataset(
             seconds += float(part["seconds"])
         progress(sum(map(len, rows)), mine / its_seconds if mine else 0.0)
     labels = np.concatenate([images.labels for images in sets])
-    facts |= {"classes": sets[0].classes, "seconds": seconds, "images_per_second": len(names) / seconds}
-    made = FeatureFile(np.concatenate(rows), labels, names, extractor.blocks, facts)
+    metadata |= {"classes": sets[0].classes, "seconds": seconds, "images_per_second": len(names) / seconds}
+    made = FeatureFile(np.concatenate(rows), labels, names, extractor.blocks, metadata)
     save_features(made, out)
     shutil.rmtree(parts)
     return made
@@ -154,9 +154,9 @@ def _extract_part(extractor: Extractor, batch: list[tuple[ImageSet, int]], path:
     return seconds
 
 
-def _claim(parts: Path, facts: dict[str, Any]) -> None:
+def _claim(parts: Path, metadata: dict[str, Any]) -> None:
     """Says in the folder of parts what they are of, or finds that it says the same."""
-    path, text = parts / _FACTS, json.dumps(facts, indent=1)
+    path, text = parts / _METADATA, json.dumps(metadata, indent=1)
     if not path.exists():
         write_atomically(path, lambda temporary: temporary.write_text(text))
         return
@@ -176,13 +176,13 @@ def _save(path: Path, **arrays: Any) -> None:
 def save_features(made: FeatureFile, out: Path) -> None:
     """Writes FILE.npz, or a folder with a file for each array and features.json."""
     arrays = {"features": made.features, "labels": made.labels, "names": np.array(made.names)}
-    text = json.dumps({**made.facts, "blocks": [block._asdict() for block in made.blocks]}, indent=1) + "\n"
+    text = json.dumps({**made.metadata, "blocks": [block._asdict() for block in made.blocks]}, indent=1) + "\n"
     if out.suffix == ".npz":
         write_atomically(out, lambda temporary: _save(temporary, **arrays, facts=np.array(text)))
         return
     for name, values in arrays.items():
         write_array(out / f"{name}.npy", values)
-    write_atomically(out / _FACTS, lambda temporary: temporary.write_text(text))
+    write_atomically(out / _METADATA, lambda temporary: temporary.write_text(text))
 
 
 def load_features(path: Path) -> FeatureFile:
@@ -196,12 +196,12 @@ def load_features(path: Path) -> FeatureFile:
     try:
         if path.is_dir():
             arrays = {name: np.load(path / f"{name}.npy") for name in _ARRAYS}
-            facts = json.loads((path / _FACTS).read_text())
+            metadata = json.loads((path / _METADATA).read_text())
         else:
             with np.load(path) as file:
                 arrays = {name: file[name] for name in _ARRAYS}
-                facts = json.loads(str(file["facts"]))
-        blocks = tuple(Block(**block) for block in facts["blocks"])
+                metadata = json.loads(str(file["facts"]))
+        blocks = tuple(Block(**block) for block in metadata["blocks"])
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} holds no features that vggfast wrote: {error}") from error
-    return FeatureFile(arrays["features"], arrays["labels"], arrays["names"].tolist(), blocks, facts)
+    return FeatureFile(arrays["features"], arrays["labels"], arrays["names"].tolist(), blocks, metadata)

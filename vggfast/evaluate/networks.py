@@ -20,10 +20,10 @@ def paper_scales(pool_size: int, scales: Sequence[int] = _PAPER_SCALES) -> tuple
     return tuple(round(scale * pool_size / PAPER_POOL_SIZE) for scale in scales)
 
 
-def trained_on(facts: Mapping[str, Any]) -> str:
+def trained_on(metadata: Mapping[str, Any]) -> str:
     """What a file says of the data of its training, in words; "?" where it says nothing."""
-    data = facts.get("data")
-    return "?" if not data else f"data that were validated on {data}" if facts.get("whole") else data
+    data = metadata.get("data")
+    return "?" if not data else f"data that were validated on {data}" if metadata.get("whole") else data
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Network:
         sha256: its hash.
         arguments: of :class:`vggfast.VGG`.
         classes: their names; None where the file has none.
-        facts: what else the file says; of training: data, whole (see :func:`vggfast.data.open_dataset`), scales.
+        metadata: what else the file says; of training: data, whole (see :func:`vggfast.data.open_dataset`), scales.
     """
 
     path: Path
     sha256: str
     arguments: dict[str, Any]
     classes: list[str] | None
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
     @classmethod
     def open(cls, path: str | Path, classes: Sequence[str] | None = None) -> Network:
@@ -56,19 +56,19 @@ class Network:
             FileNotFoundError, ValueError: no such file, or one that cannot be evaluated; the text names it.
         """
         path = Path(path)
-        model, facts = load_model(path)
-        if "predict" in facts:
+        model, metadata = load_model(path)
+        if "predict" in metadata:
             raise ValueError(f"{path} predicts boxes, not classes: vggfast localise is for it")
         if model.head == "none":
             raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
         if model.preprocessing is None:
             raise ValueError(f"{path} does not say how its images are prepared (preprocessing is missing)")
-        number, names = model.arguments["num_classes"], facts.get("classes") or classes
+        number, names = model.arguments["num_classes"], metadata.get("classes") or classes
         if names is not None and len(names) != number:
             raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
         if names is not None and classes is not None and list(names) != list(classes):
             raise ValueError(f"{path} has names of its own for its classes, and others are given: leave these out")
-        return cls(path, sha256(path), model.arguments, None if names is None else list(names), facts)
+        return cls(path, sha256(path), model.arguments, None if names is None else list(names), metadata)
 
     def load(self) -> VGG:
         return load_model(self.path)[0]
@@ -78,7 +78,7 @@ class Network:
 
         Source: Simonyan & Zisserman, section 4; "single" has one, in the middle of the training's, or 256.
         """
-        own = tuple(self.facts.get("scales", ()))
+        own = tuple(self.metadata.get("scales", ()))
         if own:
             return own[1:2] if protocol == "single" else own
         return paper_scales(self.arguments["pool_size"], _PAPER_SCALES[:1] if protocol == "single" else _PAPER_SCALES)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from vggfast.console import Live, print_table, say
+from vggfast.console import ProgressBar, print_table, say
 from vggfast.localisation.evaluation import Error, Evaluation, evaluate
 from vggfast.report import environment
 from vggfast.report.summary import summary
@@ -51,18 +51,18 @@ def finish(trainer: Any) -> None:
     Args:
         trainer: as of :func:`vggfast.training.finish.finish`.
     """
-    if not trainer.world.main:
+    if not trainer.context.main:
         return
     out, config, images = trainer.out, trainer.config, trainer.val_set
-    model, facts = load_model(out / "model.safetensors")
-    with Live("true class", len(images)) as live:
+    model, metadata = load_model(out / "model.safetensors")
+    with ProgressBar("true class", len(images)) as live:
         found = evaluate(
-            model.to(trainer.world.device), images, scale=config.test_scales()[1], mean_box=facts["mean_box"],
+            model.to(trainer.context.device), images, scale=config.test_scales()[1], mean_box=metadata["mean_box"],
             progress=live.to,
         )  # fmt: skip
     figures = summary(trainer.progress.epochs)
     figures["best_epoch"] = figures.pop("best")["epoch"]
-    computed_with = environment(trainer.world.size, trainer.world.device)
+    computed_with = environment(trainer.context.size, trainer.context.device)
     write_json(out / "metrics.json", {**figures, "localisation": as_dict(found), "environment": computed_with})
     print_errors(f"{config.config} on {config.data}, {figures['train_seconds']:.0f} s of training", found)
     say(f"  {out / 'metrics.json'}  these figures")

@@ -44,7 +44,7 @@ class Localisation:
     def outputs(self, classes: int) -> int:
         return 4 * (classes if self.predict == "boxes" else 1)
 
-    def facts(self, images: BoxSet) -> dict[str, Any]:
+    def metadata(self, images: BoxSet) -> dict[str, Any]:
         """`predict`, and the training images' mean box, to which an evaluation compares."""
         return {"predict": self.predict, "mean_box": images.mean_box().tolist()}
 

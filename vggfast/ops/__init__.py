@@ -11,16 +11,16 @@ from vggfast.ops.fc import linear
 from vggfast.ops.images import crop_images, prepare_images
 from vggfast.ops.lrn import local_response_norm
 from vggfast.ops.pool import max_pool2x2
-from vggfast.ops.scores import class_scores, sum_pool
+from vggfast.ops.scores import mean_posteriors, sum_pool
 
 __all__ = [
-    "class_scores",
     "conv1x1",
     "conv3x3",
     "crop_images",
     "linear",
     "local_response_norm",
     "max_pool2x2",
+    "mean_posteriors",
     "prepare_images",
     "reference",
     "sum_pool",

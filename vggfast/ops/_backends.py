@@ -63,7 +63,7 @@ class Backend:
 
     def shares_gradients(self, x: Tensor, weight: Tensor) -> bool:
         """Whether the kernels of both gradients of a convolution want the gradient of its sums in memory. Then it is
-        made of a selection once, for both; other kernels read through the selection."""
+        made of a mask once, for both; other kernels read through the mask."""
         if self.no_hopper or x.dtype not in NARROW:
             return False  # before a compiler is asked about extents
         cout, cin, kernel, _ = weight.shape

@@ -16,7 +16,7 @@ from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
 DTYPES = (*NARROW, *WIDE)
-BITS = torch.uint8  # of a selection
+BITS = torch.uint8  # of a mask
 
 # torch.compile keeps compiled graphs on disk under the names of their ops: those of another version must not be found.
 torch.compiler.config.cache_key_tag += f"vggfast-{__version__}"

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def _bits(flags: Tensor) -> Tensor:
-    """Booleans (N, C, H, W) as a selection's plane (N, H, W, ceil(C / 8))."""
+    """Booleans (N, C, H, W) as a mask's plane (N, H, W, ceil(C / 8))."""
     n, c, h, w = flags.shape
     padded = F.pad(flags.permute(0, 2, 3, 1).to(torch.uint8), (0, -c % 8)).reshape(n, h, w, (c + 7) // 8, 8)
     return (padded << torch.arange(8, device=flags.device, dtype=torch.uint8)).sum(-1, dtype=torch.uint8)
@@ -46,31 +46,31 @@ def window_sum(t: Tensor, before: int, after: int) -> Tensor:
     return padded.unfold(1, before + after + 1, 1).sum(-1)
 
 
-def _write_selection(selection: Tensor | None, passes: Tensor | None, chosen: Tensor | None) -> None:
-    if selection is None:
+def _write_mask(mask: Tensor | None, passes: Tensor | None, chosen: Tensor | None) -> None:
+    if mask is None:
         return
     planes = [] if passes is None else [passes]
     planes += [] if chosen is None else [chosen & 1 != 0, chosen >> 1 != 0]
     for i, plane in enumerate(planes):
-        selection[:, i] = _bits(plane)
+        mask[:, i] = _bits(plane)
 
 
-def _epilogue(z: Tensor, relu: bool, pool: bool, y: Tensor, selection: Tensor | None) -> None:
+def _epilogue(z: Tensor, relu: bool, pool: bool, y: Tensor, mask: Tensor | None) -> None:
     chosen = None
     if pool:
         z, chosen = _first_maximum(z[..., : 2 * y.shape[2], : 2 * y.shape[3]], (y.shape[2], y.shape[3]))
     passes = ~(z <= 0) if relu else None
     y.copy_(z if passes is None else torch.where(passes, z, 0))
-    _write_selection(selection, passes, chosen)
+    _write_mask(mask, passes, chosen)
 
 
-def _scattered(y: Tensor, selection: Tensor, size: tuple[int, int]) -> Tensor:
-    c, planes = y.shape[1], selection.shape[1]
+def _scattered(y: Tensor, mask: Tensor, size: tuple[int, int]) -> Tensor:
+    c, planes = y.shape[1], mask.shape[1]
     if planes != 2:
-        y = torch.where(_flags(selection[:, 0], c), y, 0)
+        y = torch.where(_flags(mask[:, 0], c), y, 0)
     if planes == 1:
         return y
-    column, row = (_flags(selection[:, planes - 2 + i], c) for i in range(2))
+    column, row = (_flags(mask[:, planes - 2 + i], c) for i in range(2))
     chosen = row.to(torch.uint8) * 2 + column
     parts = torch.stack([torch.where(chosen == i, y, 0) for i in range(4)], -1)
     n, _, h, w = y.shape
@@ -78,21 +78,21 @@ def _scattered(y: Tensor, selection: Tensor, size: tuple[int, int]) -> Tensor:
     return F.pad(whole, (0, size[1] - 2 * w, 0, size[0] - 2 * h))
 
 
-def _gradient(gy: Tensor, selection: Tensor | None, size: tuple[int, int]) -> Tensor:
-    return gy if selection is None else _scattered(gy, selection, size)
+def _gradient(gy: Tensor, mask: Tensor | None, size: tuple[int, int]) -> Tensor:
+    return gy if mask is None else _scattered(gy, mask, size)
 
 
-def conv_fprop(x, weight, bias, relu, pool, y, selection):
-    _epilogue(F.conv2d(x, weight, bias, padding=weight.shape[2] // 2), relu, pool, y, selection)
+def conv_fprop(x, weight, bias, relu, pool, y, mask):
+    _epilogue(F.conv2d(x, weight, bias, padding=weight.shape[2] // 2), relu, pool, y, mask)
 
 
-def conv_dgrad(gy, selection, weight, gx):
-    gz = _gradient(gy, selection, (gx.shape[2], gx.shape[3]))
+def conv_dgrad(gy, mask, weight, gx):
+    gz = _gradient(gy, mask, (gx.shape[2], gx.shape[3]))
     gx.copy_(F.conv_transpose2d(gz, weight, padding=weight.shape[2] // 2))
 
 
-def conv_wgrad(x, gy, selection, gw, gb):
-    gz, pad = _gradient(gy, selection, (x.shape[2], x.shape[3])), gw.shape[2] // 2
+def conv_wgrad(x, gy, mask, gw, gb):
+    gz, pad = _gradient(gy, mask, (x.shape[2], x.shape[3])), gw.shape[2] // 2
     results = torch.ops.aten.convolution_backward(
         gz, x, gw, None, [1, 1], [pad, pad], [1, 1], False, [0, 0], 1, [False, True, False]
     )
@@ -101,34 +101,34 @@ def conv_wgrad(x, gy, selection, gw, gb):
         gb.copy_(gz.sum((0, 2, 3)))
 
 
-def max_pool2x2(x, y, selection):
+def max_pool2x2(x, y, mask):
     values, chosen = _first_maximum(x[..., : 2 * y.shape[2], : 2 * y.shape[3]], (y.shape[2], y.shape[3]))
     y.copy_(values)
-    _write_selection(selection, None, chosen)
+    _write_mask(mask, None, chosen)
 
 
-def gather_selected(z, selection, y):
-    c, planes = y.shape[1], selection.shape[1]
+def mask_gather(z, mask, y):
+    c, planes = y.shape[1], mask.shape[1]
     if planes >= 2:
-        column, row = (_flags(selection[:, planes - 2 + i], c) for i in range(2))
+        column, row = (_flags(mask[:, planes - 2 + i], c) for i in range(2))
         windows = _windows(z[..., : 2 * y.shape[2], : 2 * y.shape[3]], (y.shape[2], y.shape[3]), 0)
         z = windows.gather(-1, (row.long() * 2 + column)[..., None])[..., 0]
-    y.copy_(z if planes == 2 else torch.where(_flags(selection[:, 0], c), z, 0))
+    y.copy_(z if planes == 2 else torch.where(_flags(mask[:, 0], c), z, 0))
 
 
-def scatter_selected(y, selection, z):
-    z.copy_(_scattered(y, selection, (z.shape[2], z.shape[3])))
+def mask_scatter(y, mask, z):
+    z.copy_(_scattered(y, mask, (z.shape[2], z.shape[3])))
 
 
 def sum_pool(x, mean, y):
     y.copy_(x.mean((2, 3)) if mean else x.sum((2, 3)))
 
 
-def class_scores(maps, views, scores):
+def mean_posteriors(maps, views, scores):
     scores.copy_(maps.mean((2, 3)).softmax(1).reshape(views, *scores.shape).mean(0))
 
 
-def class_scores_dgrad(gscores, maps, views, gmaps):
+def mean_posteriors_dgrad(gscores, maps, views, gmaps):
     p = maps.mean((2, 3)).softmax(1).reshape(views, *gscores.shape)
     g = p * (gscores - (p * gscores).sum(2, keepdim=True))
     g = g / (views * maps.shape[2] * maps.shape[3])
@@ -146,7 +146,7 @@ def lrn_dgrad(gy, x, size, alpha, beta, k, gx):
     gx.copy_(gy * s**-beta - 2 * a * beta * x * t)
 
 
-def prepare_images(images, corners, flips, shifts, mean, deviation, y):
+def prepare_images(images, corners, flips, shifts, mean, std, y):
     n, h, w, _ = images.shape
     rows = torch.arange(y.shape[2], device=y.device).expand(n, -1)
     columns = torch.arange(y.shape[3], device=y.device).expand(n, -1)
@@ -158,5 +158,5 @@ def prepare_images(images, corners, flips, shifts, mean, deviation, y):
     pixels = images[torch.arange(n, device=y.device)[:, None, None], rows[:, :, None], columns[:, None, :]].float()
     if shifts is not None:
         pixels = pixels + shifts[:, None, None, :]
-    pixels = (pixels - pixels.new_tensor(mean)) / pixels.new_tensor(deviation)
+    pixels = (pixels - pixels.new_tensor(mean)) / pixels.new_tensor(std)
     y.copy_(pixels.permute(0, 3, 1, 2))

@@ -1,8 +1,8 @@
 """3x3 and 1x1 convolution with bias, ReLU and 2x2 max-pool in one op, differentiable to any order.
 
 The three ops below are closed under differentiation: ``conv`` without an epilogue, ``conv_dgrad`` and ``conv_wgrad``
-are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.selection`): the latter two
-take the epilogue's selection along and read their gradient through it. Where the kernels of both would rather have that
+are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.mask`): the latter two
+take the epilogue's mask along and read their gradient through it. Where the kernels of both would rather have that
 gradient in memory, ``conv``'s backward makes it once (:meth:`vggfast.ops._backends.Backend.shares_gradients`).
 Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 """
@@ -14,7 +14,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import backend_of, shares_gradients
-from vggfast.ops.selection import check_selection, empty_selection, gather_selected, scatter_selected
+from vggfast.ops.mask import check_mask, empty_mask, mask_gather, mask_scatter
 
 
 def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
@@ -47,15 +47,15 @@ def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
             raise ValueError(f"x has shape {tuple(x.shape)}: with pool, H and W of at least 2 are wanted")
         h, w = h // 2, w // 2
     y = lib.empty_nhwc(x, (n, weight.shape[0], h, w))
-    return y, empty_selection(y, relu, pool) if save else x.new_empty(0, dtype=lib.BITS)
+    return y, empty_mask(y, relu, pool) if save else x.new_empty(0, dtype=lib.BITS)
 
 
 def _conv_run(x, weight, bias, relu, pool, save):
-    y, selection = _conv_outputs(x, weight, bias, relu, pool, save)
-    bits = selection if selection.dim() == 5 else None
+    y, mask = _conv_outputs(x, weight, bias, relu, pool, save)
+    bits = mask if mask.dim() == 5 else None
     bias = None if bias is None else bias.contiguous()
     backend_of(x).run("conv_fprop", lib.nhwc(x), weight, bias, relu, pool, y, bits)
-    return y, selection
+    return y, mask
 
 
 def _conv_setup(ctx, inputs, output):
@@ -68,26 +68,26 @@ def _conv_setup(ctx, inputs, output):
 
 
 def _conv_backward(ctx, gy, _):
-    x, weight, selection = ctx.saved_tensors
+    x, weight, mask = ctx.saved_tensors
     gx = gw = gb = None
-    if x is not None and weight is not None and selection is not None and shares_gradients(x, weight):
-        gy, selection = scatter_selected(gy, selection, *ctx.size), None
+    if x is not None and weight is not None and mask is not None and shares_gradients(x, weight):
+        gy, mask = mask_scatter(gy, mask, *ctx.size), None
     if weight is not None:
-        gx = conv_dgrad(gy, selection, weight, *ctx.size)
+        gx = conv_dgrad(gy, mask, weight, *ctx.size)
     if x is not None:
-        gw, gb = conv_wgrad(x, gy, selection, ctx.kernel, ctx.bias)
+        gw, gb = conv_wgrad(x, gy, mask, ctx.kernel, ctx.bias)
     elif ctx.bias:
-        gb = (gy if selection is None else scatter_selected(gy, selection, *ctx.size)).sum((0, 2, 3))
+        gb = (gy if mask is None else mask_scatter(gy, mask, *ctx.size)).sum((0, 2, 3))
     return gx, gw, gb if ctx.bias else None, None, None, None
 
 
 def _conv_vmap(info, in_dims, x, weight, bias, relu, pool, save):
     if in_dims[1] is not None or in_dims[2] is not None:
         return lib.loop_over_examples(conv, info, in_dims, (x, weight, bias, relu, pool, save))
-    y, selection = conv(lib.fold(x, in_dims[0], info.batch_size), weight, bias, relu, pool, save)
-    if selection.dim() == 1:
-        return (lib.unfold(y, info.batch_size), selection), (0, None)
-    return (lib.unfold(y, info.batch_size), lib.unfold(selection, info.batch_size)), (0, 0)
+    y, mask = conv(lib.fold(x, in_dims[0], info.batch_size), weight, bias, relu, pool, save)
+    if mask.dim() == 1:
+        return (lib.unfold(y, info.batch_size), mask), (0, None)
+    return (lib.unfold(y, info.batch_size), lib.unfold(mask, info.batch_size)), (0, 0)
 
 
 conv = lib.register(
@@ -104,59 +104,59 @@ conv = lib.register(
 # ---- dgrad ----------------------------------------------------------------------------------------------------------
 
 
-def _check_gradient(gy, selection, h, w) -> None:
-    """`gy` is the gradient of an output of extents h x w, or of what the epilogue of `selection` made of it."""
+def _check_gradient(gy, mask, h, w) -> None:
+    """`gy` is the gradient of an output of extents h x w, or of what the epilogue of `mask` made of it."""
     lib.check_activation(gy, "gy")
-    pool = selection is not None and check_selection(gy, "gy", selection, tuple(gy.shape[2:]))[1]
+    pool = mask is not None and check_mask(gy, "gy", mask, tuple(gy.shape[2:]))[1]
     wanted = (h // 2, w // 2) if pool else (h, w)
     if tuple(gy.shape[2:]) != wanted:
         raise ValueError(f"gy has shape {tuple(gy.shape)}: H, W of {wanted} are wanted")
 
 
-def _contiguous(selection):
-    return None if selection is None else selection.contiguous()
+def _contiguous(mask):
+    return None if mask is None else mask.contiguous()
 
 
-def _gathered(z, selection):
-    return z if selection is None else gather_selected(z, selection)
+def _gathered(z, mask):
+    return z if mask is None else mask_gather(z, mask)
 
 
-def _dgrad_output(gy, selection, weight, h, w) -> Tensor:
-    _check_gradient(gy, selection, h, w)
+def _dgrad_output(gy, mask, weight, h, w) -> Tensor:
+    _check_gradient(gy, mask, h, w)
     _check(gy, "gy", weight, 0)
     return lib.empty_nhwc(gy, (gy.shape[0], weight.shape[1], h, w))
 
 
-def _dgrad_run(gy, selection, weight, h, w):
-    gx = _dgrad_output(gy, selection, weight, h, w)
-    backend_of(gy).run("conv_dgrad", lib.nhwc(gy), _contiguous(selection), weight, gx)
+def _dgrad_run(gy, mask, weight, h, w):
+    gx = _dgrad_output(gy, mask, weight, h, w)
+    backend_of(gy).run("conv_dgrad", lib.nhwc(gy), _contiguous(mask), weight, gx)
     return gx
 
 
 def _dgrad_setup(ctx, inputs, output):
-    gy, selection, weight, *_ = inputs
+    gy, mask, weight, *_ = inputs
     needs_gy, _, needs_weight = ctx.needs_input_grad[:3]
-    ctx.save_for_backward(gy if needs_weight else None, selection, weight if needs_gy else None)
+    ctx.save_for_backward(gy if needs_weight else None, mask, weight if needs_gy else None)
     ctx.kernel = weight.shape[2]
 
 
 def _dgrad_backward(ctx, ggx):
-    gy, selection, weight = ctx.saved_tensors
-    grad_gy = None if weight is None else _gathered(conv(ggx, weight, None, False, False, False)[0], selection)
-    grad_weight = None if gy is None else conv_wgrad(ggx, gy, selection, ctx.kernel, False)[0]
+    gy, mask, weight = ctx.saved_tensors
+    grad_gy = None if weight is None else _gathered(conv(ggx, weight, None, False, False, False)[0], mask)
+    grad_weight = None if gy is None else conv_wgrad(ggx, gy, mask, ctx.kernel, False)[0]
     return grad_gy, None, grad_weight, None, None
 
 
-def _dgrad_vmap(info, in_dims, gy, selection, weight, h, w):
+def _dgrad_vmap(info, in_dims, gy, mask, weight, h, w):
     if in_dims[2] is not None:
-        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, selection, weight, h, w))
+        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, mask, weight, h, w))
     size = info.batch_size
-    folded = None if selection is None else lib.fold(selection, in_dims[1], size)
+    folded = None if mask is None else lib.fold(mask, in_dims[1], size)
     return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], size), folded, weight, h, w), size), 0
 
 
 conv_dgrad = lib.register(
-    "conv_dgrad(Tensor gy, Tensor? selection, Tensor weight, SymInt h, SymInt w) -> Tensor",
+    "conv_dgrad(Tensor gy, Tensor? mask, Tensor weight, SymInt h, SymInt w) -> Tensor",
     run=_dgrad_run,
     fake=_dgrad_output,
     vmap=_dgrad_vmap,
@@ -168,9 +168,9 @@ conv_dgrad = lib.register(
 # ---- wgrad ----------------------------------------------------------------------------------------------------------
 
 
-def _wgrad_outputs(x, gy, selection, kernel, bias) -> tuple[Tensor, Tensor]:
+def _wgrad_outputs(x, gy, mask, kernel, bias) -> tuple[Tensor, Tensor]:
     lib.check_activation(x, "x")
-    _check_gradient(gy, selection, *x.shape[2:])
+    _check_gradient(gy, mask, *x.shape[2:])
     lib.check_same(gy, "gy", x, "x")
     if kernel not in (1, 3):
         raise ValueError(f"kernel is {kernel}: 1 or 3 is wanted")
@@ -180,33 +180,33 @@ def _wgrad_outputs(x, gy, selection, kernel, bias) -> tuple[Tensor, Tensor]:
     return gw, x.new_empty(gy.shape[1] if bias else 0)
 
 
-def _wgrad_run(x, gy, selection, kernel, bias):
-    gw, gb = _wgrad_outputs(x, gy, selection, kernel, bias)
-    backend_of(x).run("conv_wgrad", lib.nhwc(x), lib.nhwc(gy), _contiguous(selection), gw, gb if bias else None)
+def _wgrad_run(x, gy, mask, kernel, bias):
+    gw, gb = _wgrad_outputs(x, gy, mask, kernel, bias)
+    backend_of(x).run("conv_wgrad", lib.nhwc(x), lib.nhwc(gy), _contiguous(mask), gw, gb if bias else None)
     return gw, gb
 
 
 def _wgrad_setup(ctx, inputs, output):
-    x, gy, selection, _, ctx.has_bias = inputs
-    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gy if ctx.needs_input_grad[0] else None, selection)
+    x, gy, mask, _, ctx.has_bias = inputs
+    ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gy if ctx.needs_input_grad[0] else None, mask)
     ctx.size = x.shape[2:]
 
 
 def _wgrad_backward(ctx, ggw, ggb):
-    x, gy, selection = ctx.saved_tensors
-    grad_x = None if gy is None else conv_dgrad(gy, selection, ggw, *ctx.size)
+    x, gy, mask = ctx.saved_tensors
+    grad_x = None if gy is None else conv_dgrad(gy, mask, ggw, *ctx.size)
     grad_gy = None
     if x is not None:
-        grad_gy = _gathered(conv(x, ggw, ggb if ctx.has_bias else None, False, False, False)[0], selection)
+        grad_gy = _gathered(conv(x, ggw, ggb if ctx.has_bias else None, False, False, False)[0], mask)
     return grad_x, grad_gy, None, None, None
 
 
-def _wgrad_vmap(info, in_dims, x, gy, selection, kernel, bias):
-    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, selection, kernel, bias))
+def _wgrad_vmap(info, in_dims, x, gy, mask, kernel, bias):
+    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, mask, kernel, bias))
 
 
 conv_wgrad = lib.register(
-    "conv_wgrad(Tensor x, Tensor gy, Tensor? selection, int kernel, bool bias) -> (Tensor, Tensor)",
+    "conv_wgrad(Tensor x, Tensor gy, Tensor? mask, int kernel, bool bias) -> (Tensor, Tensor)",
     run=_wgrad_run,
     fake=_wgrad_outputs,
     vmap=_wgrad_vmap,

@@ -36,7 +36,7 @@ def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtyp
         )
 
 
-def _output(images, corners, flips, shifts, height, width, mean, deviation, dtype) -> Tensor:
+def _output(images, corners, flips, shifts, height, width, mean, std, dtype) -> Tensor:
     _check_images(images)
     _check_option(corners, "corners", images, torch.int32, 2)
     _check_option(flips, "flips", images, torch.uint8)
@@ -49,12 +49,12 @@ def _output(images, corners, flips, shifts, height, width, mean, deviation, dtyp
     return torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
 
 
-def _run(images, corners, flips, shifts, height, width, mean, deviation, dtype):
+def _run(images, corners, flips, shifts, height, width, mean, std, dtype):
     backend = backend_of(images)
     native = dtype if dtype in backend.dtypes else torch.float32
-    y = _output(images, corners, flips, shifts, height, width, mean, deviation, native)
+    y = _output(images, corners, flips, shifts, height, width, mean, std, native)
     options = [None if t is None else t.contiguous() for t in (corners, flips, shifts)]
-    backend.run("prepare_images", images.contiguous(), *options, list(mean), list(deviation), y)
+    backend.run("prepare_images", images.contiguous(), *options, list(mean), list(std), y)
     return y.to(dtype)
 
 
@@ -68,7 +68,7 @@ def _vmap(info, in_dims, *args):
 
 prepare_op = lib.register(
     "prepare_images(Tensor images, Tensor? corners, Tensor? flips, Tensor? shifts, SymInt height, SymInt width, "
-    "float[] mean, float[] deviation, ScalarType dtype) -> Tensor",
+    "float[] mean, float[] std, ScalarType dtype) -> Tensor",
     run=_run,
     fake=_output,
     vmap=_vmap,
@@ -78,8 +78,8 @@ prepare_op = lib.register(
 )
 
 
-def _check_colours(mean: Sequence[float], deviation: Sequence[float]) -> None:
-    for name, values in (("mean", mean), ("deviation", deviation)):
+def _check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
+    for name, values in (("mean", mean), ("std", std)):
         if len(values) != _COLOURS:
             raise ValueError(f"{name} has {len(values)} values: 3 are wanted")
 
@@ -92,10 +92,10 @@ def prepare_images(
     flips: Tensor | None = None,
     shifts: Tensor | None = None,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
-    deviation: Sequence[float] = (1.0, 1.0, 1.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Crops, mirrors, shifts the colours of, and normalises decoded pictures: (pixel + shift - mean) / deviation.
+    """Crops, mirrors, shifts the colours of, and normalises decoded pictures: (pixel + shift - mean) / std.
 
     Args:
         images: uint8 (N, H, W, 3).
@@ -104,7 +104,7 @@ def prepare_images(
             repeats the edge's pixels.
         flips: bool or uint8 (N,), which crops are mirrored left to right.
         shifts: float32 (N, 3), added to each pixel, in units of 0 to 255.
-        mean, deviation: of the channels, in units of 0 to 255.
+        mean, std: of the channels, in units of 0 to 255.
         dtype: of the result, a floating one.
 
     Returns:
@@ -118,10 +118,10 @@ def prepare_images(
     height, width = (size, size) if isinstance(size, int) else size
     if dtype not in lib.DTYPES:
         raise TypeError(f"dtype is {dtype}: one of {', '.join(map(str, lib.DTYPES))} is wanted")
-    _check_colours(mean, deviation)
+    _check_colours(mean, std)
     flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
     return prepare_op(
-        images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, deviation)), dtype
+        images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, std)), dtype
     )
 
 
@@ -134,7 +134,7 @@ def crop_images(
     flips: Tensor | None = None,
     shifts: Tensor | None = None,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
-    deviation: Sequence[float] = (1.0, 1.0, 1.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     dtype: torch.dtype = torch.float32,
     out: Tensor | None = None,
 ) -> Tensor:
@@ -152,7 +152,7 @@ def crop_images(
             lie within.
         flips: bool or uint8 (N,), which crops are mirrored left to right.
         shifts: float32 (N, 3), added to each pixel, in units of 0 to 255.
-        mean, deviation: of the channels, in units of 0 to 255.
+        mean, std: of the channels, in units of 0 to 255.
         dtype: of the result, float32 or bfloat16.
         out: (N, 3, height, width) of that dtype, channels_last, to be written to; allocated when None.
 
@@ -170,7 +170,7 @@ def crop_images(
         raise ValueError(f"size is {(height, width)}: at least 1 x 1 is wanted")
     if dtype not in (torch.float32, torch.bfloat16):
         raise TypeError(f"dtype is {dtype}: torch.float32 or torch.bfloat16 is wanted")
-    _check_colours(mean, deviation)
+    _check_colours(mean, std)
     shape = (len(pictures), _COLOURS, height, width)
     y = _native.empty(shape, dtype, torch.channels_last) if out is None else out
     if tuple(y.shape) != shape or y.dtype != dtype:
@@ -179,7 +179,7 @@ def crop_images(
     core = _native.load()
     options = [None if t is None else _native.view(t) for t in (sizes, corners, flips, shifts)]
     core.cpu.crop_images(
-        pictures, *options, list(map(float, mean)), list(map(float, deviation)), _native.view(y),
+        pictures, *options, list(map(float, mean)), list(map(float, std)), _native.view(y),
         core.Context(_native.threads()),
     )  # fmt: skip
     return y

@@ -7,7 +7,7 @@ from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import backend_of
-from vggfast.ops.selection import empty_selection, scatter_selected
+from vggfast.ops.mask import empty_mask, mask_scatter
 
 
 def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
@@ -17,13 +17,13 @@ def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
         raise ValueError(f"x has shape {tuple(x.shape)}: without ceil_mode, H and W of at least 2 are wanted")
     up = 1 if ceil_mode else 0
     y = lib.empty_nhwc(x, (n, c, (h + up) // 2, (w + up) // 2))
-    return y, empty_selection(y, False, True) if save else x.new_empty(0, dtype=lib.BITS)
+    return y, empty_mask(y, False, True) if save else x.new_empty(0, dtype=lib.BITS)
 
 
 def _max_pool_run(x, ceil_mode, save):
-    y, selection = _max_pool_outputs(x, ceil_mode, save)
-    backend_of(x).run("max_pool2x2", lib.nhwc(x), y, selection if save else None)
-    return y, selection
+    y, mask = _max_pool_outputs(x, ceil_mode, save)
+    backend_of(x).run("max_pool2x2", lib.nhwc(x), y, mask if save else None)
+    return y, mask
 
 
 def _max_pool_setup(ctx, inputs, output):
@@ -35,14 +35,14 @@ def _max_pool_setup(ctx, inputs, output):
 
 
 def _max_pool_backward(ctx, gy, _):
-    (selection,) = ctx.saved_tensors
-    return scatter_selected(gy, selection, *ctx.size), None, None
+    (mask,) = ctx.saved_tensors
+    return mask_scatter(gy, mask, *ctx.size), None, None
 
 
 def _max_pool_vmap(info, in_dims, x, ceil_mode, save):
-    y, selection = max_pool(lib.fold(x, in_dims[0], info.batch_size), ceil_mode, save)
+    y, mask = max_pool(lib.fold(x, in_dims[0], info.batch_size), ceil_mode, save)
     y = lib.unfold(y, info.batch_size)
-    return ((y, lib.unfold(selection, info.batch_size)), (0, 0)) if save else ((y, selection), (0, None))
+    return ((y, lib.unfold(mask, info.batch_size)), (0, 0)) if save else ((y, mask), (0, None))
 
 
 max_pool = lib.register(

@@ -36,7 +36,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def class_scores(maps: Tensor, *, views: int = 1) -> Tensor:
+def mean_posteriors(maps: Tensor, *, views: int = 1) -> Tensor:
     posteriors = maps.mean((2, 3)).softmax(1)
     return posteriors.reshape(views, -1, maps.shape[1]).mean(0)
 

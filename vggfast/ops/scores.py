@@ -67,48 +67,48 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     return sum_pool_scores(x, reduce == "mean")
 
 
-# ---- class_scores ---------------------------------------------------------------------------------------------------
+# ---- mean_posteriors ---------------------------------------------------------------------------------------------
 
 
-def _class_scores_output(maps, views) -> Tensor:
+def _mean_posteriors_output(maps, views) -> Tensor:
     lib.check_activation(maps, "maps")
     if views < 1 or maps.shape[0] % views:
         raise ValueError(f"views is {views}: a divisor of the {maps.shape[0]} maps is wanted")
     return lib.empty(maps, (maps.shape[0] // views, maps.shape[1]))
 
 
-def _class_scores_run(maps, views):
-    scores = _class_scores_output(maps, views)
-    backend_of(maps).run("class_scores", lib.nhwc(maps), views, scores)
+def _mean_posteriors_run(maps, views):
+    scores = _mean_posteriors_output(maps, views)
+    backend_of(maps).run("mean_posteriors", lib.nhwc(maps), views, scores)
     return scores
 
 
-def _class_scores_setup(ctx, inputs, output):
+def _mean_posteriors_setup(ctx, inputs, output):
     maps, ctx.views = inputs
     ctx.save_for_backward(maps)
 
 
-def _class_scores_backward(ctx, gscores):
-    return class_scores_dgrad(gscores, *ctx.saved_tensors, ctx.views), None
+def _mean_posteriors_backward(ctx, gscores):
+    return mean_posteriors_dgrad(gscores, *ctx.saved_tensors, ctx.views), None
 
 
-def _class_scores_vmap(info, in_dims, maps, views):
-    return lib.loop_over_examples(class_scores_op, info, in_dims, (maps, views))
+def _mean_posteriors_vmap(info, in_dims, maps, views):
+    return lib.loop_over_examples(mean_posteriors_op, info, in_dims, (maps, views))
 
 
-class_scores_op = lib.register(
-    "class_scores(Tensor maps, int views) -> Tensor",
-    run=_class_scores_run,
-    fake=_class_scores_output,
-    vmap=_class_scores_vmap,
-    setup_context=_class_scores_setup,
-    backward=_class_scores_backward,
+mean_posteriors_op = lib.register(
+    "mean_posteriors(Tensor maps, int views) -> Tensor",
+    run=_mean_posteriors_run,
+    fake=_mean_posteriors_output,
+    vmap=_mean_posteriors_vmap,
+    setup_context=_mean_posteriors_setup,
+    backward=_mean_posteriors_backward,
     autocast=lib.Autocast.other,
 )
 
 
 def _dgrad_output(gscores, maps, views) -> Tensor:
-    wanted = _class_scores_output(maps, views).shape
+    wanted = _mean_posteriors_output(maps, views).shape
     lib.check_same(gscores, "gscores", maps, "maps")
     if gscores.shape != wanted:
         raise ValueError(f"gscores has shape {tuple(gscores.shape)}: {tuple(wanted)} is wanted")
@@ -117,7 +117,7 @@ def _dgrad_output(gscores, maps, views) -> Tensor:
 
 def _dgrad_run(gscores, maps, views):
     gmaps = _dgrad_output(gscores, maps, views)
-    backend_of(maps).run("class_scores_dgrad", gscores.contiguous(), lib.nhwc(maps), views, gmaps)
+    backend_of(maps).run("mean_posteriors_dgrad", gscores.contiguous(), lib.nhwc(maps), views, gmaps)
     return gmaps
 
 
@@ -141,11 +141,11 @@ def _dgrad_backward(ctx, v):
 
 
 def _dgrad_vmap(info, in_dims, gscores, maps, views):
-    return lib.loop_over_examples(class_scores_dgrad, info, in_dims, (gscores, maps, views))
+    return lib.loop_over_examples(mean_posteriors_dgrad, info, in_dims, (gscores, maps, views))
 
 
-class_scores_dgrad = lib.register(
-    "class_scores_dgrad(Tensor gscores, Tensor maps, int views) -> Tensor",
+mean_posteriors_dgrad = lib.register(
+    "mean_posteriors_dgrad(Tensor gscores, Tensor maps, int views) -> Tensor",
     run=_dgrad_run,
     fake=_dgrad_output,
     vmap=_dgrad_vmap,
@@ -154,7 +154,7 @@ class_scores_dgrad = lib.register(
 )
 
 
-def class_scores(maps: Tensor, *, views: int = 1) -> Tensor:
+def mean_posteriors(maps: Tensor, *, views: int = 1) -> Tensor:
     """Maps of class scores as class posteriors: the softmax of each map's mean over its pixels, averaged over views.
 
     Args:
@@ -171,5 +171,5 @@ def class_scores(maps: Tensor, *, views: int = 1) -> Tensor:
     Source: Simonyan & Zisserman, section 3.2.
     """
     if has_torch_function_unary(maps):
-        return handle_torch_function(class_scores, (maps,), maps, views=views)
-    return class_scores_op(maps, views)
+        return handle_torch_function(mean_posteriors, (maps,), maps, views=views)
+    return mean_posteriors_op(maps, views)

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from vggfast.report.calibration import reliability_curve
     from vggfast.report.confused import confusion, most_confused
     from vggfast.report.evaluation import write_evaluation
-    from vggfast.report.facts import environment
     from vggfast.report.figures import contact_sheet, curves
     from vggfast.report.heatmap import class_probabilities, heat_map
     from vggfast.report.html import write_report
+    from vggfast.report.metadata import environment
     from vggfast.report.sheet import write_sheet
 
 __all__ = [

@@ -21,16 +21,16 @@ def environment(ranks: int = 1, device: Any = "cpu") -> dict[str, str]:
         device: where this one computes.
     """
     device = torch.device(device)
-    facts = {
+    metadata = {
         "vggfast": __version__, "python": platform.python_version(), "torch": torch.__version__,
         "numpy": np.__version__, "system": platform.platform(), "processor": _processor(),
         "logical processors": str(os.cpu_count()), "threads of a rank": str(torch.get_num_threads()),
         "instruction set": _native.cpu_isa(), "ranks": str(ranks), "device": device.type,
     }  # fmt: skip
     if device.type == "cuda":
-        facts["GPU"] = torch.cuda.get_device_name(device)
-        facts["CUDA of torch"] = str(torch.version.cuda)
-    return facts
+        metadata["GPU"] = torch.cuda.get_device_name(device)
+        metadata["CUDA of torch"] = str(torch.version.cuda)
+    return metadata
 
 
 def _processor() -> str:

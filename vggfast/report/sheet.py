@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vggfast.console import Live
+from vggfast.console import ProgressBar
 from vggfast.data import ImageSet, rescale
 from vggfast.evaluate.evaluator import Evaluator
 from vggfast.models import VGG
@@ -67,7 +67,7 @@ def write_sheet(path: str | Path, model: VGG, images: ImageSet, posteriors: Tens
     scale = 64 * model.arguments["pool_size"]
     evaluator = Evaluator(model)
     entries = []
-    with Live("heat maps", len(images)) as live:
+    with ProgressBar("heat maps", len(images)) as live:
         for i in range(len(images)):
             entries.append(_entry(images, i, posteriors[i].topk(min(top, len(images.classes))), evaluator, scale))
             live.to(i + 1)

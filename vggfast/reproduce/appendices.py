@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vggfast.console import Live
+from vggfast.console import ProgressBar
 from vggfast.data import open_dataset
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.evaluate.feature_files import FeatureFile, extract_dataset, load_features
 from vggfast.evaluate.features import PENULTIMATE, Extractor
 from vggfast.evaluate.networks import paper_scales, sha256, trained_on
@@ -33,7 +33,7 @@ _CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published con
 # ---- appendix A ------------------------------------------------------------------------------------------------------
 
 
-def run_localisation(weights: Path, data: str, split: str, world: World) -> Result:
+def run_localisation(weights: Path, data: str, split: str, context: DistributedContext) -> Result:
     """Errors of the true class's box from the centre crop, of the networks in `weights`.
 
     Args:
@@ -49,9 +49,9 @@ def run_localisation(weights: Path, data: str, split: str, world: World) -> Resu
         if not path.is_file():
             lines.append(Line(("D", cell.boxes, cell.tuned, ""), (Figure(cell.error),), f"no {path.name}"))
             continue
-        model, facts = load_model(path)
-        trained.add(trained_on(facts))
-        found = _boxes(path, model, facts, images, world)
+        model, metadata = load_model(path)
+        trained.add(trained_on(metadata))
+        found = _boxes(path, model, metadata, images, context)
         mean_box = found.true_class_mean_box
         lines.append(
             Line(
@@ -65,20 +65,20 @@ def run_localisation(weights: Path, data: str, split: str, world: World) -> Resu
         ("network", "boxes", "tuned layers", "mean box's error %"), ("error at IoU 0.5 %",), lines,
         ["The paper's column is of its network D on ImageNet's images."],
         {"data": data, "split": split, "images": len(images), "trained_on": sorted(trained),
-         "environment": environment(world.size, world.device)},
+         "environment": environment(context.size, context.device)},
     )  # fmt: skip
 
 
-def _boxes(path: Path, model: VGG, facts: dict[str, Any], images: BoxSet, world: World) -> Evaluation:
+def _boxes(path: Path, model: VGG, metadata: dict[str, Any], images: BoxSet, context: DistributedContext) -> Evaluation:
     """The errors of a network's boxes, beside those of the mean box of its training images."""
     from vggfast.localisation import evaluate
 
-    if "predict" not in facts or "scales" not in facts:
+    if "predict" not in metadata or "scales" not in metadata:
         raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
-    mean_box = facts.get("mean_box")
-    with Live(str(path), len(images)) as live:
+    mean_box = metadata.get("mean_box")
+    with ProgressBar(str(path), len(images)) as live:
         return evaluate(
-            model.to(world.device), images, scale=facts["scales"][1], progress=live.to,
+            model.to(context.device), images, scale=metadata["scales"][1], progress=live.to,
             mean_box=None if mean_box is None else np.array(mean_box),
         )  # fmt: skip
 
@@ -93,7 +93,9 @@ class _Source(NamedTuple):
     tap: str
 
 
-def run_features(weights: Path, data: str, world: World, scales: Sequence[int] = (), out: Path | None = None) -> Result:
+def run_features(
+    weights: Path, data: str, context: DistributedContext, scales: Sequence[int] = (), out: Path | None = None
+) -> Result:
     """Mean class recall of a linear SVM on the features of networks in `weights`, on Caltech-101 or another folder.
 
     D-*.safetensors and E-*.safetensors with FC layers give their penultimate layer; without such a file,
@@ -113,7 +115,7 @@ def run_features(weights: Path, data: str, world: World, scales: Sequence[int] =
         for config in ("D", "E"):
             source = _source(weights, config)
             if source:
-                kept[config] = source, _extract(source, sets, data, world, scales, folder)
+                kept[config] = source, _extract(source, sets, data, context, scales, folder)
         lines = [_recall(cell, kept) for cell in paper.FEATURES]
     count, classes = sum(map(len, sets)), len(sets[0].classes)
     notes = ["The paper's column is of penultimate features of networks that were trained on ImageNet."]
@@ -127,7 +129,7 @@ def run_features(weights: Path, data: str, world: World, scales: Sequence[int] =
         "appendix-b", title, ("data", "networks", "features", "Q"), ("mean class recall or mAP %",), lines, notes,
         {"data": data, "images": count, "classes": classes,
          "weights": {name: str(source.path) for name, (source, _) in kept.items()},
-         "environment": environment(world.size, world.device)},
+         "environment": environment(context.size, context.device)},
     )  # fmt: skip
 
 
@@ -142,20 +144,22 @@ def _source(weights: Path, config: str) -> _Source | None:
 
 
 def _extract(
-    source: _Source, sets: Sequence[Any], data: str, world: World, scales: Sequence[int], folder: Path
+    source: _Source, sets: Sequence[Any], data: str, context: DistributedContext, scales: Sequence[int], folder: Path
 ) -> FeatureFile:
-    model, facts = load_model(source.path)
-    wanted = tuple(scales) or tuple(facts.get("scales", ())) or paper_scales(model.arguments["pool_size"])
-    extractor = Extractor(model.to(world.device), [source.tap], wanted)
+    model, metadata = load_model(source.path)
+    wanted = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
+    extractor = Extractor(model.to(context.device), [source.tap], wanted)
     digest = sha256(source.path)
     path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
     of = {"model_sha256": digest, "data": data, "split": "all", "sets": [each.digest() for each in sets]}
     if path.exists():
         found = load_features(path)
-        if any(found.facts.get(name) != value for name, value in of.items()):
-            raise ValueError(f"{path} holds features of other images ({found.facts.get('data')}): choose another --out")
+        if any(found.metadata.get(name) != value for name, value in of.items()):
+            raise ValueError(
+                f"{path} holds features of other images ({found.metadata.get('data')}): choose another --out"
+            )
         return found
-    with Live(str(source.path), sum(map(len, sets))) as live:
+    with ProgressBar(str(source.path), sum(map(len, sets))) as live:
         return extract_dataset(extractor, sets, path, of, progress=lambda done, speed: live.to(done))
 
 
@@ -171,7 +175,7 @@ def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]
     sources = [kept[name] for name in cell.networks]
     features = np.concatenate([file.select() for _, file in sources], axis=1)
     labels = sources[0][1].labels
-    with Live(f"SVM on {names}", paper.SPLITS) as live:
+    with ProgressBar(f"SVM on {names}", paper.SPLITS) as live:
         found = caltech_protocol(
             features, labels, train=paper.TRAIN_IMAGES, test=paper.TEST_IMAGES, splits=paper.SPLITS, progress=live.to
         )

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vggfast.data import ImageSet
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.evaluate.dataset import Settings
 from vggfast.evaluate.evaluation import Order, Row, evaluate_networks, row_of
 from vggfast.evaluate.fusion import average
@@ -32,11 +32,11 @@ class Bench:
     """
 
     def __init__(
-        self, weights: Path, data: str, split: str, images: ImageSet, settings: Settings, world: World,
+        self, weights: Path, data: str, split: str, images: ImageSet, settings: Settings, context: DistributedContext,
         out: Path | None = None, overwrite: bool = False, classes: list[str] | None = None,
     ) -> None:  # fmt: skip
         self.weights, self.data, self.split, self.images = weights, data, split, images
-        self.settings, self.world, self.out, self.overwrite = settings, world, out, overwrite
+        self.settings, self.context, self.out, self.overwrite = settings, context, out, overwrite
         self._classes = classes
         self._networks: dict[str, Network | str] = {}
         self._posteriors: dict[tuple[str, str], Tensor] = {}
@@ -57,7 +57,7 @@ class Bench:
 
     def trained_on(self) -> set[str]:
         """The data that the networks were trained on, as far as their files say it."""
-        return {trained_on(network.facts) for network in self._networks.values() if isinstance(network, Network)}
+        return {trained_on(network.metadata) for network in self._networks.values() if isinstance(network, Network)}
 
     def bad_images(self) -> int:
         """How many images do not decode; 0 before anything was evaluated."""
@@ -68,7 +68,7 @@ class Bench:
         network = self._networks[name]
         assert isinstance(network, Network)
         pool_size, wanted = network.arguments["pool_size"], paper.test_scales(name.rpartition("-")[2], protocol)
-        if pool_size != PAPER_POOL_SIZE and "scales" in network.facts:
+        if pool_size != PAPER_POOL_SIZE and "scales" in network.metadata:
             return network.scales(protocol)
         return paper_scales(pool_size, wanted)
 
@@ -88,7 +88,7 @@ class Bench:
         out = None
         if self.out:
             out = self.out / "posteriors" / "-".join([name, protocol, *map(str, scales)])
-        done = evaluate_networks(order, [network], self.images, self.world, out, overwrite=self.overwrite)
+        done = evaluate_networks(order, [network], self.images, self.context, out, overwrite=self.overwrite)
         return torch.zeros(0, len(self.images.classes)) if done is None else done.posteriors[0]
 
 
@@ -112,7 +112,7 @@ def run_table(bench: Bench, name: str) -> Result:
         name, f"{table.title}; {bench.data} ({bench.split}, {len(bench.images)} images); {trained}",
         ("network", "S", "protocol", "Q"), ("top-1 error %", "top-5 error %"), lines, notes,
         {"data": bench.data, "split": bench.split, "images": len(bench.images), "trained_on": sorted(ran),
-         "environment": environment(bench.world.size, bench.world.device)},
+         "environment": environment(bench.context.size, bench.context.device)},
     )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def _line(bench: Bench, cell: paper.Cell) -> Line:
 def _measure(bench: Bench, cell: paper.Cell) -> Row | None:
     """On rank 0; None on the others, which take part all the same."""
     posteriors = average([bench.posteriors(name, cell.protocol) for name in cell.networks])
-    if not bench.world.main:
+    if not bench.context.main:
         return None
     seen = ~posteriors.isnan().any(1)
     if not seen.any():

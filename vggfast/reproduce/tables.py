@@ -54,7 +54,7 @@ class Result:
         columns: of the labels.
         figures: what the figures are; each has a column measured here, and the paper's.
         notes: what has to be known to read it.
-        facts: what else goes into the JSON.
+        metadata: what else goes into the JSON.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Result:
     figures: tuple[str, ...]
     lines: Sequence[Line]
     notes: list[str] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def _header(self) -> list[str]:
@@ -103,7 +103,7 @@ class Result:
             }
             for line in self.lines
         ]  # fmt: skip
-        return {"table": self.name, "title": self.title, **self.facts, "rows": rows, "notes": self.notes}
+        return {"table": self.name, "title": self.title, **self.metadata, "rows": rows, "notes": self.notes}
 
     def write(self, out: Path) -> None:
         """<name>.json and <name>.md in a folder."""

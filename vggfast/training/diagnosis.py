@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggfast.console import Live, print_table, say
+from vggfast.console import ProgressBar, print_table, say
 from vggfast.data import Batch, Batches, open_dataset
 from vggfast.models import VGG
 from vggfast.report.initialisation import layer_figure, step_figure
@@ -70,7 +70,7 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
         if each.init in result["runs"]:
             say(f"{each.init}: in {out / 'init.json'} already")
             continue
-        with Live(f"init {each.init}", steps) as live:
+        with ProgressBar(f"init {each.init}", steps) as live:
             run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), live)
         result["runs"][each.init] = run | {"status": _status(run, result["guess"])}
         _write(result, out / "init.json")
@@ -128,7 +128,7 @@ def _endless(batches: Batches) -> Iterator[Batch]:
         yield from batches.epoch(epoch)
 
 
-def _run(config: TrainConfig, classes: int, batches: Iterator[Batch], live: Live) -> tuple[dict[str, Any], Any]:
+def _run(config: TrainConfig, classes: int, batches: Iterator[Batch], live: ProgressBar) -> tuple[dict[str, Any], Any]:
     """(what happened, root mean square of the first batch)."""
     model = build_model(config, classes).train()
     optimiser = build_optimiser(config, model)
@@ -226,7 +226,7 @@ def _status(run: dict[str, Any], guess: float) -> str:
     return "still at ln K" if ratio <= 1 + _MARGIN else "worse than guessing"
 
 
-def _facts(config: TrainConfig) -> dict[str, Any]:
+def _metadata(config: TrainConfig) -> dict[str, Any]:
     """What decides the figures: the configuration less what each run chooses and what `diagnose` does not read."""
     read = (
         "data", "crop", "scale_min", "scale_max", "flip", "colour_shift", "pixel_std", "on_bad_image", "config",
@@ -242,15 +242,15 @@ def _earlier(path: Path, config: TrainConfig, steps: int) -> dict[str, Any]:
     Raises:
         FileExistsError, ValueError: it is of another configuration, or not to be read; the text names the file.
     """
-    facts = _facts(config)
+    metadata = _metadata(config)
     if not path.exists():
-        return {"config": facts, "steps": steps, "runs": {}}
+        return {"config": metadata, "steps": steps, "runs": {}}
     try:
         result = json.loads(path.read_text())
         found = {"steps": result["steps"], **result["config"]}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file that --diagnose-init wrote: {error!r}") from error
-    wanted = {"steps": steps, **facts}
+    wanted = {"steps": steps, **metadata}
     if different := [name for name in wanted if found.get(name) != wanted[name]]:
         raise FileExistsError(
             f"{path} is of other runs ("

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vggfast.console import Live, print_table, say
+from vggfast.console import ProgressBar, print_table, say
 from vggfast.evaluate import Settings, errors, evaluate_set
 from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
 from vggfast.report.summary import summary
@@ -31,17 +31,17 @@ def finish(trainer: Any) -> None:
         trainer: the :class:`vggfast.training.trainer.Trainer` whose run has ended, its log closed; of it out, config,
             val_set, world and progress.epochs are read.
     """
-    out, config, images, world = trainer.out, trainer.config, trainer.val_set, trainer.world
+    out, config, images, context = trainer.out, trainer.config, trainer.val_set, trainer.context
     model, _ = load_model(out / "model.safetensors")
-    model = model.to(world.device)
+    model = model.to(context.device)
     settings = Settings(on_bad_image=config.on_bad_image)
     scales = config.test_scales()
     protocols = {"dense, one scale": scales[1:2], f"dense, {len(scales)} scales": scales}
     posteriors: dict[str, Any] = {}
     for name, used in protocols.items():
-        with Live(name, len(images), quiet=not world.main) as live:
-            posteriors[name], _ = evaluate_set(model, images, used, settings, world, progress=live.to)
-    if not world.main:
+        with ProgressBar(name, len(images), quiet=not context.main) as live:
+            posteriors[name], _ = evaluate_set(model, images, used, settings, context, progress=live.to)
+    if not context.main:
         return
 
     seen = np.flatnonzero(~posteriors[name].isnan().any(1).numpy())  # all that decode
@@ -61,7 +61,7 @@ def finish(trainer: Any) -> None:
             **figures, "best_epoch": best["epoch"],
             "centre_crop": {"top1": best["val_top1"], "top5": best["val_top5"]}, "evaluation": results,
             "confused": most_confused(labels, predicted, images.classes),
-            "environment": environment(world.size, world.device),
+            "environment": environment(context.size, context.device),
         },
     )  # fmt: skip
     write_report(out)

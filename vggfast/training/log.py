@@ -95,9 +95,9 @@ class RunLog:
         if self._epochs.last != (row["epoch"], row["step"]):
             self._row("epoch", self._epochs, row)
 
-    def event(self, text: str, **facts: Any) -> None:
-        """Logs what is no figure, such as a bad image or a resumed run, with `facts` such as its `step`."""
-        self._json.add(_json_line("event", {"text": text, **facts}))
+    def event(self, text: str, **metadata: Any) -> None:
+        """Logs what is no figure, such as a bad image or a resumed run, with `metadata` such as its `step`."""
+        self._json.add(_json_line("event", {"text": text, **metadata}))
         self._write()
 
     def close(self) -> None:

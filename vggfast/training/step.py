@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vggfast.data import Batch
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.training.config import TrainConfig
 from vggfast.training.start import set_training
 from vggfast.training.task import task_of
@@ -27,7 +27,7 @@ _LEAST_SCALE = 2.0**-10  # of fp16's losses; below it, no step of any size is le
 
 
 @dataclass
-class Sums:
+class StepMetrics:
     """What a step saw, over all ranks: sums over the images, and the norm of the gradient before any clipping."""
 
     loss: float
@@ -44,7 +44,7 @@ def dropout_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
-class Stepper:
+class TrainStep:
     """Forward, backward, averaging, checks and update.
 
     Args:
@@ -52,15 +52,17 @@ class Stepper:
         optimiser: of these parameters.
     """
 
-    def __init__(self, config: TrainConfig, world: World, model: nn.Module, optimiser: torch.optim.Optimizer) -> None:
-        self.config, self.world, self.optimiser = config, world, optimiser
+    def __init__(
+        self, config: TrainConfig, context: DistributedContext, model: nn.Module, optimiser: torch.optim.Optimizer
+    ) -> None:
+        self.config, self.context, self.optimiser = config, context, optimiser
         self.task = task_of(config)
         self.bare = model
         set_training(model)
-        self.model = world.wrap(
-            model, torch.zeros(1, 3, config.crop, config.crop, device=world.device), config.compress
+        self.model = context.wrap(
+            model, torch.zeros(1, 3, config.crop, config.crop, device=context.device), config.compress
         )
-        self.scaler = torch.amp.GradScaler(world.device.type, enabled=config.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(context.device.type, enabled=config.precision == "fp16")
         self.average = (
             AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
             if config.ema
@@ -74,17 +76,17 @@ class Stepper:
 
     def share_statistics(self) -> None:
         """Makes batch norm's running statistics those of rank 0, as each forward in training does."""
-        self.world.share(self.bare.buffers())
+        self.context.share(self.bare.buffers())
         if self.average is not None:
-            self.world.share(self.average.buffers())
+            self.context.share(self.average.buffers())
 
     def forward(self, model: nn.Module, images: Tensor) -> Tensor:
         """Scores in float32, computed in the run's precision."""
         dtype = _AUTOCAST.get(self.config.precision)
-        with torch.autocast(self.world.device.type, dtype) if dtype else contextlib.nullcontext():
+        with torch.autocast(self.context.device.type, dtype) if dtype else contextlib.nullcontext():
             return model(images).float()
 
-    def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> Sums:
+    def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> StepMetrics:
         """Does step number `step` at this learning rate; `stop` tells the other ranks of a request to stop.
 
         Raises:
@@ -93,10 +95,10 @@ class Stepper:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.zero_grad(set_to_none=True)
-        torch.manual_seed(dropout_seed(self.config.seed, step, self.world.rank))
-        tensors = [t.to(self.world.device, non_blocking=True) for t in batch.tensors]
+        torch.manual_seed(dropout_seed(self.config.seed, step, self.context.rank))
+        tensors = [t.to(self.context.device, non_blocking=True) for t in batch.tensors]
         parts = list(zip(*(t.chunk(self.config.accumulate) for t in tensors), strict=True))
-        sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
+        sums = torch.zeros(4, dtype=torch.float64, device=self.context.device)
         for i, part in enumerate(parts):
             with self._averaging(i + 1 == len(parts)):
                 sums += self._backward(batch.total, *part)
@@ -104,7 +106,7 @@ class Stepper:
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         *own, grad_norm = torch.cat([sums, norm.double()[None]]).tolist()
-        loss, top1, top5, seen, stops, bad = self.world.totals([*own, float(stop), float(len(batch.bad))])
+        loss, top1, top5, seen, stops, bad = self.context.totals([*own, float(stop), float(len(batch.bad))])
         self._check(step, loss / max(seen, 1), grad_norm)
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.bare.parameters(), self.config.clip_norm, norm)
@@ -112,7 +114,7 @@ class Stepper:
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.bare)
-        return Sums(loss, top1, top5, seen, stops > 0, bad > 0, grad_norm)
+        return StepMetrics(loss, top1, top5, seen, stops > 0, bad > 0, grad_norm)
 
     def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
         """Ranks average their gradients in the backward, or leave it to a later one."""
@@ -124,7 +126,7 @@ class Stepper:
         outputs = self.forward(self.model, images)
         losses, *misses = self.task.measure(outputs, self.config.label_smoothing, labels, *boxes)
         loss = (losses * counts).sum()
-        self.scaler.scale(loss * (self.world.size / total)).backward()
+        self.scaler.scale(loss * (self.context.size / total)).backward()
         return torch.stack([loss.detach(), *((miss & counts).sum() for miss in misses), counts.sum()]).double()
 
     def _check(self, step: int, loss: float, norm: float) -> None:

@@ -31,7 +31,7 @@ class Task(Protocol):
     def outputs(self, classes: int) -> int:
         """Outputs of the last layer."""
 
-    def facts(self, images: Any) -> dict[str, Any]:
+    def metadata(self, images: Any) -> dict[str, Any]:
         """What the file of a network says beside what all say; `images` are the training images."""
 
     def measure(self, outputs: Tensor, smoothing: float, labels: Tensor, *boxes: Tensor) -> tuple[Tensor, ...]:
@@ -55,7 +55,7 @@ class Classification:
     def outputs(self, classes: int) -> int:
         return classes
 
-    def facts(self, images: ImageSet) -> dict[str, Any]:
+    def metadata(self, images: ImageSet) -> dict[str, Any]:
         return {}
 
     def measure(self, outputs: Tensor, smoothing: float, labels: Tensor, *boxes: Tensor) -> tuple[Tensor, ...]:

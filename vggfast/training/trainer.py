@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from vggfast.console import Live, step_text
+from vggfast.console import ProgressBar, step_text
 from vggfast.data import Batch, Batches, CentreCrop
-from vggfast.distributed import World
+from vggfast.distributed import DistributedContext
 from vggfast.report import environment
 from vggfast.training.checkpoint import Checkpoints, Progress
 from vggfast.training.config import TrainConfig
 from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
 from vggfast.training.start import build_model, build_optimiser, open_augmentation, set_training
-from vggfast.training.step import Stepper, Sums
+from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.task import task_of
 from vggfast.weights import save_model
 
@@ -48,7 +48,7 @@ class Trainer:
     Args:
         config: what defines the run.
         out: its folder; made when absent.
-        world: the ranks that train together.
+        context: the ranks that train together.
         resume: go on from the folder's newest whole checkpoint; from the first step where there is none yet.
         overwrite: replace the run that the folder holds; its files go once everything else has been checked.
 
@@ -58,10 +58,10 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, out: str | Path, world: World | None = None, *, resume: bool = False,
+        self, config: TrainConfig, out: str | Path, context: DistributedContext | None = None, *, resume: bool = False,
         overwrite: bool = False,
     ) -> None:  # fmt: skip
-        self.config, self.out, self.world = config, Path(out), world or World()
+        self.config, self.out, self.context = config, Path(out), context or DistributedContext()
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
         if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
@@ -70,15 +70,15 @@ class Trainer:
         self._open_batches()
         resumed = resume and bool(self.checkpoints.paths())
         outputs = self.task.outputs(len(self.train_set.classes))
-        self.model = build_model(config, outputs, resumed).to(self.world.device)
+        self.model = build_model(config, outputs, resumed).to(self.context.device)
         self.optimiser = build_optimiser(config, self.model)
         self.schedule = Schedule(config, self.total_steps)
-        self.stepper = Stepper(config, self.world, self.model, self.optimiser)
+        self.stepper = TrainStep(config, self.context, self.model, self.optimiser)
         self.progress = Progress()
         self.warnings: list[str] = []
         if resume:
             self._restore()
-        if self.world.totals([self.progress.step])[0] != self.world.size * self.progress.step:
+        if self.context.totals([self.progress.step])[0] != self.context.size * self.progress.step:
             raise ValueError(
                 f"{self.checkpoints.folder} is not the same for all ranks: a folder that all share is wanted"
             )
@@ -86,13 +86,13 @@ class Trainer:
         self._prepare_folder(overwrite)
 
     def _open_batches(self) -> None:
-        config, world = self.config, self.world
+        config, context = self.config, self.context
         augmentation = open_augmentation(config, self.train_set)
         self.preprocessing = augmentation.preprocessing
         centre = CentreCrop(config.crop, config.test_scales()[1], self.preprocessing)
         shared: dict[str, Any] = {
-            "workers": config.workers, "rank": world.rank, "ranks": world.size, "on_bad_image": config.on_bad_image,
-            "pin_memory": world.device.type == "cuda",
+            "workers": config.workers, "rank": context.rank, "ranks": context.size, "on_bad_image": config.on_bad_image,
+            "pin_memory": context.device.type == "cuda",
         }  # fmt: skip
         boxes = self.task.boxes
         self.batches = Batches(
@@ -106,7 +106,7 @@ class Trainer:
     def _prepare_folder(self, overwrite: bool) -> None:
         """Takes away what an overwritten run, or a killed one's unfinished writing, left; opens the log."""
         self.log: RunLog | None = None
-        if not self.world.main:
+        if not self.context.main:
             return
         for folder in (self.out / name for name in RUN_FOLDERS if overwrite):  # first: no kill leaves them to a new run
             if folder.exists():
@@ -118,15 +118,15 @@ class Trainer:
                 torn.unlink(missing_ok=True)
         self.config.write(self.out / "config.yaml")
         self.log = RunLog(self.out, self.progress.step)
-        facts = environment(self.world.size, self.world.device)
-        self.log.event("session begins", step=self.progress.step, environment=facts)
+        metadata = environment(self.context.size, self.context.device)
+        self.log.event("session begins", step=self.progress.step, environment=metadata)
         for text in self.warnings:
             self.log.event(text, step=self.progress.step)
 
     # ---- where the run stands -------------------------------------------------------------------------------------
 
     @property
-    def run_facts(self) -> dict[str, Any]:
+    def run_metadata(self) -> dict[str, Any]:
         """What `eval` and `predict` need to know beside the weights."""
         return {
             "classes": self.train_set.classes,
@@ -135,7 +135,7 @@ class Trainer:
             "whole": bool(self.config.val_data),
             "images": [len(self.train_set), len(self.val_set)],
             "scales": list(self.config.test_scales()),
-            **self.task.facts(self.train_set),
+            **self.task.metadata(self.train_set),
         }
 
     @property
@@ -155,11 +155,11 @@ class Trainer:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "arguments": {**self.model.arguments, "extra": self.run_facts},
+            "arguments": {**self.model.arguments, "extra": self.run_metadata},
             "model": self.model.state_dict(),
             **{name: part.state_dict() for name, part in self._parts().items()},
             "progress": dict(self.progress.__dict__),
-            "ranks": self.world.size,
+            "ranks": self.context.size,
         }
 
     def _restore(self) -> None:
@@ -172,26 +172,26 @@ class Trainer:
                 f"{n} is {theirs[n]!r} there and {self.model.arguments.get(n)!r} here" for n in different
             )
             raise ValueError(f"{self.checkpoints.folder} is of another network: {listed}")
-        facts, found = self.run_facts, content["arguments"]["extra"]
-        if changed := [name for name, value in facts.items() if found.get(name) != value]:
+        metadata, found = self.run_metadata, content["arguments"]["extra"]
+        if changed := [name for name, value in metadata.items() if found.get(name) != value]:
             raise ValueError(
                 f"{self.checkpoints.folder} is of other data: {', '.join(changed)} are no longer the same "
-                f"({found['images'][0]} training images there and {facts['images'][0]} here)"
+                f"({found['images'][0]} training images there and {metadata['images'][0]} here)"
             )
         self.model.load_state_dict(content["model"])
         for name, part in self._parts().items():
             part.load_state_dict(content[name])
         self.progress = Progress(**content["progress"])
-        if content["ranks"] != self.world.size:
+        if content["ranks"] != self.context.size:
             self.warnings.append(
-                f"this run was by {content['ranks']} ranks and goes on with {self.world.size}: images and order are "
+                f"this run was by {content['ranks']} ranks and goes on with {self.context.size}: images and order are "
                 "the same, but sums are added in another order and dropout masks differ, so it is no longer bit-equal"
             )
 
     def _save(self, last: bool = False) -> None:
         """Writes a checkpoint; a failure is a warning, and the run goes on, but for the last one."""
         self.stepper.share_statistics()
-        self.world.assert_equal(list(self.model.state_dict().values()), "weights")
+        self.context.assert_equal(list(self.model.state_dict().values()), "weights")
         self._write("a checkpoint", lambda: self.checkpoints.save(self.progress.step, self._content()), last)
 
     def _write(self, what: str, write: Any, must: bool = False) -> bool:
@@ -218,8 +218,8 @@ class Trainer:
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            quiet = not self.world.main
-            with Live("training", self.total_steps, self.progress.step, quiet=quiet) as self._live:
+            quiet = not self.context.main
+            with ProgressBar("training", self.total_steps, self.progress.step, quiet=quiet) as self._live:
                 for text in self.warnings:
                     self._live.line(f"warning: {text}")
                 while not self._finished():
@@ -272,7 +272,7 @@ class Trainer:
                 self._save()
         return True
 
-    def _log_step(self, sums: Sums, batch: Batch) -> None:
+    def _log_step(self, sums: StepMetrics, batch: Batch) -> None:
         progress = self.progress
         for totals in (progress.sums, progress.window):
             for i, value in enumerate((sums.loss, sums.top1, sums.top5, sums.images)):
@@ -294,7 +294,7 @@ class Trainer:
 
     def _tell_bad(self, texts: list[str], what: str) -> None:
         """Counts and names the images of all ranks that did not decode."""
-        texts = self.world.gather(texts)
+        texts = self.context.gather(texts)
         self.progress.bad_images += len(texts)
         for text in texts:
             self._live.line(f"warning: {text}; {what}")
@@ -323,8 +323,8 @@ class Trainer:
             self.log.epoch(row)
             best = self.out / "model.safetensors"
             if row["val_top1"] < progress.best_top1 or not best.exists():
-                facts = self.run_facts
-                if self._write("the best network", lambda: save_model(self.stepper.result, best, facts)):
+                metadata = self.run_metadata
+                if self._write("the best network", lambda: save_model(self.stepper.result, best, metadata)):
                     progress.best_top1 = row["val_top1"]
         self._save(last=self._finished())
         first, second = self.task.error_names
@@ -343,11 +343,11 @@ class Trainer:
         for number, batch in enumerate(self.val_batches.epoch(), 1):
             self._live.to(self.progress.step, f"validating, batch {number} of {len(self.val_batches)}")
             bad += batch.bad
-            images, labels, counts, *boxes = (t.to(self.world.device, non_blocking=True) for t in batch.tensors)
+            images, labels, counts, *boxes = (t.to(self.context.device, non_blocking=True) for t in batch.tensors)
             found = self.task.measure(self.stepper.forward(model, images), 0.0, labels, *boxes)
             sums += torch.stack([*((each * counts).sum() for each in found), counts.sum()]).double().cpu().numpy()
         set_training(self.model)
-        loss, top1, top5, seen = self.world.totals(sums.tolist())
+        loss, top1, top5, seen = self.context.totals(sums.tolist())
         self._tell_bad(bad, "it counts in no error")
         if not seen:
             raise ValueError(f"{self.val_set.name}: none of its {len(self.val_set)} validation images decodes")

@@ -1,8 +1,8 @@
-// What a convolution does to its sums before it stores them: bias, ReLU, 2x2/2 max-pool, selection.
+// What a convolution does to its sums before it stores them: bias, ReLU, 2x2/2 max-pool, mask.
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "cpu/kernels/selection_bits.h"
+#include "cpu/kernels/mask_bits.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -28,9 +28,9 @@ inline __attribute__((always_inline)) void store_output(const ConvOutput<S>& out
   }
   const typename V::Mask pass = passes<T>(best);
   if (out.relu) best = V::select(pass, best, V::zero());
-  if (out.selection) {
+  if (out.mask) {
     const int64_t image = out.h * out.w, bytes = (out.c + 7) / 8, planes = (out.relu ? 1 : 0) + (Pool ? 2 : 0);
-    uint8_t* plane = out.selection + (pixel / image * planes * image + pixel % image) * bytes;
+    uint8_t* plane = out.mask + (pixel / image * planes * image + pixel % image) * bytes;
     if (out.relu) {
       store_bits<T>(plane, bytes, c, pass);
       plane += image * bytes;

@@ -1,9 +1,9 @@
-// 2x2/2 max-pool, the two ops on selections, and sum-pool, over NHWC: vectors run along the channels.
+// 2x2/2 max-pool, the two ops on masks, and sum-pool, over NHWC: vectors run along the channels.
 // All are bound by memory; a row of outputs is the unit of work.
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "cpu/kernels/selection_bits.h"
+#include "cpu/kernels/mask_bits.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -17,11 +17,11 @@ void store_channels(T* p, int64_t c, int64_t channels, typename Vec<T>::Value v)
   c + Vec<T>::lanes <= channels ? Vec<T>::store(p + c, v) : Vec<T>::store(p + c, v, channels - c);
 }
 
-/// The first plane's bytes of output pixel (row, x) of a selection, row counted over (n, oh).
+/// The first plane's bytes of output pixel (row, x) of a mask, row counted over (n, oh).
 template <class T>
-uint8_t* selection_at(const SelectArgs<T>& a, int64_t row, int64_t x, int64_t bytes) {
+uint8_t* mask_at(const SelectArgs<T>& a, int64_t row, int64_t x, int64_t bytes) {
   const int64_t planes = (a.relu ? 1 : 0) + (a.pool ? 2 : 0), n = row / a.oh, y = row % a.oh;
-  return a.selection + ((n * planes * a.oh + y) * a.ow + x) * bytes;
+  return a.mask + ((n * planes * a.oh + y) * a.ow + x) * bytes;
 }
 
 template <class T>
@@ -34,7 +34,7 @@ void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
     for (int64_t x = 0; x < a.ow; ++x) {
       const int64_t width = min<int64_t>(2, a.big.w - 2 * x);
       const T* window = a.z + (top * a.big.w + 2 * x) * channels;
-      uint8_t* bits = a.selection ? selection_at(a, row, x, bytes) : nullptr;
+      uint8_t* bits = a.mask ? mask_at(a, row, x, bytes) : nullptr;
       for (int64_t c = 0; c < channels; c += V::lanes) {
         typename V::Value best = load_channels(window, c, channels);
         typename V::Mask column_bit{}, row_bit{};
@@ -60,8 +60,8 @@ void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
 /// inside(i) says whether the window has element i: one that the image's edge cuts lacks some, whatever the bits say.
 /// `pass` is all ones without ReLU; column and row are all zeros without pool.
 template <class T, class Visit>
-inline __attribute__((always_inline)) void for_each_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end,
-                                                             Visit visit) {
+inline __attribute__((always_inline)) void for_each_masked(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end,
+                                                           Visit visit) {
   using V = Vec<T>;
   const int64_t channels = a.big.c, bytes = (channels + 7) / 8, plane = a.oh * a.ow * bytes;
   const int64_t stride = a.pool ? 2 : 1;
@@ -73,7 +73,7 @@ inline __attribute__((always_inline)) void for_each_selected(const SelectArgs<T>
       const auto inside = [&](int i) { return (wide || i % 2 == 0) && (high || i / 2 == 0); };
       T* y = a.y + (row * a.ow + x) * channels;
       T* z = a.z + (z_row * a.big.w + stride * x) * channels;
-      const uint8_t* bits = selection_at(a, row, x, bytes);
+      const uint8_t* bits = mask_at(a, row, x, bytes);
       const uint8_t* pooled = bits + (a.relu ? plane : 0);
       for (int64_t c = 0; c < channels; c += V::lanes) {
         typename V::Mask pass = ~(typename V::Mask){}, column{}, below{};
@@ -95,10 +95,10 @@ Mask is_element(int i, Mask column, Mask below) {
 }
 
 template <class T>
-void gather_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void mask_gather(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
-  for_each_selected(
+  for_each_masked(
       a, row_begin, row_end, [&](T* y, const T* z, int64_t c, auto inside, auto pass, auto column, auto below) {
         typename V::Value picked = load_channels(z, c, channels);
         for (int i = 1; i < (a.pool ? 4 : 1); ++i) {
@@ -111,7 +111,7 @@ void gather_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end)
 }
 
 template <class T>
-void scatter_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void mask_scatter(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
   if (a.pool) {  // an odd last row or column belongs to no window
@@ -122,7 +122,7 @@ void scatter_selected(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end
       __builtin_memset(top, 0, (size_t)((last - 2 * y) * row_values) * sizeof(T));
     }
   }
-  for_each_selected(
+  for_each_masked(
       a, row_begin, row_end, [&](const T* y, T* z, int64_t c, auto inside, auto pass, auto column, auto below) {
         const typename V::Value g = V::select(pass, load_channels(y, c, channels), V::zero());
         for (int i = 0; i < (a.pool ? 4 : 1); ++i) {

@@ -3,7 +3,7 @@
 // The rows of the image that one row of outputs needs are copied into lines with a zero pixel at either end, so that
 // the 9 values of one kernel row lie side by side for every pixel: [kernel row][pixel][3 taps x 3 channels].
 // fprop   products of P pixels x 2 vectors of output channels in registers;
-//         a pool or a selection takes them from memory
+//         a pool or a mask takes them from memory
 // wgrad   the 9 or 27 weights' sums of one vector of output channels in registers;
 //         the pixels of a segment go by
 // Cache   lines, weights (27 x cout), a segment's gradients of one vector: L1
@@ -54,16 +54,16 @@ const float* gradients_of(const ConvInput<S>& in, int64_t n, int64_t y, int64_t 
                           float* gz, int64_t& step) {
   const Extent e = in.extent;
   const S* from = in.data + ((n * e.h + y) * e.w + begin) * e.c + c;
-  if (!in.selection && e.c - c >= Vf::lanes) {
+  if (!in.mask && e.c - c >= Vf::lanes) {
     step = e.c;
     return from;
   }
   step = Vf::lanes;
   for (int64_t x = begin; x < end; ++x, from += e.c) {
     const int64_t pixel = (n * e.h + y) * e.w + x;
-    Vf::store(gz + (x - begin) * step, in.pool        ? read_unpooled(in, n, y, x, c, e.c - c)
-                                       : in.selection ? read_rectified(in, pixel, c, e.c - c)
-                                                      : Vf::load(from, e.c - c));
+    Vf::store(gz + (x - begin) * step, in.pool   ? read_unpooled(in, n, y, x, c, e.c - c)
+                                       : in.mask ? read_rectified(in, pixel, c, e.c - c)
+                                                 : Vf::load(from, e.c - c));
   }
   return gz;
 }
@@ -182,7 +182,7 @@ void stem_fprop(const StemArgs<S>& a, int64_t row_begin, int64_t row_end, float*
   constexpr int64_t lanes = Vf::lanes;
   constexpr int rows = VGGFAST_GEMM_ROWS;
   const int64_t line = line_values(a.in.extent.w), window = a.out.pool ? 2 : 1;
-  const bool plain = !a.out.pool && !a.out.selection;
+  const bool plain = !a.out.pool && !a.out.mask;
   const auto tile = stem_tile_of<rows, S>(a.out.stream);
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t n = row / a.out.h, y = row % a.out.h * window;
@@ -223,7 +223,7 @@ void stem_wgrad(const ConvInput<S>& in, const ConvInput<S>& gradient, int64_t ro
     for (int64_t i = 0; i < 3; ++i) load_line(in, n, y + i - 1, scratch + i * line);
     for (int64_t begin = 0; begin < w; begin += Stem::segment) {
       const int64_t end = min(begin + Stem::segment, w), next = min(end + Stem::segment, w);
-      if (!gradient.selection) {
+      if (!gradient.mask) {
         const int64_t channels = gradient.extent.c;
         prefetch_lines<0>(gradient.data + (row * w + end) * channels, (next - end) * channels);
       }

@@ -24,8 +24,8 @@ constexpr Kernels<T> kernels_of() {
           .conv_fprop = conv_fprop<T>,
           .conv_wgrad = conv_wgrad<T>,
           .max_pool = max_pool<T>,
-          .gather_selected = gather_selected<T>,
-          .scatter_selected = scatter_selected<T>,
+          .mask_gather = mask_gather<T>,
+          .mask_scatter = mask_scatter<T>,
           .lrn_fprop = lrn_fprop<T>,
           .lrn_dgrad = lrn_dgrad<T>,
           .sum_pool = sum_pool<T>};

@@ -1,5 +1,5 @@
 // 3x3 convolution by Winograd's F(m x m, 3 x 3), m = 2, 4, 6, over NHWC, and 1x1 convolution as its degenerate case
-// m = 1; dgrad is fprop with the weights transposed and flipped, and reads through ReLU's and the pool's selection.
+// m = 1; dgrad is fprop with the weights transposed and flipped, and reads through ReLU's and the pool's mask.
 //
 //   V [point][channel block][tile][lanes]  the transformed inputs of one range of tiles
 //   U [point][pair][cin][2][lanes]         the transformed weights, packed beforehand: pairs of cout blocks, side by
@@ -65,25 +65,24 @@ struct Patch {
 
 /// `count` channels from p on, 0 in the lanes that `pass` leaves out.
 template <class S>
-Vf::Value load_selected(const S* p, int64_t count, Vf::Mask pass) {
+Vf::Value load_masked(const S* p, int64_t count, Vf::Mask pass) {
   return Vf::select(pass, count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count), Vf::zero());
 }
 
-/// Channels [c, c + count) of pixel number `pixel` of what scatter_selected would make of `in`, for a ReLU alone.
+/// Channels [c, c + count) of pixel number `pixel` of what mask_scatter would make of `in`, for a ReLU alone.
 template <class S>
 Vf::Value read_rectified(const ConvInput<S>& in, int64_t pixel, int64_t c, int64_t count) {
   const int64_t bytes = (in.extent.c + 7) / 8;
-  return load_selected(in.data + pixel * in.extent.c + c, count,
-                       load_bits<float>(in.selection + pixel * bytes, bytes, c));
+  return load_masked(in.data + pixel * in.extent.c + c, count, load_bits<float>(in.mask + pixel * bytes, bytes, c));
 }
 
-/// The same of pixel (n, y, x), for a selection with a pool.
+/// The same of pixel (n, y, x), for a mask with a pool.
 template <class S>
 Vf::Value read_unpooled(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x, int64_t c, int64_t count) {
   const int64_t sy = y / 2, sx = x / 2;
   if (sy >= in.stored_h || sx >= in.stored_w) return Vf::zero();  // an odd last row or column belongs to no window
   const int64_t plane = in.stored_h * in.stored_w, pixel = sy * in.stored_w + sx, bytes = (in.extent.c + 7) / 8;
-  const uint8_t* bits = in.selection + (n * (in.relu ? 3 : 2) * plane + pixel) * bytes;
+  const uint8_t* bits = in.mask + (n * (in.relu ? 3 : 2) * plane + pixel) * bytes;
   Vf::Mask pass = ~Vf::Mask{};
   if (in.relu) {
     pass = load_bits<float>(bits, bytes, c);
@@ -91,7 +90,7 @@ Vf::Value read_unpooled(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x,
   }
   const Vf::Mask column = load_bits<float>(bits, bytes, c), below = load_bits<float>(bits + plane * bytes, bytes, c);
   pass &= (x & 1 ? column : ~column) & (y & 1 ? below : ~below);
-  return load_selected(in.data + (n * plane + pixel) * in.extent.c + c, count, pass);
+  return load_masked(in.data + (n * plane + pixel) * in.extent.c + c, count, pass);
 }
 
 /// Calls body(read) with the cheapest read(i, j) that is right for channels [c, c + lanes) of the `extent` x `extent`
@@ -101,7 +100,7 @@ inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, c
                                                        int64_t y, int64_t x, int64_t c, Body body) {
   const Extent e = in.extent;
   const int64_t count = e.c - c;
-  if (patch.inside && count >= Vf::lanes && !in.selection) {
+  if (patch.inside && count >= Vf::lanes && !in.mask) {
     const S* first = in.data + (patch.row[0] + patch.column[0]) * e.c + c;
     const int64_t row = e.w * e.c;
     for (int64_t i = 0; i < extent; ++i) {
@@ -118,7 +117,7 @@ inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, c
     body([&](int64_t i, int64_t j) {
       const int64_t pixel = patch.at(i, j);
       if (pixel < 0) return Vf::zero();
-      if (in.selection) return read_rectified(in, pixel, c, count);
+      if (in.mask) return read_rectified(in, pixel, c, count);
       const S* p = in.data + pixel * e.c + c;
       return count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count);
     });

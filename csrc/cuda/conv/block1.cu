@@ -55,7 +55,7 @@ void run_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tenso
                                        .kernel = 3,
                                        .cout = c,
                                        .bias = b2 ? b2->as<T>() : nullptr,
-                                       .selection = nullptr,
+                                       .mask = nullptr,
                                        .y = y.as<T>(),
                                        .relu = true,
                                        .pool = true};

@@ -23,7 +23,7 @@ template <class T>
 Output<T> output_of(const Tensor& y, int64_t h, int64_t w) {
   return {.data = y.as<T>(),
           .bias = nullptr,
-          .selection = nullptr,
+          .mask = nullptr,
           .h = static_cast<int>(h),
           .w = static_cast<int>(w),
           .c = static_cast<int>(y.size(1)),
@@ -49,45 +49,44 @@ size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, [[maybe_unuse
   });
 }
 
-size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
+size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
                             Context context) {
-  check_gradient(gy, selected, h, w);
+  check_gradient(gy, masked, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
   return for_float(gy, "gy", [&]<class T>() {
     const WeightView<T> weights = dgrad_view<T>(weight);
-    if (stem_takes_dgrad(source_of<T>(gy, selected, h, w), weights, context)) return size_t(0);
+    if (stem_takes_dgrad(source_of<T>(gy, masked, h, w), weights, context)) return size_t(0);
 #ifdef VGGFAST_HOPPER
     if (hopper::takes_fprop<T>(gy, weights.out, false, context)) {
-      return hopper::with_gradient(hopper::packed_bytes(weights), gy, selected, h, w);
+      return hopper::with_gradient(hopper::packed_bytes(weights), gy, masked, h, w);
     }
 #endif
     return weights.packed_bytes();
   });
 }
 
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
-                            Context context) {
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   check_nhwc(x, "x");
-  check_gradient(gy, selected, x.size(2), x.size(3));
+  check_gradient(gy, masked, x.size(2), x.size(3));
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
 #ifdef VGGFAST_HOPPER
-  if (hopper::takes_wgrad(x, gy, selected, kernel)) return hopper::wgrad_workspace(x, gy, selected);
+  if (hopper::takes_wgrad(x, gy, masked, kernel)) return hopper::wgrad_workspace(x, gy, masked);
 #endif
   return for_float(x, "x", [&]<class T>() {
     const int64_t h = x.size(2), w = x.size(3);
-    const Source<T> source = source_of<T>(x, {}, h, w), gz = source_of<T>(gy, selected, h, w);
+    const Source<T> source = source_of<T>(x, {}, h, w), gz = source_of<T>(gy, masked, h, w);
     return partial_bytes<T>(wgrad_plan(source, gz, kernel, context).splits, gz.c, kernel * kernel * source.c);
   });
 }
 
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
-                const Tensor* selection, Workspace workspace, Context context) {
-  check_fprop(x, weight, bias, e, y, selection);
+                const Tensor* mask, Workspace workspace, Context context) {
+  check_fprop(x, weight, bias, e, y, mask);
   check_pixels(x, "x", x.size(2), x.size(3));
   for_float(x, "x", [&]<class T>() {
     Output<T> out = output_of<T>(y, x.size(2), x.size(3));
     out.bias = bias ? bias->as<T>() : nullptr;
-    out.selection = selection ? selection->as<uint8_t>() : nullptr;
+    out.mask = mask ? mask->as<uint8_t>() : nullptr;
     out.relu = e.relu;
     out.pool = e.pool;
     const Source<T> source = source_of<T>(x, {}, x.size(2), x.size(3));
@@ -104,13 +103,13 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
   });
 }
 
-void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context) {
-  check_dgrad(gy, selected, weight, gx);
+  check_dgrad(gy, masked, weight, gx);
   check_pixels(gx, "gx", gx.size(2), gx.size(3));
   for_float(gy, "gy", [&]<class T>() {
     const int64_t h = gx.size(2), w = gx.size(3);
-    const Source<T> source = source_of<T>(gy, selected, h, w);
+    const Source<T> source = source_of<T>(gy, masked, h, w);
     const WeightView<T> weights = dgrad_view<T>(weight);
     const Output<T> out = output_of<T>(gx, h, w);
     if constexpr (has_stem<T>) {
@@ -119,7 +118,7 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
 #ifdef VGGFAST_HOPPER
     if (hopper::takes_fprop<T>(gy, out.c, false, context)) {
       const size_t packed = hopper::packed_bytes(weights);
-      const Tensor gz = hopper::gradient_of_sums(gy, selected, h, w, workspace, packed, context);
+      const Tensor gz = hopper::gradient_of_sums(gy, masked, h, w, workspace, packed, context);
       return hopper::fprop(gz, weights, out, workspace, context);
     }
 #endif
@@ -127,20 +126,20 @@ void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight
   });
 }
 
-void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context) {
-  check_wgrad(x, gy, selected, gw, gb);
+  check_wgrad(x, gy, masked, gw, gb);
   check_pixels(x, "x", x.size(2), x.size(3));
   for_float(x, "x", [&]<class T>() {
 #ifdef VGGFAST_HOPPER
     if constexpr (sizeof(T) == 2) {
-      if (hopper::takes_wgrad(x, gy, selected, gw.size(2))) {
-        return hopper::wgrad<T>(x, gy, selected, gw, gb, workspace, context);
+      if (hopper::takes_wgrad(x, gy, masked, gw.size(2))) {
+        return hopper::wgrad<T>(x, gy, masked, gw, gb, workspace, context);
       }
     }
 #endif
     const int64_t h = x.size(2), w = x.size(3);
-    sum_and_reduce(source_of<T>(x, {}, h, w), source_of<T>(gy, selected, h, w), gw, gb, workspace, context);
+    sum_and_reduce(source_of<T>(x, {}, h, w), source_of<T>(gy, masked, h, w), gw, gb, workspace, context);
   });
 }
 

@@ -45,7 +45,7 @@ void run_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, doubl
                            .kernel = static_cast<int>(weight.size(2)),
                            .cout = static_cast<int>(weight.size(0)),
                            .bias = bias ? bias->as<float>() : nullptr,
-                           .selection = nullptr,
+                           .mask = nullptr,
                            .y = y.as<U>(),
                            .relu = e.relu,
                            .pool = e.pool,

@@ -1,4 +1,4 @@
-// Input preparation: y (n, rows, columns, 3) = (pixel + shift - mean) / deviation from images uint8 (n, h, w, 3),
+// Input preparation: y (n, rows, columns, 3) = (pixel + shift - mean) / std from images uint8 (n, h, w, 3),
 // cropped and mirrored. A thread owns 8 values of an output row, which lie in 3 or 4 pixels: 8 loads of a byte, that a
 // warp makes from a run of 256 bytes, and stores of 16 bytes. There is no shared memory and nobody waits. Bound by
 // memory: the crops' bytes and y's.
@@ -94,9 +94,9 @@ void prepare_images(const Tensor& images, const Crops& crops, const Normalisatio
                         .mean = {},
                         .divisor = {}};
     for (int c = 0; c < 3; ++c) {
-      const auto deviation = Wide<T>(normalisation.deviation[c]);
+      const auto std = Wide<T>(normalisation.std[c]);
       args.mean[c] = Wide<T>(normalisation.mean[c]);
-      args.divisor[c] = sizeof(T) < sizeof(float) ? 1 / deviation : deviation;
+      args.divisor[c] = sizeof(T) < sizeof(float) ? 1 / std : std;
     }
     for_alignment(values, {y.data}, [&]<bool Aligned>() {
       launch("prepare_images_kernel", prepare_images_kernel<T, Aligned>, grid_of(args.outputs), context, args);

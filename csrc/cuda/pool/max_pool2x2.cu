@@ -1,6 +1,6 @@
-// 2x2/2 max-pool, NHWC: y (n, oh, ow, c) and, unless null, its selection (vggfast/selection.h, 2 planes).
+// 2x2/2 max-pool, NHWC: y (n, oh, ow, c) and, unless null, its mask (vggfast/mask.h, 2 planes).
 // A thread owns 8 channels of one output: one byte of each plane, four loads that it issues together. There is no
-// shared memory and nobody waits. Bound by memory: 1.25 x's bytes, and 1/4 bit to each of x's values for the selection.
+// shared memory and nobody waits. Bound by memory: 1.25 x's bytes, and 1/4 bit to each of x's values for the mask.
 #include <cmath>
 
 #include "cuda/dtypes.h"
@@ -14,7 +14,7 @@ template <class T>
 struct MaxPoolArgs {
   const T* x;
   T* y;
-  uint8_t* selection;
+  uint8_t* mask;
   Pieces outputs;
   int64_t h, w, c;
 };
@@ -57,8 +57,8 @@ __global__ void __launch_bounds__(PieceTraits::threads) max_pool2x2_kernel(MaxPo
     }
     const int64_t pixel = y * a.outputs.columns + x;
     store_channels<Aligned>(a.y + (n * image + pixel) * a.c + c, count, best);
-    if (a.selection) {
-      uint8_t* plane = a.selection + (2 * n * image + pixel) * a.outputs.groups + group;
+    if (a.mask) {
+      uint8_t* plane = a.mask + (2 * n * image + pixel) * a.outputs.groups + group;
       plane[0] = uint8_t(columns);
       plane[image * a.outputs.groups] = uint8_t(rows);
     }
@@ -67,12 +67,12 @@ __global__ void __launch_bounds__(PieceTraits::threads) max_pool2x2_kernel(MaxPo
 
 }  // namespace
 
-void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context) {
-  check_pool_outputs(x, y, selection, {.relu = false, .pool = true});
+void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* mask, Context context) {
+  check_pool_outputs(x, y, mask, {.relu = false, .pool = true});
   for_float(x, "x", [&]<class T>() {
     const MaxPoolArgs<T> args{.x = x.as<T>(),
                               .y = y.as<T>(),
-                              .selection = selection ? selection->as<uint8_t>() : nullptr,
+                              .mask = mask ? mask->as<uint8_t>() : nullptr,
                               .outputs = pieces(y.size(0), y.size(2), y.size(3), groups_of(y.size(1))),
                               .h = x.size(2),
                               .w = x.size(3),

@@ -4,7 +4,7 @@
 // Sums are accumulated in the tensors' own dtype; results do not depend on the number of threads.
 #pragma once
 
-#include "vggfast/selection.h"
+#include "vggfast/mask.h"
 #include "vggfast/tensor.h"
 
 namespace vggfast {
@@ -23,28 +23,27 @@ struct ConvCost {
 ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel);
 
 /// The gradient of an epilogue's output, and what the epilogue selected: together the gradient of its input. Without a
-/// selection, the gradient itself.
-struct Selected {
-  const Tensor* selection = nullptr;
+/// mask, the gradient itself.
+struct Masked {
+  const Tensor* mask = nullptr;
   Epilogue epilogue = {};
 
-  bool pooled() const { return selection && epilogue.pool; }
+  bool pooled() const { return mask && epilogue.pool; }
 };
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
-size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
+size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
                             Context context);
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
-                            Context context);
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context);
 
-/// y = epilogue(conv(x, weight) + bias). `bias` (Cout) and `selection` may be null.
+/// y = epilogue(conv(x, weight) + bias). `bias` (Cout) and `mask` may be null.
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
-                const Tensor* selection, Workspace workspace, Context context);
+                const Tensor* mask, Workspace workspace, Context context);
 /// gx: the gradient with respect to x.
-void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context);
 /// gw, and gb (Cout) unless null: the gradients with respect to weight and bias.
-void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
 }  // namespace vggfast

@@ -6,8 +6,8 @@
 #include "vggfast/conv.h"
 #include "vggfast/images.h"
 #include "vggfast/lrn.h"
+#include "vggfast/mask.h"
 #include "vggfast/pool.h"
-#include "vggfast/selection.h"
 
 namespace vggfast::cuda {
 
@@ -30,15 +30,14 @@ std::vector<ConvChoice> conv_choices(int64_t n, int64_t cin, int64_t h, int64_t 
                                      bool pool, int64_t bytes, int multiprocessors);
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
-size_t conv_dgrad_workspace(const Tensor& gy, const Selected& selected, const Tensor& weight, int64_t h, int64_t w,
+size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
                             Context context);
-size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel,
-                            Context context);
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context);
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
-                const Tensor* selection, Workspace workspace, Context context);
-void conv_dgrad(const Tensor& gy, const Selected& selected, const Tensor& weight, const Tensor& gx, Workspace workspace,
+                const Tensor* mask, Workspace workspace, Context context);
+void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context);
-void conv_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
 /// fprop of quantised values: y = epilogue(scale * conv(x, weight) + bias), for Hopper GPUs alone. x and y are e4m3 or
@@ -57,13 +56,14 @@ void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tens
 /// Whether this GPU and build have conv_block1, and no tile was asked for that would not be used there.
 bool has_conv_block1();
 
-void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* selection, Context context);
-void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context);
-void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context);
+void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* mask, Context context);
+void mask_gather(const Tensor& z, const Tensor& mask, Epilogue e, const Tensor& y, Context context);
+void mask_scatter(const Tensor& y, const Tensor& mask, Epilogue e, const Tensor& z, Context context);
 
 void sum_pool(const Tensor& x, bool mean, const Tensor& y, Context context);
-void class_scores(const Tensor& maps, int64_t views, const Tensor& scores, Context context);
-void class_scores_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps, Context context);
+void mean_posteriors(const Tensor& maps, int64_t views, const Tensor& scores, Context context);
+void mean_posteriors_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps,
+                           Context context);
 
 void lrn_fprop(const Tensor& x, LrnParams p, const Tensor& y, Context context);
 size_t lrn_dgrad_workspace(const Tensor& x, Context context);

@@ -14,10 +14,10 @@ struct Crops {
   const Tensor* shifts = nullptr;   // float32 (N, 3): added to each pixel's channels, in units of 0 to 255
 };
 
-/// y = (pixel + shift - mean) / deviation, by channel.
+/// y = (pixel + shift - mean) / std, by channel.
 struct Normalisation {
   float mean[3] = {0, 0, 0};
-  float deviation[3] = {1, 1, 1};
+  float std[3] = {1, 1, 1};
 };
 
 /// y (N, 3, S, T), NHWC, of a floating dtype, from images uint8 (N, H, W, 3), contiguous: the S x T pixels from each

@@ -1,4 +1,4 @@
-// The two ends of a network, prepare_images and class_scores: the CPU's functions against naive loops, and the CUDA
+// The two ends of a network, prepare_images and mean_posteriors: the CPU's functions against naive loops, and the CUDA
 // kernels, in the simulator, against the CPU's.
 #include "on_gpu.h"
 #include "vggfast/cuda.h"
@@ -20,7 +20,7 @@ std::string name_of_shape(const Shape& s) { return describe({s.n, s.c, s.h, s.w}
 // ---- class scores
 // -----------------------------------------------------------------------------------------------------
 
-/// What class_scores means, in naive loops: (n, c, 1, 1).
+/// What mean_posteriors means, in naive loops: (n, c, 1, 1).
 Array naive_scores(const Array& maps, int64_t views) {
   Array scores(maps.n / views, maps.c, 1, 1);
   for (int64_t map = 0; map < maps.n; ++map) {
@@ -39,21 +39,21 @@ Array naive_scores(const Array& maps, int64_t views) {
   return scores;
 }
 
-void check_class_scores_cpu(Random& random) {
+void check_mean_posteriors_cpu(Random& random) {
   constexpr int64_t views = 2, n = 2, c = 5;
   const Array maps = random.array(Fill::reals, views * n, c, 2, 3), g = random.array(Fill::reals, n, c, 1, 1);
   const Held held = put(DType::f64, maps), scores = make(DType::f64, {n, c}, {0, 1}), gmaps = put(DType::f64, maps);
   const Held again = make(DType::f64, {n, c}, {0, 1}), gagain = put(DType::f64, maps),
              gscores = make(DType::f64, {n, c}, {0, 1});
   for (size_t i = 0; i < g.values.size(); ++i) gscores.view.as<double>()[i] = g.values[i];
-  class_scores(held, views, scores, {1});
-  class_scores(held, views, again, {3});
-  class_scores_dgrad(gscores, held, views, gmaps, {1});
-  class_scores_dgrad(gscores, held, views, gagain, {3});
-  CHECK(scores.same_bytes(again) && gmaps.same_bytes(gagain), "class_scores: threads");
+  mean_posteriors(held, views, scores, {1});
+  mean_posteriors(held, views, again, {3});
+  mean_posteriors_dgrad(gscores, held, views, gmaps, {1});
+  mean_posteriors_dgrad(gscores, held, views, gagain, {3});
+  CHECK(scores.same_bytes(again) && gmaps.same_bytes(gagain), "mean_posteriors: threads");
   const Array wanted = naive_scores(maps, views);
   for_each_element(scores, [&](int64_t at, size_t i) {
-    CHECK(std::fabs(read(scores, at) - wanted.values[i]) < 1e-14, "class_scores on the CPU");
+    CHECK(std::fabs(read(scores, at) - wanted.values[i]) < 1e-14, "mean_posteriors on the CPU");
   });
   for_each_element(gmaps, [&](int64_t at, size_t i) {
     constexpr double step = 1e-5;
@@ -64,11 +64,12 @@ void check_class_scores_cpu(Random& random) {
       const Array moved_scores = naive_scores(moved, views);
       for (size_t k = 0; k < g.values.size(); ++k) slope += sign * g.values[k] * moved_scores.values[k] / (2 * step);
     }
-    CHECK(std::fabs(read(gmaps, at) - slope) < 1e-9, "class_scores_dgrad on the CPU: ", read(gmaps, at), ", ", slope);
+    CHECK(std::fabs(read(gmaps, at) - slope) < 1e-9, "mean_posteriors_dgrad on the CPU: ", read(gmaps, at), ", ",
+          slope);
   });
 }
 
-void check_class_scores(const Shape& s, int64_t views, bool special, Random& random) {
+void check_mean_posteriors(const Shape& s, int64_t views, bool special, Random& random) {
   Array values = random.array(Fill::reals, views * s.n, s.c, s.h, s.w);
   for (double& v : values.values) v *= 4;
   if (special) {
@@ -77,14 +78,14 @@ void check_class_scores(const Shape& s, int64_t views, bool special, Random& ran
   }
   const Array g_values = random.array(Fill::reals, s.n, s.c, 1, 1);
   for (DType dtype : gpu_dtypes) {
-    const std::string name = text("class_scores ", name_of_shape(s), " ", name_of(dtype), " views ", views);
+    const std::string name = text("mean_posteriors ", name_of_shape(s), " ", name_of(dtype), " views ", views);
     const OnGpu maps = gpu_nhwc(dtype, values), scores(dtype, {s.n, s.c}, {0, 1}), g(dtype, {s.n, s.c}, {0, 1});
     const OnGpu gmaps = gpu_nhwc(dtype, views * s.n, s.c, s.h, s.w);
     for (size_t i = 0; i < g_values.values.size(); ++i) set(g, static_cast<int64_t>(i), g_values.values[i]);
     const Held wanted = make(DType::f64, {s.n, s.c}, {0, 1});
     const Held wanted_g = make_nhwc(DType::f64, views * s.n, s.c, s.h, s.w);
-    class_scores(on_cpu(maps), views, wanted, one_thread);
-    class_scores_dgrad(on_cpu(g), on_cpu(maps), views, wanted_g, one_thread);
+    mean_posteriors(on_cpu(maps), views, wanted, one_thread);
+    mean_posteriors_dgrad(on_cpu(g), on_cpu(maps), views, wanted_g, one_thread);
     double most = 0;
     for (int64_t i = 0; i < wanted.view.numel(); ++i) {
       if (read(wanted, i) > most) most = read(wanted, i);
@@ -92,9 +93,9 @@ void check_class_scores(const Shape& s, int64_t views, bool special, Random& ran
     in_orders(name, [&] {
       scores.poison();
       gmaps.poison();
-      cuda::class_scores(maps, views, scores, {});
+      cuda::mean_posteriors(maps, views, scores, {});
       check_close(scores, wanted, 16, most, name);
-      cuda::class_scores_dgrad(g, maps, views, gmaps, {});
+      cuda::mean_posteriors_dgrad(g, maps, views, gmaps, {});
       check_close(gmaps, wanted_g, 32, most / static_cast<double>(s.h * s.w), name + " dgrad");
     });
   }
@@ -141,7 +142,7 @@ void check_prepare(const ImageCase& k, bool crop, bool flip, bool shift, Random&
                                std::clamp<int64_t>(from, 0, k.w - 1);
             const double pixel = images.held.view.as<uint8_t>()[at * 3 + c] + (shift ? get(shifts, 3 * n + c) : 0.0);
             const double want =
-                (pixel - static_cast<double>(normalisation.mean[c])) / static_cast<double>(normalisation.deviation[c]);
+                (pixel - static_cast<double>(normalisation.mean[c])) / static_cast<double>(normalisation.std[c]);
             const double value = read(wanted, ((n * k.s + row) * k.t + t) * 3 + c);
             CHECK(std::fabs(value - want) <= 8 * epsilon(wanted.view.dtype), name, " on the CPU: ", value, ", ", want);
           }
@@ -163,10 +164,10 @@ void check_traffic() {
     const OnGpu maps = gpu_nhwc(dtype, Array(2, 64, 4, 6)), scores(dtype, {2, 64}, {0, 1});
     const OnGpu pictures(DType::u8, {2, 4, 16, 3}, nhwc3_order), y = gpu_nhwc(dtype, 2, 3, 4, 16);
     sim::counters().clear();
-    cuda::class_scores(maps, 1, scores, {});
+    cuda::mean_posteriors(maps, 1, scores, {});
     cuda::prepare_images(pictures, {}, {}, y, {});
-    CHECK_EQUAL(sim::counters()["class_scores_kernel"].global_read, 2 * 64 * 4 * 6 * bytes);
-    CHECK_EQUAL(sim::counters()["class_scores_kernel"].global_written, 2 * 64 * bytes);
+    CHECK_EQUAL(sim::counters()["mean_posteriors_kernel"].global_read, 2 * 64 * 4 * 6 * bytes);
+    CHECK_EQUAL(sim::counters()["mean_posteriors_kernel"].global_written, 2 * 64 * bytes);
     CHECK_EQUAL(sim::counters()["prepare_images_kernel"].global_read, 2 * 4 * 16 * 3);
     CHECK_EQUAL(sim::counters()["prepare_images_kernel"].global_written, 2 * 4 * 16 * 3 * bytes);
   }
@@ -177,18 +178,18 @@ void check_errors() {
   const OnGpu sums(DType::f32, {2, 3}, {0, 1}), bytes = gpu_nhwc(DType::u8, 2, 3, 4, 4);
   const OnGpu images(DType::u8, {2, 4, 4, 3}, nhwc3_order);
   const Held on_host = make_nhwc(DType::f32, 2, 3, 4, 4), host_scores = make(DType::f32, {2, 3}, {0, 1});
-  CHECK_ERROR(class_scores(on_host, 0, host_scores, one_thread), "views is 0: 1 or more is wanted");
-  CHECK_ERROR(cuda::class_scores(on_host, 1, host_scores, {}), "maps is on cpu: cuda is wanted");
-  CHECK_ERROR(class_scores(x, 1, sums, one_thread), "maps is on cuda: cpu is wanted");
-  CHECK_ERROR(cuda::class_scores(x, 0, sums, {}), "views is 0: 1 or more is wanted");
-  CHECK_ERROR(cuda::class_scores(x, 3, sums, {}), "maps has shape (2, 3, 4, 4)", "3 (views)");
-  CHECK_ERROR(cuda::class_scores(x, 2, sums, {}), "scores has shape (2, 3): (1, 3) is wanted");
-  CHECK_ERROR(cuda::class_scores_dgrad(sums, x, 1, y, {}), "gmaps has shape (2, 3, 2, 2)");
+  CHECK_ERROR(mean_posteriors(on_host, 0, host_scores, one_thread), "views is 0: 1 or more is wanted");
+  CHECK_ERROR(cuda::mean_posteriors(on_host, 1, host_scores, {}), "maps is on cpu: cuda is wanted");
+  CHECK_ERROR(mean_posteriors(x, 1, sums, one_thread), "maps is on cuda: cpu is wanted");
+  CHECK_ERROR(cuda::mean_posteriors(x, 0, sums, {}), "views is 0: 1 or more is wanted");
+  CHECK_ERROR(cuda::mean_posteriors(x, 3, sums, {}), "maps has shape (2, 3, 4, 4)", "3 (views)");
+  CHECK_ERROR(cuda::mean_posteriors(x, 2, sums, {}), "scores has shape (2, 3): (1, 3) is wanted");
+  CHECK_ERROR(cuda::mean_posteriors_dgrad(sums, x, 1, y, {}), "gmaps has shape (2, 3, 2, 2)");
   Tensor wide = x;
   wide.shape = {1, 50000, 1, 1};
   wide.strides = {50000, 1, 1, 1};
   const Tensor scores{.data = wide.data, .device = Device::cuda, .shape = {1, 50000}, .strides = {50000, 1}};
-  CHECK_ERROR(cuda::class_scores(wide, 1, scores, {}), "maps has 50000 channels: at most 22528 classes");
+  CHECK_ERROR(cuda::mean_posteriors(wide, 1, scores, {}), "maps has 50000 channels: at most 22528 classes");
   CHECK_ERROR(cuda::prepare_images(images, {}, {}, bytes, {}), "y is uint8: bfloat16");
   CHECK_ERROR(cuda::prepare_images(x, {}, {}, x, {}), "images has shape (2, 3, 4, 4): (2, H, W, 3) is wanted");
   const Tensor* other = sums.pointer();
@@ -205,11 +206,11 @@ void check_errors() {
 int main() {
   using namespace vggfast::test;
   Random random(1);
-  check_class_scores_cpu(random);
-  for (int64_t c : {1, 3, 24, 520}) check_class_scores({2, c, 3, 4}, 1 + c % 3, false, random);
-  check_class_scores({3, 12, 1, 1}, 1, true, random);
-  check_class_scores({3, 16, 5, 9}, 2, true, random);
-  check_class_scores({0, 16, 5, 9}, 2, false, random);
+  check_mean_posteriors_cpu(random);
+  for (int64_t c : {1, 3, 24, 520}) check_mean_posteriors({2, c, 3, 4}, 1 + c % 3, false, random);
+  check_mean_posteriors({3, 12, 1, 1}, 1, true, random);
+  check_mean_posteriors({3, 16, 5, 9}, 2, true, random);
+  check_mean_posteriors({0, 16, 5, 9}, 2, false, random);
   for (const ImageCase& k :
        {ImageCase{2, 9, 11, 4, 8}, {2, 6, 5, 6, 5}, {1, 3, 4, 7, 16}, {0, 4, 4, 2, 2}, {3, 1, 1, 2, 1}}) {
     for (int kind = 0; kind < 8; ++kind) check_prepare(k, kind & 1, kind & 2, kind & 4, random);

@@ -9,7 +9,7 @@ namespace {
 constexpr double nan = std::numeric_limits<double>::quiet_NaN();
 constexpr double inf = std::numeric_limits<double>::infinity();
 constexpr Context one_thread{.threads = 1};
-const Order selection_order{0, 1, 2, 3, 4};
+const Order mask_order{0, 1, 2, 3, 4};
 
 struct Shape {
   int64_t n, c, h, w;
@@ -41,15 +41,15 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
   for (DType dtype : gpu_dtypes) {
     const std::string name = text("max_pool ", name_of_shape(s), " ", name_of(dtype), " ceil ", ceil_mode);
     const OnGpu x = gpu_nhwc(dtype, values), y = gpu_nhwc(dtype, s.n, s.c, oh, ow);
-    const OnGpu bits(DType::u8, {s.n, 2, oh, ow, (s.c + 7) / 8}, selection_order);
+    const OnGpu bits(DType::u8, {s.n, 2, oh, ow, (s.c + 7) / 8}, mask_order);
     const Held wanted = make_nhwc(DType::f64, s.n, s.c, oh, ow);
-    const Held wanted_bits = make_selection({.relu = false, .pool = true}, s.n, s.c, oh, ow);
+    const Held wanted_bits = make_mask({.relu = false, .pool = true}, s.n, s.c, oh, ow);
     max_pool2x2(on_cpu(x), wanted, &wanted_bits.view, one_thread);
-    for (const Tensor* selection : {bits.pointer(), static_cast<const Tensor*>(nullptr)}) {
+    for (const Tensor* mask : {bits.pointer(), static_cast<const Tensor*>(nullptr)}) {
       in_orders(name, [&] {
         y.poison();
         bits.poison();
-        cuda::max_pool2x2(x, y, selection, {});
+        cuda::max_pool2x2(x, y, mask, {});
         check_close(y, wanted, 0, 0, name);
         bool signs = true;
         for_each_element(y, [&](int64_t at, size_t) {
@@ -57,13 +57,13 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
           signs = signs && (std::isnan(value) || std::signbit(get(y, at)) == std::signbit(value));
         });
         CHECK(signs, name, ": zeros' signs");
-        if (selection) check_equal_bytes(bits, wanted_bits, name + ": selection");
+        if (mask) check_equal_bytes(bits, wanted_bits, name + ": mask");
       });
     }
   }
 }
 
-void check_selected(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
+void check_masked(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
   const Array z_values = random.array(Fill::reals, s.n, s.c, s.h, s.w);
   const Chosen chosen = choose(z_values, e, ceil_mode, random);
   const Array y_values = random.array(Fill::reals, s.n, s.c, chosen.y.h, chosen.y.w);
@@ -72,21 +72,21 @@ void check_selected(const Shape& s, Epilogue e, bool ceil_mode, Random& random) 
     const OnGpu out_z = gpu_nhwc(dtype, s.n, s.c, s.h, s.w), out_y = gpu_nhwc(dtype, s.n, s.c, chosen.y.h, chosen.y.w);
     const Held wanted_z = make_nhwc(DType::f64, s.n, s.c, s.h, s.w);
     const Held wanted_y = make_nhwc(DType::f64, s.n, s.c, chosen.y.h, chosen.y.w);
-    // Of channels that there are not, any bits; and a selection that points out of the windows which the edge cuts.
+    // Of channels that there are not, any bits; and a mask that points out of the windows which the edge cuts.
     for (const char* kind : {"zero padding", "padding", "foreign"}) {
-      const OnGpu bits(put_selection(e, chosen.from, chosen.window, *kind == 'p'));
+      const OnGpu bits(put_mask(e, chosen.from, chosen.window, *kind == 'p'));
       if (*kind == 'f') bits.poison();
       const Held cpu_bits = copy_for_cpu(bits);
-      gather_selected(on_cpu(z), cpu_bits, e, wanted_y, one_thread);
-      scatter_selected(on_cpu(y), cpu_bits, e, wanted_z, one_thread);
+      mask_gather(on_cpu(z), cpu_bits, e, wanted_y, one_thread);
+      mask_scatter(on_cpu(y), cpu_bits, e, wanted_z, one_thread);
       const std::string name = text(" ", name_of_shape(s), " ", name_of(dtype), " relu ", e.relu, " pool ", e.pool,
                                     " ceil ", ceil_mode, " ", kind);
       in_orders(name, [&] {
         out_y.poison();
         out_z.poison();
-        cuda::gather_selected(z, bits, e, out_y, {});
+        cuda::mask_gather(z, bits, e, out_y, {});
         check_close(out_y, wanted_y, 0, 0, "gather" + name);
-        cuda::scatter_selected(y, bits, e, out_z, {});
+        cuda::mask_scatter(y, bits, e, out_z, {});
         check_close(out_z, wanted_z, 0, 0, "scatter" + name);
       });
     }
@@ -182,10 +182,10 @@ void check_traffic() {
     const int64_t big = 2 * 4 * 6 * 64, small = big / 4, bits = small / 8;
     const OnGpu x = gpu_nhwc(dtype, Array(2, 64, 4, 6)), out = gpu_nhwc(dtype, 2, 64, 4, 6);
     const OnGpu y = gpu_nhwc(dtype, Array(2, 64, 2, 3)), sums(dtype, {2, 64}, {0, 1});
-    const OnGpu two(DType::u8, {2, 2, 2, 3, 8}, selection_order), three(DType::u8, {2, 3, 2, 3, 8}, selection_order);
+    const OnGpu two(DType::u8, {2, 2, 2, 3, 8}, mask_order), three(DType::u8, {2, 3, 2, 3, 8}, mask_order);
     sim::counters().clear();
-    cuda::scatter_selected(y, three, both, out, {});
-    cuda::gather_selected(x, three, both, y, {});
+    cuda::mask_scatter(y, three, both, out, {});
+    cuda::mask_gather(x, three, both, y, {});
     cuda::max_pool2x2(x, y, two.pointer(), {});
     cuda::sum_pool(x, false, sums, {});
     cuda::lrn_fprop(x, {}, out, {});
@@ -193,8 +193,8 @@ void check_traffic() {
       CHECK_EQUAL(sim::counters()[kernel].global_read, read, kernel, " ", name_of(dtype));
       CHECK_EQUAL(sim::counters()[kernel].global_written, written, kernel, " ", name_of(dtype));
     };
-    check("scatter_selected_kernel", small * bytes + 3 * bits, big * bytes);
-    check("gather_selected_kernel", big * bytes + 3 * bits, small * bytes);
+    check("mask_scatter_kernel", small * bytes + 3 * bits, big * bytes);
+    check("mask_gather_kernel", big * bytes + 3 * bits, small * bytes);
     check("max_pool2x2_kernel", big * bytes, small * bytes + 2 * bits);
     check("sum_pool_kernel", big * bytes, 2 * 64 * bytes);
     check("lrn_fprop_kernel", big * bytes, big * bytes);
@@ -254,7 +254,7 @@ int main() {
     for (bool ceil_mode : {false, true}) {
       check_max_pool(s, ceil_mode, random);
       for (vggfast::Epilogue e : {vggfast::Epilogue{true, false}, {false, true}, {true, true}}) {
-        if (e.pool || !ceil_mode) check_selected(s, e, ceil_mode, random);
+        if (e.pool || !ceil_mode) check_masked(s, e, ceil_mode, random);
       }
     }
     check_sum_pool(s, random);

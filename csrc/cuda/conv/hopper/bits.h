@@ -1,4 +1,4 @@
-// A selection's bytes (vggfast/selection.h) from bits that the threads of a warp hold: one for each of their items, of
+// A mask's bytes (vggfast/mask.h) from bits that the threads of a warp hold: one for each of their items, of
 // one channel. A byte is of eight channels, which lie in the eight lanes that share `within`.
 #pragma once
 

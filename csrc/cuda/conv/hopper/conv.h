@@ -34,15 +34,15 @@ inline size_t gradient_bytes(const Tensor& gy, int64_t h, int64_t w) {
 }
 
 /// Bytes of a workspace whose first part has `first`.
-inline size_t with_gradient(size_t first, const Tensor& gy, const Selected& selected, int64_t h, int64_t w) {
-  return selected.selection ? gradient_at(first) + gradient_bytes(gy, h, w) : first;
+inline size_t with_gradient(size_t first, const Tensor& gy, const Masked& masked, int64_t h, int64_t w) {
+  return masked.mask ? gradient_at(first) + gradient_bytes(gy, h, w) : first;
 }
 
-/// What gy is the gradient of its sums by: itself without a selection, else written to the workspace behind its `first`
+/// What gy is the gradient of its sums by: itself without a mask, else written to the workspace behind its `first`
 /// bytes.
-inline Tensor gradient_of_sums(const Tensor& gy, const Selected& selected, int64_t h, int64_t w, Workspace workspace,
+inline Tensor gradient_of_sums(const Tensor& gy, const Masked& masked, int64_t h, int64_t w, Workspace workspace,
                                size_t first, const Context& context) {
-  if (!selected.selection) return gy;
+  if (!masked.mask) return gy;
   check_workspace(workspace, gradient_at(first) + gradient_bytes(gy, h, w));
   const int64_t n = gy.size(0), c = gy.size(1);
   const Tensor gz{static_cast<char*>(workspace.data) + gradient_at(first),
@@ -50,7 +50,7 @@ inline Tensor gradient_of_sums(const Tensor& gy, const Selected& selected, int64
                   gy.device,
                   {n, c, h, w},
                   {h * w * c, 1, w * c, c}};
-  cuda::scatter_selected(gy, *selected.selection, selected.epilogue, gz, context);
+  cuda::mask_scatter(gy, *masked.mask, masked.epilogue, gz, context);
   return gz;
 }
 
@@ -70,7 +70,7 @@ void fprop(const Tensor& x, const WeightView<T>& weights, const cuda::Output<T>&
                             .kernel = weights.kernel,
                             .cout = weights.out,
                             .bias = y.bias,
-                            .selection = y.selection,
+                            .mask = y.mask,
                             .y = y.data,
                             .relu = y.relu,
                             .pool = y.pool};
@@ -86,19 +86,19 @@ void fprop(const Tensor& x, const WeightView<T>& weights, const cuda::Output<T>&
   }
 }
 
-/// By the Hopper kernel: the splits' sums, and behind them the gradient that a selection leads to.
-inline size_t wgrad_workspace(const Tensor& x, const Tensor& gy, const Selected& selected) {
+/// By the Hopper kernel: the splits' sums, and behind them the gradient that a mask leads to.
+inline size_t wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked) {
   const int64_t cout = gy.size(1), splits = plan_wgrad(x, cout).splits;
-  return with_gradient(partial_bytes<bf16>(splits, cout, 9 * x.size(1)), gy, selected, x.size(2), x.size(3));
+  return with_gradient(partial_bytes<bf16>(splits, cout, 9 * x.size(1)), gy, masked, x.size(2), x.size(3));
 }
 
 template <class T>
-void wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, const Tensor& gw, const Tensor* gb,
+void wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
            Workspace workspace, const Context& context) {
-  check_workspace(workspace, wgrad_workspace(x, gy, selected));
+  check_workspace(workspace, wgrad_workspace(x, gy, masked));
   const WgradPlan plan = plan_wgrad(x, gw.size(0));
   const size_t sums = partial_bytes<T>(plan.splits, gw.size(0), 9 * x.size(1));
-  const Tensor gz = gradient_of_sums(gy, selected, x.size(2), x.size(3), workspace, sums, context);
+  const Tensor gz = gradient_of_sums(gy, masked, x.size(2), x.size(3), workspace, sums, context);
   float* const partial = static_cast<float*>(workspace.data);
   float* const bias = partial_bias<T>(partial, plan.splits, gw, gb);
   run_wgrad(x, gz, plan, partial, bias, context);

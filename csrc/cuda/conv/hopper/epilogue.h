@@ -1,4 +1,4 @@
-// What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the selection's bits; then the outputs leave (staging.h).
+// What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the mask's bits; then the outputs leave (staging.h).
 // Fed by rows, the four pixels of a window are in one thread: sums 4 i + 2 h + e and 4 (i + 1) + 2 h + e of even i. Fed
 // flat, they meet in the stage (flat_pool.h).
 #pragma once
@@ -36,7 +36,7 @@ class Epilogue {
         });
       }
     }
-    if (out_.selection) select(sums, place);
+    if (out_.mask) select(sums, place);
     if (out_.relu) rectify(sums);
     staging_.template store<Pairs::beside>(sums, [&](char* stage, int channel, int group) {
       if constexpr (Tile::by_rows) {
@@ -73,14 +73,14 @@ class Epilogue {
            pixel % tile_width;
   }
 
-  /// ReLU's selection: item 2 i + e of a thread is its pixel 8 i + 2 within + e.
+  /// ReLU's mask: item 2 i + e of a thread is its pixel 8 i + 2 within + e.
   __device__ __forceinline__ void select(const float (&sums)[count], const Place& place) const {
     constexpr int items = 2 * groups;
     const int bytes = (out_.sums.c + 7) / 8, first_byte = (place.channel + 16 * at_.warp) / 8;
     // This lane writes the bytes of items of number at_.group in eight.
     const int pixel = at_.group / 2 * 8 + 2 * at_.within + at_.group % 2;
     const int64_t step = int64_t(bytes) * (Tile::by_rows ? out_.sums.w : 8);  // from eight pixels to the next
-    uint8_t* const first = out_.selection + number(place, pixel) * bytes + first_byte;
+    uint8_t* const first = out_.mask + number(place, pixel) * bytes + first_byte;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       uint32_t words[(items + 31) / 32] = {};
@@ -122,7 +122,7 @@ class Epilogue {
     float best[4 * pooled_groups] = {};
     Chosen chosen{};
     pool(sums, best, chosen);
-    if (!Tile::only_pools && out_.selection) select(chosen, place);
+    if (!Tile::only_pools && out_.mask) select(chosen, place);
     if (out_.relu) rectify(best);
     staging_.template store<Pairs::below>(best, [&](char* stage, int channel, int) {
       ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x / 2, place.y / 2, place.image});
@@ -133,7 +133,7 @@ class Epilogue {
     const int h = out_.sums.h / 2, w = out_.sums.w / 2, y = place.y / 2, x = place.x / 2 + at_.within;
     const int64_t bytes = (out_.sums.c + 7) / 8, plane_bytes = int64_t(h) * w * bytes, line = w * bytes;
     const int first_byte = (place.channel + 16 * at_.warp) / 8;
-    uint8_t* plane = out_.selection + place.image * ((out_.relu ? 3 : 2) * plane_bytes) +
+    uint8_t* plane = out_.mask + place.image * ((out_.relu ? 3 : 2) * plane_bytes) +
                      (int64_t(y + at_.group) * w + x) * bytes + first_byte;
     const bool real = place.image < out_.sums.n && x < w;
     const auto store_plane = [&](const uint32_t (&bits)[2]) {

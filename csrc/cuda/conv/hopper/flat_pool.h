@@ -1,6 +1,6 @@
 // 2 x 2 max-pool of what a flat tile's stage holds, [pixel][64 channels] of 16 bits, swizzled: whole pairs of image
 // rows, so that every window is there. A thread takes eight channels of a window: four reads and a store of 16 bytes,
-// and a byte of each plane of the selection. Maxima are of rounded values, as in torch, whose pool follows the
+// and a byte of each plane of the mask. Maxima are of rounded values, as in torch, whose pool follows the
 // rounding.
 #pragma once
 
@@ -51,10 +51,9 @@ __device__ __forceinline__ void pool_stage(const char* stage, const Output<T, U>
     const PooledChannels<U> pooled(stage, pixel, w, chunk, out.relu);
     const int64_t number = int64_t(first_pair + pair) * across + x;
     store_channels<true>(out.y + number * c + channel + chunk * vector_channels, vector_channels, pooled.best);
-    if (!out.selection) continue;
+    if (!out.mask) continue;
     const int image = out.pooled_h.quotient(first_pair + pair), planes = out.relu ? 3 : 2;
-    uint8_t* plane =
-        out.selection + number * (c / 8) + int64_t(image) * (planes - 1) * plane_bytes + channel / 8 + chunk;
+    uint8_t* plane = out.mask + number * (c / 8) + int64_t(image) * (planes - 1) * plane_bytes + channel / 8 + chunk;
     const unsigned bits[3] = {pooled.passes, pooled.column, pooled.below};
 #pragma unroll
     for (int i = 0; i < 3; ++i) {

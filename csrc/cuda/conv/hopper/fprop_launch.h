@@ -89,7 +89,7 @@ Output<T, U> outputs_of(const FpropProblem<T, U>& p) {
   return {.y = p.y,
           .bias = p.bias,
           .scale = p.scale,
-          .selection = p.selection,
+          .mask = p.mask,
           .sums = {p.n, p.h, p.w, p.cout},
           .pooled_w = Divider(std::max(1, p.w / 2)),
           .pooled_h = Divider(std::max(1, p.h / 2)),

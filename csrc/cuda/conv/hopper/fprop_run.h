@@ -20,7 +20,7 @@ struct FpropProblem {
   int64_t weight_stride, tap_stride;  // in values: from one cout, one tap to the next
   int kernel, cout;
   const BiasOf<T, U>* bias;  // or null
-  uint8_t* selection;        // or null
+  uint8_t* mask;             // or null
   U* y;
   bool relu, pool;
   float scale = 1;  // of quantised values' sums, before the bias

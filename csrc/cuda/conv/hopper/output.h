@@ -11,7 +11,7 @@ struct Output {
   U* y;
   const BiasOf<T, U>* bias;    // or null
   float scale;                 // of sums of quantised values; else without meaning
-  uint8_t* selection;          // or null
+  uint8_t* mask;               // or null
   Extent sums;                 // before the pool
   Divider pooled_w, pooled_h;  // for flat tiles
   bool relu, pool;

@@ -40,9 +40,9 @@ bool aligned(const Tensor& t) { return t.size(1) % 8 == 0 && reinterpret_cast<ui
 
 }  // namespace
 
-bool takes_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel) {
+bool takes_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel) {
   return is_hopper() && !is_portable_tile(conv_tile()) && kernel == 3 && size_of(x.dtype) == 2 && x.numel() > 0 &&
-         aligned(x) && gy.size(1) % 8 == 0 && (selected.selection || aligned(gy));
+         aligned(x) && gy.size(1) % 8 == 0 && (masked.mask || aligned(gy));
 }
 
 void run_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, float* partial, float* partial_bias,

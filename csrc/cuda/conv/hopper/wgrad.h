@@ -6,8 +6,8 @@
 namespace vggfast::cuda::hopper {
 
 /// Whether the current device and these tensors are for it: 3x3, 16-bit types, channels in eights, x aligned; gy too,
-/// unless a selection leads to it, which is undone beforehand.
-bool takes_wgrad(const Tensor& x, const Tensor& gy, const Selected& selected, int64_t kernel);
+/// unless a mask leads to it, which is undone beforehand.
+bool takes_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel);
 
 /// How steps walk over the pixels (wgrad_walk.h), and how many blocks share those of a tile of gw.
 struct WgradPlan {

@@ -1,6 +1,6 @@
-// What becomes of an fprop tile's sums: bias, ReLU, 2 x 2 max-pool, the selection's bits, and 16-byte stores.
+// What becomes of an fprop tile's sums: bias, ReLU, 2 x 2 max-pool, the mask's bits, and 16-byte stores.
 // A thread holds two neighbouring channels of whole windows; the four lanes of a group exchange theirs (transpose_quad)
-// so that each ends with eight neighbouring channels: a byte of a selection, 16 bytes or more of y.
+// so that each ends with eight neighbouring channels: a byte of a mask, 16 bytes or more of y.
 #pragma once
 
 #include <cstring>
@@ -16,7 +16,7 @@ template <class T>
 struct Output {
   T* data;
   const T* bias;             // or null
-  uint8_t* selection;        // or null
+  uint8_t* mask;             // or null
   int h, w, c;               // before the pool
   bool relu, pool, vectors;  // vectors: whether eight channels are whole, aligned chunks
 };
@@ -91,7 +91,7 @@ __device__ __forceinline__ void store_channels(const Output<T>& y, int64_t pixel
   }
 }
 
-/// One bit of a selection for each of a lane's eight channels-to-be: bit 8 i + 2 within + e for channel e of block i.
+/// One bit of a mask for each of a lane's eight channels-to-be: bit 8 i + 2 within + e for channel e of block i.
 /// All lanes of a group come to hold all 32.
 __device__ __forceinline__ uint32_t spread_bits(uint32_t mine) {
   mine |= ptx::shfl_xor(mine, 1);
@@ -100,7 +100,7 @@ __device__ __forceinline__ uint32_t spread_bits(uint32_t mine) {
 
 /// The outputs of one window, 32 channels from `c` on: `pass`, `column` and `below` are bits as spread_bits has them.
 template <class T>
-struct Selection {
+struct Mask {
   uint32_t pass = 0, column = 0, below = 0;
 
   /// Writes this lane's byte of each plane; the planes follow each other. Every lane of the warp takes part.
@@ -111,7 +111,7 @@ struct Selection {
     if (!real || c >= y.c) return;
     const int64_t bytes = (y.c + 7) / 8;
     const int planes = (y.relu ? 1 : 0) + (y.pool ? 2 : 0);
-    uint8_t* plane = y.selection + (image * planes * pixels + pixel) * bytes + c / 8;
+    uint8_t* plane = y.mask + (image * planes * pixels + pixel) * bytes + c / 8;
 #pragma unroll
     for (int i = 0; i < 3; ++i) {
       if (i == 0 ? !y.relu : !y.pool) continue;
@@ -124,21 +124,21 @@ struct Selection {
 /// Stores one pixel of every window of the warp, 32 channels: values[i][e] is channel e of this lane in block i.
 template <class T, class Sum>
 __device__ __forceinline__ void store_pixel(const Output<T>& y, int image, int pixel, int64_t pixels, int c, int within,
-                                            bool real, Sum (&values)[4][2], Selection<T> selection) {
+                                            bool real, Sum (&values)[4][2], Mask<T> mask) {
   Pair<T> pairs[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const bool pass = !(values[i][e] <= Sum(0));  // NaN passes
-      selection.pass |= uint32_t(pass) << (8 * i + 2 * within + e);
+      mask.pass |= uint32_t(pass) << (8 * i + 2 * within + e);
       if (y.relu && !pass) values[i][e] = Sum(0);
     }
     pairs[i] = Pair<T>::of(values[i][0], values[i][1]);
   }
   transpose_quad(pairs, within);
   if (real) store_channels(y, image * pixels + pixel, c + 8 * within, pairs);
-  if (y.selection) selection.store(y, image, pixel, pixels, c + 8 * within, within, real);
+  if (y.mask) mask.store(y, image, pixel, pixels, c + 8 * within, within, real);
 }
 
 /// `first_window`, `first_channel`: of the tile.
@@ -162,7 +162,7 @@ __device__ __forceinline__ void store_outputs(const Output<T>& y, const Windows&
         return sums[2 * q + pixel / 2][j + i][pixel % 2 * 2 + e] + bias[i][e];
       };
       if (y.pool) {
-        Selection<T> selection;
+        Mask<T> mask;
         Sum best[4][2];
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
@@ -177,13 +177,13 @@ __device__ __forceinline__ void store_outputs(const Output<T>& y, const Windows&
               best[i][e] = next;
               chosen = pixel;
             }
-            selection.column |= uint32_t(chosen & 1) << (8 * i + 2 * within + e);
-            selection.below |= uint32_t(chosen >> 1) << (8 * i + 2 * within + e);
+            mask.column |= uint32_t(chosen & 1) << (8 * i + 2 * within + e);
+            mask.below |= uint32_t(chosen >> 1) << (8 * i + 2 * within + e);
           }
         }
         const int h = y.h / 2, w = y.w / 2;
         store_pixel(y, window.image, window.y * w + window.x, int64_t(h) * w, c, within,
-                    window.real && window.y < h && window.x < w, best, selection);
+                    window.real && window.y < h && window.x < w, best, mask);
       } else {
 #pragma unroll
         for (int pixel = 0; pixel < 4; ++pixel) {

@@ -66,9 +66,9 @@ class PixelRows {
       for (int i = 0; i < count; ++i) {
         ptx::cp_async_ca_16(stage + target(i), center_[i] + offset_, inside_[i] >> tap_ & 1);
       }
-    } else if constexpr (How == Reads::selected) {
+    } else if constexpr (How == Reads::masked) {
 #pragma unroll
-      for (int i = 0; i < count; ++i) held_[i] = a.x.selected_chunk(stored_[i], k_);
+      for (int i = 0; i < count; ++i) held_[i] = a.x.masked_chunk(stored_[i], k_);
     } else {
 #pragma unroll
       for (int e = 0; e < chunk_of<T>; ++e) {
@@ -115,7 +115,7 @@ class PixelRows {
       ++dy_;
       offset_ += int64_t(a.x.w - a.kernel) * a.x.c;
     }
-    if constexpr (How == Reads::selected) {
+    if constexpr (How == Reads::masked) {
       if (tap_ != stored_tap_) look_up(a);
     }
   }
@@ -135,7 +135,7 @@ class PixelRows {
   unsigned inside_[How == Reads::async ? count : 1];  // a bit for each tap
   Place place_[How == Reads::async ? 1 : count];
   int stored_tap_ = -1;
-  typename Source<T>::Stored stored_[How == Reads::selected ? count : 1];
+  typename Source<T>::Stored stored_[How == Reads::masked ? count : 1];
   Held<T, How> held_[How == Reads::async ? 1 : count];
 };
 

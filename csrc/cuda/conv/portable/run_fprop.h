@@ -34,7 +34,7 @@ void run_fprop(FpropArgs<typename Math::Element>& args, TileShape shape, const C
       }
     };
     if (how == Reads::async) return by_shape.template operator()<Reads::async>();
-    if (how == Reads::selected) return by_shape.template operator()<Reads::selected>();
+    if (how == Reads::masked) return by_shape.template operator()<Reads::masked>();
   }
   launch_fprop<Math, TallTile, Reads::gathered>(args, context);
 }

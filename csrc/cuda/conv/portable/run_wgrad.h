@@ -28,7 +28,7 @@ void run_wgrad(WgradArgs<typename Math::Element>& args, TileShape shape, const C
       launch_wgrad<Math, SmallTile, Gradients, Reads::async>(args, context);
     };
     if (inputs == Reads::async && gradients == Reads::async) return by_shape.template operator()<Reads::async>();
-    if (inputs == Reads::async && gradients == Reads::selected) return by_shape.template operator()<Reads::selected>();
+    if (inputs == Reads::async && gradients == Reads::masked) return by_shape.template operator()<Reads::masked>();
   }
   launch_wgrad<Math, SmallTile, Reads::gathered, Reads::gathered>(args, context);
 }

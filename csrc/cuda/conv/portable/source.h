@@ -1,5 +1,5 @@
 // Where a convolution's input comes from: an activation as it lies, or the gradient of an epilogue's output seen
-// through the epilogue's selection (vggfast/selection.h), as the gradient of the sums before it.
+// through the epilogue's mask (vggfast/mask.h), as the gradient of the sums before it.
 #pragma once
 
 #include <algorithm>
@@ -35,10 +35,10 @@ __device__ __forceinline__ Words masked(Words chunk, unsigned keep) {
 template <class T>
 struct Source {
   const T* data;
-  int n, h, w, c;            // extents as the convolution sees them
-  int stored_h, stored_w;    // of what lies in memory: halved where the selection has a pool
-  const uint8_t* selection;  // where relu or pool says that there is one
-  int64_t plane;             // bytes of a plane of it
+  int n, h, w, c;          // extents as the convolution sees them
+  int stored_h, stored_w;  // of what lies in memory: halved where the mask has a pool
+  const uint8_t* mask;     // where relu or pool says that there is one
+  int64_t plane;           // bytes of a plane of it
   int planes;
   bool relu, pool;
 
@@ -49,7 +49,7 @@ struct Source {
   struct Stored {
     static constexpr uint32_t nowhere = ~0u;
     uint32_t chunk;  // first, from data; or nowhere: outside the image, or at an odd edge that the pool left out
-    uint32_t byte;   // first, from selection
+    uint32_t byte;   // first, from mask
     unsigned part;   // the bits that a pixel of this column (bits 0-7) and row (8-15) of a window turns over
   };
   __device__ __forceinline__ Stored stored(int image, int y, int x) const {
@@ -70,19 +70,19 @@ struct Source {
     return keep;
   }
   /// Channels ch ... of it, a chunk that is aligned and whole; zeros where there is nothing or nothing passes.
-  __device__ __forceinline__ Words selected_chunk(Stored at, int ch) const {
+  __device__ __forceinline__ Words masked_chunk(Stored at, int ch) const {
     if (at.chunk == Stored::nowhere) return {};
-    const unsigned keep = kept(selection + at.byte + ch / 8, at.part) >> (ch % 8);
+    const unsigned keep = kept(mask + at.byte + ch / 8, at.part) >> (ch % 8);
     return masked<T>(reinterpret_cast<const Words*>(data)[at.chunk + static_cast<uint32_t>(ch / chunk_of<T>)], keep);
   }
 
-  /// One channel of (y, x), with a selection or without.
+  /// One channel of (y, x), with a mask or without.
   __device__ __forceinline__ T element(int image, int y, int x, int ch) const {
     const int shift = pool ? 1 : 0, row = y >> shift, column = x >> shift;
     if (!inside(y, x) || row >= stored_h || column >= stored_w) return T{};
     const int64_t pixel = int64_t(row) * stored_w + column, area = int64_t(stored_h) * stored_w;
     if (relu || pool) {
-      const uint8_t* bits = selection + (image * planes * area + pixel) * ((c + 7) / 8) + ch / 8;
+      const uint8_t* bits = mask + (image * planes * area + pixel) * ((c + 7) / 8) + ch / 8;
       if (!(kept(bits, (x & 1 ? 0u : 0xffu) | (y & 1 ? 0u : 0xff00u)) >> (ch % 8) & 1)) return T{};
     }
     return data[(image * area + pixel) * c + ch];
@@ -91,14 +91,14 @@ struct Source {
 
 /// How a tile of a source comes to shared memory.
 enum class Reads {
-  async,     // 16 bytes at a time by cp.async: channels fill whole chunks, no selection
-  selected,  // 16 bytes at a time through a selection
-  gathered,  // element by element: any number of channels, the first layer's three among them; any selection
+  async,     // 16 bytes at a time by cp.async: channels fill whole chunks, no mask
+  masked,    // 16 bytes at a time through a mask
+  gathered,  // element by element: any number of channels, the first layer's three among them; any mask
 };
 
 /// What a thread holds of a chunk between fetching and storing it.
 template <class T, Reads How>
-using Held = std::conditional_t<How == Reads::selected, Words, Chunk<T>>;
+using Held = std::conditional_t<How == Reads::masked, Words, Chunk<T>>;
 
 template <class T>
 Reads reads_of(const Source<T>& s) {
@@ -107,13 +107,13 @@ Reads reads_of(const Source<T>& s) {
   if (!s.relu && !s.pool) return Reads::async;
   const int64_t pixels = int64_t(s.n) * s.stored_h * s.stored_w;  // Stored counts in 32 bits
   const int64_t last = std::max(pixels * (s.c / chunk_of<T>), pixels * s.planes * ((s.c + 7) / 8));
-  return last < Source<T>::Stored::nowhere ? Reads::selected : Reads::gathered;
+  return last < Source<T>::Stored::nowhere ? Reads::masked : Reads::gathered;
 }
 
 template <class T>
-Source<T> source_of(const Tensor& t, const Selected& selected, int64_t h, int64_t w) {
-  const Epilogue e = selected.epilogue;
-  const bool has = selected.selection != nullptr;
+Source<T> source_of(const Tensor& t, const Masked& masked, int64_t h, int64_t w) {
+  const Epilogue e = masked.epilogue;
+  const bool has = masked.mask != nullptr;
   return {.data = t.as<T>(),
           .n = static_cast<int>(t.size(0)),
           .h = static_cast<int>(h),
@@ -121,9 +121,9 @@ Source<T> source_of(const Tensor& t, const Selected& selected, int64_t h, int64_
           .c = static_cast<int>(t.size(1)),
           .stored_h = static_cast<int>(t.size(2)),
           .stored_w = static_cast<int>(t.size(3)),
-          .selection = has ? selected.selection->as<uint8_t>() : nullptr,
+          .mask = has ? masked.mask->as<uint8_t>() : nullptr,
           .plane = t.size(2) * t.size(3) * ((t.size(1) + 7) / 8),
-          .planes = static_cast<int>(selection_planes(e)),
+          .planes = static_cast<int>(mask_planes(e)),
           .relu = has && e.relu,
           .pool = has && e.pool};
 }

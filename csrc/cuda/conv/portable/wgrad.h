@@ -2,7 +2,7 @@
 //
 //   gw (cout x taps * cin) = gz^T (cout x pixels) * x, shifted by each tap (pixels x taps * cin)
 //
-// Both operands are read where they lie, gz through its selection. A block owns a tile of gw and a share of the pixels
+// Both operands are read where they lie, gz through its mask. A block owns a tile of gw and a share of the pixels
 // (split); its sums go to partial (splits x cout x taps * cin) and partial_bias (splits x cout), which reduce.cu adds
 // up in order: no atomics, the same bits every time. Shared memory: Tile::stages stages of rows + columns times 64
 // bytes, 64 KB at most. Who waits on whom: mainloop.h.
@@ -72,8 +72,8 @@ class PixelChunks {
         if constexpr (How == Reads::async) {
           ptx::cp_async_ca_16(stage + target(i), next_ + int64_t(apart * i) * from_.c,
                               real && from_.inside(p.y + dy_, p.x + dx_));
-        } else if constexpr (How == Reads::selected) {
-          held_[i] = real ? from_.selected_chunk(from_.stored(p.image, p.y + dy_, p.x + dx_), channel_) : Words{};
+        } else if constexpr (How == Reads::masked) {
+          held_[i] = real ? from_.masked_chunk(from_.stored(p.image, p.y + dy_, p.x + dx_), channel_) : Words{};
         } else {
           held_[i] = gathered(a, p, pixel < a.pixels);
         }

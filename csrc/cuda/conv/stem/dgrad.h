@@ -1,5 +1,5 @@
 // The first layer's dgrad: gx (n, h, w, c <= 4) = 3 x 3 taps of gz (n, h, w, cout) * mirrored weights, bound by reading
-// gy, whose selection makes gz of it.
+// gy, whose mask makes gz of it.
 //
 // A warp walks down a strip of 32 columns, of which the inner 30 are its outputs. A row of gz is multiplied by the
 // weights of all taps: those of a column's three rows add up in the products' sums, one set for each of the three rows
@@ -127,7 +127,7 @@ class DgradRow {
 #pragma unroll
       for (int block = 0; block < StemDgrad::blocks; ++block) {
         Words& chunk = chunks[piece][block];
-        chunk = chunks_[piece].selected(block, at.within * chunk_of<T>, landing_ + target(piece, block));
+        chunk = chunks_[piece].read_masked(block, at.within * chunk_of<T>, landing_ + target(piece, block));
 #pragma unroll
         for (uint32_t& word : chunk.word) word = rounded<StemMath<T>>(word);
       }

@@ -1,5 +1,5 @@
 // What becomes of the stem's sums. The channels are dealt out to the columns of the products so that a lane ends with
-// eight neighbouring channels of whole windows: a byte of a selection and 16 bytes or more of y, without an exchange.
+// eight neighbouring channels of whole windows: a byte of a mask and 16 bytes or more of y, without an exchange.
 #pragma once
 
 #include <cmath>
@@ -30,7 +30,7 @@ class WindowOutputs {
     const int planes = (y.relu ? 1 : 0) + (y.pool ? 2 : 0);
     plane_ = area * (y.c / 8);
     to_ = y.data + pixel * y.c + c;
-    bits_ = y.selection + (image * (planes - 1) * plane_ + pixel * (y.c / 8) + c / 8);
+    bits_ = y.mask + (image * (planes - 1) * plane_ + pixel * (y.c / 8) + c / 8);
   }
 
   /// Channels `further` ... from the lane's first on; `sums` are not wanted any more.
@@ -93,7 +93,7 @@ class WindowOutputs {
 #pragma unroll
       for (int e = 0; e < lane_channels; ++e) to[e] = narrow[e];
     }
-    if (y_.selection) store_bits(bits_ + (pixels * (y_.c / 8) + further / 8), values, right, below);
+    if (y_.mask) store_bits(bits_ + (pixels * (y_.c / 8) + further / 8), values, right, below);
   }
   __device__ __forceinline__ void store_bits(uint8_t* to, const float (&values)[lane_channels], unsigned right,
                                              unsigned below) const {

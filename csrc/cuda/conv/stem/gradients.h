@@ -1,5 +1,5 @@
 // The gradient that dgrad and wgrad read, once: 16 bytes at a time, by cp.async to where the same lane finds them and
-// applies the selection, whose bits come to a register meanwhile.
+// applies the mask, whose bits come to a register meanwhile.
 #pragma once
 
 #include "cuda/conv/portable/source.h"
@@ -10,7 +10,7 @@ namespace vggfast::cuda {
 /// A row of an image, as it lies: pooled rows are two of the image's.
 struct GradientRow {
   uint32_t pixel;   // the first one, of all images
-  uint32_t planes;  // of the selection, that lie between: in pixels
+  uint32_t planes;  // of the mask, that lie between: in pixels
   unsigned part;    // which row of a window it is: the bits that Source::kept turns over
   bool real;
 
@@ -33,7 +33,7 @@ struct GradientColumn {
       : pixel(x >> (gz.pool ? 1 : 0)), part(x & 1 ? 0 : 0xff), real(pixel < static_cast<unsigned>(gz.stored_w)) {}
 };
 
-/// `Count` chunks of a lane that are on their way together, all of the same channels of a byte of a selection.
+/// `Count` chunks of a lane that are on their way together, all of the same channels of a byte of a mask.
 template <class T, int Count>
 class GradientChunks {
  public:
@@ -54,7 +54,7 @@ class GradientChunks {
 #pragma unroll
     for (int i = 0; i < Count; ++i) keep_[i] = 0xff;
     if (gz.stored_h == 0 || gz.stored_w == 0) return;  // there are no bits
-    const uint8_t* plane = gz.selection;
+    const uint8_t* plane = gz.mask;
     if (gz.relu) {
 #pragma unroll
       for (int i = 0; i < Count; ++i) keep_[i] = plane[byte_[i]];
@@ -68,8 +68,8 @@ class GradientChunks {
     }
   }
 
-  /// Chunk i, which has arrived, with zeros for what the selection leaves out.
-  __device__ __forceinline__ Words selected(int i, int c, const char* shared) const {
+  /// Chunk i, which has arrived, with zeros for what the mask leaves out.
+  __device__ __forceinline__ Words read_masked(int i, int c, const char* shared) const {
     return masked<T>(*reinterpret_cast<const Words*>(shared), keep_[i] >> (c % 8));
   }
 

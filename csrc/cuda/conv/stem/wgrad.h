@@ -1,5 +1,5 @@
 // The first layer's wgrad: gw (cout x 9 * c, c <= 4) = gz^T (cout x pixels) * x shifted by each tap (pixels x 9 * c),
-// and gb beside it, bound by reading gy, whose selection makes gz of it.
+// and gb beside it, bound by reading gy, whose mask makes gz of it.
 //
 // The tiles, 8 columns x 4 rows (2 of float32) of one image, are shared out evenly among all warps. A warp multiplies
 // 64 channels of gz by all taps and keeps the sums in registers to the end; then a block's warps add theirs up in
@@ -70,14 +70,14 @@ class WgradGradients {
     chunks_.fetch_bits(gz);
   }
 
-  /// Waits for them, and applies the selection where they lie.
+  /// Waits for them, and applies the mask where they lie.
   __device__ __forceinline__ void select(const Source<T>& gz, char* stage, Lane at) const {
     ptx::cp_async_wait_group<0>();
     if (!gz.relu && !gz.pool) return;
 #pragma unroll
     for (int i = 0; i < Traits::rows * columns; ++i) {
       char* const chunk = stage + target(i, at);
-      *reinterpret_cast<Words*>(chunk) = chunks_.selected(i, c_, chunk);
+      *reinterpret_cast<Words*>(chunk) = chunks_.read_masked(i, c_, chunk);
     }
   }
 

@@ -1,4 +1,4 @@
-// Reading and writing the bit planes of vggfast/selection.h, a vector of channels at a time.
+// Reading and writing the bit planes of vggfast/mask.h, a vector of channels at a time.
 #pragma once
 
 #include "cpu/simd.h"

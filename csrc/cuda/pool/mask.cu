@@ -1,7 +1,7 @@
-// The two ops on selections (vggfast/selection.h), NHWC: gather_selected takes from z (n, h, w, c) what was selected, y
-// (n, oh, ow, c), 0 where ReLU cut; scatter_selected puts y there and 0 in every other place of z. A thread owns 8
+// The two ops on masks (vggfast/mask.h), NHWC: mask_gather takes from z (n, h, w, c) what was masked, y
+// (n, oh, ow, c), 0 where ReLU cut; mask_scatter puts y there and 0 in every other place of z. A thread owns 8
 // channels of a window (one byte of each plane): up to four pixels of z, one without pool. There is no shared memory
-// and nobody waits. Bound by memory: z's, y's and the selection's bytes once.
+// and nobody waits. Bound by memory: z's, y's and the mask's bytes once.
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
 #include "vggfast/cuda.h"
@@ -13,7 +13,7 @@ template <class T>
 struct SelectedArgs {
   T* z;
   T* y;
-  const uint8_t* selection;
+  const uint8_t* mask;
   Pieces windows;  // gather's: y's pixels; scatter's: z's windows, of which those at the edge may have no y
   int64_t h, w, c, oh, ow;
   bool relu;
@@ -31,7 +31,7 @@ struct Bits {
 template <bool Pool, class T>
 __device__ __forceinline__ Bits load_bits(const SelectedArgs<T>& a, int64_t n, int64_t y, int64_t x, int64_t group) {
   const int64_t planes = (a.relu ? 1 : 0) + (Pool ? 2 : 0), plane = a.oh * a.ow * a.windows.groups;
-  const uint8_t* byte = a.selection + n * planes * plane + (y * a.ow + x) * a.windows.groups + group;
+  const uint8_t* byte = a.mask + n * planes * plane + (y * a.ow + x) * a.windows.groups + group;
   Bits bits;
   if (a.relu) {
     bits.passes = *byte;
@@ -44,7 +44,7 @@ __device__ __forceinline__ Bits load_bits(const SelectedArgs<T>& a, int64_t n, i
   return bits;
 }
 
-/// The elements of a window, row-major. Those that the edge cuts are not inside, whatever a selection says.
+/// The elements of a window, row-major. Those that the edge cuts are not inside, whatever a mask says.
 template <class T, bool Pool>
 struct Window {
   static constexpr int elements = Pool ? 4 : 1;
@@ -63,7 +63,7 @@ struct Window {
 };
 
 template <class T, bool Pool, bool Aligned>
-__global__ void __launch_bounds__(PieceTraits::threads, 2) gather_selected_kernel(SelectedArgs<T> a) {
+__global__ void __launch_bounds__(PieceTraits::threads, 2) mask_gather_kernel(SelectedArgs<T> a) {
   for_each_piece(a.windows, [&](int64_t n, int64_t y, int64_t x, int64_t group) {
     const int64_t c = group * vector_channels, count = a.c - c;
     const Window<T, Pool> window(a, n, y, x, c);
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(PieceTraits::threads, 2) gather_selected_kerne
 }
 
 template <class T, bool Pool, bool Aligned>
-__global__ void __launch_bounds__(PieceTraits::threads, 2) scatter_selected_kernel(SelectedArgs<T> a) {
+__global__ void __launch_bounds__(PieceTraits::threads, 2) mask_scatter_kernel(SelectedArgs<T> a) {
   for_each_piece(a.windows, [&](int64_t n, int64_t y, int64_t x, int64_t group) {
     const int64_t c = group * vector_channels, count = a.c - c;
     Bits bits{.passes = 0};
@@ -110,11 +110,11 @@ __global__ void __launch_bounds__(PieceTraits::threads, 2) scatter_selected_kern
 }
 
 template <class T>
-SelectedArgs<T> selected_args(const Tensor& z, const Tensor& y, const Tensor& selection, Epilogue e, int64_t rows,
-                              int64_t columns) {
+SelectedArgs<T> mask_args(const Tensor& z, const Tensor& y, const Tensor& mask, Epilogue e, int64_t rows,
+                          int64_t columns) {
   return {.z = z.as<T>(),
           .y = y.as<T>(),
-          .selection = selection.as<uint8_t>(),
+          .mask = mask.as<uint8_t>(),
           .windows = pieces(z.size(0), rows, columns, groups_of(z.size(1))),
           .h = z.size(2),
           .w = z.size(3),
@@ -133,27 +133,26 @@ void for_kind(const Tensor& z, const Tensor& y, Epilogue e, Body body) {
 
 }  // namespace
 
-void gather_selected(const Tensor& z, const Tensor& selection, Epilogue e, const Tensor& y, Context context) {
-  check_pool_outputs(z, y, &selection, e);
+void mask_gather(const Tensor& z, const Tensor& mask, Epilogue e, const Tensor& y, Context context) {
+  check_pool_outputs(z, y, &mask, e);
   for_float(z, "z", [&]<class T>() {
-    const auto args = selected_args<T>(z, y, selection, e, y.size(2), y.size(3));
+    const auto args = mask_args<T>(z, y, mask, e, y.size(2), y.size(3));
     if (args.windows.count() == 0) return;
     for_kind(z, y, e, [&]<bool Pool, bool Aligned>() {
-      launch("gather_selected_kernel", gather_selected_kernel<T, Pool, Aligned>, grid_of(args.windows), context, args);
+      launch("mask_gather_kernel", mask_gather_kernel<T, Pool, Aligned>, grid_of(args.windows), context, args);
     });
   });
 }
 
-void scatter_selected(const Tensor& y, const Tensor& selection, Epilogue e, const Tensor& z, Context context) {
-  check_pool_outputs(z, y, &selection, e);
+void mask_scatter(const Tensor& y, const Tensor& mask, Epilogue e, const Tensor& z, Context context) {
+  check_pool_outputs(z, y, &mask, e);
   for_float(z, "z", [&]<class T>() {
     const int64_t rows = e.pool ? pooled(z.size(2), true) : z.size(2);
     const int64_t columns = e.pool ? pooled(z.size(3), true) : z.size(3);
-    const auto args = selected_args<T>(z, y, selection, e, rows, columns);
+    const auto args = mask_args<T>(z, y, mask, e, rows, columns);
     if (args.windows.count() == 0) return;
     for_kind(z, y, e, [&]<bool Pool, bool Aligned>() {
-      launch("scatter_selected_kernel", scatter_selected_kernel<T, Pool, Aligned>, grid_of(args.windows), context,
-             args);
+      launch("mask_scatter_kernel", mask_scatter_kernel<T, Pool, Aligned>, grid_of(args.windows), context, args);
     });
   });
 }

@@ -37,8 +37,8 @@ std::vector<double> rows_for_threads(int64_t classes, int threads) {
 
 }  // namespace
 
-void class_scores(const Tensor& maps, int64_t views, const Tensor& scores, Context context) {
-  check_class_scores(maps, views, scores, "scores");
+void mean_posteriors(const Tensor& maps, int64_t views, const Tensor& scores, Context context) {
+  check_mean_posteriors(maps, views, scores, "scores");
   cpu::for_float(maps, "maps", [&]<class T>() {
     const int64_t images = scores.size(0), classes = maps.size(1), pixels = maps.size(2) * maps.size(3);
     std::vector<double> rows = rows_for_threads(2 * classes, context.threads);
@@ -56,9 +56,9 @@ void class_scores(const Tensor& maps, int64_t views, const Tensor& scores, Conte
   });
 }
 
-void class_scores_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps,
-                        Context context) {
-  check_class_scores(maps, views, gscores, "gscores");
+void mean_posteriors_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps,
+                           Context context) {
+  check_mean_posteriors(maps, views, gscores, "gscores");
   check_nhwc(gmaps, "gmaps");
   check_like(gmaps, "gmaps", maps.shape, maps.dtype, maps.device);
   cpu::for_float(maps, "maps", [&]<class T>() {

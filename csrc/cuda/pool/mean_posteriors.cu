@@ -15,7 +15,7 @@
 namespace vggfast::cuda {
 namespace {
 
-struct ClassScoresTraits {
+struct MeanPosteriorsTraits {
   static constexpr unsigned threads = 512;
   static constexpr unsigned groups = 64;  // side by side
   static constexpr int64_t most_blocks = 1 << 16;
@@ -23,7 +23,7 @@ struct ClassScoresTraits {
 };
 
 template <class T>
-struct ClassScoresArgs {
+struct MeanPosteriorsArgs {
   const T* maps;
   T* scores;         // fprop writes them,
   const T* gscores;  // dgrad reads these
@@ -34,7 +34,7 @@ struct ClassScoresArgs {
 
 /// row (c): the exponentials, in the softmax of the means of `map`. Returns their sum.
 template <bool Aligned, class T>
-__device__ __forceinline__ Wide<T> softmax_of_mean(const ClassScoresArgs<T>& a, const T* map, Wide<T>* scratch,
+__device__ __forceinline__ Wide<T> softmax_of_mean(const MeanPosteriorsArgs<T>& a, const T* map, Wide<T>* scratch,
                                                    Wide<T>* row) {
   for (int64_t first = 0; first < a.c; first += a.lanes.groups * vector_channels) {
     const int64_t c = first + a.lanes.group() * vector_channels;
@@ -59,7 +59,7 @@ __device__ __forceinline__ Wide<T> softmax_of_mean(const ClassScoresArgs<T>& a, 
 }
 
 template <class T, bool Aligned>
-__global__ void __launch_bounds__(ClassScoresTraits::threads, 2) class_scores_kernel(ClassScoresArgs<T> a) {
+__global__ void __launch_bounds__(MeanPosteriorsTraits::threads, 2) mean_posteriors_kernel(MeanPosteriorsArgs<T> a) {
   Wide<T>* scratch = reinterpret_cast<Wide<T>*>(ptx::shared_memory());
   Wide<T>* row = scratch + a.lanes.scratch();
   Wide<T>* sums = row + a.c;
@@ -82,7 +82,8 @@ __global__ void __launch_bounds__(ClassScoresTraits::threads, 2) class_scores_ke
 }
 
 template <class T, bool Aligned>
-__global__ void __launch_bounds__(ClassScoresTraits::threads, 2) class_scores_dgrad_kernel(ClassScoresArgs<T> a) {
+__global__ void __launch_bounds__(MeanPosteriorsTraits::threads, 2)
+    mean_posteriors_dgrad_kernel(MeanPosteriorsArgs<T> a) {
   Wide<T>* scratch = reinterpret_cast<Wide<T>*>(ptx::shared_memory());
   Wide<T>* row = scratch + a.lanes.scratch();
   const Wide<T> scale = 1 / (Wide<T>(a.views) * Wide<T>(a.pixels));
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(ClassScoresTraits::threads, 2) class_scores_dg
 }
 
 template <class T>
-ClassScoresArgs<T> class_scores_args(const Tensor& maps, int64_t views) {
+MeanPosteriorsArgs<T> mean_posteriors_args(const Tensor& maps, int64_t views) {
   return {.maps = maps.as<T>(),
           .scores = nullptr,
           .gscores = nullptr,
@@ -120,47 +121,48 @@ ClassScoresArgs<T> class_scores_args(const Tensor& maps, int64_t views) {
           .views = views,
           .pixels = maps.size(2) * maps.size(3),
           .c = maps.size(1),
-          .lanes = pixel_lanes(groups_of(maps.size(1)), ClassScoresTraits::groups, ClassScoresTraits::threads)};
+          .lanes = pixel_lanes(groups_of(maps.size(1)), MeanPosteriorsTraits::groups, MeanPosteriorsTraits::threads)};
 }
 
 /// `rows` of c values in shared memory, besides the scratch.
 template <class T>
-Grid class_scores_grid(const ClassScoresArgs<T>& a, int64_t blocks, int64_t rows) {
-  const int64_t most = (ClassScoresTraits::shared_bytes / int64_t(sizeof(Wide<T>)) - a.lanes.scratch()) / rows;
+Grid mean_posteriors_grid(const MeanPosteriorsArgs<T>& a, int64_t blocks, int64_t rows) {
+  const int64_t most = (MeanPosteriorsTraits::shared_bytes / int64_t(sizeof(Wide<T>)) - a.lanes.scratch()) / rows;
   VGGFAST_CHECK(a.c <= most, "maps has ", a.c, " channels: at most ", most, " classes are wanted on cuda");
-  return {.blocks = dim3(unsigned(blocks < ClassScoresTraits::most_blocks ? blocks : ClassScoresTraits::most_blocks)),
-          .threads = dim3(ClassScoresTraits::threads),
-          .shared_bytes = size_t(a.lanes.scratch() + rows * a.c) * sizeof(Wide<T>)};
+  return {
+      .blocks = dim3(unsigned(blocks < MeanPosteriorsTraits::most_blocks ? blocks : MeanPosteriorsTraits::most_blocks)),
+      .threads = dim3(MeanPosteriorsTraits::threads),
+      .shared_bytes = size_t(a.lanes.scratch() + rows * a.c) * sizeof(Wide<T>)};
 }
 
 }  // namespace
 
-void class_scores(const Tensor& maps, int64_t views, const Tensor& scores, Context context) {
-  check_class_scores(maps, views, scores, "scores");
+void mean_posteriors(const Tensor& maps, int64_t views, const Tensor& scores, Context context) {
+  check_mean_posteriors(maps, views, scores, "scores");
   for_float(maps, "maps", [&]<class T>() {
-    ClassScoresArgs<T> args = class_scores_args<T>(maps, views);
+    MeanPosteriorsArgs<T> args = mean_posteriors_args<T>(maps, views);
     args.scores = scores.as<T>();
     if (scores.numel() == 0) return;
-    const Grid grid = class_scores_grid(args, args.n, views > 1 ? 2 : 1);
+    const Grid grid = mean_posteriors_grid(args, args.n, views > 1 ? 2 : 1);
     for_alignment(args.c, {maps.data}, [&]<bool Aligned>() {
-      launch("class_scores_kernel", class_scores_kernel<T, Aligned>, grid, context, args);
+      launch("mean_posteriors_kernel", mean_posteriors_kernel<T, Aligned>, grid, context, args);
     });
   });
 }
 
-void class_scores_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps,
-                        Context context) {
-  check_class_scores(maps, views, gscores, "gscores");
+void mean_posteriors_dgrad(const Tensor& gscores, const Tensor& maps, int64_t views, const Tensor& gmaps,
+                           Context context) {
+  check_mean_posteriors(maps, views, gscores, "gscores");
   check_nhwc(gmaps, "gmaps");
   check_like(gmaps, "gmaps", maps.shape, maps.dtype, maps.device);
   for_float(maps, "maps", [&]<class T>() {
-    ClassScoresArgs<T> args = class_scores_args<T>(maps, views);
+    MeanPosteriorsArgs<T> args = mean_posteriors_args<T>(maps, views);
     args.gscores = gscores.as<T>();
     args.gmaps = gmaps.as<T>();
     if (gmaps.numel() == 0) return;
-    const Grid grid = class_scores_grid(args, views * args.n, 1);
+    const Grid grid = mean_posteriors_grid(args, views * args.n, 1);
     for_alignment(args.c, {maps.data, gmaps.data}, [&]<bool Aligned>() {
-      launch("class_scores_dgrad_kernel", class_scores_dgrad_kernel<T, Aligned>, grid, context, args);
+      launch("mean_posteriors_dgrad_kernel", mean_posteriors_dgrad_kernel<T, Aligned>, grid, context, args);
     });
   });
 }
