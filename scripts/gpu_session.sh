@@ -52,7 +52,7 @@ describe() {
     facts) echo "GPU, driver, compilers, versions, commit" ;;
     build) echo "setup.py build_ext --inplace with VGGFAST_CUDA=on for $ARCHS" ;;
     resources) echo "registers, shared memory, stack of the built kernels; serialised products" ;;
-    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/test_hopper.py, tests/test_cuda*.py" ;;
+    quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/sim/test_hopper.py, tests/cuda" ;;
     goldens) echo "what the hardware does, dumped for the simulator" ;;
     bench_conv) echo "layers in bf16 beside cuDNN, eager, torch.compile, JAX" ;;
     bench_model) echo "VGG-16 forward in bf16, batches 64, 1, 256, 128" ;;
@@ -128,8 +128,8 @@ stage_resources() {
 }
 
 stage_quick_tests() {
-  python -m pytest --cuda -q -p no:cacheprovider -m "cuda and not slow" --maxfail 40 tests/test_ops_reference.py \
-    tests/test_hopper.py tests/test_cuda.py tests/test_cuda_engine.py \
+  python -m pytest --cuda -q -p no:cacheprovider -m "cuda and not slow" --maxfail 40 tests/ops/test_reference.py \
+    tests/sim/test_hopper.py tests/cuda/test_cuda.py tests/cuda/test_engine.py \
     -k "test_cuda or test_hopper or (channels_last and (bfloat16 or float32))"
 }
 
@@ -167,7 +167,7 @@ sanitize() { # TOOL, AND MORE OF ITS OPTIONS
   # Without torch's caching, each tensor is an allocation of its own, whose ends the tool knows.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 9 --print-limit 20 \
     --report-api-errors no "$@" "${PYTHON:-python3}" -m pytest --cuda -q -x -p no:cacheprovider \
-    -m "cuda and not slow" tests/test_ops_reference.py tests/test_hopper.py \
+    -m "cuda and not slow" tests/ops/test_reference.py tests/sim/test_hopper.py \
     -k "test_every_tile and odd or channels_last and (bfloat16 or float32-auto) and (33 or 257 or max_pool or sum_pool or 0.0001)"
 }
 

@@ -1,11 +1,8 @@
-"""What all tests share: back ends, algorithms, threads, torchvision, data sets, and the rule for rounding errors."""
+"""What all tests share: back ends, algorithms, threads, torchvision, data sets."""
 
-import contextlib
-import copy
 import functools
 import importlib.util
 import subprocess
-import sys
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.backends import ALGORITHMS, BACKENDS, Poisoned, SimulatedNetwork, simulator
+from tests.support.comparisons import conv_precision
 from vggfast import _native, engine
 from vggfast.engine import _cuda
 from vggfast.ops import _backends
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
-from simulated import Simulated, SimulatedNetwork, simulator
-
 # ---- back ends -----------------------------------------------------------------------------------------------------
-
-# The CPU's instruction sets; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds it) and on a real
-# one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
-BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "sim", "torch", "cuda")
-
-
-class Poisoned(Simulated):
-    """Room for results holds NaN in every format."""
-
-    def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
-        t = super().empty(like, shape, dtype, memory_format)
-        t.untyped_storage().fill_(0xFF)
-        return t
 
 
 @dataclass(frozen=True)
@@ -46,7 +29,7 @@ class Backend:
 
 def pytest_addoption(parser):
     parser.addoption("--cuda", action="store_true", help="fail, rather than skip, where there is no CUDA GPU")
-    parser.addoption("--kills", type=int, default=2, help="times that the run of test_distributed.py is killed")
+    parser.addoption("--kills", type=int, default=2, help="times that a distributed run is killed")
     parser.addoption("--sim", action="store_true", help="fail, rather than skip, where the simulator is not built")
 
 
@@ -65,20 +48,6 @@ def pytest_generate_tests(metafunc):
         if name.partition("-")[0] in kinds
     ]
     metafunc.parametrize("backend", chosen, indirect=True)
-
-
-@contextlib.contextmanager
-def conv_precision(name: str):
-    """torch's own switch for float32 convolutions on a GPU: "ieee" or "tf32"."""
-    switches = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # torch wants the two alike
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = name
-    try:
-        yield
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
 
 
 def _missing(request, option: str, what: str):
@@ -130,9 +99,6 @@ def build(backend, monkeypatch):
         monkeypatch.setitem(engine.OF_DEVICE, "cpu", SimulatedNetwork)
         monkeypatch.setitem(engine._PARAMETERS, "cpu", _cuda.DTYPES)
     return engine.Engine
-
-
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "tf32")
 
 
 @pytest.fixture(params=ALGORITHMS)
@@ -264,81 +230,3 @@ def small_disk(tmp_path):
         pytest.skip("this user may not mount a tmpfs")
     yield folder
     subprocess.run(["umount", folder], check=True)
-
-
-# ---- comparing ----------------------------------------------------------------------------------------------------
-
-
-def relative_error(got, want) -> float:
-    """Relative L2 error; absolute where all of `want` is 0."""
-    got, want = (np.asarray(t.detach().cpu().double() if torch.is_tensor(t) else t, np.longdouble) for t in (got, want))
-    assert got.shape == want.shape
-    scale = np.sqrt((want * want).sum())
-    return float(np.sqrt(((got - want) ** 2).sum()) / (scale or 1))
-
-
-def assert_as_accurate_as_torch(ours, torchs, exact):
-    """The project's rule: an error of at most twice torch's own, plus one rounding."""
-    assert ours.dtype == torchs.dtype
-    assert relative_error(ours, exact) <= 2 * relative_error(torchs, exact) + torch.finfo(ours.dtype).eps
-
-
-def assert_as_accurate_as_winograd(ours, exact):
-    """The rule for 3x3 convolutions that are not direct."""
-    assert relative_error(ours, exact) < 1e-5
-
-
-def assert_rounded_once(ours, exact):
-    """The rule for 16 bits: sums in float32, and one rounding of the result."""
-    assert relative_error(ours, exact) <= torch.finfo(ours.dtype).eps / 2 + 1e-6
-
-
-def assert_as_accurate_as_tf32(ours, exact):
-    """The rule for products of two factors, each rounded to 11 bits."""
-    assert relative_error(ours, exact) < 2.0**-8  # twice 2^-11, and what a few terms of unlike sign make of it
-
-
-def assert_same_bits(a, b):
-    """Equal values, signs of zero and places of NaN."""
-    assert a.dtype == b.dtype
-    assert a.shape == b.shape
-    assert torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-    assert torch.equal(a.isnan(), b.isnan())
-    assert torch.equal(a.signbit() & ~a.isnan(), b.signbit() & ~b.isnan())
-
-
-def results(op, inputs, **options) -> list[torch.Tensor]:
-    """An op's output, and the gradients with respect to every input for a fixed gradient of small numbers."""
-    inputs = [None if t is None else t.detach().requires_grad_() for t in inputs]
-    y = op(*inputs, **options)
-    steps = torch.arange(y.numel(), device=y.device)
-    gy = (steps * 7 % 11 - 5).reshape(y.shape).to(y.dtype) / 4
-    return [y.detach(), *torch.autograd.grad(y, [t for t in inputs if t is not None], gy)]
-
-
-def integers(*shape, dtype=torch.float64) -> torch.Tensor:
-    """Small whole numbers: their sums of products are exact in any order, and ties are many."""
-    return torch.randint(-3, 4, shape).to(dtype)
-
-
-def in_format(t: torch.Tensor, name: str) -> torch.Tensor:
-    return t.contiguous(memory_format=getattr(torch, name))
-
-
-def plain_torch(module: torch.nn.Module) -> torch.nn.Module:
-    """The same network, hand-made of torch's own layers; its parameters are copies."""
-    nn = torch.nn
-    if isinstance(module, nn.Conv2d):
-        twin = nn.Conv2d(module.in_channels, module.out_channels, module.kernel_size, module.stride, module.padding)
-        twin.bias = None
-    elif isinstance(module, nn.MaxPool2d):
-        twin = nn.MaxPool2d(module.kernel_size, module.stride, ceil_mode=module.ceil_mode)
-    elif isinstance(module, nn.LocalResponseNorm):
-        twin = nn.LocalResponseNorm(module.size, module.alpha, module.beta, module.k)
-    elif isinstance(module, nn.Sequential):
-        return nn.Sequential(*(plain_torch(child) for child in module))
-    else:
-        return copy.deepcopy(module)
-    for name, parameter in module.named_parameters():
-        setattr(twin, name, torch.nn.Parameter(parameter.detach().clone(), parameter.requires_grad))
-    return twin

@@ -49,7 +49,7 @@ def prepare_images(
     flips: Tensor | None = None,
     shifts: Tensor | None = None,
     mean: Sequence[float] = (0.0, 0.0, 0.0),
-    deviation: Sequence[float] = (1.0, 1.0, 1.0),
+    std: Sequence[float] = (1.0, 1.0, 1.0),
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     height, width = (size, size) if isinstance(size, int) else size
@@ -61,6 +61,6 @@ def prepare_images(
         crop = image[rows][:, columns]
         crop = crop.flip(1) if flips is not None and flips[i] else crop
         crop = crop if shifts is None else crop + shifts[i]
-        crops.append((crop - crop.new_tensor(mean)) / crop.new_tensor(deviation))
+        crops.append((crop - crop.new_tensor(mean)) / crop.new_tensor(std))
     stacked = torch.stack(crops) if crops else images.new_empty((0, height, width, 3), dtype=torch.float64)
     return stacked.permute(0, 3, 1, 2).to(dtype)

@@ -1,0 +1,28 @@
+"""The engine of fp8 in the benchmark of networks on CUDA: on the simulator, with a stubbed clock."""
+
+import pytest
+import torch
+
+from tests.benchmarks.test_gpu import TINY, Spec, Worker, cache, model, on_cpu, races, registry  # noqa: F401
+from vggfast.engine import _fp8
+
+
+@pytest.mark.backends("sim")
+def test_engine_of_fp8_is_right(build, on_cpu, cache, monkeypatch):  # noqa: F811
+    """It is calibrated on other images than those it is checked on."""
+    monkeypatch.setattr(_fp8, "LEAST_CHANNELS", 16)
+    spec = Spec(**{**TINY.as_dict(), "dtype": "bf16", "width": 1 / 8})
+    engine = registry.inference("bf16")["vggfast-fp8"]
+    worker = Worker()
+    worker.build(engine.module, spec.as_dict(), str(cache), dict(engine.options))
+    error = worker.check(str(model.reference(spec, cache)))["error"]
+    assert registry.INFERENCE_LIMITS["bf16"] < error < engine.error_limit
+
+
+def test_fp8_is_for_the_gpus_that_run_it(monkeypatch):
+    options = races.parse(model.parser(), ["--batches", "1"], "model")
+    assert "vggfast-fp8" in [engine.name for engine in model.cases(options)[0].engines]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    assert "vggfast-fp8" not in [engine.name for engine in model.cases(options)[0].engines]
+    assert "vggfast-fp8" not in registry.inference("fp16")

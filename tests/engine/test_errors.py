@@ -1,0 +1,168 @@
+"""What an Engine refuses: models, options, images, names; each error says what it got and what is wanted."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from tests.engine.test_engine import small
+from vggfast import Engine, _native
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def changed(change, config="A", **arguments):
+    model = small(config, **{"pool_size": 2, **arguments})
+    change(model)
+    return model
+
+
+def with_layer(i, layer):
+    return changed(lambda model: model.features.__setitem__(i, layer))
+
+
+def with_head(*layers, **attributes):
+    def change(model):
+        model.classifier = nn.Sequential(*layers)
+        for name, value in attributes.items():
+            setattr(model, name, value)
+
+    return changed(change)
+
+
+CONV = {"in_channels": 3, "out_channels": 16, "kernel_size": 3, "padding": 1}
+BAD_MODELS = {
+    "no module": (lambda: "vgg16", TypeError, r"model is str: a VGG, or an nn\.Sequential of its layers, is wanted"),
+    "a layer": (lambda: nn.Linear(3, 4), TypeError, "model is Linear"),
+    "nothing": (lambda: nn.Sequential(), ValueError, "model has no layers to run"),
+    "nothing but dropout": (lambda: nn.Sequential(nn.Dropout()), ValueError, "model has no layers to run"),
+    "stride": (lambda: with_layer(0, nn.Conv2d(**CONV, stride=2)), ValueError,
+               r"features\[0\] is Conv2d\(.*stride=\(2, 2\).*: a layer of a VGG \(3x3 or 1x1 convolution, \.\.\.\) is"),
+    "dilation": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding=2, dilation=2)), ValueError, r"features\[0\] is"),
+    "groups": (lambda: nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, groups=2)), ValueError, r"features\[0\] is Conv2d"),
+    "no padding": (lambda: with_layer(0, nn.Conv2d(3, 16, 3)), ValueError, r"features\[0\] is Conv2d"),
+    "oblong padding": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding=(1, 0))), ValueError, r"features\[0\] is"),
+    "padding of 1x1": (lambda: with_layer(0, nn.Conv2d(3, 16, 1, padding=(0, 1))), ValueError, r"features\[0\] is"),
+    "valid": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding="valid")), ValueError, r"features\[0\] is Conv2d"),
+    "reflection": (lambda: with_layer(0, nn.Conv2d(**CONV, padding_mode="reflect")), ValueError, r"features\[0\] is"),
+    "5x5": (lambda: with_layer(0, nn.Conv2d(3, 16, 5, padding=2)), ValueError, r"features\[0\] is Conv2d"),
+    "3x1": (lambda: with_layer(0, nn.Conv2d(3, 16, (3, 1), padding=(1, 0))), ValueError, r"features\[0\] is Conv2d"),
+    "tanh": (lambda: with_layer(1, nn.Tanh()), ValueError, r"features\[1\] is Tanh\(\): a layer of a VGG"),
+    "average pool": (lambda: with_layer(2, nn.AvgPool2d(2)), ValueError, r"features\[2\] is AvgPool2d"),
+    "pool 3x3": (lambda: with_layer(2, nn.MaxPool2d(3, 2)), ValueError, r"features\[2\] is MaxPool2d"),
+    "pool stride": (lambda: with_layer(2, nn.MaxPool2d(2, 1)), ValueError, r"features\[2\] is MaxPool2d"),
+    "pool padding": (lambda: with_layer(2, nn.MaxPool2d(2, padding=1)), ValueError, r"features\[2\] is MaxPool2d"),
+    "pool indices": (lambda: with_layer(2, nn.MaxPool2d(2, return_indices=True)), ValueError, r"features\[2\] is"),
+    "nested": (lambda: nn.Sequential(nn.Sequential(nn.ReLU())), ValueError, r"features\[0\] is Sequential"),
+    "batch norm alone": (lambda: with_layer(1, nn.BatchNorm2d(16)), ValueError, None),
+    "batch norm after a pool": (lambda: with_layer(3, nn.BatchNorm2d(16)), ValueError, r"features\[3\] is BatchNorm2d"),
+    "no statistics": (lambda: with_layer(1, nn.BatchNorm2d(16, track_running_stats=False)), ValueError,
+                      "BatchNorm2d.* tracks no running statistics: .* cannot be folded"),
+    "float64": (lambda: small().double(), TypeError,
+                r"features\[0\] is torch\.float64 on cpu: torch\.float32 on cpu is wanted"),
+    "bfloat16": (lambda: small().bfloat16(), TypeError, r"features\[0\] is torch\.bfloat16 on cpu"),
+    "a meta weight": (lambda: small().to("meta"), TypeError, r"features\[0\] is torch\.float32 on meta"),
+    "a float64 head": (lambda: changed(lambda model: model.classifier.double()), TypeError,
+                       r"classifier\[0\] is torch\.float64 on cpu"),
+    "softmax": (lambda: changed(lambda model: model.classifier.append(nn.Softmax(1))), ValueError,
+                r"classifier\[7\] is Softmax\(dim=1\): a layer of a VGG"),
+    "no avgpool": (lambda: changed(lambda model: setattr(model, "avgpool", nn.Identity())), ValueError,
+                   r"avgpool is Identity\(\)"),
+    "oblong avgpool": (lambda: changed(lambda model: setattr(model, "avgpool", nn.AdaptiveAvgPool2d((2, 3)))),
+                       ValueError, r"avgpool is AdaptiveAvgPool2d\(output_size=\(2, 3\)\)"),
+    "open avgpool": (lambda: changed(lambda model: setattr(model, "avgpool", nn.AdaptiveAvgPool2d(None))), ValueError,
+                     r"avgpool is AdaptiveAvgPool2d\(output_size=None\)"),
+    "empty head": (lambda: with_head(), ValueError, "classifier"),
+    "padded dense head": (lambda: with_head(nn.Conv2d(128, 9, 2, padding=1), avgpool=nn.Identity()), ValueError,
+                          r"classifier\[0\] is Conv2d"),
+    "strided dense head": (lambda: with_head(nn.Conv2d(128, 9, 2, stride=2), avgpool=nn.Identity()), ValueError,
+                           r"classifier\[0\] is Conv2d"),
+    "pooled dense head": (lambda: with_head(nn.Conv2d(128, 9, 2)), ValueError, "avgpool is AdaptiveAvgPool2d"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("model", "error", "text"), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_models_that_do_not_fit(model, error, text):
+    made = model()
+    if text is None:  # right after a convolution, a batch norm belongs to it
+        assert Engine(made)
+        return
+    with pytest.raises(error, match=text) as caught:
+        Engine(made)
+    assert "\n" not in str(caught.value)
+
+
+BAD_OPTIONS = {
+    "dtype": ({"dtype": "float16"}, "dtype is 'float16': one of 'fp32', 'bf16' is wanted"),
+    "weights": ({"weights": "int8"}, "weights is 'int8': one of 'fp32', 'bf16' is wanted"),
+    "calibration": (
+        {"calibration": torch.zeros(1, 3, 32, 32)},
+        "calibration is given: with dtype 'fp32', None is wanted",
+    ),
+    "fp8": ({"dtype": "fp8"}, "dtype is 'fp8': one of 'fp32', 'bf16' is wanted on cpu"),
+    "no threads": ({"threads": 0}, "threads is 0: 1 or more is wanted"),
+    "no batch": ({"batch": 0}, "batch is 0: 1 or more is wanted"),
+    "no size": ({"size": 0}, "size is 0: 1 or more is wanted"),
+}
+
+
+@pytest.mark.parametrize(("options", "text"), BAD_OPTIONS.values(), ids=BAD_OPTIONS)
+def test_options(options, text):
+    with pytest.raises(ValueError, match=text):
+        Engine(small(width=0.1, hidden=8), **options)
+
+
+X = torch.zeros(2, 3, 64, 64)
+BAD_INPUTS = {
+    "rank": (lambda e: e(X[0]), ValueError, r"x has shape \(3, 64, 64\): 4 axes \(N, C, H, W\) are wanted"),
+    "channels": (lambda e: e(X[:, :2]), ValueError, "x has 2 channels: 3 are wanted"),
+    "float64": (lambda e: e(X.double()), TypeError, r"x is torch\.float64 on cpu: torch\.float32 on cpu is wanted"),
+    "bytes": (lambda e: e(X.byte()), TypeError, r"x is torch\.uint8 on cpu"),
+    "meta": (lambda e: e(X.to("meta")), TypeError, r"x is torch\.float32 on meta"),
+    "gradient": (lambda e: e(X.clone().requires_grad_()), ValueError, "x requires a gradient, and an engine computes"),
+    "too small": (lambda e: e(X[..., :31]), ValueError, "x is too small: a max-pool sees .* x 1 pixels, and 2 x 2 are"),
+    "no columns": (lambda e: e(X[..., :0]), ValueError, "x is too small"),
+    "unknown tap": (lambda e: e.features(X, ["relu1_1", "relu9_9"]), ValueError,
+                    "taps has 'relu9_9': names among conv1_1, relu1_1, pool1, .* are wanted"),
+    "a name for a list": (lambda e: e.features(X, "relu1_1"), ValueError, "taps has 'r'"),
+    "no taps": (lambda e: e.features(X, []), ValueError, "taps is empty: at least one name is wanted"),
+    "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
+                                 "x is too small: the head sees 2 x 2 places, and 3 x 3 are wanted"),
+    "another head": (lambda e: Engine(changed(lambda m: m.classifier.__setitem__(0, nn.Linear(7, 64))))(X), ValueError,
+                     "the head sees rows of 512 values: 7 are wanted"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "error", "text"), BAD_INPUTS.values(), ids=BAD_INPUTS)
+def test_inputs_that_do_not_fit(call, error, text):
+    engine = Engine(small())
+    with pytest.raises(error, match=text) as caught:
+        call(engine)
+    assert "\n" not in str(caught.value)
+    assert engine(X).shape == (2, 10)
+
+
+def test_gradients_may_be_off():
+    engine, x = Engine(small()), X.clone().requires_grad_()
+    with torch.no_grad():
+        assert not engine(x).requires_grad
+    with torch.inference_mode():
+        assert torch.equal(engine(x.detach()), engine(X))
+
+
+@pytest.mark.skipif(len(_native.cpu_isas()) < 2, reason="this machine has one instruction set")
+def test_an_engine_of_another_instruction_set():
+    before, isas = _native.cpu_isa(), _native.cpu_isas()
+    try:
+        _native.set_cpu_isa(isas[0])
+        engine = Engine(small())
+        expected = engine(X)
+        _native.set_cpu_isa(isas[1])
+        text = f"packed for {isas[0]}, and {isas[1]} is set now: build another engine"
+        with pytest.raises(ValueError, match=re.escape(text)):
+            engine(X)
+        _native.set_cpu_isa(isas[0])
+        assert torch.equal(engine(X), expected)
+    finally:
+        _native.set_cpu_isa(before)

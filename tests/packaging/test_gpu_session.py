@@ -1,0 +1,183 @@
+"""scripts/gpu_session.sh without a GPU: its plan, its errors, and its course with stand-ins for the tools."""
+
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_session.sh"
+# fmt: off
+STAGES = ["facts", "build", "resources", "quick_tests", "goldens", "bench_conv", "bench_model", "tune", "tests",
+          "memcheck", "racecheck", "synccheck", "initcheck", "bench_train", "bench_memory", "ncu", "dtypes", "autotune"]
+# fmt: on
+# Stands in for Python: a benchmark leaves its file, the build does as it is told, all else says what it was given.
+PYTHON = """#!/bin/bash
+echo "python $*"
+while [ $# -gt 0 ]; do
+  case "$1" in
+    setup.py) exit "${BUILD_CODE:-0}" ;;
+    --out) echo '{"rows": []}' >"$2" ;;
+    pytest) sleep "${TESTS_TAKE:-0}" ;;
+  esac
+  shift
+done
+"""
+pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="timeout of coreutils is wanted")
+
+
+def run(script, *arguments, **environment):
+    return subprocess.run([script, *arguments], capture_output=True, text=True, env={**os.environ, **environment})
+
+
+@pytest.fixture
+def session(tmp_path):
+    """Runs a copy of the script in a tree of its own, with stand-ins for Python and NVIDIA's tools."""
+    tools = tmp_path / "bin"
+    script = tmp_path / "tree" / "scripts" / "gpu_session.sh"
+    for folder in (tools, script.parent):
+        folder.mkdir(parents=True)
+    hurried = SCRIPT.read_text().replace("POLL=1 ", "POLL=0.05 ").replace("SHORTEST=20 ", "SHORTEST=8 ")
+    hurried = hurried.replace("LEAST=8 ", "LEAST=1 ").replace("tests) echo 35", "tests) echo 2")
+    script.write_text(hurried)
+    (tools / "python").write_text(PYTHON)
+    for name in ("nvidia-smi", "compute-sanitizer", "ncu"):
+        (tools / name).write_text(f"#!/bin/sh\necho {name} $@\n")
+    # Stands in for nvcc: what it "compiles", its argument after -o, prints some JSON.
+    (tools / "nvcc").write_text("#!/bin/sh\nwhile [ $# -gt 1 ]; do\n  [ $1 = -o ] && out=$2\n  shift\ndone\n"
+                                "printf '#!/bin/sh\\necho {}\\n' >$out && chmod +x $out\n")  # fmt: skip
+    for path in (script, *tools.iterdir()):
+        path.chmod(0o755)
+
+    def call(*arguments, start=run, **environment):
+        path = os.pathsep.join([str(tools), os.environ["PATH"]])
+        return start(script, *arguments, PATH=path, PYTHON=str(tools / "python"), **environment)
+
+    return call
+
+
+def states(out: Path) -> dict[str, str]:
+    """{stage: state} of a summary."""
+    lines = (out / "summary.txt").read_text().split("last line\n")[1].splitlines()
+    return {line[:14].strip(): line[15:37].strip() for line in lines}
+
+
+def test_dry_run_prints_the_plan_and_touches_nothing(tmp_path):
+    done = run(SCRIPT, "--dry-run", str(tmp_path / "out"), "600")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == f"Stages, in at most 600 s, results in {tmp_path / 'out'}:"
+    assert [line.split()[0] for line in lines[1:]] == STAGES
+    assert lines[2].split(maxsplit=5)[:5] == ["build", "at", "most", "240", "s"]
+    assert "VGGFAST_CUDA=on for 90a" in lines[2]
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_of_some_stages_keeps_the_order(tmp_path):
+    done = run(SCRIPT, "--dry-run", "--stages", "ncu build", "--archs", "80;90a", str(tmp_path), "1000")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == ["build", "ncu"]
+    assert "for 80;90a" in done.stdout
+
+
+def test_help():
+    done = run(SCRIPT, "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: scripts/gpu_session.sh")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "0 arguments are given: OUT and SECONDS are wanted"),
+        (["out"], "1 arguments are given"),
+        (["out", "ten"], "SECONDS is 'ten': a whole number from 60 on is wanted"),
+        (["out", "59"], "SECONDS is '59'"),
+        (["--stages", "build fly", "out", "600"], "--stages has 'fly': of facts build"),
+        (["--stages", "", "out", "600"], "--stages is '': at least one of"),
+        (["--stages"], "--stages wants a value"),
+        (["--fast", "out", "600"], "option is '--fast': one of --dry-run"),
+    ],
+)
+def test_errors_name_the_argument(arguments, text):
+    done = run(SCRIPT, *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("gpu_session: ")
+    assert text in done.stderr
+
+
+def test_without_a_gpu_a_sentence_says_so(tmp_path, session):
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    done = session(str(tmp_path / "out"), "60")
+    assert done.returncode == 2
+    assert done.stderr == "gpu_session: no GPU: nvidia-smi is missing or fails here\n"
+
+
+def test_a_session_leaves_logs_codes_results_and_a_summary(tmp_path, session):
+    out = tmp_path / "out"
+    stages = "facts build goldens bench_conv bench_model memcheck ncu dtypes"
+    done = session("--stages", stages, "--commit", "abc1234", str(out), "300")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert states(out) == dict.fromkeys(stages.split(), "ok")
+    assert "commit abc1234, architectures 90a, done" in (out / "summary.txt").read_text()
+    assert sorted(path.name for path in out.iterdir()) == [
+        "conv-cuda.json", "goldens.json", "model-cuda.json", "session.log", "stages.tar.gz", "summary.txt",
+    ]  # fmt: skip
+    assert (out / "goldens.json").read_text() == "{}\n"
+    with tarfile.open(out / "stages.tar.gz") as archive:
+        names = set(archive.getnames())
+        assert {"./build.log", "./build.code", "./results/conv-cuda-fp16.json", "./results/conv-cuda.json"} <= names
+        assert archive.extractfile("./build.code").read() == b"0\n"
+    log = (out / "session.log").read_text()
+    assert "benchmarks/bench_conv.py --device cuda --out" in log
+    assert "--without torch.compile autotune" in log
+    assert "compute-sanitizer --tool memcheck" in log
+
+
+def test_tuning_knows_its_time_and_its_files_come_home(tmp_path, session):
+    out = tmp_path / "out"
+    done = session("--stages", "tune", str(out), "300")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (out / "session.log").read_text()
+    assert "== tune, at most 75 s: every tile" in log
+    assert "benchmarks/tune.py --seconds 50 --out" in log
+    assert re.search(r"--table \S+/results/tuned\.h", log)
+    with tarfile.open(out / "stages.tar.gz") as archive:
+        assert "./results/tune-cuda.json" in archive.getnames()
+
+
+def test_what_needs_a_build_that_failed_is_skipped(tmp_path, session):
+    out = tmp_path / "out"
+    done = session("--stages", "facts build bench_conv", str(out), "300", BUILD_CODE="3")
+    assert done.returncode == 1
+    assert states(out) == {"facts": "ok", "build": "failed (3)", "bench_conv": "skipped: no build"}
+
+
+def test_a_stage_that_takes_too_long_is_ended_and_the_next_runs(tmp_path, session):
+    out = tmp_path / "out"
+    script = tmp_path / "tree" / "scripts" / "gpu_session.sh"
+    script.write_text(script.read_text().replace("SHORTEST=8 ", "SHORTEST=1 "))
+    done = session("--stages", "tests bench_memory", str(out), "60", TESTS_TAKE="30")
+    assert done.returncode == 1
+    assert states(out) == {"tests": "out of time (1 s)", "bench_memory": "ok"}
+
+
+def test_a_session_that_is_ended_leaves_what_it_has(tmp_path, session):
+    def start(script, *arguments, **environment):
+        return subprocess.Popen([script, *arguments], stdout=subprocess.DEVNULL, env={**os.environ, **environment})
+
+    out = tmp_path / "out"
+    process = session("--stages", "build tests", str(out), "900", start=start, TESTS_TAKE="60")
+    for _ in range(200):
+        if "now: tests" in ((out / "summary.txt").read_text() if (out / "summary.txt").exists() else ""):
+            break
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=10) == 1
+    assert "ended by a signal" in (out / "summary.txt").read_text()
+    assert states(out) == {"build": "ok"}
+    with tarfile.open(out / "stages.tar.gz") as archive:
+        assert "./build.code" in archive.getnames()

@@ -1,0 +1,24 @@
+"""The back ends that tests run on, and the algorithms of float32 convolutions."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from simulated import Simulated, SimulatedNetwork, simulator  # noqa: F401
+
+# The CPU's instruction sets; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds it) and on a real
+# one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
+BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "sim", "torch", "cuda")
+
+ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "tf32")
+
+
+class Poisoned(Simulated):
+    """Room for results holds NaN in every format."""
+
+    def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
+        t = super().empty(like, shape, dtype, memory_format)
+        t.untyped_storage().fill_(0xFF)
+        return t

@@ -1,0 +1,191 @@
+"""A wrong file of each kind: one line that names the file, the tensor and what is wanted."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.support.foreign import KINDS, network, truncate
+from vggfast import Preprocessing
+from vggfast.cli import main
+from vggfast.weights import save_model
+
+# Tensors of each format: one to take away, one to cut.
+NAMES = {
+    "torchvision": ("features.8.bias", "features.6.weight"),
+    "timm": ("features.8.bias", "pre_logits.fc2.weight"),
+    "keras": ("block3_conv2/bias", "block3_conv1/kernel"),
+    "tf-slim": ("vgg_16/conv3/conv3_2/biases", "vgg_16/fc7/weights"),
+    "caffe": ("conv3_2[1]", "conv3_1[0]"),
+    "matconvnet": ("conv3_2 biases", "conv3_1 filters"),
+    "onnx": ("features.8.bias", "features.6.weight"),
+}
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request):
+    """(format, file's name, tensors of a network A, writer); skips by name where the package is absent."""
+    name, tensors, writer, package = KINDS[request.param]
+    pytest.importorskip(package)
+    return request.param.partition(" ")[0].rstrip(","), name, tensors(network()), writer
+
+
+@pytest.fixture
+def refusal(tmp_path, capsys, kind):
+    """Converts the file and returns the one line that is said."""
+
+    def run():
+        path = tmp_path / kind[1]
+        arguments = ["convert", path, tmp_path / "out.safetensors", "--from", kind[0], "--preprocessing", "caffe"]
+        code = main(list(map(str, arguments)))
+        err = capsys.readouterr().err
+        assert (code, err.count("\n")) == (1, 1), err
+        assert str(path) in err
+        assert not (tmp_path / "out.safetensors").exists()
+        return err
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["empty", "garbage", "truncated", "absent", "another kind"])
+def test_no_such_file(tmp_path, kind, refusal, what):
+    path = tmp_path / kind[1]
+    if what == "empty":
+        path.write_bytes(b"")
+    elif what == "garbage":
+        path.write_bytes(bytes(range(256)) * 20)
+    elif what == "another kind":
+        path.write_bytes(b"PK\3\4 and no archive" if kind[0] != "torchvision" else b"\x89HDF\r\n\x1a\n")
+    elif what == "truncated":
+        kind[3](path, kind[2])
+        for each in [path, *tmp_path.glob("*.data-*")]:
+            if each.is_file():
+                truncate(each)
+    err = refusal()
+    said = {"absent": "no such weight file", "empty": "is empty: a weight file is wanted"}
+    assert said.get(what, "file that can be read") in err
+    assert "weights_only" not in err
+
+
+def test_missing_tensor(tmp_path, kind, refusal):
+    format, name, tensors, writer = kind
+    missing = NAMES[format][0]
+    writer(tmp_path / name, {key: value for key, value in tensors.items() if key != missing})
+    expected = "conv3_2 bias" if format == "onnx" else missing
+    assert f"is nearest to configuration A in the names of {LABELS[format]} files; missing: {expected}\n" in refusal()
+
+
+LABELS = {"torchvision": "torchvision", "timm": "timm", "keras": "Keras", "tf-slim": "TF-slim", "caffe": "Caffe",
+          "matconvnet": "MatConvNet", "onnx": "ONNX"}  # fmt: skip
+
+
+def test_tensor_left_over(tmp_path, kind, refusal):
+    format, name, tensors, writer = kind
+    more = {"matconvnet": "extra filters", "caffe": "extra[0]"}.get(format, "extra/kernel")
+    writer(tmp_path / name, {**tensors, more: np.zeros((3, 3, 4, 4), np.float32)})
+    assert f"left over: {more}\n" in refusal()
+
+
+def test_wrong_shape(tmp_path, kind, refusal):
+    format, name, tensors, writer = kind
+    cut = NAMES[format][1]
+    writer(tmp_path / name, {**tensors, cut: np.ascontiguousarray(tensors[cut][..., :-1])})
+    err = refusal()
+    assert f"{cut}, the {'fc2' if 'fc' in cut else 'conv3_1'} weight, has shape (" in err
+    assert "is wanted by the rest of the network" in err
+
+
+def test_integers_are_no_weights(tmp_path, kind, refusal):
+    format, name, tensors, writer = kind
+    if format in ("caffe", "onnx"):
+        pytest.skip("the format's weights are floating-point numbers")
+    cut = NAMES[format][1]
+    writer(tmp_path / name, {**tensors, cut: tensors[cut].astype(np.int32)})
+    assert f"{cut} has dtype torch.int32; floating-point numbers are wanted" in refusal()
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k != "onnx"], indirect=True)
+def test_weights_of_another_network(tmp_path, kind, refusal):
+    format, name, _, writer = kind
+    other = {"caffe": "res2a[0]", "matconvnet": "res2a filters"}.get(format, "layer1/kernel")
+    pair = {"matconvnet": {"res2a biases": np.zeros(4, np.float32)}}.get(format, {})
+    writer(tmp_path / name, {other: np.zeros((4, 4, 3, 3), np.float32), **pair})
+    assert "holds no VGG with the names of" in (err := refusal())
+    assert other in err
+
+
+def test_alexnet_and_resnet(tmp_path, capsys, torchvision):
+    for name, message in (
+        ("alexnet", "is nearest to configuration A in the names of torchvision files; missing: "),
+        ("resnet18", "holds no VGG with the names of torchvision files"),
+    ):
+        with torch.device("meta"):
+            state = getattr(torchvision.models, name)().state_dict()
+        torch.save({key: torch.zeros(1) for key in state}, tmp_path / "m.pth")
+        assert main(["convert", str(tmp_path / "m.pth"), str(tmp_path / "o.safetensors")]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_onnx_graphs_of_other_networks(tmp_path, capsys):
+    onnx = pytest.importorskip("onnx")
+    weight = onnx.numpy_helper.from_array(np.zeros((4, 3, 3, 3), np.float32), "w")
+    value = onnx.helper.make_tensor_value_info
+    for op, settings, message in (
+        (
+            "Conv",
+            {"strides": [2, 2], "pads": [1] * 4},
+            "node y, a 3x3 convolution, has pads [1, 1, 1, 1] and strides [2, 2]: [1, 1, 1, 1] and [1, 1] are",
+        ),
+        ("Conv", {}, "has pads [0, 0, 0, 0] and strides [1, 1]: [1, 1, 1, 1] and [1, 1] are wanted"),
+        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2]}, "node y, a max-pool, has kernel_shape [3, 3]: [2, 2]"),
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "has ceil_mode 1: 0 is wanted"),
+        ("Sigmoid", {}, "node y is a Sigmoid, which no VGG has there"),
+        ("LRN", {"size": 3}, "'size': 3}; {'size': 5, 'alpha': 0.0001"),
+    ):
+        inputs = ["x", "w"] if op == "Conv" else ["x"]
+        graph = onnx.helper.make_graph(
+            [onnx.helper.make_node(op, inputs, ["y"], **settings)], "net",
+            [value("x", 1, [1, 3, 8, 8])], [value("y", 1, None)], [weight],
+        )  # fmt: skip
+        onnx.save(onnx.helper.make_model(graph), str(tmp_path / "m.onnx"))
+        arguments = ["convert", str(tmp_path / "m.onnx"), str(tmp_path / "o.safetensors"), "--preprocessing", "caffe"]
+        assert main(arguments) == 1
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda nodes: setattr(nodes[-2], "op_type", "Tanh"), "is a Tanh, which no VGG has there"),
+        (
+            lambda nodes: nodes[-1].attribute.add(name="alpha", type=1, f=0.5),
+            "a Gemm, has alpha 0.5, which no VGG has there",
+        ),
+    ],
+)
+def test_onnx_heads_of_other_networks(tmp_path, capsys, change, message):
+    onnx = pytest.importorskip("onnx")
+    model = network("A")
+    model.preprocessing = Preprocessing.caffe()
+    save_model(model, tmp_path / "m.safetensors")
+    assert main(["convert", str(tmp_path / "m.safetensors"), str(tmp_path / "m.onnx")]) == 0
+    graph = onnx.load(str(tmp_path / "m.onnx"))
+    change(graph.graph.node)
+    onnx.save(graph, str(tmp_path / "m.onnx"))
+    capsys.readouterr()
+    assert main(["convert", str(tmp_path / "m.onnx"), str(tmp_path / "o.safetensors")]) == 1
+    assert message in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "m.onnx"), str(tmp_path / "o.safetensors"), "--features-only"]) == 0
+
+
+def test_layers_that_caffe_and_matconvnet_readers_do_not_take(tmp_path, capsys):
+    savemat = pytest.importorskip("scipy.io").savemat
+    layers = np.array([{"name": "norm1", "type": "lrn"}], object)
+    savemat(tmp_path / "m.mat", {"layers": layers})
+    assert main(["convert", str(tmp_path / "m.mat"), str(tmp_path / "o.safetensors")]) == 1
+    assert "layer norm1 is of type lrn: conv, relu, pool" in capsys.readouterr().err
+    savemat(tmp_path / "m.mat", {"weights": np.zeros(3)})
+    assert main(["convert", str(tmp_path / "m.mat"), str(tmp_path / "o.safetensors")]) == 1
+    assert "it has no list 'layers', but weights" in capsys.readouterr().err
+    (tmp_path / "m.caffemodel").write_bytes(b"\xa2\x06\x0c\x0a\x05norm1\x12\x03LRN")
+    assert main(["convert", str(tmp_path / "m.caffemodel"), str(tmp_path / "o.safetensors")]) == 1
+    assert "layer norm1 is a local response normalisation" in capsys.readouterr().err
