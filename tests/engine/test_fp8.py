@@ -79,7 +79,7 @@ def conv(cin, cout, kernel=3):
 
 
 @pytest.mark.parametrize(
-    ("config", "wanted"),
+    ("config", "expected"),
     [
         ("A", "beeeeeeb"),
         ("A-LRN", "bbbeeeeeeb"),

@@ -369,7 +369,7 @@ def test_autocast_gives_float32(dtype):
 
 
 @pytest.mark.parametrize(
-    ("capability", "architectures", "wanted"),
+    ("capability", "architectures", "expected"),
     [
         ((8, 0), "80-real, 90a-real, 90-virtual", True),
         ((8, 9), "80-real, 90a-real, 90-virtual", True),
