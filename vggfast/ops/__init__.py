@@ -5,6 +5,7 @@ Each is differentiable to any order, works under autocast, vmap, ``torch.compile
 :mod:`vggfast.ops.reference` says what each means in plain torch.
 """
 
+from vggfast._deprecated import renamed
 from vggfast.ops import reference
 from vggfast.ops.conv import conv1x1, conv3x3
 from vggfast.ops.fc import linear
@@ -25,3 +26,5 @@ __all__ = [
     "reference",
     "sum_pool",
 ]
+
+__getattr__ = renamed(__name__, {"class_scores": "vggfast.ops:mean_posteriors"})
