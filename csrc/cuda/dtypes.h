@@ -25,4 +25,8 @@ auto for_float(const Tensor& t, const char* name, Body body) {
   }
 }
 
+inline void check_float(const Tensor& t, const char* name) {
+  for_float(t, name, []<class T>() {});
+}
+
 }  // namespace vggfast::cuda

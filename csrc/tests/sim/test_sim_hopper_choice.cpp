@@ -11,7 +11,7 @@
 
 using namespace vggfast;
 using namespace vggfast::test;
-using namespace vggfast::cuda::hopper;
+using namespace vggfast::cuda::sm90;
 
 namespace {
 
@@ -56,14 +56,14 @@ void check_only_this_layer_counts() {
 
 void check_an_entry_is_obeyed() {
   const std::string estimated = tile_of(layer(64));
-  const std::string other = estimated == "flat-64x64" ? "flat-128x128" : "flat-64x64";
+  const std::string other = estimated == "im2col-64x64" ? "im2col-128x128" : "im2col-64x64";
   const std::vector<TunedTile> tiles = {entry(64, other.c_str())};
   CHECK_EQUAL(choose_tile(layer(64), "auto", gpu, {tiles, gpu}), other);
-  CHECK_EQUAL(choose_tile(layer(64), "rows-64x112", gpu, {tiles, gpu}), "rows-64x112", "the one wanted comes first");
-  CHECK_EQUAL(choose_tile(layer(64), "rows-64x224-resident", gpu, {tiles, gpu}), other, "where it fits");
+  CHECK_EQUAL(choose_tile(layer(64), "halo-64x112", gpu, {tiles, gpu}), "halo-64x112", "the one wanted comes first");
+  CHECK_EQUAL(choose_tile(layer(64), "halo-64x224-stationary", gpu, {tiles, gpu}), other, "where it fits");
   CHECK_EQUAL(choose_tile(layer(64), "auto", gpu - 1, {tiles, gpu}), choose_tile(layer(64), "auto", gpu - 1, {}),
               "measured on another GPU");
-  for (const char* name : {"gone", "flat-128x128"}) {  // no such tile; one that cannot pool
+  for (const char* name : {"gone", "im2col-128x128"}) {  // no such tile; one that cannot pool
     const std::vector<TunedTile> useless = {entry(64, name, true)};
     CHECK_EQUAL(choose_tile(layer(64, true), "auto", gpu, {useless, gpu}), tile_of(layer(64, true)), name);
   }
@@ -108,7 +108,7 @@ void check_the_tuned_table() {
   for (size_t i = 0; i < tuned_tiles.size(); ++i) {
     const TunedTile& t = tuned_tiles[i];
     const Shape shape{{t.n, t.h, t.w, t.cout}, t.cin, 3, t.bytes, t.bytes, t.pool};
-    CHECK_EQUAL(choose_tile(shape, "auto", tuned_multiprocessors), t.tile, "entry ", i);
+    CHECK_EQUAL(choose_tile(shape, "auto", tuned_num_sms), t.tile, "entry ", i);
     CHECK(i == 0 || order(tuned_tiles[i - 1]) < order(t), "entry ", i, " is out of order");
   }
 }

@@ -9,6 +9,7 @@
 #include "cuda/conv/common/math.h"
 #include "cuda/conv/common/windows.h"
 #include "cuda/ptx/warp.h"
+#include "vggfast/conv.h"
 
 namespace vggfast::cuda {
 
@@ -20,6 +21,21 @@ struct Output {
   int h, w, c;               // before the pool
   bool relu, pool, vectors;  // vectors: whether eight channels are whole, aligned chunks
 };
+
+/// y is what the epilogue makes of h x w sums.
+template <class T>
+Output<T> output_of(const Tensor& y, int64_t h, int64_t w, Epilogue e = {}, const Tensor* bias = nullptr,
+                    const Tensor* mask = nullptr) {
+  return {.data = y.as<T>(),
+          .bias = bias ? bias->as<T>() : nullptr,
+          .mask = mask ? mask->as<uint8_t>() : nullptr,
+          .h = static_cast<int>(h),
+          .w = static_cast<int>(w),
+          .c = static_cast<int>(y.size(1)),
+          .relu = e.relu,
+          .pool = e.pool,
+          .vectors = y.size(1) % 8 == 0 && reinterpret_cast<uintptr_t>(y.data) % chunk_bytes == 0};
+}
 
 __device__ __forceinline__ float widened(bf16 v) { return ptx::cvt_f32(v); }
 __device__ __forceinline__ float widened(f16 v) { return ptx::cvt_f32(v); }

@@ -15,12 +15,12 @@ struct Tile {
   static constexpr int warp_rows = Rows / warps_down, warp_columns = Columns / warps_across;
   static constexpr int down = warp_rows / 16, across = warp_columns / 8;  // products of a warp
   static constexpr int stages = 4;
-  static constexpr int least_blocks = 2;  // of a multiprocessor: up to 255 registers a thread, rather than spills
+  static constexpr int least_blocks = 2;  // of an SM: up to 255 registers a thread, rather than spills
 };
 
 using LargeTile = Tile<128, 128>;
 using TallTile = Tile<128, 64>;  // for 64 output channels
-using SmallTile = Tile<64, 64>;  // where larger ones would leave multiprocessors idle
+using SmallTile = Tile<64, 64>;  // where larger ones would leave SMs idle
 
 constexpr int row_bytes = 64;
 constexpr int chunk_bytes = 16;

@@ -15,7 +15,7 @@
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/setmaxnreg.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 constexpr unsigned first_layer_registers = 152, second_layer_registers = 176;
 
@@ -43,11 +43,11 @@ __global__ void __launch_bounds__(threads, 1)
   ptx::sync_threads();
   const int warp = static_cast<int>(threadIdx.x) / 32, warpgroup = warp / warpgroup_warps;
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
-  constexpr Depth depth{0, 1, 3};
+  constexpr KRange k{0, 1, 3};
   if (warpgroup == 0) {
     ptx::setmaxnreg_dec<first_layer_registers>();
     if (warp == 0 && ptx::elect()) {
-      feed_weights<Tile, T, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, depth, first, step);
+      feed_weights<Tile, T, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, first, step);
     }
     ptx::sync_warp();
     FirstLayer<Tile, T> layer(shared, a.x, a.first_weights, a.first_bias);
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(threads, 1)
   } else {
     ptx::setmaxnreg_inc<second_layer_registers>();
     const int consumer = warpgroup - 1;
-    Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers, depth, consumer);
+    Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers, k, consumer);
     Epilogue<Tile, T, T> epilogue(shared + Tile::staging_at + consumer * Tile::staging_bytes, y, a.y, consumer);
     Sums<Tile> sums;
     for (int group = first + consumer * step; group < a.schedule.groups; group += consumers * step) {
@@ -66,4 +66,4 @@ __global__ void __launch_bounds__(threads, 1)
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

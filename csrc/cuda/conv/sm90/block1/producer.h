@@ -7,7 +7,7 @@
 #include "cuda/conv/sm90/core/schedule.h"
 #include "cuda/ptx/fence.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 __device__ __forceinline__ uint32_t rectified_pair(bf16, float first, float second) {
   return ptx::cvt_rn_relu_bf16x2(second, first);
@@ -88,7 +88,7 @@ __device__ __forceinline__ void compute_boxes(char* shared, Barriers<Tile::pixel
   const int step = static_cast<int>(gridDim.x);
   const auto place_of = [&](int group) { return schedule.template place<Tile>(group, InCluster<Tile>()); };
   int group = static_cast<int>(blockIdx.x);
-  Cursor<Tile::pixel_stages> at;
+  PipelineState<Tile::pixel_stages> at;
   Place place = place_of(group);
   layer.begin(place);
 #pragma unroll 1
@@ -106,4 +106,4 @@ __device__ __forceinline__ void compute_boxes(char* shared, Barriers<Tile::pixel
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

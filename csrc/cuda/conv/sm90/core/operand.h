@@ -8,7 +8,7 @@
 #include "cuda/ptx/wgmma.h"
 #include "cuda/tensor_map.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 constexpr int row_bytes = 128, group_rows = 8, group_bytes = group_rows * row_bytes, chunk_bytes = 16;
 constexpr int product_bytes = 32;  // of a row, that one wgmma takes
@@ -66,4 +66,4 @@ __device__ __forceinline__ int swizzled_half_offset(int row, int chunk) {
   return row * (row_bytes / 2) + (chunk ^ (row / 2 % 4)) * chunk_bytes;
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

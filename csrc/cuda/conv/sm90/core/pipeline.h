@@ -7,7 +7,7 @@
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/warp.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 constexpr int warpgroup_threads = 128, warpgroup_warps = 4;
 
@@ -35,7 +35,7 @@ struct Barriers {
 
 /// Where one side of a ring is.
 template <int Stages>
-class Cursor {
+class PipelineState {
  public:
   __device__ __forceinline__ int stage() const { return stage_; }
 
@@ -86,4 +86,4 @@ __device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

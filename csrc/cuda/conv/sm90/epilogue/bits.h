@@ -5,7 +5,7 @@
 #include "cuda/conv/sm90/epilogue/staging.h"
 #include "cuda/ptx/warp.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// Bit b of byte q of lane (group, within) goes to bit `group` of byte q of lane (b, within): each byte of the eight
 /// lanes is a matrix of 8 x 8 bits, which is transposed.
@@ -36,4 +36,4 @@ __device__ __forceinline__ void store_bytes(const uint32_t (&words)[(Items + 31)
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

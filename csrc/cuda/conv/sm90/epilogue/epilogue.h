@@ -1,12 +1,12 @@
 // What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the mask's bits; then the outputs leave (staging.h).
 // Fed by rows, the four pixels of a window are in one thread: sums 4 i + 2 h + e and 4 (i + 1) + 2 h + e of even i. Fed
-// flat, they meet in the stage (flat_pool.h).
+// flat, they meet in the stage (staged_pool.h).
 #pragma once
 
 #include "cuda/conv/sm90/epilogue/bits.h"
-#include "cuda/conv/sm90/epilogue/flat_pool.h"
+#include "cuda/conv/sm90/epilogue/staged_pool.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 template <int Count>
 __device__ __forceinline__ void rectify(float (&sums)[Count]) {
@@ -25,24 +25,24 @@ class Epilogue {
       : map_(map), out_(out), consumer_(consumer), staging_(stage, consumer) {}
 
   __device__ __forceinline__ void store(float (&sums)[count], Place place) {
-    if (!Tile::turns) place.channel += consumer_ * warpgroup_channels;
+    if (!Tile::pingpong) place.channel += consumer_ * warpgroup_channels;
     add_bias(sums, place.channel);
-    if constexpr (Tile::by_rows) {
+    if constexpr (Tile::halo) {
       if (Tile::only_pools || out_.pool) return store_pooled(sums, place);
     } else if constexpr (sizeof(U) == 2) {
       if (out_.pool) {
         return staging_.template visit<Pairs::beside>(sums, [&](const char* stage, int group) {
-          pool_stage<Tile::staged_pixels>(stage, out_, place.channel, place.flat + 8 * group);
+          pool_stage<Tile::staged_pixels>(stage, out_, place.channel, place.pixel + 8 * group);
         });
       }
     }
     if (out_.mask) select(sums, place);
     if (out_.relu) rectify(sums);
     staging_.template store<Pairs::beside>(sums, [&](char* stage, int channel, int group) {
-      if constexpr (Tile::by_rows) {
+      if constexpr (Tile::halo) {
         ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x, place.y, place.image});
       } else {
-        ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.flat + 8 * group});
+        ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.pixel + 8 * group});
       }
     });
   }
@@ -63,12 +63,12 @@ class Epilogue {
 
   /// Whether a pixel is one of the output's, and its number there.
   __device__ __forceinline__ bool inside(const Place& place, int pixel) const {
-    if constexpr (!Tile::by_rows) return place.flat + pixel < out_.sums.pixels();
+    if constexpr (!Tile::halo) return place.pixel + pixel < out_.sums.pixels();
     return place.image < out_.sums.n && place.y + pixel / tile_width < out_.sums.h &&
            place.x + pixel % tile_width < out_.sums.w;
   }
   __device__ __forceinline__ int64_t number(const Place& place, int pixel) const {
-    if constexpr (!Tile::by_rows) return place.flat + pixel;
+    if constexpr (!Tile::halo) return place.pixel + pixel;
     return (int64_t(place.image) * out_.sums.h + place.y + pixel / tile_width) * out_.sums.w + place.x +
            pixel % tile_width;
   }
@@ -79,7 +79,7 @@ class Epilogue {
     const int bytes = (out_.sums.c + 7) / 8, first_byte = (place.channel + 16 * at_.warp) / 8;
     // This lane writes the bytes of items of number at_.group in eight.
     const int pixel = at_.group / 2 * 8 + 2 * at_.within + at_.group % 2;
-    const int64_t step = int64_t(bytes) * (Tile::by_rows ? out_.sums.w : 8);  // from eight pixels to the next
+    const int64_t step = int64_t(bytes) * (Tile::halo ? out_.sums.w : 8);  // from eight pixels to the next
     uint8_t* const first = out_.mask + number(place, pixel) * bytes + first_byte;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -157,4 +157,4 @@ class Epilogue {
   const Staging<U, Tile::staged_pixels / 8> staging_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -3,7 +3,7 @@
 
 #include "cuda/conv/sm90/core/schedule.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// Of sums of T's products, as U.
 template <class T, class U>
@@ -32,4 +32,4 @@ __device__ __forceinline__ float first_maximum(const float (&window)[4], unsigne
   return most;
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

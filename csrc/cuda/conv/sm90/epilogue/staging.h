@@ -14,7 +14,7 @@
 #include "cuda/ptx/tma.h"
 #include "cuda/vectors.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// Where a thread's values lie: with a warp's number in its warpgroup, values[4 i + 2 h + e] is channel 16 warp +
 /// channel_of_row(group, h), pixel 8 i + 2 within + e.
@@ -135,4 +135,4 @@ class Staging {
   const Lane at_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -6,14 +6,14 @@
 #include "cuda/conv/sm90/core/schedule.h"
 #include "cuda/ptx/sync.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 template <class Tile>
-class Exchange {
+class ClusterReduce {
   static constexpr int groups = Tile::pixels / 8, part_groups = groups / Tile::split;
 
  public:
-  __device__ __forceinline__ Exchange(char* shared, Barriers<1>& barriers, int consumer)
+  __device__ __forceinline__ ClusterReduce(char* shared, Barriers<1>& barriers, int consumer)
       : mine_(reinterpret_cast<Quad*>(shared) + consumer * groups * warpgroup_threads +
               threadIdx.x % warpgroup_threads),
         barriers_(barriers) {}
@@ -53,7 +53,7 @@ class Exchange {
 
   Quad* const mine_;
   Barriers<1>& barriers_;
-  Cursor<1> at_;
+  PipelineState<1> at_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -14,7 +14,7 @@
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/fence.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 struct WgradArgs {
   WgradWalk walk;
@@ -65,8 +65,8 @@ __device__ __forceinline__ void load_steps(const WgradArgs& a, const WgradShare&
                                            const TensorMap& x_map, char* shared, typename Tile::Rings& rings) {
   const WgradWalk& walk = a.walk;
   const int phases = static_cast<int>(walk.phases.divisor);
-  Cursor<Tile::x_stages> x;
-  Cursor<Tile::gz_stages> gz;
+  PipelineState<Tile::x_stages> x;
+  PipelineState<Tile::gz_stages> gz;
   walk.for_runs(share.begin, share.end, [&](int run, int first, int count) {
     const WgradPlace place = walk.template place<Tile>(run);
     const auto load_x = [&](int phase) {
@@ -103,7 +103,7 @@ __device__ __forceinline__ void sum_bias(const WgradArgs& a, const WgradShare& s
   };
   const int lane = static_cast<int>(threadIdx.x % 32), chunk = lane % chunks;
   float sums[channels] = {};
-  Cursor<Tile::gz_stages> gz;
+  PipelineState<Tile::gz_stages> gz;
   for (int step = share.begin; step < share.end; ++step) {
     gz.wait_full(rings.gz);
     const char* const stage = shared + Tile::gz_at + gz.stage() * Tile::gz_bytes;
@@ -143,8 +143,8 @@ __device__ __forceinline__ void multiply_steps(float (&sums)[Tile::sums], const 
     return ptx::wgmma_descriptor(stages, ptx::Swizzle::b128, group_bytes, group_bytes);
   };
   const uint64_t gz_stages = descriptor(shared + Tile::gz_at), x_stages = descriptor(shared + Tile::x_at);
-  Cursor<Tile::x_stages> x;
-  Cursor<Tile::gz_stages> gz;
+  PipelineState<Tile::x_stages> x;
+  PipelineState<Tile::gz_stages> gz;
   const auto pass_over = [&](int boxes) {  // only once they are full: before, `empty` may count for the boxes before
     for (; boxes > 0; --boxes) {
       x.wait_full(rings.x);
@@ -238,4 +238,4 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

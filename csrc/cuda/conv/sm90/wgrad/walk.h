@@ -9,7 +9,7 @@
 #include "cuda/conv/sm90/core/operand.h"
 #include "cuda/divider.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 constexpr int wgrad_channels = 64;  // of cout and of cin: a block's
 constexpr int row_taps = 3, column_taps = 3;
@@ -51,4 +51,4 @@ struct WgradWalk {
   }
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90
