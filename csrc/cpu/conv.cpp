@@ -159,7 +159,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   check_nhwc(x, "x");
   check_gradient(gy, masked, x.size(2), x.size(3));
-  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
   return cpu::for_float(
       x, "x", [&]<class T>() { return wgrad_workspace<T>(extent_of(x), gy.size(1), kernel, masked, context.threads); });
 }

@@ -52,7 +52,7 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
 
 void check_masks(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
   const Array z = random.array(Fill::reals, s.n, s.c, s.h, s.w);
-  const Chosen selected = choose(z, e, ceil_mode, random);
+  const Chosen masked = choose(z, e, ceil_mode, random);
   const Array y = random.array(Fill::reals, s.n, s.c, masked.y.h, masked.y.w);
   const Array scattered = scatter(y, masked.from, e, s.h, s.w);
   for_each_setting([&](DType dtype, const std::string& setting) {

@@ -116,21 +116,21 @@ def test_options(options, text):
 X = torch.zeros(2, 3, 64, 64)
 BAD_INPUTS = {
     "rank": (lambda e: e(X[0]), ValueError, r"x has shape \(3, 64, 64\): 4 axes \(N, C, H, W\) are wanted"),
-    "channels": (lambda e: e(X[:, :2]), ValueError, "x has 2 channels: 3 are wanted"),
+    "channels": (lambda e: e(X[:, :2]), ValueError, "x must have 3 channels, got 2"),
     "float64": (lambda e: e(X.double()), TypeError, r"x is torch\.float64 on cpu: torch\.float32 on cpu is wanted"),
     "bytes": (lambda e: e(X.byte()), TypeError, r"x is torch\.uint8 on cpu"),
     "meta": (lambda e: e(X.to("meta")), TypeError, r"x is torch\.float32 on meta"),
     "gradient": (lambda e: e(X.clone().requires_grad_()), ValueError, "x requires a gradient, and an engine computes"),
-    "too small": (lambda e: e(X[..., :31]), ValueError, "x is too small: a max-pool sees .* x 1 pixels, and 2 x 2 are"),
+    "too small": (lambda e: e(X[..., :31]), ValueError, "x is too small: a max-pool needs at least 2 x 2 pixels, got .* x 1"),
     "no columns": (lambda e: e(X[..., :0]), ValueError, "x is too small"),
     "unknown tap": (lambda e: e.features(X, ["relu1_1", "relu9_9"]), ValueError,
                     "taps has 'relu9_9': names among conv1_1, relu1_1, pool1, .* are wanted"),
     "a name for a list": (lambda e: e.features(X, "relu1_1"), ValueError, "taps has 'r'"),
     "no taps": (lambda e: e.features(X, []), ValueError, "taps is empty: at least one name is wanted"),
     "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
-                                 "x is too small: the head sees 2 x 2 places, and 3 x 3 are wanted"),
+                                 "x is too small: the head needs at least 3 x 3 places, got 2 x 2"),
     "another head": (lambda e: Engine(changed(lambda m: m.classifier.__setitem__(0, nn.Linear(7, 64))))(X), ValueError,
-                     "the head sees rows of 512 values: 7 are wanted"),
+                     "the head must have rows of 7 values, got 512"),
 }  # fmt: skip
 
 

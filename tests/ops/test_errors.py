@@ -98,7 +98,7 @@ BAD = {
     "conv_wgrad kernel": (lambda: conv_wgrad(X, t(2, 5, 4, 4), None, 2, False), ValueError,
                           "kernel is 2: 1 or 3 is wanted"),
     "algorithm": (lambda: _native.set_conv_algorithm("winograd8"), ValueError,
-                  "algorithm is 'winograd8': one of auto, direct, winograd2, winograd4, winograd6 is wanted"),
+                  "algorithm must be one of auto, direct, winograd2, winograd4, winograd6, got 'winograd8'"),
     "gather dtype": (lambda: mask_gather(X, t(2, 1, 4, 4, 1)), ValueError,
                      r"mask is torch.float32 of shape \(2, 1, 4, 4, 1\): torch.uint8, .* is wanted"),
     "gather planes": (lambda: mask_gather(X, bits(2, 4, 4, 4, 1)), ValueError,
@@ -107,7 +107,7 @@ BAD = {
                      r"mask has shape \(2, 1, 4, 4, 2\): \(2, 4, 4, 1\), with the planes after N, is wanted"),
     "scatter extents": (lambda: mask_scatter(X, bits(2, 2, 4, 4, 1), 11, 8), ValueError,
                         r"y has shape \(2, 3, 4, 4\): \(2, 3, 5, 4\) is wanted"),
-    "instruction set": (lambda: _native.set_cpu_isa("mmx"), ValueError, "mmx.*portable"),
+    "instruction set": (lambda: _native.set_cpu_isa("mmx"), ValueError, "isa must be one of portable.* on this machine, got 'mmx'"),
 }  # fmt: skip
 
 
