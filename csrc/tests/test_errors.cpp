@@ -168,8 +168,8 @@ void check_conv_wgrad() {
   CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.mask = &bits.view, .epilogue = {.relu = true}}),
               "mask must have shape (2, 1, 5, 4, 1), got (2, 3, 2, 2, 1)");
   CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5, one_thread), "kernel must be 1 or 3, got 5");
-  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread), "x is uint8",
-              "float32 or float64");
+  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread),
+              "x must be float32 or float64, got uint8");
   CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, {}, one_thread), "x must be on cpu, got cuda");
   CHECK(untouched(c.gw) && untouched(c.bias));
 }

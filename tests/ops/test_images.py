@@ -204,7 +204,7 @@ def test_no_pictures():
         (
             {"size": 9},
             ValueError,
-            r"corners\[0\] must put the crop of 9 x 9 pixels within the picture of 8 x 9, got \(0",
+            r"corners\[0\] must put the crop of 9 x 9 pixels within the picture of 8 x 9, got \(0, 0\)",
         ),
         ({"dtype": torch.float64}, TypeError, "dtype is torch.float64: torch.float32 or torch.bfloat16"),
         ({"sizes": torch.zeros(2, 2)}, ValueError, r"sizes must have shape \(1, 2\), got \(2, 2\)"),
