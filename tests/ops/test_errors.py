@@ -98,15 +98,15 @@ BAD = {
     "lrn_dgrad shapes": (lambda: lrn_dgrad(t(2, 3, 4, 5), X, 5, 1.0, 0.75, 1.0), ValueError,
                          r"gy must have the shape of x, \(2, 3, 4, 4\), got \(2, 3, 4, 5\)"),
     "conv_dgrad channels": (lambda: conv_dgrad(t(2, 4, 4, 4), None, W, 4, 4), ValueError,
-                            r"axis 1 of gy and axis 0 of weight must have the same length, got shapes \(2, 4, "
-                            r"4, 4\) and "),
+                            r"axis 1 of gy and axis 0 of weight must have the same length, got shapes "
+                            r"\(2, 4, 4, 4\) and \(5, 3, 3, 3\)"),
     "conv_dgrad extents": (lambda: conv_dgrad(t(2, 5, 4, 4), None, W, 4, 5), ValueError,
                            r"gy must have H, W of \(4, 5\), got shape \(2, 5, 4, 4\)"),
     "conv_dgrad pooled": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 3, 4, 4, 1), W, 4, 4), ValueError,
                           r"gy must have H, W of \(2, 2\), got shape \(2, 5, 4, 4\)"),
     "conv_dgrad mask": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 1, 2, 2, 1), W, 4, 4), ValueError,
-                             r"mask must have shape \(2, 4, 4, 1\), with the planes after N, for gy, got \(2, "
-                             r"1, 2, 2, 1\)"),
+                             r"mask must have shape \(2, 4, 4, 1\), with the planes after N, for gy, "
+                             r"got \(2, 1, 2, 2, 1\)"),
     "conv_dgrad dtypes": (lambda: conv_dgrad(t(2, 5, 4, 4).double(), None, W, 4, 4), TypeError,
                           "weight must have the dtype of gy, torch.float64, got torch.float32"),
     "conv_wgrad images": (lambda: conv_wgrad(X, t(1, 5, 4, 4), None, 3, True), ValueError,
@@ -149,7 +149,7 @@ def test_meta_tensors_give_shapes_and_the_same_errors():
     y = ops.conv3x3(x, w, relu=True, pool=True)
     assert y.device.type == "meta"
     assert y.shape == (2, 5, 2, 2)
-    with pytest.raises(ValueError, match="weight is on cpu and x on meta"):
+    with pytest.raises(ValueError, match="weight must be on the device of x, meta, got cpu"):
         ops.conv3x3(x, W)
 
 

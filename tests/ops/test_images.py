@@ -71,7 +71,7 @@ IMAGES = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
             IMAGES.float(),
             {},
             ValueError,
-            r"images is torch.float32 of shape \(2, 4, 4, 3\): torch.uint8, \(N, H, W, 3\)",
+            r"images must be torch.uint8 of shape \(N, H, W, 3\) .*, got torch.float32 of shape \(2, 4, 4, 3\)",
         ),
         (IMAGES[..., :2], {}, ValueError, r"images must be .*, got torch.uint8 of shape \(2, 4, 4, 2\)"),
         (IMAGES, {"size": 0}, ValueError, "size must be at least 1 x 1, got 0 x 0"),
