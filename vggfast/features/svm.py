@@ -88,7 +88,7 @@ def caltech_protocol(
     """Trains linear SVMs, one class against all others, on random splits, and tests them.
 
     Args:
-        features: (N, D), as :func:`vggfast.evaluate.extract` gives them: rows of length 1.
+        features: (N, D), as :func:`vggfast.features.extract` gives them: rows of length 1.
         labels: (N,), whole numbers.
         train, test, splits, seed: see :func:`random_splits`.
         c: of the SVM; None chooses among :data:`C_GRID` by cross-validation within the training images of each split.
