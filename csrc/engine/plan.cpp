@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "cpu/algorithms/choose.h"
-#include "cpu/parallel.h"
 #include "cpu/algorithms/stem.h"
 #include "cpu/algorithms/winograd.h"
+#include "cpu/parallel.h"
 #include "vggfast/error.h"
 #include "vggfast/pool.h"
 
@@ -90,7 +90,7 @@ Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
                     " x ", layer.size, " places, got ", in.h, " x ", in.w);
       return {in.n * (in.h - layer.size + 1) * (in.w - layer.size + 1), 1, 1, in.c * layer.size * layer.size};
     case Kind::linear:
-      VGGFAST_CHECK(layer.cin == in.c, "the head must have rows of ", layer.cin, " values, got ", in.c);
+      VGGFAST_CHECK(layer.cin == in.c, "the head needs rows of ", layer.cin, " values, got ", in.c);
       return {in.n, 1, 1, layer.channels};
     case Kind::row_mean:
       return {images, 1, 1, in.c};
