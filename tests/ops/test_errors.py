@@ -157,7 +157,7 @@ def test_meta_tensors_give_shapes_and_the_same_errors():
 def test_set_exact(algorithm):
     vggfast.set_exact(True)
     assert _native.conv_algorithm() == "direct"
-    with pytest.raises(ValueError, match="algorithm must be one of .*, got 'fast'"):
+    with pytest.raises(ValueError, match=r"algorithm must be one of .*, got 'fast'"):
         _native.set_conv_algorithm("fast")
     assert _native.conv_algorithm() == "direct"
     vggfast.set_exact(False)
