@@ -33,8 +33,8 @@ from vggfast.data import open_dataset
 from vggfast.evaluate.feature_files import extract_dataset, join, load_features
 from vggfast.evaluate.features import COMBINE, POOLS, Block, Extractor
 from vggfast.evaluate.svm import caltech_protocol
+from vggfast.io import write_json
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "caltech101-features.json"
 FACTS = ("by", "environment", "images", "scales", "seconds", "images_per_second")

@@ -35,7 +35,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.console import ProgressBar, print_table
     from vggfast.evaluate.feature_files import join, load_features
     from vggfast.evaluate.svm import caltech_protocol
-    from vggfast.weights.files import write_json
+    from vggfast.io import write_json
 
     file = join([load_features(path) for path in parsed.features])
     chosen = file.select(parsed.use, parsed.combine)
