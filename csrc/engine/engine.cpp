@@ -4,7 +4,7 @@
 #include <list>
 #include <mutex>
 
-#include "cpu/heuristics.h"
+#include "cpu/algorithms/choose.h"
 #include "engine/plan.h"
 #include "engine/run.h"
 #include "vggfast/error.h"

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-#include "cpu/heuristics.h"
+#include "cpu/algorithms/choose.h"
 #include "cpu/parallel.h"
-#include "cpu/stem.h"
-#include "cpu/winograd.h"
+#include "cpu/algorithms/stem.h"
+#include "cpu/algorithms/winograd.h"
 #include "vggfast/error.h"
 #include "vggfast/pool.h"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from vggfast.engine._layers import Conv, Flatten, Layer, Linear, MaxPool, Relu, RowMean, ScaledConv, Windows
+from vggfast.graph.layers import Conv, Flatten, Layer, Linear, MaxPool, Relu, RowMean, ScaledConv, Windows
 
 ALIGNMENT = 256  # bytes: more than any kernel asks for
 E4M3 = torch.float8_e4m3fn

@@ -5,7 +5,7 @@
 #include <array>
 
 #include "core/checks.h"
-#include "cpu/dtypes.h"
+#include "cpu/ops/dtypes.h"
 #include "cpu/parallel.h"
 
 namespace vggfast {

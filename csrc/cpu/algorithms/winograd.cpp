@@ -1,4 +1,4 @@
-#include "cpu/winograd.h"
+#include "cpu/algorithms/winograd.h"
 
 #include <algorithm>
 #include <type_traits>

@@ -1,9 +1,9 @@
-#include "cpu/wgrad.h"
+#include "cpu/algorithms/wgrad.h"
 
 #include <algorithm>
 
 #include "cpu/parallel.h"
-#include "cpu/winograd.h"
+#include "cpu/algorithms/winograd.h"
 
 namespace vggfast::cpu {
 namespace {

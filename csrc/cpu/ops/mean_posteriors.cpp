@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "core/checks.h"
-#include "cpu/dtypes.h"
+#include "cpu/ops/dtypes.h"
 #include "cpu/parallel.h"
 #include "vggfast/pool.h"
 

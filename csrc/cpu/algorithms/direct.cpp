@@ -1,4 +1,4 @@
-#include "cpu/direct.h"
+#include "cpu/algorithms/direct.h"
 
 #include <algorithm>
 

@@ -1,10 +1,10 @@
-#include "cpu/heuristics.h"
+#include "cpu/algorithms/choose.h"
 
 #include <atomic>
 #include <string>
 
-#include "cpu/stem.h"
-#include "cpu/winograd.h"
+#include "cpu/algorithms/stem.h"
+#include "cpu/algorithms/winograd.h"
 #include "vggfast/conv.h"
 #include "vggfast/error.h"
 

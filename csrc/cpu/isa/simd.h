@@ -1,6 +1,6 @@
 // Vectors of VGGFAST_VECTOR_BYTES bytes, for the kernels of one instruction set.
 //
-// Each cpu/isa_*.cpp compiles the same kernels with its own flags and its own namespace VGGFAST_ISA. So that no
+// Each cpu/isa/isa_*.cpp compiles the same kernels with its own flags and its own namespace VGGFAST_ISA. So that no
 // function compiled for a newer machine is ever shared with an older one, kernels use no inline function of the
 // standard library: what they need is here, with internal linkage.
 #pragma once
@@ -8,7 +8,7 @@
 #include "cpu/kernel_table.h"
 
 #if !defined(VGGFAST_ISA) || !defined(VGGFAST_VECTOR_BYTES)
-#error "define VGGFAST_ISA and VGGFAST_VECTOR_BYTES first: this header belongs to the sources cpu/isa_*.cpp"
+#error "define VGGFAST_ISA and VGGFAST_VECTOR_BYTES first: this header belongs to the sources cpu/isa/isa_*.cpp"
 #endif
 #if defined(__AVX__)
 #include <immintrin.h>

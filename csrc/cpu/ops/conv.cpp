@@ -2,12 +2,12 @@
 #include "vggfast/conv.h"
 
 #include "core/conv_checks.h"
-#include "cpu/direct.h"
-#include "cpu/dtypes.h"
-#include "cpu/heuristics.h"
-#include "cpu/stem.h"
-#include "cpu/wgrad.h"
-#include "cpu/winograd.h"
+#include "cpu/algorithms/direct.h"
+#include "cpu/ops/dtypes.h"
+#include "cpu/algorithms/choose.h"
+#include "cpu/algorithms/stem.h"
+#include "cpu/algorithms/wgrad.h"
+#include "cpu/algorithms/winograd.h"
 #include "vggfast/error.h"
 
 namespace vggfast {

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "core/checks.h"
-#include "cpu/dtypes.h"
+#include "cpu/ops/dtypes.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
 

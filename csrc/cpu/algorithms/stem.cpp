@@ -1,4 +1,4 @@
-#include "cpu/stem.h"
+#include "cpu/algorithms/stem.h"
 
 #include <algorithm>
 
