@@ -12,11 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
+from vggfast.cli import report as command
 from vggfast.data import ImageSet, Preprocessing
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
 from vggfast.models import VGG
-from vggfast.report import command, confusion, contact_sheet, curves, most_confused, write_report
+from vggfast.report import confusion, contact_sheet, curves, most_confused, write_report
 from vggfast.report.figures import thinned
 from vggfast.runs import log as log_module
 from vggfast.runs.config import TrainConfig
