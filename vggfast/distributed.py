@@ -27,7 +27,7 @@ def _device_of(choice: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if local_rank >= count:
         raise ValueError(
-            f"device is {choice!r}: this machine has {count} GPUs, and local rank {local_rank} wants its own"
+            f"device {choice!r} needs a GPU for each local rank: this machine has {count}, got local rank {local_rank}"
         )
     return torch.device("cuda", local_rank)
 
