@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import ops
+from vggfast.io import state_dict_of
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing
 
@@ -316,8 +317,6 @@ class VGG19(_Named):
 
 def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Callable[..., VGG]:
     def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> VGG:
-        from vggfast.weights import state_dict_of
-
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
         state = state_dict_of(weights, progress)

@@ -14,8 +14,8 @@ import ranks
 import torch
 
 from vggfast.distributed import DistributedContext
+from vggfast.runs.log import read_csv
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.log import read_csv
 
 _RUN = ["--data", "digits", "--width", "0.1", "--hidden", "16", "--batch-size", "30", "--steps", "60",
         "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]  # fmt: skip
