@@ -29,7 +29,7 @@ void set_conv_tile(const std::string& name) {
   const auto found = std::find(names.begin(), names.end(), name);
   std::string allowed;
   for (const std::string& known : names) allowed += (allowed.empty() ? "" : ", ") + known;
-  VGGFAST_CHECK(found != names.end(), "tile is ", name, ": one of ", allowed, " is wanted");
+  VGGFAST_CHECK(found != names.end(), "tile must be one of ", allowed, ", got '", name, "'");
   asked_for = static_cast<int>(found - names.begin());
 }
 

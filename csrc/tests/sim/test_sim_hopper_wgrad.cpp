@@ -75,8 +75,8 @@ void check_case(const Case& c, DType dtype, bool with_bias) {
     const OnGpu partial(DType::f32, {c.splits, c.cout * 9 * c.cin}, {0, 1}),
         bias(DType::f32, {c.splits, c.cout}, {0, 1});
     const Tensor &sums = partial, &bias_sums = bias;
-    cuda::sm90::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(),
-                            with_bias ? bias_sums.as<float>() : nullptr, {});
+    cuda::sm90::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(), with_bias ? bias_sums.as<float>() : nullptr,
+                          {});
     check_sums(partial, c.splits, wanted, name);
     if (with_bias) check_sums(bias, c.splits, gb.values, name + ", bias");
   });

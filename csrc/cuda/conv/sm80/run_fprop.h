@@ -9,7 +9,7 @@ template <class Math, class Tile, Reads How>
 void launch_fprop(FpropArgs<typename Math::Element>& args, const Context& context) {
   args.column_tiles = static_cast<int>(ceil_div(args.y.c, Tile::columns));
   const int64_t blocks = ceil_div(args.windows.count, Tile::rows / 4) * args.column_tiles;
-  VGGFAST_CHECK(blocks < int64_t(1) << 31, "x asks for ", blocks, " tiles: under 2^31 are wanted");
+  VGGFAST_CHECK(blocks < int64_t(1) << 31, "x is too large: it must take under 2^31 tiles, got ", blocks);
   launch("conv_fprop_kernel", conv_fprop_kernel<Math, Tile, How>,
          {.blocks = static_cast<unsigned>(blocks),
           .threads = Tile::threads,

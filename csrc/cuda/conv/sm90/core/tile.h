@@ -52,7 +52,7 @@ struct Tile {
   static constexpr bool pingpong = Sharing == Work::pingpong, stationary = Kept == Weights::stationary;
   static constexpr bool halo = How == Feed::halo;
   static constexpr int channels = pingpong ? warpgroup_channels : consumers * warpgroup_channels;
-  static constexpr bool only_pools = false;  // whether outputs are pooled always, and masks never wanted
+  static constexpr bool only_pools = false;  // whether outputs are pooled always, and masks never asked for
   static constexpr int taps_of_a_box = halo ? 3 : 1;
   static constexpr int box_rows = halo ? rows + taps_of_a_box - 1 : 1;  // of pixels
   static constexpr int box_pixels = halo ? tile_width * box_rows : pixels;

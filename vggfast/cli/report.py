@@ -1,4 +1,4 @@
-"""The command ``vggfast report``."""
+"""``vggfast report``: pages of a run or an evaluation."""
 
 from __future__ import annotations
 

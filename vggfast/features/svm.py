@@ -56,7 +56,7 @@ def random_splits(
     """
     for name, value in {"train": train, "test": test, "splits": splits}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}: 1 or more is wanted")
+            raise ValueError(f"{name} must be at least 1, got {value}")
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"labels has {len(classes)} class: 2 or more are wanted")
@@ -88,7 +88,7 @@ def caltech_protocol(
     """Trains linear SVMs, one class against all others, on random splits, and tests them.
 
     Args:
-        features: (N, D), as :func:`vggfast.evaluate.extract` gives them: rows of length 1.
+        features: (N, D), as :func:`vggfast.features.extract` gives them: rows of length 1.
         labels: (N,), whole numbers.
         train, test, splits, seed: see :func:`random_splits`.
         c: of the SVM; None chooses among :data:`C_GRID` by cross-validation within the training images of each split.

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from vggfast.data import ImageSet
-from vggfast.evaluate.features import Block, Extractor, combine_blocks
-from vggfast.evaluate.folder import write_array
-from vggfast.weights.files import write_atomically
+from vggfast.features.extractor import Block, Extractor, combine_blocks
+from vggfast.io import write_array, write_atomically
 
 _ARRAYS = ("features", "labels", "names")
 _METADATA = "features.json"
@@ -43,7 +42,7 @@ class FeatureFile:
     metadata: dict[str, Any]
 
     def select(self, use: Sequence[str] = (), how: str = "stack", normalise: bool = True) -> np.ndarray:
-        """(N, D), float32: some of the blocks combined (see :func:`vggfast.evaluate.features.combine_blocks`).
+        """(N, D), float32: some of the blocks combined (see :func:`vggfast.features.combine_blocks`).
 
         Args:
             use: names as "pool5.mean@256"; without pooling or scale, all that there are of them: "pool5@256", "pool5".

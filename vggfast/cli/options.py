@@ -1,4 +1,4 @@
-"""Options that the commands share which evaluate networks."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
