@@ -1,6 +1,6 @@
 """Measures every tile of the Hopper convolutions on this machine's GPU, for each distinct 3x3 layer of VGG-16 but the
-first, and writes the table of the fastest, csrc/cuda/conv/sm90/fprop/tuned.h, which the kernels' choice reads when built
-anew.
+first, and writes the table of the fastest, csrc/cuda/conv/sm90/fprop/tuned.h. The kernels' choice reads it when they
+are built anew.
 
 All tiles are compared with the exact answer, and value by value with the default one, before any is timed. They take
 turns; figures are medians by the GPU's events, after the L2 was overwritten. Both files are written after each layer.

@@ -127,13 +127,18 @@ def entries(rows: Sequence[Mapping[str, Any]]) -> dict[Fprop, str]:
     return {key: tile for key, tile in found.items() if tile}
 
 
+def tile_id(tile: str) -> str:
+    """The enumerator (fprop/tile_id.h) of a tile's name."""
+    return "TileId::" + tile.replace("-", "_")
+
+
 def table_text(found: Mapping[Fprop, str], num_sms: int, by: str) -> str:
     """tuned.h. `by` says which run wrote it."""
     about = ("The fastest tiles of fprop and dgrad, as benchmarks/tune.py measured them; it writes this file (choice.h"
              f" says how it is read). By: {by}.")  # fmt: skip
     about = textwrap.fill(about, 120, initial_indent="// ", subsequent_indent="// ", break_on_hyphens=False)
     order = sorted(found, key=lambda f: (f.bytes, f.cin, f.cout, f.h, f.w, f.pool, f.n))
-    lines = [f'    {{{f.bytes}, {f.cin}, {f.cout}, {f.h}, {f.w}, {f.n}, {str(f.pool).lower()}, "{found[f]}"}},\n'
+    lines = [f"    {{{f.bytes}, {f.cin}, {f.cout}, {f.h}, {f.w}, {f.n}, {str(f.pool).lower()}, {tile_id(found[f])}}},\n"
              for f in order]  # fmt: skip
     return f"""{about}
 #pragma once

@@ -264,12 +264,13 @@ def test_between_tiles_as_fast_the_estimate_decides():
 
 def test_table_is_sorted_and_written_whole(tmp_path):
     path = tmp_path / "tuned.h"
-    rows = [row({"b": 1.0}, LAYER._replace(n=64)), row({"a": 1.0}, LAYER._replace(n=1)),
-            row({"a": 1.0}, LAYER._replace(pool=False, n=128))]  # fmt: skip
+    rows = [row({"im2col-64x64": 1.0}, LAYER._replace(n=64)), row({"halo-64x112": 1.0}, LAYER._replace(n=1)),
+            row({"halo-64x112": 1.0}, LAYER._replace(pool=False, n=128))]  # fmt: skip
     tuning.write_table(path, rows, 132, "a run")
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("{")]
-    assert lines == ['{2, 64, 64, 224, 224, 128, false, "a"},', '{2, 64, 64, 224, 224, 1, true, "a"},',
-                     '{2, 64, 64, 224, 224, 64, true, "b"},']  # fmt: skip
+    assert lines == ["{2, 64, 64, 224, 224, 128, false, TileId::halo_64x112},",
+                     "{2, 64, 64, 224, 224, 1, true, TileId::halo_64x112},",
+                     "{2, 64, 64, 224, 224, 64, true, TileId::im2col_64x64},"]  # fmt: skip
     assert "tuned_num_sms = 132;" in path.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["tuned.h"]
     assert max(map(len, path.read_text().splitlines())) <= 120
@@ -278,8 +279,8 @@ def test_table_is_sorted_and_written_whole(tmp_path):
 def test_the_table_of_the_tree_is_as_it_was_written():
     """Nobody has edited it by hand."""
     text = tune.TABLE.read_text()
-    entry = re.compile(r'\{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (true|false), "([\w-]+)"\},')
-    found = {Fprop(*map(int, e[:6]), e[6] == "true"): e[7] for e in entry.findall(text)}
+    entry = re.compile(r"\{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (true|false), TileId::(\w+)\},")
+    found = {Fprop(*map(int, e[:6]), e[6] == "true"): e[7].replace("_", "-") for e in entry.findall(text)}
     header = " ".join(line.removeprefix("// ") for line in text.split("#pragma")[0].splitlines())
     num_sms = int(re.search(r"tuned_num_sms = (\d+);", text)[1])
     assert text == tuning.table_text(found, num_sms, header.partition(" By: ")[2].removesuffix("."))

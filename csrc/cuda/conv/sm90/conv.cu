@@ -66,7 +66,7 @@ Tensor gradient_of_sums(const Tensor& gy, const Masked& masked, int64_t h, int64
                   gy.device,
                   {n, c, h, w},
                   {h * w * c, 1, w * c, c}};
-  mask_scatter(gy, *masked.mask, masked.epilogue, gz, context);
+  cuda::mask_scatter(gy, *masked.mask, masked.epilogue, gz, context);
   return gz;
 }
 

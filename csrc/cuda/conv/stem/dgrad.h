@@ -191,7 +191,7 @@ __device__ __forceinline__ void store_row(const StemDgradArgs<T>& a, const Dgrad
                         ptx::as_float(ptx::shfl(ptx::as_bits(to_left), (at.lane + 4) % 32));
     const int column = 8 * block + at.group, x = unit.x + column;
     if (column < 1 || column > StemDgrad::outputs || x >= a.gz.w || at.within >= c) continue;
-    row[int64_t(x) * c + at.within] = narrowed<T>(total);
+    row[int64_t(x) * c + at.within] = narrow<T>(total);
   }
 }
 

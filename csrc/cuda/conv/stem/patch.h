@@ -44,7 +44,7 @@ class PatchWord {
   /// What is there besides.
   __device__ __forceinline__ uint32_t one() const {
     T values[values_of_word<T>] = {};
-    if (of_bias()) values[0] = narrowed<T>(1.0f);
+    if (of_bias()) values[0] = narrow<T>(1.0f);
     return word_of<T>(values);
   }
   /// The word of output channel `out`'s weights, or its share of the bias; 0 where there is no such channel.

@@ -145,7 +145,7 @@ class WgradInputs {
 
   __device__ __forceinline__ static void store_ones(char* inputs, Lane at) {
     T* const ones = reinterpret_cast<T*>(inputs) + Traits::ones_at;
-    for (int i = at.lane; i < Traits::rows * Traits::columns; i += 32) ones[i] = narrowed<T>(1.0f);
+    for (int i = at.lane; i < Traits::rows * Traits::columns; i += 32) ones[i] = narrow<T>(1.0f);
   }
 
   /// Where the first pixel of a tile lies for the tap and channel of a column of gw; the column after them is the

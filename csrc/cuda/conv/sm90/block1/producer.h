@@ -1,6 +1,6 @@
-// The producer's side of block 1's fused kernel: a warpgroup that computes the first convolution for the pixels of each
-// box by mma.sync, 16 of them at a time, with its weights in registers, and leaves relu(sums + bias) there. Pixels
-// outside the image are 0, as the second convolution wants them.
+// The producer's side of block 1's fused kernel: a warpgroup that fills each box with relu(conv(x, w1) + b1). It
+// computes 16 pixels at a time by mma.sync, with the weights in registers. Pixels outside the image are 0: they are the
+// padding of the second convolution.
 #pragma once
 
 #include "cuda/conv/sm90/block1/tile.h"

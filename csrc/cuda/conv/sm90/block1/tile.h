@@ -2,9 +2,14 @@
 // Consumer, Epilogue and feed_weights see as one of Tile's (core/tile.h), and of the first its values on 10 x 30
 // pixels.
 //
-// One box serves all nine taps. It is made by threads, not by TMA, and so may lie as wgmma reads without a swizzle: for
-// each eight channels a plane of the pixels' 16 bytes, row by row. Eight pixels in a row are then 128 bytes wherever
-// they begin, the next row's eight are a row of the box further, and a tap is another first pixel.
+// One box serves all nine taps. Threads write it, not TMA, so it may lie as wgmma reads without a swizzle: for each
+// eight channels a plane, which has 16 bytes of each pixel, row by row. A core matrix is eight pixels in a row:
+//
+//   plane c / 8:   pixel 0 | pixel 1 | ... | pixel 9    16 bytes each; row 0 of the box
+//                  pixel 10 | ...                       row 1: 160 bytes on, the stride from one core matrix to the
+//                  next
+//
+// Eight pixels in a row are 128 bytes wherever they begin, so a tap is just another first pixel.
 #pragma once
 
 #include "cuda/conv/sm90/core/tile.h"

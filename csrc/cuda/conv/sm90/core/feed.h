@@ -1,5 +1,6 @@
-// The producer's side: two threads of the first warpgroup, one for each ring, that keep its stages full by TMA. They
-// wait for stages to be empty, and go through the tiles in the order in which the consumers do.
+// The producer's side: two threads of the first warpgroup, one for the ring of pixels and one for the ring of weights.
+// Each waits for the next stage to be empty, tells its `full` barrier how many bytes will come, and starts a TMA load.
+// They go through tiles, chunks of channels and taps in the order in which the consumers do.
 #pragma once
 
 #include "cuda/conv/sm90/core/schedule.h"

@@ -1,6 +1,6 @@
-// The consumers' side: a warpgroup's sums of one tile, 64 channels x Tile::pixels. Each step waits for a stage of
-// weights (and each box of pixels, once), starts its products, and waits for those of the step before, whose stages it
-// then gives back: one group of products is always under way.
+// The consumers' side: a warpgroup's sums of one tile, 64 channels x Tile::pixels. A step waits for a stage of weights
+// (and, at the first tap of a box, for the box of pixels), starts its products, waits for the products of the step
+// before, and then releases the stages of that step. So one group of products is always in flight.
 #pragma once
 
 #include "cuda/conv/sm90/core/feed.h"
@@ -39,7 +39,7 @@ class Consumer {
   __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, bool before, bool after) {
     if (Tile::pingpong && before) ptx::barrier_sync(turn_of(warpgroup_), consumers * warpgroup_threads);
     bool first = true;
-    uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be given back
+    uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be released
     for (int chunk = k_.begin; chunk < k_.end; ++chunk) {
       for (int box = 0; box < Tile::boxes(k_.kernel); ++box) {
         pixels_at_.wait_full(pixel_barriers_);
@@ -50,7 +50,7 @@ class Consumer {
           const uint64_t weights = first_weights_ + (weights_at_.stage() * Tile::weight_bytes >> 4);
           multiply_stage<Tile, T>(sums, weights, pixels + (Tile::tap_bytes(i) >> 4), first);
           ptx::wgmma_wait_group<1>();
-          if (!first) give_back(i == 0 ? used_pixels : nullptr, used_weights);
+          if (!first) release(i == 0 ? used_pixels : nullptr, used_weights);
           first = false;
           used_weights = &weight_barriers_.empty[weights_at_.stage()];
           next_weights();
@@ -62,7 +62,7 @@ class Consumer {
     if (Tile::pingpong && after) ptx::barrier_arrive(turn_of(1 - warpgroup_), consumers * warpgroup_threads);
     ptx::wgmma_wait_group<0>();
     ptx::wgmma_hold(sums);
-    give_back(used_pixels, used_weights);
+    release(used_pixels, used_weights);
     if constexpr (Tile::pingpong) skip_tile();
   }
 
@@ -81,7 +81,7 @@ class Consumer {
     weights_at_.advance();
     if (Tile::stationary && weights_at_.stage() == 0) weights_at_ = {};
   }
-  __device__ __forceinline__ void give_back(uint64_t* pixels, uint64_t* weights) const {
+  __device__ __forceinline__ void release(uint64_t* pixels, uint64_t* weights) const {
     if (pixels) arrive<Tile::down>(pixels, in_.across * Tile::down, 1);
     if (!Tile::stationary) arrive<Tile::across>(weights, in_.down, Tile::down);
   }

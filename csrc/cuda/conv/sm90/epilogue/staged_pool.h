@@ -1,7 +1,7 @@
-// 2 x 2 max-pool of what a flat tile's stage holds, [pixel][64 channels] of 16 bits, swizzled: whole pairs of image
-// rows, so that every window is there. A thread takes eight channels of a window: four reads and a store of 16 bytes,
-// and a byte of each plane of the mask. Maxima are of rounded values, as in torch, whose pool follows the
-// rounding.
+// 2 x 2 max-pool of what the output stage of an im2col tile holds: [pixel][64 channels] of 16 bits, swizzled. The stage
+// has whole pairs of image rows, so every window is complete. A thread takes eight channels of a window: four reads and
+// one store of 16 bytes, and a byte of each plane of the mask. The maxima are of rounded values, as in torch, where the
+// pool follows the rounding.
 #pragma once
 
 #include "cuda/conv/sm90/epilogue/output.h"

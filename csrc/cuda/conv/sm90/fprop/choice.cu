@@ -9,7 +9,7 @@ namespace vggfast::cuda::sm90 {
 
 constinit const TunedTable tuned{tuned_tiles, tuned_num_sms};
 
-std::optional<TileId> tuned_tile(const TunedTable& table, const Shape& s) {
+const TunedTile* tuned_tile(const TunedTable& table, const Shape& s) {
   constexpr double furthest = 2;
   const TunedTile* nearest = nullptr;
   double least = std::numeric_limits<double>::infinity();
@@ -22,18 +22,17 @@ std::optional<TileId> tuned_tile(const TunedTable& table, const Shape& s) {
     const double ratio = double(std::max(t.n, s.sums.n)) / std::min(t.n, s.sums.n);
     if (ratio < least || (ratio == least && t.n < nearest->n)) least = ratio, nearest = &t;
   }
-  if (!nearest || (least > furthest && s.sums.n <= greatest_n)) return {};
-  return nearest->tile;
+  return nearest && (least <= furthest || s.sums.n > greatest_n) ? nearest : nullptr;
 }
 
 TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table) {
-  const std::optional<TileId> measured = table.num_sms == num_sms ? tuned_tile(table, shape) : std::nullopt;
+  const TunedTile* const measured = table.num_sms == num_sms ? tuned_tile(table, shape) : nullptr;
   std::optional<TileId> least, fastest, asked;
   double clocks = std::numeric_limits<double>::infinity();
   for_each_tile([&]<class Tile>(TileId id) {
     if (!fits<Tile>(shape)) return;
-    if (id == asked_for) asked = id;
-    if (id == measured) fastest = id;
+    if (asked_for && id == *asked_for) asked = id;
+    if (measured && id == measured->tile) fastest = id;
     if (const double cost = estimate<Tile>(shape, num_sms); cost < clocks) clocks = cost, least = id;
   });
   VGGFAST_CHECK(least, "no tile of the Hopper kernels fits this convolution");

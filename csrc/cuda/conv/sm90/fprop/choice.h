@@ -25,10 +25,10 @@ struct TunedTable {
 /// What benchmarks/tune.py measured.
 extern const TunedTable tuned;
 
-/// The tile of the entry for this very layer whose n is the nearest by ratio, the smaller of two. The entry counts
+/// The entry for this very layer whose n is the nearest by ratio, the smaller of two. The entry counts
 /// where the two n are at most a factor of two apart, or where n is greater than that of every entry: more images only
-/// add waves. Empty where no entry counts.
-std::optional<TileId> tuned_tile(const TunedTable& table, const Shape& shape);
+/// add waves. Null where no entry counts.
+const TunedTile* tuned_tile(const TunedTable& table, const Shape& shape);
 
 /// The tile that was asked for, or the table's, counts where it fits.
 TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table = tuned);

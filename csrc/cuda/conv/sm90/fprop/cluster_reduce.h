@@ -1,6 +1,7 @@
-// Adds up the sums of a tile that the blocks of a cluster share (Tile::split): everybody leaves all its sums in its own
-// shared memory, then reads a part of everybody's, always in the order of ranks. `full` waits for all warps of all
-// blocks to have written, `empty`, before the next tile's are written, for all to have read.
+// Adds up the sums of a tile whose input channels the blocks of a cluster divide among them (Tile::split). Each block
+// writes all its sums to its own shared memory, then reads a part of every block's, always in the order of ranks, so
+// that results are the same bits every time. `full` completes when all warps of all blocks have written; `empty`, for
+// which the next tile waits, when all have read.
 #pragma once
 
 #include "cuda/conv/sm90/core/schedule.h"

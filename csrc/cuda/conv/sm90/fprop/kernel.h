@@ -2,10 +2,11 @@
 //
 //   D (64 channels x Tile::pixels, in registers) += weights (64 x 128 bytes) * pixels (128 bytes x Tile::pixels)
 //
-// for each tap and 128 bytes of input channels; both operands in shared memory, swizzled, with channels contiguous.
-// Shared memory (tile.h): a ring of boxes of pixels, a ring of weights, two stages for outputs; up to 227 KB, one block
-// to an SM. Warps 0 and 1 feed the rings (feed.h); warpgroups 1 and 2 wait for them and multiply
-// (mainloop.h), then store (epilogue.h) while the rings fill for the next tile. Blocks stay until all tiles are done.
+// for each tap and 128 bytes of input channels. x and y are NHWC, weights (cout, taps, cin). Both operands come from
+// shared memory, swizzled (operand.h), with channels contiguous. Shared memory (tile.h): a ring of boxes of pixels, a
+// ring of weights and two output stages, up to 227 KB, so one block to an SM. Warps 0 and 1 fill the rings (feed.h).
+// Warpgroups 1 and 2 wait for full stages and multiply (mainloop.h), then store (epilogue.h) while the rings fill for
+// the next tile. The grid is persistent: a block takes tile after tile.
 #pragma once
 
 #include "cuda/conv/sm90/core/mainloop.h"
@@ -84,7 +85,7 @@ __global__ void __launch_bounds__(threads, 1)
     }
     epilogue.finish();
   }
-  if constexpr (Tile::cluster > 1) sync_cluster<Tile>();  // nobody leaves while others arrive at its barriers
+  if constexpr (Tile::cluster > 1) sync_cluster<Tile>();  // no block may end while others arrive at its barriers
 }
 
 }  // namespace vggfast::cuda::sm90
