@@ -16,8 +16,8 @@
 
 namespace vggfast::cuda::sm90 {
 
-// setmaxnreg: 128 * 152 + 256 * 176 = 64512. The first layer keeps its weights in registers, so fprop's 40 and 232
-// would spill.
+// setmaxnreg: 128 * 152 + 256 * 176 = 64512. The first layer's threads hold its weights
+// in registers beside sums and addresses, which takes more than the 40 of fprop's producer.
 constexpr unsigned first_layer_registers = 152, second_layer_registers = 176;
 
 template <class T>
