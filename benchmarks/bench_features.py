@@ -130,8 +130,7 @@ def whole(parsed: argparse.Namespace) -> None:
         metadata = {
             "by": parsed.by, "model": str(parsed.model), "data": parsed.data, "environment": timing.environment(),
         }  # fmt: skip
-        tell = lambda done, speed: live.to(done, f"{speed:.2f} images/s")  # noqa: E731
-        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=tell)
+        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=live)
     processor = time.process_time() - began
     write_json(parsed.out.with_suffix(".json"), {
         **{name: made.metadata[name] for name in FACTS},
