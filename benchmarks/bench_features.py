@@ -13,6 +13,7 @@ code, in the same process.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import time
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import Engine
-from vggfast.console import ProgressBar
+from vggfast.console import ProgressBars
 from vggfast.data import open_dataset
 from vggfast.features import (
     COMBINE,
@@ -40,8 +41,8 @@ from vggfast.features import (
     join,
     load_features,
 )
+from vggfast.io import write_json
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "caltech101-features.json"
 FACTS = ("by", "environment", "images", "scales", "seconds", "images_per_second")
@@ -126,11 +127,11 @@ def whole(parsed: argparse.Namespace) -> None:
     extractor = make(model, TAPS, [parsed.scale], pool=POOLS, flip=False)
     sets = [open_dataset(parsed.data, split) for split in ("train", "val")]
     began = time.process_time()
-    with ProgressBar(parsed.by, sum(map(len, sets))) as live:
+    with ProgressBars() as bars:
         metadata = {
             "by": parsed.by, "model": str(parsed.model), "data": parsed.data, "environment": timing.environment(),
         }  # fmt: skip
-        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=live)
+        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=functools.partial(bars, parsed.by))
     processor = time.process_time() - began
     write_json(parsed.out.with_suffix(".json"), {
         **{name: made.metadata[name] for name in FACTS},

@@ -20,7 +20,7 @@ import numpy as np
 
 from vggfast._progress import Progress, silent
 from vggfast.data.sources.base import SPLITS, ImageSet, Strings
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 _MAGIC = b"vggfast cache 1\n"
 _READ = 1 << 22

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from vggfast.console import ProgressBar, print_table, say
+from vggfast.console import ProgressBars, print_table, say
+from vggfast.environment import environment
+from vggfast.io import write_json
 from vggfast.localisation.evaluation import Error, Evaluation, evaluate
-from vggfast.report import environment
-from vggfast.report.summary import summary
+from vggfast.runs.summary import summary
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 _ROWS = {
     "true_class": "true class, centre crop", "true_class_mean_box": "true class, the mean box",
@@ -55,10 +56,10 @@ def finish(trainer: Any) -> None:
         return
     out, config, images = trainer.out, trainer.config, trainer.val_set
     model, metadata = load_model(out / "model.safetensors")
-    with ProgressBar("true class", len(images)) as live:
+    with ProgressBars() as bars:
         found = evaluate(
             model.to(trainer.context.device), images, scale=config.test_scales()[1], mean_box=metadata["mean_box"],
-            progress=lambda done, *_: live.to(done),
+            progress=functools.partial(bars, "true class"),
         )  # fmt: skip
     figures = summary(trainer.progress.epochs)
     figures["best_epoch"] = figures.pop("best")["epoch"]

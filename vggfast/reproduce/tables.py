@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.weights.files import write_atomically, write_json
+from vggfast.io import write_atomically, write_json
 
 
 @dataclass(frozen=True)

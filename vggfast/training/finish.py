@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vggfast.console import ProgressBar, print_table, say
+from vggfast.console import ProgressBars, print_table, say
+from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set
-from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
-from vggfast.report.summary import summary
+from vggfast.io import write_json
+from vggfast.report import confusion, contact_sheet, most_confused, write_report
+from vggfast.runs.summary import summary
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 _SHEET_IMAGES = 40
 _FILES = {
@@ -38,9 +40,10 @@ def finish(trainer: Any) -> None:
     scales = config.test_scales()
     protocols = {"dense, one scale": scales[1:2], f"dense, {len(scales)} scales": scales}
     posteriors: dict[str, Any] = {}
-    for name, used in protocols.items():
-        with ProgressBar(name, len(images), quiet=not context.main) as live:
-            posteriors[name], _ = evaluate_set(model, images, used, settings, context, progress=live.to)
+    with ProgressBars(quiet=not context.main) as bars:
+        for name, used in protocols.items():
+            shown = functools.partial(bars, name)
+            posteriors[name], _ = evaluate_set(model, images, used, settings, context, progress=shown)
     if not context.main:
         return
 
