@@ -38,14 +38,13 @@ def fakes(monkeypatch):
     calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[])
 
     class FakeTrainer:
-        def __init__(self, config, out, context, *, resume, overwrite):
+        def __init__(self, config, task, out, context, *, resume, overwrite, observer):
             calls.made.append((config, out, resume, overwrite))
             self.config, self.out = config, out
             self.model = torch.nn.Linear(2, 3)
             self.train_set = self.val_set = type("Images", (list,), {"classes": ["a", "b"]})(range(5))
             self.progress = types.SimpleNamespace(step=12)
             self.stop_signal = calls.stop_signal
-            self.task = types.SimpleNamespace(finish=calls.finished.append)
 
         def run(self):
             return self.stop_signal is None
@@ -53,6 +52,10 @@ def fakes(monkeypatch):
     contents = {
         "vggfast.distributed": {"DistributedContext": types.SimpleNamespace(start=lambda device: _Context(calls.rank))},
         "vggfast.training.trainer": {"Trainer": FakeTrainer},
+        "vggfast.tasks": {
+            "task_of": lambda config: types.SimpleNamespace(error_names=("top-1", "top-5")),
+            "final_eval": lambda trainer, progress: calls.finished.append(trainer),
+        },
         "vggfast.training.diagnosis": {"diagnose": lambda *arguments: calls.diagnosed.append(arguments)},
     }
     for name, content in contents.items():
