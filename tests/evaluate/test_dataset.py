@@ -114,7 +114,11 @@ def test_ranks_share_the_images(images, ranks):
     told = []
     found = _Ranks(ranks).run(
         lambda context: evaluate_set(
-            model, images, SCALES, Settings(), context,
+            model,
+            images,
+            SCALES,
+            Settings(),
+            context,
             progress=lambda *each: told.append(each) if context.main else None,
         )
     )

@@ -146,7 +146,11 @@ def test_both_protocols_on_a_case_with_known_errors():
     namer = _says([5.0, 4.0, 3.0, -9.0, 2.0, 1.0])
     done = []
     found = evaluate(
-        boxer, images, scale=32, classifier=namer, mean_box=np.array([0.0, 0.0, 0.5, 1.0]),
+        boxer,
+        images,
+        scale=32,
+        classifier=namer,
+        mean_box=np.array([0.0, 0.0, 0.5, 1.0]),
         progress=lambda done_, total, text: done.append((done_, total)),
     )
     assert (found.n, found.threshold) == (6, 0.5)
