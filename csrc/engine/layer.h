@@ -14,7 +14,7 @@ struct Layer {
 
   Kind kind;
   int64_t cin = 0, channels = 0, kernel = 1;  // conv and linear: their input's and output's channels
-  int algorithm = 1;                          // conv: of cpu/heuristics.h; linear is a 1x1 convolution of rows
+  int algorithm = 1;                          // conv: of cpu/algorithms/choose.h; linear is a 1x1 convolution of rows
   bool bf16_weights = false;                  // linear
   Buffer packed;                              // conv and linear: weights and bias
   bool ceil_mode = false;                     // max_pool

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-#include "cpu/direct.h"
-#include "cpu/heuristics.h"
-#include "cpu/stem.h"
-#include "cpu/winograd.h"
+#include "cpu/algorithms/direct.h"
+#include "cpu/algorithms/choose.h"
+#include "cpu/algorithms/stem.h"
+#include "cpu/algorithms/winograd.h"
 #include "engine/edges.h"
 #include "vggfast/pool.h"
 

@@ -1,0 +1,154 @@
+// Convolution on the CPU: checks, and what the tensors of each pass are to an algorithm (cpu/algorithms/).
+#include "vggfast/conv.h"
+
+#include "core/conv_checks.h"
+#include "cpu/algorithms/conv_algorithm.h"
+#include "cpu/ops/dtypes.h"
+#include "vggfast/error.h"
+
+namespace vggfast {
+namespace {
+
+using cpu::ConvInput;
+using cpu::ConvPlan;
+using cpu::Extent;
+using cpu::extent_of;
+using cpu::Pass;
+using View = cpu::WeightView<void>;
+
+ConvPlan plan_fprop(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
+  cpu::check_float(x, "x");
+  return cpu::choose({.dtype = x.dtype,
+                      .in = extent_of(x),
+                      .cout = weight.size(0),
+                      .kernel = weight.size(2),
+                      .epilogue = e,
+                      .threads = context.threads});
+}
+
+/// Of a pass that reads gy. `in` and `cout` are as the problem has them.
+ConvPlan plan_gradient(Pass pass, const Tensor& gy, const Masked& masked, Extent in, int64_t cout, int64_t kernel,
+                       Context context) {
+  return cpu::choose({.pass = pass,
+                      .dtype = gy.dtype,
+                      .in = in,
+                      .cout = cout,
+                      .kernel = kernel,
+                      .epilogue = masked.mask ? masked.epilogue : Epilogue{},
+                      .masked = masked.mask != nullptr,
+                      .threads = context.threads});
+}
+
+ConvPlan plan_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
+                    Context context) {
+  cpu::check_float(gy, "gy");
+  return plan_gradient(Pass::dgrad, gy, masked, {gy.size(0), h, w, gy.size(1)}, weight.size(1), weight.size(2),
+                       context);
+}
+
+ConvPlan plan_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
+  cpu::check_float(x, "x");
+  return plan_gradient(Pass::wgrad, gy, masked, extent_of(x), gy.size(1), kernel, context);
+}
+
+View view_of(const Tensor& weight) {
+  return {weight.data,      weight.size(0),   weight.size(1),   weight.size(2),
+          weight.stride(0), weight.stride(1), weight.stride(2), weight.stride(3)};
+}
+
+/// The weights as dgrad sees them: transposed and flipped.
+View flipped_view_of(const Tensor& weight) {
+  const int64_t last_tap = (weight.size(2) - 1) * (weight.stride(2) + weight.stride(3));
+  return {weight.as<const std::byte>() + last_tap * static_cast<int64_t>(size_of(weight.dtype)),
+          weight.size(1),
+          weight.size(0),
+          weight.size(2),
+          weight.stride(1),
+          weight.stride(0),
+          -weight.stride(2),
+          -weight.stride(3)};
+}
+
+constexpr uint8_t no_bits = 0;  // what an empty mask points at: a map of one pixel has no window
+
+/// gy as the convolution's own output would have its gradient: of extents h x w, through the mask where there is
+/// one.
+ConvInput<void> gradient_of(const Tensor& gy, const Masked& masked, int64_t h, int64_t w) {
+  const Extent extent{gy.size(0), h, w, gy.size(1)};
+  if (!masked.mask) return {.data = gy.data, .extent = extent};
+  return {.data = gy.data,
+          .extent = extent,
+          .mask = masked.mask->data ? masked.mask->as<uint8_t>() : &no_bits,
+          .relu = masked.epilogue.relu,
+          .pool = masked.epilogue.pool,
+          .stored_h = gy.size(2),
+          .stored_w = gy.size(3)};
+}
+
+}  // namespace
+
+size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
+  check_nhwc(x, "x");
+  check_kernel(weight, x.size(1), 1, "x");
+  return plan_fprop(x, weight, e, context).workspace_bytes;
+}
+
+size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
+                            Context context) {
+  check_gradient(gy, masked, h, w);
+  check_kernel(weight, gy.size(1), 0, "gy");
+  return plan_dgrad(gy, masked, weight, h, w, context).workspace_bytes;
+}
+
+size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
+  check_nhwc(x, "x");
+  check_gradient(gy, masked, x.size(2), x.size(3));
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
+  return plan_wgrad(x, gy, masked, kernel, context).workspace_bytes;
+}
+
+void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
+                const Tensor* mask, Workspace workspace, Context context) {
+  check_fprop(x, weight, bias, e, y, mask);
+  const ConvPlan plan = plan_fprop(x, weight, e, context);
+  check_workspace(workspace, plan.workspace_bytes);
+  plan.run({.in = {.data = x.data, .extent = extent_of(x)},
+            .weight = view_of(weight),
+            .bias = bias ? bias->data : nullptr,
+            .out = {.y = y.data,
+                    .h = y.size(2),
+                    .w = y.size(3),
+                    .c = y.size(1),
+                    .relu = e.relu,
+                    .pool = e.pool,
+                    .mask = mask ? mask->as<uint8_t>() : nullptr},
+            .workspace = workspace.data});
+}
+
+void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
+                Context context) {
+  check_dgrad(gy, masked, weight, gx);
+  const int64_t h = gx.size(2), w = gx.size(3);
+  const ConvPlan plan = plan_dgrad(gy, masked, weight, h, w, context);
+  check_workspace(workspace, plan.workspace_bytes);
+  plan.run({.in = gradient_of(gy, masked, h, w),
+            .weight = flipped_view_of(weight),
+            .out = {.y = gx.data, .h = h, .w = w, .c = gx.size(1)},
+            .workspace = workspace.data});
+}
+
+void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
+                Workspace workspace, Context context) {
+  check_wgrad(x, gy, masked, gw, gb);
+  const ConvPlan plan = plan_wgrad(x, gy, masked, gw.size(2), context);
+  check_workspace(workspace, plan.workspace_bytes);
+  plan.run_wgrad({.x = {.data = x.data, .extent = extent_of(x)},
+                  .gy = gradient_of(gy, masked, x.size(2), x.size(3)),
+                  .shape = view_of(gw),
+                  .gw = gw.data,
+                  .gb = gb ? gb->data : nullptr,
+                  .gb_stride = gb ? gb->stride(0) : 0,
+                  .workspace = workspace.data});
+}
+
+}  // namespace vggfast
