@@ -35,7 +35,7 @@ class _Context:
 @pytest.fixture
 def fakes(monkeypatch):
     """What `train` calls, in place of which these note how they were called; `rank` and `stop_signal` may be set."""
-    calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[])
+    calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[], drawn=[])
 
     class FakeTrainer:
         def __init__(self, config, task, out, context, *, resume, overwrite, observer):
@@ -56,7 +56,13 @@ def fakes(monkeypatch):
             "task_of": lambda config: types.SimpleNamespace(error_names=("top-1", "top-5")),
             "final_eval": lambda trainer, progress: calls.finished.append(trainer),
         },
-        "vggfast.training.diagnosis": {"diagnose": lambda *arguments: calls.diagnosed.append(arguments)},
+        "vggfast.training.diagnosis": {
+            "diagnose": lambda *arguments, **_: calls.diagnosed.append(arguments),
+            "verdicts": lambda result: (("init",), [("paper",)]),
+        },
+        "vggfast.report.initialisation": {
+            name: lambda result, path: calls.drawn.append(path.name) for name in ("layer_figure", "step_figure")
+        },
     }
     for name, content in contents.items():
         module = types.ModuleType(name)
@@ -115,6 +121,7 @@ def test_initialisations_are_compared(fakes, arguments, inits, out, steps):
     assert called[0].crop == 32
     assert (called[1], str(called[2]), called[3]) == (inits, out, steps)
     assert fakes.made == []
+    assert fakes.drawn == ["init-steps.png", "init-layers.png"]
 
 
 def test_initialisations_are_compared_on_one_process(fakes, monkeypatch, capsys):

@@ -117,21 +117,22 @@ def test_options(options, text):
 X = torch.zeros(2, 3, 64, 64)
 BAD_INPUTS = {
     "rank": (lambda e: e(X[0]), ValueError, r"x must have 4 axes \(N, C, H, W\), got shape \(3, 64, 64\)"),
-    "channels": (lambda e: e(X[:, :2]), ValueError, "x has 2 channels: 3 are wanted"),
+    "channels": (lambda e: e(X[:, :2]), ValueError, "x must have 3 channels, got 2"),
     "float64": (lambda e: e(X.double()), TypeError, r"x must be torch\.float32 on cpu, got torch\.float64 on cpu"),
     "bytes": (lambda e: e(X.byte()), TypeError, r"x must be .*, got torch\.uint8 on cpu"),
     "meta": (lambda e: e(X.to("meta")), TypeError, r"x must be .*, got torch\.float32 on meta"),
     "gradient": (lambda e: e(X.clone().requires_grad_()), ValueError, "x requires a gradient, and an engine computes"),
-    "too small": (lambda e: e(X[..., :31]), ValueError, "x is too small: a max-pool sees .* x 1 pixels, and 2 x 2 are"),
+    "too small": (lambda e: e(X[..., :31]), ValueError,
+                  "x is too small: a max-pool needs at least 2 x 2 pixels, got .* x 1"),
     "no columns": (lambda e: e(X[..., :0]), ValueError, "x is too small"),
     "unknown tap": (lambda e: e.features(X, ["relu1_1", "relu9_9"]), ValueError,
                     "taps must be among conv1_1, relu1_1, pool1, .*, got 'relu9_9'"),
     "a name for a list": (lambda e: e.features(X, "relu1_1"), ValueError, "taps must be among .*, got 'r'"),
     "no taps": (lambda e: e.features(X, []), ValueError, "taps must have at least one name, got none"),
     "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
-                                 "x is too small: the head sees 2 x 2 places, and 3 x 3 are wanted"),
+                                 "x is too small: the head needs at least 3 x 3 places, got 2 x 2"),
     "another head": (lambda e: Engine(changed(lambda m: m.classifier.__setitem__(0, nn.Linear(7, 64))))(X), ValueError,
-                     "the head sees rows of 512 values: 7 are wanted"),
+                     "the head needs rows of 7 values, got 512"),
 }  # fmt: skip
 
 

@@ -149,9 +149,9 @@ def test_a_row_of_zeros_stays():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"taps": ["relu9_1"]}, r"taps has 'relu9_1'"),
+        ({"taps": ["relu9_1"]}, r"taps must be among .*, got 'relu9_1'"),
         ({"taps": ["pool5", "pool5"]}, r"taps is \['pool5', 'pool5'\]: each only once"),
-        ({"taps": []}, r"taps is empty"),
+        ({"taps": []}, r"taps must have at least one name"),
         ({"pool": "sum"}, r"pool is 'sum': one or more of 'mean', 'max'"),
         ({"scales": []}, r"scales is \[\]"),
         ({"scales": [31]}, r"scales is \[31\]: one or more of at least 32"),

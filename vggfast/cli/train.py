@@ -201,10 +201,13 @@ def _diagnose(parsed: argparse.Namespace) -> int:
         raise UsageError("--diagnose-init is for one process: call it without torchrun")
     config, inits, out = diagnosis(parsed)
     from vggfast.console import ProgressBars, print_table, say
+    from vggfast.report.initialisation import layer_figure, step_figure
     from vggfast.training.diagnosis import diagnose, verdicts
 
     steps = 200 if parsed.diagnose_steps is None else parsed.diagnose_steps
     with ProgressBars() as bars:
         result = diagnose(config, inits, out, steps, progress=bars, tell=say)
+    step_figure(result, out / "init-steps.png")
+    layer_figure(result, out / "init-layers.png")
     print_table(f"{config.config} on {config.data}, lr {config.lr:g}", *verdicts(result))
     return 0
