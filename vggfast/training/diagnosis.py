@@ -40,7 +40,8 @@ def diagnose(
     """Trains `config`'s network from each initialisation for some iterations, and writes down what happens.
 
     All see the same batches. A run ends early once its loss or a gradient is not finite. The folder gets init.json,
-    anew after each initialisation. What it already has is kept, so an interrupted call goes on where it was. On the CPU, in float32, with a constant learning rate.
+    anew after each initialisation. What that already has is kept, so an interrupted call goes on where it was. On the
+    CPU, in float32, with a constant learning rate.
 
     Args:
         config: network, data, SGD, dropout and seed; its `init`, `epochs` and `steps` are not used.
