@@ -4,14 +4,17 @@
 #include <list>
 #include <mutex>
 
+#include "cpu/engine/run.h"
 #include "cpu/heuristics.h"
-#include "engine/plan.h"
-#include "engine/run.h"
+#include "plan/plan.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
 
 using namespace engine;
+using plan::Kind;
+using plan::Plan;
+using plan::Shape;
 
 namespace {
 
@@ -35,7 +38,7 @@ void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
 class Engine::Impl {
  public:
   struct Kept {
-    Shape in;
+    Shape images;
     std::vector<int64_t> outputs;
     int threads;
     Plan plan;
@@ -46,50 +49,59 @@ class Engine::Impl {
     VGGFAST_CHECK(options.size > 0, "size is ", options.size, ": 1 or more is wanted");
   }
 
-  size_t value_bytes() const { return options.bf16 ? sizeof(cpu::Bf16) : sizeof(float); }
-
-  void add_weighted(Kind kind, const Tensor& weight, const Tensor* bias) {
-    check_weight(weight, bias, kind == Kind::conv ? 4 : 2);
-    Layer layer(kind);
-    layer.channels = weight.size(0);
-    layer.cin = weight.size(1);
-    if (kind == Kind::linear) {
-      layer.bf16_weights = options.bf16_weights;
-    } else {
-      layer.kernel = weight.size(2);
-      const cpu::Extent expected{options.batch, extent, extent, layer.cin};
-      layer.algorithm = cpu::choose_algorithm(cpu::Pass::fprop, expected, layer.channels, layer.kernel, true);
-      if (layer.algorithm == cpu::direct && options.bf16) layer.algorithm = layer.kernel == 1 ? 1 : most_exact;
-    }
-    pack_layer(layer, weight, bias, options.threads);
-    layers.push_back(std::move(layer));
+  void add(plan::Layer layer, Packed packed = {}) {
+    layers.push_back(layer);
+    this->packed.push_back(std::move(packed));
   }
 
-  const Plan& plan_for(const Shape& in, const std::vector<int64_t>& outputs, int threads) {
+  void add_conv(const Tensor& weight, const Tensor* bias) {
+    check_weight(weight, bias, 4);
+    Packed layer{.kernel = weight.size(2)};
+    const int64_t cout = weight.size(0), cin = weight.size(1);
+    layer.algorithm =
+        cpu::choose_algorithm(cpu::Pass::fprop, {options.batch, extent, extent, cin}, cout, layer.kernel, true);
+    if (layer.algorithm == cpu::direct && options.bf16) layer.algorithm = layer.kernel == 1 ? 1 : most_exact;
+    pack(layer, weight, bias, options.threads);
+    // The tile of the algorithm of 1x1 convolutions is one pixel: it has no pool.
+    add({.kind = Kind::conv, .cin = cin, .channels = cout, .fuses_pool = layer.algorithm != 1}, std::move(layer));
+  }
+
+  void add_linear(const Tensor& weight, const Tensor* bias) {
+    check_weight(weight, bias, 2);
+    Packed layer{.bf16_weights = options.bf16_weights};
+    pack(layer, weight, bias, options.threads);
+    add({.kind = Kind::linear, .cin = weight.size(1), .channels = weight.size(0)}, std::move(layer));
+  }
+
+  const Plan& plan_for(const Shape& images, const std::vector<int64_t>& outputs, int threads) {
     const auto same = [&](const Kept& kept) {
-      return kept.in.n == in.n && kept.in.h == in.h && kept.in.w == in.w && kept.outputs == outputs &&
-             kept.threads == threads;
+      return kept.images == images && kept.outputs == outputs && kept.threads == threads;
     };
     const auto found = std::find_if(plans.begin(), plans.end(), same);
     if (found != plans.end()) {
       plans.splice(plans.begin(), plans, found);
     } else {
-      plans.push_front({in, outputs, threads, make_plan(layers, in, outputs, value_bytes(), threads)});
+      plans.push_front({images, outputs, threads, make_plan(images, outputs, threads)});
       if (plans.size() > plans_kept) plans.pop_back();
     }
     const Plan& plan = plans.front().plan;
-    if (plan.bytes() > arena.bytes()) {
+    if (plan.bytes > arena.bytes()) {
       arena = Buffer();  // first: both at a time would be the peak
-      arena = Buffer(plan.bytes());
+      arena = Buffer(plan.bytes);
     }
     return plan;
+  }
+
+  Plan make_plan(const Shape& images, const std::vector<int64_t>& outputs, int threads) const {
+    return plan::make_plan(layers, images, outputs, backend(layers, packed, options.bf16, threads));
   }
 
   const EngineOptions options;
   const std::string isa;
   int64_t extent;  // of the activation after the layers so far
-  std::vector<Layer> layers;
-  std::list<Kept> plans;  // the one used last comes first
+  std::vector<plan::Layer> layers;
+  std::vector<Packed> packed;  // of each layer
+  std::list<Kept> plans;       // the one used last comes first
   Buffer arena;
   std::mutex mutex;
 };
@@ -97,30 +109,24 @@ class Engine::Impl {
 Engine::Engine(EngineOptions options) : impl_(std::make_unique<Impl>(options)) {}
 Engine::~Engine() = default;
 
-void Engine::add_conv(const Tensor& weight, const Tensor* bias) { impl_->add_weighted(Kind::conv, weight, bias); }
-void Engine::add_linear(const Tensor& weight, const Tensor* bias) { impl_->add_weighted(Kind::linear, weight, bias); }
-void Engine::add_relu() { impl_->layers.emplace_back(Kind::relu); }
-void Engine::add_row_mean() { impl_->layers.emplace_back(Kind::row_mean); }
+void Engine::add_conv(const Tensor& weight, const Tensor* bias) { impl_->add_conv(weight, bias); }
+void Engine::add_linear(const Tensor& weight, const Tensor* bias) { impl_->add_linear(weight, bias); }
+void Engine::add_relu() { impl_->add({.kind = Kind::relu}); }
+void Engine::add_row_mean() { impl_->add({.kind = Kind::row_mean}); }
 void Engine::add_max_pool(bool ceil_mode) {
-  impl_->layers.emplace_back(Kind::max_pool).ceil_mode = ceil_mode;
+  impl_->add({.kind = Kind::max_pool, .ceil_mode = ceil_mode});
   impl_->extent = std::max<int64_t>(impl_->extent / 2, 1);
 }
-void Engine::add_lrn(LrnParams params) { impl_->layers.emplace_back(Kind::lrn).lrn = params; }
-void Engine::add_flatten(int64_t size) { impl_->layers.emplace_back(Kind::flatten).size = size; }
-void Engine::add_windows(int64_t size) { impl_->layers.emplace_back(Kind::windows).size = size; }
+void Engine::add_lrn(LrnParams params) { impl_->add({.kind = Kind::lrn}, {.lrn = params}); }
+void Engine::add_flatten(int64_t size) { impl_->add({.kind = Kind::flatten, .size = size}); }
+void Engine::add_windows(int64_t size) { impl_->add({.kind = Kind::windows, .size = size}); }
 
 int64_t Engine::layers() const { return static_cast<int64_t>(impl_->layers.size()); }
 
 std::vector<int64_t> Engine::output_shape(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) const {
   VGGFAST_CHECK(layer >= 0 && layer < layers(), "layer is ", layer, ": 0 to ", layers() - 1, " is wanted");
-  Shape shape{n, h, w, c};
-  bool rows = false;
-  for (int64_t i = 0; i <= layer; ++i) {
-    const Layer& each = impl_->layers[static_cast<size_t>(i)];
-    shape = shape_after(each, shape, n);
-    rows = rows || each.kind == Kind::flatten || each.kind == Kind::windows;
-  }
-  if (rows) return {shape.n, shape.c};
+  const Shape shape = plan::output_shapes(impl_->layers, {n, h, w, c}, {layer}).front();
+  if (shape.rows) return {shape.n, shape.c};
   return {shape.n, shape.c, shape.h, shape.w};
 }
 
@@ -128,39 +134,40 @@ void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>&
   VGGFAST_CHECK(x.dim() == 4 && x.dtype == DType::f32 && x.device == Device::cpu, "x is ", name_of(x.dtype),
                 " of shape ", describe(x.shape), " on ", name_of(x.device), ": float32 (N, C, H, W) on cpu is wanted");
   VGGFAST_CHECK(!outputs.empty(), "no output is asked for");
-  std::vector<int64_t> wanted;
+  std::vector<int64_t> layers;
   for (const auto& [layer, y] : outputs) {
-    VGGFAST_CHECK(wanted.empty() || layer > wanted.back(), "outputs are not in the order of the layers");
+    VGGFAST_CHECK(layers.empty() || layer > layers.back(), "outputs are not in the order of the layers");
     check_like(y, "output", output_shape(layer, x.size(0), x.size(1), x.size(2), x.size(3)), DType::f32, Device::cpu);
     if (y.dim() == 4) check_nhwc(y, "output");
-    wanted.push_back(layer);
+    layers.push_back(layer);
   }
   const std::lock_guard lock(impl_->mutex);
   VGGFAST_CHECK(impl_->isa == cpu::kernels().name, "the engine's weights are packed for ", impl_->isa, ", and ",
                 cpu::kernels().name, " is set now: build another engine");
   const int threads = std::max(context.threads, 1);
-  const Plan& plan = impl_->plan_for(cpu::Extent{x.size(0), x.size(2), x.size(3), x.size(1)}, wanted, threads);
-  if (x.size(0) > 0) run_plan(impl_->layers, plan, impl_->options.bf16, impl_->arena, x, outputs, threads);
+  const Plan& plan = impl_->plan_for({x.size(0), x.size(2), x.size(3), x.size(1)}, layers, threads);
+  if (x.size(0) > 0) {
+    run_plan({impl_->layers, impl_->packed, plan, impl_->arena, threads}, impl_->options.bf16, x, outputs);
+  }
 }
 
 size_t Engine::workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const {
   output_shape(layer, n, c, h, w);  // checks
   const int threads = std::max(context.threads, 1);
-  return Buffer::whole_pages(
-      make_plan(impl_->layers, Shape{n, h, w, c}, {layer}, impl_->value_bytes(), threads).bytes());
+  return Buffer::whole_pages(impl_->make_plan({n, h, w, c}, {layer}, threads).bytes);
 }
 
 size_t Engine::bytes() const {
   const std::lock_guard lock(impl_->mutex);
   size_t total = impl_->arena.bytes();
-  for (const Layer& layer : impl_->layers) total += layer.packed.bytes();
+  for (const Packed& layer : impl_->packed) total += layer.weights.bytes();
   return total;
 }
 
 std::vector<std::string> Engine::algorithms() const {
   std::vector<std::string> names;
-  for (const Layer& layer : impl_->layers) {
-    if (layer.kind == Kind::conv) names.push_back(cpu::name_of(layer.algorithm));
+  for (size_t i = 0; i < impl_->layers.size(); ++i) {
+    if (impl_->layers[i].kind == Kind::conv) names.push_back(cpu::name_of(impl_->packed[i].algorithm));
   }
   return names;
 }
