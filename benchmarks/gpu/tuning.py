@@ -1,5 +1,5 @@
 """Times every tile that a 3x3 layer of VGG-16 could have on Hopper, finds the fastest, and writes the table of them
-that the kernels' choice reads (csrc/cuda/conv/hopper/tuned.h). tune.py is the command.
+that the kernels' choice reads (csrc/cuda/conv/sm90/fprop/tuned.h). tune.py is the command.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ def table_text(found: Mapping[Fprop, str], multiprocessors: int, by: str) -> str
 
 #include <array>
 
-#include "cuda/conv/hopper/choice.h"
+#include "cuda/conv/sm90/fprop/choice.h"
 
 namespace vggfast::cuda::hopper {{
 

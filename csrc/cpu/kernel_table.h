@@ -1,4 +1,4 @@
-// The face between the ops (cpu/*.cpp, compiled once) and their kernels (cpu/kernels/, once per instruction set).
+// The face between the ops and algorithms (cpu/ops/, cpu/algorithms/, compiled once) and their kernels (cpu/kernels/, once per instruction set).
 // A kernel works on a range of independent units; the op cuts the ranges and shares them among threads.
 #pragma once
 

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -165,14 +164,6 @@ def test_help_lists_the_commands(capsys):
     with pytest.raises(SystemExit) as stop:
         main([])
     assert stop.value.code == 2
-
-
-def test_cache_is_the_data_packages(monkeypatch):
-    module = types.ModuleType("vggfast.data.cache")
-    module.add_arguments = lambda parser: parser.add_argument("spec")
-    module.run = lambda parsed: {"digits": 7}[parsed.spec]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert main(["cache", "digits"]) == 7
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ from tests.engine.test_cuda import BOUNDS, exactly
 from tests.engine.test_engine import named, small
 from tests.support.comparisons import plain_torch, relative_error
 from vggfast.engine import _fp8
-from vggfast.engine._layers import Conv, Lrn, MaxPool, Relu, ScaledConv
 from vggfast.engine._plan import E4M3, make_plan
+from vggfast.graph.layers import Conv, Lrn, MaxPool, Relu, ScaledConv
 from vggfast.models import CONFIGURATIONS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.backends("sim", "cuda")]

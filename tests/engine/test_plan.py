@@ -5,8 +5,8 @@ import random
 import pytest
 import torch
 
-from vggfast.engine._layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 from vggfast.engine._plan import ALIGNMENT, fuse, make_plan, output_shapes
+from vggfast.graph.layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 from vggfast.models import CONFIGURATIONS
 
 SHAPE = (2, 3, 49, 62)

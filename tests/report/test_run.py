@@ -12,10 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
+from vggfast.cli import report as command
 from vggfast.data import ImageSet, Preprocessing
 from vggfast.distributed import DistributedContext
 from vggfast.models import VGG
-from vggfast.report import command, confusion, contact_sheet, curves, environment, most_confused, write_report
+from vggfast.report import confusion, contact_sheet, curves, environment, most_confused, write_report
 from vggfast.report.figures import thinned
 from vggfast.report.summary import summary
 from vggfast.training import log as log_module

@@ -1,4 +1,4 @@
-"""Block 1's fused Hopper kernel (csrc/cuda/conv/hopper/block1.h) on the simulated GPU."""
+"""Block 1's fused Hopper kernel (csrc/cuda/conv/sm90/block1/kernel.h) on the simulated GPU."""
 
 import pytest
 import torch

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggfast.cli.errors import UsageError
-from vggfast.cli.runs import add_images, add_models, open_models
+from vggfast.cli.options import add_images, add_models, open_models
 
 if TYPE_CHECKING:
     from vggfast.evaluate.networks import Network

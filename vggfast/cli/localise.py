@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from vggfast.cli.runs import add_device, start_alone
+from vggfast.cli.options import add_device, start_alone
 from vggfast.localisation.boxes import MERGE_THRESHOLD
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from vggfast.engine import _cpu, _cuda
-from vggfast.engine._layers import head_layers, trunk_layers, trunk_of
 from vggfast.engine._options import Deviation, Network, Options
+from vggfast.graph.recognise import head_layers, trunk_layers, trunk_of
 
 __all__ = ["Deviation", "Engine"]
 

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from vggfast.engine._fp8 import Calibration
 from vggfast.engine._graph import Arena, Captured, Turns
-from vggfast.engine._layers import Conv, Flatten, Layer, Linear, ScaledConv, Windows
 from vggfast.engine._options import Deviation, Options
 from vggfast.engine._plan import E4M3, Plan, Shape, make_plan, output_shapes
 from vggfast.engine._steps import PRECISIONS, Bound, Steps, is_a_view
+from vggfast.graph.layers import Conv, Flatten, Layer, Linear, ScaledConv, Windows
 from vggfast.ops._backends import backend_of
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)  # that a model's parameters may have

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggfast.engine._layers import Conv, Layer, Scaled, ScaledConv
 from vggfast.engine._options import Deviation, Network
 from vggfast.engine._plan import E4M3, fuse, output_shapes
+from vggfast.graph.layers import Conv, Layer, Scaled, ScaledConv
 
 LARGEST = torch.finfo(E4M3).max
 LEAST_CHANNELS = 128  # of an input in e4m3: fewer do not fill the 128 bytes of a row that the kernels take at a time

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vggfast.engine._layers import Layer
+from vggfast.graph.layers import Layer
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vggfast import _native
-from vggfast.engine._layers import Conv, Flatten, Layer, Linear, MaxPool, ScaledConv, Windows
+from vggfast.graph.layers import Conv, Flatten, Layer, Linear, MaxPool, ScaledConv, Windows
 
 ALIGNMENT = 256  # bytes: more than any kernel asks for
 E4M3 = torch.float8_e4m3fn

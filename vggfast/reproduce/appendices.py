@@ -12,10 +12,8 @@ import numpy as np
 from vggfast.console import ProgressBar
 from vggfast.data import open_dataset
 from vggfast.distributed import DistributedContext
-from vggfast.evaluate.feature_files import FeatureFile, extract_dataset, load_features
-from vggfast.evaluate.features import PENULTIMATE, Extractor
 from vggfast.evaluate.networks import paper_scales, sha256, trained_on
-from vggfast.evaluate.svm import caltech_protocol
+from vggfast.features import PENULTIMATE, Extractor, FeatureFile, caltech_protocol, extract_dataset, load_features
 from vggfast.report import environment
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result

@@ -4,8 +4,8 @@
 #include <list>
 #include <mutex>
 
+#include "cpu/algorithms/choose.h"
 #include "cpu/engine/run.h"
-#include "cpu/heuristics.h"
 #include "plan/plan.h"
 #include "vggfast/error.h"
 

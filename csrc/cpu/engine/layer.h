@@ -9,7 +9,7 @@
 namespace vggfast::engine {
 
 struct Packed {
-  int algorithm = 1;          // conv: of cpu/heuristics.h; linear is a 1x1 convolution of rows
+  int algorithm = 1;          // conv: of cpu/algorithms/choose.h; linear is a 1x1 convolution of rows
   int64_t kernel = 1;         // conv
   bool bf16_weights = false;  // linear
   Buffer weights = {};        // conv and linear: weights and bias

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 
-#include "cpu/direct.h"
+#include "cpu/algorithms/choose.h"
+#include "cpu/algorithms/direct.h"
+#include "cpu/algorithms/stem.h"
+#include "cpu/algorithms/winograd.h"
 #include "cpu/engine/edges.h"
-#include "cpu/heuristics.h"
-#include "cpu/stem.h"
-#include "cpu/winograd.h"
 #include "vggfast/pool.h"
 
 namespace vggfast::engine {

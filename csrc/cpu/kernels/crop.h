@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

@@ -9,7 +9,7 @@
 // Cache   b's vectors stream from L2 or beyond, once per tile; a's scalars are read from L1 after the first touch.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

@@ -4,7 +4,7 @@
 // which stay in L2 meanwhile. For more rows than a register tile has, the tile's part of W is found in L1.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

@@ -6,7 +6,7 @@
 #include <math.h>
 
 #include "cpu/kernel_table.h"
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

@@ -1,7 +1,7 @@
 // Reading and writing the bit planes of vggfast/mask.h, a vector of channels at a time.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

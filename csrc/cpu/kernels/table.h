@@ -1,4 +1,4 @@
-// The kernels of one instruction set, gathered into its table. Included last by each cpu/isa_*.cpp.
+// The kernels of one instruction set, gathered into its table. Included last by each cpu/isa/isa_*.cpp.
 #pragma once
 
 #include "cpu/kernels/conv.h"

@@ -9,7 +9,7 @@
 // Source: Lavin & Gray, 2016; Toom and Cook's construction.
 #pragma once
 
-#include "cpu/simd.h"
+#include "cpu/isa/simd.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

@@ -1,7 +1,7 @@
 // Block 1 of a VGG as one op: checks, and where it is to be had.
 #include "core/conv_checks.h"
 #include "cuda/conv/heuristics.h"
-#include "cuda/conv/hopper/block1_run.h"
+#include "cuda/conv/sm90/block1/run.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -39,7 +39,7 @@ void check_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Ten
   check_aligned(y, "y");
 }
 
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
 template <class T>
 void run_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
                 const Tensor& y, const Context& context) {
@@ -67,7 +67,7 @@ void run_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tenso
 }  // namespace
 
 bool has_conv_block1() {
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
   return is_hopper() && conv_tile() == "auto";
 #else
   return false;
@@ -77,7 +77,7 @@ bool has_conv_block1() {
 void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
                  const Tensor& y, [[maybe_unused]] Context context) {
   check_block1(x, w1, b1, w2, b2, y);
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
   VGGFAST_CHECK(is_hopper(), "conv_block1 is for GPUs of compute capability 9.0");
   if (y.numel() == 0) return;
   if (x.dtype == DType::bf16) return run_block1<bf16>(x, w1, b1, w2, b2, y, context);

@@ -1,6 +1,6 @@
 // Convolution of quantised values: checks, and the choice of types.
 #include "core/conv_checks.h"
-#include "cuda/conv/hopper/fprop_run.h"
+#include "cuda/conv/sm90/fprop/run.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -30,7 +30,7 @@ void check_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, Epi
                 ": under 2^31 pixels are wanted");
 }
 
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
 template <class T, class U>
 void run_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e, const Tensor& y,
                 const Context& context) {
@@ -59,7 +59,7 @@ void run_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, doubl
 void conv_fprop_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e,
                        const Tensor& y, [[maybe_unused]] Context context) {
   check_scaled(x, weight, bias, e, y);
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
   VGGFAST_CHECK(is_hopper(), "float8 convolutions are for GPUs of compute capability 9.0");
   if (y.numel() == 0) return;
   if (x.dtype == DType::bf16) return run_scaled<bf16, e4m3>(x, weight, bias, scale, e, y, context);

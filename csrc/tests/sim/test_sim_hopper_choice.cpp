@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "../check.h"
-#include "cuda/conv/hopper/choice.h"
-#include "cuda/conv/hopper/tuned.h"
+#include "cuda/conv/sm90/fprop/choice.h"
+#include "cuda/conv/sm90/fprop/tuned.h"
 #include "vggfast/cuda.h"
 
 using namespace vggfast;

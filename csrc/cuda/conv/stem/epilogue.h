@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "cuda/conv/portable/epilogue.h"
+#include "cuda/conv/common/epilogue.h"
 #include "cuda/ptx/ld_st.h"
 #include "cuda/ptx/max.h"
 

@@ -1,0 +1,80 @@
+#include "cpu/algorithms/stem.h"
+
+#include <algorithm>
+
+#include "cpu/parallel.h"
+#include "cpu/streaming.h"
+
+namespace vggfast::cpu {
+namespace {
+
+constexpr int64_t wgrad_groups = 64;  // of rows, each with its own sums: by shape alone, whatever the threads
+
+int64_t rows_per_group(Extent in) { return std::max<int64_t>(ceil_div(in.n * in.h, wgrad_groups), 1); }
+
+}  // namespace
+
+Stem::Stem(int64_t cout) : kernels_(kernels()), cout_(cout), padded_(ceil_div(cout, kernels_.lanes) * kernels_.lanes) {}
+
+int64_t Stem::scratch_of(Extent in) const {
+  const int64_t lines = 4 * (in.w + 2) * channels, products = 4 * kernels_.stem_segment * kernels_.lanes;
+  return lines + products + kernels_.lanes;
+}
+
+void Stem::pack(const WeightView<float>& weight, const float* bias, float* packed, int) const {
+  std::fill_n(packed, packed_values(), 0.0f);
+  const int64_t lanes = kernels_.lanes;
+  for (int64_t out = 0; out < cout_; ++out) {
+    for (int64_t value = 0; value < values; ++value) {
+      const int64_t r = value / 9, s = value % 9 / channels, c = value % channels;
+      packed[(out / lanes * values + value) * lanes + out % lanes] =
+          weight
+              .data[out * weight.stride_out + c * weight.stride_in + r * weight.stride_row + s * weight.stride_column];
+    }
+    if (bias) packed[values * padded_ + out] = bias[out];
+  }
+}
+
+template <class S>
+void Stem::fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch,
+                 int threads) const {
+  const StemArgs<S> args{in, packed, packed + values * padded_, streamed(out, in.extent.n)};
+  const int64_t each = scratch_of(in.extent);
+  parallel_ranges(in.extent.n * out.h, 1, threads, [&](int64_t begin, int64_t end, int worker) {
+    kernels_.stem_fprop<S>()(args, begin, end, scratch + worker * each);
+  });
+}
+
+template void Stem::fprop(const ConvInput<float>&, const float*, const ConvOutput<float>&, float*, int) const;
+template void Stem::fprop(const ConvInput<Bf16>&, const float*, const ConvOutput<Bf16>&, float*, int) const;
+
+int64_t Stem::wgrad_values(Extent in, int threads) const {
+  return wgrad_groups * packed_values() + scratch_values(in, threads);
+}
+
+void Stem::wgrad(const ConvInput<float>& x, const ConvInput<float>& gy, const WeightView<float>& shape, float* gw,
+                 float* gb, int64_t gb_stride, float* workspace, int threads) const {
+  const int64_t rows = x.extent.n * x.extent.h, group_rows = rows_per_group(x.extent);
+  const int64_t groups = ceil_div(rows, group_rows), sums = packed_values(), each = scratch_of(x.extent);
+  float* scratch = workspace + wgrad_groups * sums;
+  parallel_for(groups, threads, [&](int64_t group, int worker) {
+    float* partial = workspace + group * sums;
+    std::fill_n(partial, sums, 0.0f);
+    kernels_.stem_wgrad(x, gy, group * group_rows, std::min((group + 1) * group_rows, rows), partial,
+                        gb ? partial + values * padded_ : nullptr, scratch + worker * each);
+  });
+  const auto total = [&](int64_t value, int64_t out) {
+    float sum = 0;
+    for (int64_t group = 0; group < groups; ++group) sum += workspace[group * sums + value * padded_ + out];
+    return sum;
+  };
+  for (int64_t out = 0; out < cout_; ++out) {
+    for (int64_t value = 0; value < values; ++value) {
+      gw[out * shape.stride_out + value % channels * shape.stride_in + value / 9 * shape.stride_row +
+         value % 9 / channels * shape.stride_column] = total(value, out);
+    }
+    if (gb) gb[out * gb_stride] = total(values, out);
+  }
+}
+
+}  // namespace vggfast::cpu

@@ -1,0 +1,110 @@
+"""Modules on our ops that stand in for torch's: the same classes by inheritance, the same attributes and state.
+
+Each checks its own settings when it runs: one that was changed to something our kernels do not compute (a stride of 2,
+say) runs torch's op instead, so that rewriting a network keeps its meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vggfast import ops
+from vggfast.ops import fc
+
+PLAIN = (Tensor, nn.Parameter)  # no subclasses
+
+
+def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """run(x), where torch's modules also take one image without N."""
+    return run(x[None])[0] if x.dim() == 3 else run(x)
+
+
+class _Conv(nn.Conv2d):
+    _kernel: int
+    _padding: int
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
+        super().__init__(in_channels, out_channels, self._kernel, padding=self._padding, bias=bias)
+
+    def is_ours(self) -> bool:
+        """Whether the settings are still those that our kernels compute."""
+        return (
+            self.kernel_size == (self._kernel,) * 2
+            and self.padding == (self._padding,) * 2
+            and self.stride == self.dilation == (1, 1)
+            and self.groups == 1
+            and self.padding_mode == "zeros"
+        )
+
+    def _run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
+        if not self.is_ours():
+            return nn.Conv2d.forward(self, x)
+        return _batched(lambda batch: op(batch, self.weight, self.bias), x)
+
+
+class Conv3x3(_Conv):
+    """``nn.Conv2d(in, out, 3, padding=1)`` on :func:`vggfast.ops.conv3x3`. Input (N, Cin, H, W), a floating dtype."""
+
+    _kernel, _padding = 3, 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(ops.conv3x3, x)
+
+
+class Conv1x1(_Conv):
+    """``nn.Conv2d(in, out, 1)`` on :func:`vggfast.ops.conv1x1`. Input (N, Cin, H, W), a floating dtype."""
+
+    _kernel, _padding = 1, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(ops.conv1x1, x)
+
+
+class MaxPool2x2(nn.MaxPool2d):
+    """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), a floating dtype."""
+
+    def __init__(self, ceil_mode: bool = False) -> None:
+        super().__init__(kernel_size=2, stride=2, ceil_mode=ceil_mode)
+
+    def is_ours(self) -> bool:
+        """Whether the settings are still those that our kernels compute."""
+        return (
+            self.kernel_size in (2, (2, 2))
+            and self.stride in (2, (2, 2))
+            and self.padding in (0, (0, 0))
+            and self.dilation in (1, (1, 1))
+            and not self.return_indices
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.is_ours():
+            return super().forward(x)
+        return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), x)
+
+
+class Linear(nn.Linear):
+    """``nn.Linear`` on :func:`vggfast.ops.linear` where that is faster: plain float32 rows (N, in_features) on the CPU.
+
+    Whatever else meets it, subclasses of tensors or transforms of torch.func, meets torch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight  # once: a parametrisation computes it at each access
+        plain = type(x) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
+        fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
+        if not (plain and x.dim() == 2 and fits(x, weight)) or torch.is_autocast_enabled("cpu"):
+            return nn.functional.linear(x, weight, self.bias)
+        return ops.linear(x, weight, self.bias)
+
+
+class LocalResponseNorm(nn.LocalResponseNorm):
+    """``nn.LocalResponseNorm`` on :func:`vggfast.ops.local_response_norm`, with the paper's parameters as defaults."""
+
+    def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
+        super().__init__(size, alpha, beta, k)  # alpha is divided by size, as in the authors' Caffe
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
