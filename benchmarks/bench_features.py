@@ -40,8 +40,8 @@ from vggfast.features import (
     join,
     load_features,
 )
+from vggfast.io import write_json
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "caltech101-features.json"
 FACTS = ("by", "environment", "images", "scales", "seconds", "images_per_second")

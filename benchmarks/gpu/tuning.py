@@ -18,9 +18,9 @@ from tiles import Fprop, choices, fprop_of
 
 from gpu import candidates as convs
 from gpu import choice, conv, measuring
+from vggfast.io import write_atomically
 from vggfast.ops import _backends
 from vggfast.ops.conv import conv_dgrad
-from vggfast.weights.files import write_atomically
 
 PASSES = ("fprop", "dgrad")
 TIE = 0.01  # tiles this close to the fastest are as fast: the estimate decides among them

@@ -313,8 +313,8 @@ void check_errors() {
   };
   CHECK_ERROR(shape(5, x), "layer is 5: 0 to 4 is wanted");
   CHECK_ERROR(shape(-1, x), "layer is -1");
-  CHECK_ERROR(shape(4, make_nhwc(DType::f32, 1, 2, 6, 6)), "x has 2 channels: 3 are wanted");
-  CHECK_ERROR(shape(4, small), "x is too small", "1 x 6 pixels");
+  CHECK_ERROR(shape(4, make_nhwc(DType::f32, 1, 2, 6, 6)), "x must have 3 channels, got 2");
+  CHECK_ERROR(shape(4, small), "x is too small", "got 1 x 6");
   CHECK_ERROR(engine.run(wide, {{4, y}}, one), "x is float64", "float32 (N, C, H, W) on cpu is wanted");
   CHECK_ERROR(engine.run(flat, {{4, y}}, one), "x is float32 of shape (2, 108)");
   CHECK_ERROR((void)engine.workspace(5, 1, 3, 6, 6, one), "layer is 5: 0 to 4 is wanted");

@@ -111,6 +111,16 @@ def test_more_shapes_than_plans_are_kept(kind):
 
 
 @kinds
+def test_a_plan_serves_one_number_of_channels(kind):
+    """A network without weights takes any."""
+    model = nn.Sequential(nn.MaxPool2d(2, 2), nn.ReLU())
+    engine = Engine(model, **KINDS[kind][0])
+    for channels in (3, 8, 3, 1):
+        x = torch.randn(2, channels, 64, 64).bfloat16().float()
+        assert torch.equal(engine(x), model(x))
+
+
+@kinds
 @THREADS
 def test_memory_grows_with_the_largest_shape_alone(kind):
     model = small("D")

@@ -21,7 +21,7 @@ from vggfast.evaluate.fusion import average
 from vggfast.evaluate.metrics import errors, per_class, reliability
 from vggfast.evaluate.networks import Network
 from vggfast.report.evaluation import write_evaluation
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 NAMES = ("<b>bold", "a & b", "$x_{$" + " long" * 20)
 

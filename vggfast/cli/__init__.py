@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vggfast import __version__
+from vggfast._version import __version__
 from vggfast.cli.errors import UsageError, rank, tell
 
 # By command: the module that has its add_arguments(parser) and run(parsed) -> exit code, and what it is for. A module

@@ -61,7 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.evaluation import Order, evaluate_networks
-    from vggfast.weights.files import write_json
+    from vggfast.io import write_json
 
     settings = Settings(parsed.protocol, parsed.flip, parsed.pool, parsed.memory, parsed.on_bad_image)
     networks = open_models(parsed)

@@ -36,11 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast import __version__
+    from vggfast._version import __version__
     from vggfast.console import ProgressBar, say
     from vggfast.data import open_dataset
-    from vggfast.evaluate.networks import sha256
     from vggfast.features import Extractor, extract_dataset
+    from vggfast.io import sha256
     from vggfast.weights import load_model
 
     if parsed.out.suffix == ".npy":

@@ -34,7 +34,7 @@ def run(parsed: argparse.Namespace) -> int:
 
     from vggfast.console import ProgressBar, print_table
     from vggfast.features import caltech_protocol, join, load_features
-    from vggfast.weights.files import write_json
+    from vggfast.io import write_json
 
     file = join([load_features(path) for path in parsed.features])
     chosen = file.select(parsed.use, parsed.combine)

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from vggfast.data import ImageSet
-from vggfast.evaluate.folder import write_array
 from vggfast.features.extractor import Block, Extractor, combine_blocks
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_array, write_atomically
 
 _ARRAYS = ("features", "labels", "names")
 _METADATA = "features.json"

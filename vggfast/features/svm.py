@@ -56,7 +56,7 @@ def random_splits(
     """
     for name, value in {"train": train, "test": test, "splits": splits}.items():
         if value < 1:
-            raise ValueError(f"{name} is {value}: 1 or more is wanted")
+            raise ValueError(f"{name} must be at least 1, got {value}")
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
         raise ValueError(f"labels has {len(classes)} class: 2 or more are wanted")

@@ -17,7 +17,7 @@ def trunk_of(model: nn.Module) -> nn.Sequential:
     """The convolutional layers of a model."""
     trunk = model if isinstance(model, nn.Sequential) else getattr(model, "features", None)
     if not isinstance(trunk, nn.Sequential):
-        raise TypeError(f"model is {type(model).__name__}: a VGG, or an nn.Sequential of its layers, is wanted")
+        raise TypeError(f"model must be a VGG, or an nn.Sequential of its layers, got {type(model).__name__}")
     return trunk
 
 
@@ -68,7 +68,7 @@ def head_layers(model: nn.Module, check: Check) -> Iterator[Layer]:
 
 def _unknown(name: str, module: object) -> ValueError:
     text = " ".join(str(module).split())
-    return ValueError(f"{name} is {text}: a layer of a VGG (3x3 or 1x1 convolution, ...) is wanted")
+    return ValueError(f"{name} is {text}, which is no layer of a VGG (3x3 or 1x1 convolution, ...)")
 
 
 def _conv(name: str, conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> Conv:

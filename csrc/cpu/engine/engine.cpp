@@ -4,7 +4,7 @@
 #include <list>
 #include <mutex>
 
-#include "cpu/algorithms/choose.h"
+#include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/engine/run.h"
 #include "plan/plan.h"
 #include "vggfast/error.h"
@@ -19,7 +19,6 @@ using plan::Shape;
 namespace {
 
 constexpr size_t plans_kept = 16;
-constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 
 void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
   VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu, "weight is ",
@@ -56,21 +55,29 @@ class Engine::Impl {
 
   void add_conv(const Tensor& weight, const Tensor* bias) {
     check_weight(weight, bias, 4);
-    Packed layer{.kernel = weight.size(2)};
     const int64_t cout = weight.size(0), cin = weight.size(1);
-    layer.algorithm =
-        cpu::choose_algorithm(cpu::Pass::fprop, {options.batch, extent, extent, cin}, cout, layer.kernel, true);
-    if (layer.algorithm == cpu::direct && options.bf16) layer.algorithm = layer.kernel == 1 ? 1 : most_exact;
-    pack(layer, weight, bias, options.threads);
-    // The tile of the algorithm of 1x1 convolutions is one pixel: it has no pool.
-    add({.kind = Kind::conv, .cin = cin, .channels = cout, .fuses_pool = layer.algorithm != 1}, std::move(layer));
+    const cpu::ConvPlan plan = cpu::choose({.dtype = options.bf16 ? DType::bf16 : DType::f32,
+                                            .in = {options.batch, extent, extent, cin},
+                                            .cout = cout,
+                                            .kernel = weight.size(2),
+                                            .packed = true,
+                                            .threads = options.threads});
+    cpu::ConvProblem pooled = plan.problem;
+    pooled.epilogue.pool = true;
+    add({.kind = Kind::conv, .cin = cin, .channels = cout, .fuses_pool = plan.algorithm->supports(pooled)},
+        {.conv = plan, .weights = pack(plan, weight, bias)});
   }
 
   void add_linear(const Tensor& weight, const Tensor* bias) {
     check_weight(weight, bias, 2);
-    Packed layer{.bf16_weights = options.bf16_weights};
-    pack(layer, weight, bias, options.threads);
-    add({.kind = Kind::linear, .cin = weight.size(1), .channels = weight.size(0)}, std::move(layer));
+    const int64_t cout = weight.size(0), cin = weight.size(1);
+    const cpu::ConvPlan plan = cpu::plan_with(cpu::pointwise_conv, {.in = {options.batch, 1, 1, cin},
+                                                                    .cout = cout,
+                                                                    .kernel = 1,
+                                                                    .packed = true,
+                                                                    .bf16_weights = options.bf16_weights,
+                                                                    .threads = options.threads});
+    add({.kind = Kind::linear, .cin = cin, .channels = cout}, {.conv = plan, .weights = pack(plan, weight, bias)});
   }
 
   const Plan& plan_for(const Shape& images, const std::vector<int64_t>& outputs, int threads) {
@@ -167,7 +174,7 @@ size_t Engine::bytes() const {
 std::vector<std::string> Engine::algorithms() const {
   std::vector<std::string> names;
   for (size_t i = 0; i < impl_->layers.size(); ++i) {
-    if (impl_->layers[i].kind == Kind::conv) names.push_back(cpu::name_of(impl_->packed[i].algorithm));
+    if (impl_->layers[i].kind == Kind::conv) names.push_back(impl_->packed[i].conv.algorithm->name);
   }
   return names;
 }

@@ -1,7 +1,7 @@
 // What the CPU keeps of an engine's layer beside what the planner knows.
 #pragma once
 
-#include "cpu/kernel_table.h"
+#include "cpu/algorithms/conv_algorithm.h"
 #include "plan/plan.h"
 #include "vggfast/lrn.h"
 #include "vggfast/memory.h"
@@ -9,13 +9,9 @@
 namespace vggfast::engine {
 
 struct Packed {
-  int algorithm = 1;          // conv: of cpu/algorithms/choose.h; linear is a 1x1 convolution of rows
-  int64_t kernel = 1;         // conv
-  bool bf16_weights = false;  // linear
-  Buffer weights = {};        // conv and linear: weights and bias
+  cpu::ConvPlan conv = {};  // conv; and linear, which is a 1x1 convolution of rows
+  Buffer weights = {};      // packed for it, with their bias
   LrnParams lrn = {};
 };
-
-inline cpu::Extent extent_of(const plan::Shape& s) { return {s.n, s.h, s.w, s.c}; }
 
 }  // namespace vggfast::engine

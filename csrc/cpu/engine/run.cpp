@@ -2,10 +2,6 @@
 
 #include <algorithm>
 
-#include "cpu/algorithms/choose.h"
-#include "cpu/algorithms/direct.h"
-#include "cpu/algorithms/stem.h"
-#include "cpu/algorithms/winograd.h"
 #include "cpu/engine/edges.h"
 #include "vggfast/pool.h"
 
@@ -13,10 +9,7 @@ namespace vggfast::engine {
 namespace {
 
 using cpu::Bf16;
-using cpu::ConvInput;
-using cpu::ConvOutput;
 using cpu::Extent;
-using cpu::WeightView;
 using plan::Activation;
 using plan::Kind;
 using plan::Stage;
@@ -27,7 +20,7 @@ constexpr size_t alignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
-WeightView<float> view_of(const Tensor& w) {
+cpu::WeightView<float> view_of(const Tensor& w) {
   if (w.dim() == 2) return {w.as<float>(), w.size(0), w.size(1), 1, w.stride(0), w.stride(1), 0, 0};
   return {w.as<float>(), w.size(0), w.size(1), w.size(2), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
 }
@@ -53,6 +46,15 @@ struct Part {
 /// Of so many images; rows are of the whole batch.
 Extent extent_of(const Activation& a, int64_t images) {
   return {a.shape.rows ? a.shape.n : images, a.shape.h, a.shape.w, a.shape.c};
+}
+
+/// What a step computes by a layer's weights for an input of this extent.
+cpu::ConvProblem problem_of(const Packed& layer, const Step& step, const Extent& in, int threads) {
+  cpu::ConvProblem problem = layer.conv.problem;
+  problem.in = in;
+  problem.epilogue = {step.relu, step.pool};
+  problem.threads = threads;
+  return problem;
 }
 
 /// Bytes of one of the two float copies that a layer without a kernel for bfloat16 works on.
@@ -104,13 +106,12 @@ class Runner {
     const plan::Layer& layer = run_.layers[step.first];
     switch (layer.kind) {
       case Kind::conv:
+      case Kind::linear:
         return conv(step, from, to);
       case Kind::flatten:
         return flatten(from.as<S>(), from.extent, layer.size, to.as<float>(), run_.threads);
       case Kind::windows:
         return windows(from.as<S>(), from.extent, layer.size, to.as<float>(), run_.threads);
-      case Kind::linear:
-        return linear(step, from, to);
       case Kind::row_mean:
         return row_mean(from.as<float>(), from.extent, to.extent.n, to.as<float>());
       default:
@@ -120,32 +121,13 @@ class Runner {
 
   void conv(const Step& step, const Part& from, const Part& to) const {
     const Packed& layer = run_.packed[step.first];
-    const float* packed = layer.weights.template as<float>();
-    const Extent &in = from.extent, &out = to.extent;
-    const ConvInput<S> input{.data = from.as<S>(), .extent = in};
-    const ConvOutput<S> output{
-        .y = to.as<S>(), .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool};
-    if (layer.algorithm == cpu::stem) {
-      cpu::Stem(out.c).fprop(input, packed, output, scratch(step), run_.threads);
-    } else if (layer.algorithm != cpu::direct) {
-      cpu::Winograd(layer.algorithm, in.c, out.c).fprop(input, packed, output, scratch(step), run_.threads);
-    } else if constexpr (sizeof(S) == sizeof(float)) {
-      cpu::Direct<float>(in.c, out.c, layer.kernel).fprop(input, packed, output, run_.threads);
-    }
-  }
-
-  void linear(const Step& step, const Part& from, const Part& to) const {
-    const Packed& layer = run_.packed[step.first];
-    const cpu::Winograd winograd(1, from.extent.c, to.extent.c);
-    const ConvInput<float> input{.data = from.as<float>(), .extent = from.extent};
-    const ConvOutput<float> output{.y = to.as<float>(), .h = 1, .w = 1, .c = to.extent.c, .relu = step.relu};
-    if (layer.bf16_weights) {
-      const Bf16* weights = layer.weights.template as<Bf16>();
-      const float* bias = reinterpret_cast<const float*>(weights + winograd.weight_values());
-      winograd.fprop(input, weights, bias, output, scratch(step), run_.threads);
-    } else {
-      winograd.fprop(input, layer.weights.template as<float>(), output, scratch(step), run_.threads);
-    }
+    const Extent& out = to.extent;
+    layer.conv.algorithm->run(
+        problem_of(layer, step, from.extent, run_.threads),
+        {.in = {.data = from.data, .extent = from.extent},
+         .packed = layer.weights.template as<void>(),
+         .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool},
+         .workspace = scratch(step)});
   }
 
   /// The layers that have kernels for float alone.
@@ -159,16 +141,14 @@ class Runner {
 
   /// The same for maps in bfloat16.
   void through_float(const Step& step, const Part& from, const Part& to) const {
-    std::byte* copies = reinterpret_cast<std::byte*>(scratch(step));
+    std::byte* copies = scratch(step);
     const Part x{from.extent, false, copies}, y{to.extent, false, copies + step.scratch_bytes / 2};
     cpu::kernels().to_float(from.as<Bf16>(), from.values(), x.as<float>());
     in_float(step, x, y);
     cpu::kernels().to_bf16(y.as<float>(), to.values(), to.as<Bf16>());
   }
 
-  float* scratch(const Step& step) const {
-    return reinterpret_cast<float*>(run_.arena.template as<std::byte>() + step.scratch_offset);
-  }
+  std::byte* scratch(const Step& step) const { return run_.arena.template as<std::byte>() + step.scratch_offset; }
 
   const Run& run_;
   const Tensor& x_;
@@ -177,43 +157,20 @@ class Runner {
 
 }  // namespace
 
-void pack(Packed& layer, const Tensor& given, const Tensor* given_bias, int threads) {
-  const WeightView<float> weight = view_of(given);
-  const float* bias = given_bias ? given_bias->as<float>() : nullptr;
-  const auto packed_by = [&](const auto& way) {
-    Buffer buffer(sizeof(float) * static_cast<size_t>(way.packed_values()));
-    way.pack(weight, bias, buffer.as<float>(), threads);
-    return buffer;
-  };
-  if (layer.algorithm == cpu::stem) {
-    layer.weights = packed_by(cpu::Stem(weight.out));
-  } else if (layer.algorithm == cpu::direct) {
-    layer.weights = packed_by(cpu::Direct<float>(weight.in, weight.out, weight.kernel));
-  } else {
-    const cpu::Winograd winograd(layer.algorithm, weight.in, weight.out);
-    layer.weights = packed_by(winograd);
-    if (!layer.bf16_weights) return;
-    const int64_t weights = winograd.weight_values(), biases = winograd.packed_values() - weights;
-    Buffer half(sizeof(Bf16) * static_cast<size_t>(weights) + sizeof(float) * static_cast<size_t>(biases));
-    cpu::kernels().to_bf16(layer.weights.as<float>(), weights, half.as<Bf16>());
-    std::copy_n(layer.weights.as<float>() + weights, biases, reinterpret_cast<float*>(half.as<Bf16>() + weights));
-    layer.weights = std::move(half);
-  }
+Buffer pack(const cpu::ConvPlan& plan, const Tensor& weight, const Tensor* bias) {
+  Buffer packed(plan.packed_bytes);
+  plan.pack(view_of(weight), bias ? bias->as<float>() : nullptr, packed.as<void>());
+  return packed;
 }
 
 plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<Packed>& packed, bool bf16,
                       int threads) {
   const auto scratch = [&layers, &packed, threads](const Step& step, const Activation& source, const Activation& target,
                                                    int64_t images) -> size_t {
-    const plan::Layer& layer = layers[step.first];
-    const int algorithm = packed[step.first].algorithm;
-    const Extent in = extent_of(source, images);
-    if (layer.kind == Kind::conv || layer.kind == Kind::linear) {
-      if (algorithm == cpu::direct) return 0;
-      const int64_t values = algorithm == cpu::stem
-                                 ? cpu::Stem(layer.channels).scratch_values(in, threads)
-                                 : cpu::Winograd(algorithm, in.c, layer.channels).scratch_values(in, threads);
-      return sizeof(float) * static_cast<size_t>(values);
+    const Kind kind = layers[step.first].kind;
+    if (kind == Kind::conv || kind == Kind::linear) {
+      const Packed& layer = packed[step.first];
+      return layer.conv.algorithm->workspace_bytes(problem_of(layer, step, extent_of(source, images), threads));
     }
     const bool copies = source.dtype == DType::bf16 && target.dtype == DType::bf16;
     return copies ? 2 * copy_bytes(source, target, images) : 0;

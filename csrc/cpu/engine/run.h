@@ -9,8 +9,8 @@
 
 namespace vggfast::engine {
 
-/// Packs a conv or FC layer's weights, (Cout, Cin, K, K) or (Cout, Cin), and bias (or null) as `layer` says.
-void pack(Packed& layer, const Tensor& weight, const Tensor* bias, int threads);
+/// A conv or FC layer's weights, (Cout, Cin, K, K) or (Cout, Cin), and bias (or null), packed.
+Buffer pack(const cpu::ConvPlan& plan, const Tensor& weight, const Tensor* bias);
 
 /// What the planner asks of the CPU; it refers to the layers. `bf16`: of maps. Rows are float32.
 plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<Packed>& packed, bool bf16,

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from vggfast import __version__
+from vggfast._version import __version__
+from vggfast.io import write_atomically
 from vggfast.models import VGG
-from vggfast.weights.files import write_atomically
 
 _OPSET, _IR = 17, 8  # old enough for what runs ONNX, and new enough for all that a VGG has
 

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def summary(epochs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
-    """What the rows of training.log.EPOCH_COLUMNS add up to; empty without rows.
+    """What the rows of vggfast.runs.log.EPOCH_COLUMNS add up to; empty without rows.
 
     Returns:
         "steps"; "epochs"; "train_seconds", without validation; "images_per_s" and "data_wait" (share of the time,
@@ -29,23 +29,6 @@ def summary(epochs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         "images_per_s": mean("images_per_s"), "data_wait": mean("data_wait"),
         "best": min(epochs, key=lambda row: row["val_top1"]),
     }  # fmt: skip
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The content of metrics.json; empty where there is no such file.
-
-    Raises:
-        ValueError: it is no JSON object; the text names it.
-    """
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON file: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object: what training wrote is wanted")
-    return content
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vggfast.io import write_atomically
 from vggfast.models import CONFIGURATIONS, INITS
 
 
@@ -147,8 +148,6 @@ class TrainConfig:
     def write(self, path: Path) -> None:
         """Writes the YAML file that `read` reads."""
         import yaml
-
-        from vggfast.weights.files import write_atomically
 
         text = yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
         write_atomically(path, lambda temporary: temporary.write_text(text))

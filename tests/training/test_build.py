@@ -9,8 +9,8 @@ import torch
 
 from tests.training.test_trainer import _config, _small
 from vggfast import VGG, Preprocessing
-from vggfast.training.config import TrainConfig
-from vggfast.training.start import build_optimiser, named_layers, start_from
+from vggfast.runs.config import TrainConfig
+from vggfast.training.build import build_optimiser, named_layers, start_from
 from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model, save_model
 

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from vggfast import console as console_module
 from vggfast.console import ProgressBar, duration, step_text
-from vggfast.training import log as log_module
-from vggfast.training.log import EPOCH_COLUMNS, STEP_COLUMNS, RunLog, read_csv
+from vggfast.runs import log as log_module
+from vggfast.runs.log import EPOCH_COLUMNS, STEP_COLUMNS, RunLog, read_csv
 
 
 def _step(step, **changes):

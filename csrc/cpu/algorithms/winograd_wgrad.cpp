@@ -1,14 +1,12 @@
-#include "cpu/algorithms/wgrad.h"
+#include "cpu/algorithms/winograd_wgrad.h"
 
 #include <algorithm>
 
-#include "cpu/parallel.h"
 #include "cpu/algorithms/winograd.h"
+#include "cpu/parallel.h"
 
 namespace vggfast::cpu {
 namespace {
-
-constexpr int64_t wgrad_tasks = 64;  // direct wgrad splits its pixels until there are about as many tasks
 
 constexpr int64_t largest_group_du = 3 << 20;      // values of dU up to which groups of tiles have one each
 constexpr int64_t groups_values = 12 << 20;        // of all groups' dU
@@ -19,72 +17,6 @@ constexpr int64_t tiles_per_task = 16;             // to transform, where thread
 constexpr int64_t blocks_per_task = 8;             // of output channels at most, where a task has its own part of dU
 
 }  // namespace
-
-template <class T>
-DirectWgrad<T>::DirectWgrad(Extent in, int64_t cout, int64_t kernel)
-    : kernels_(kernels().of<T>()),
-      in_(in),
-      cout_(cout),
-      kernel_(kernel),
-      blocks_(ceil_div(cout, kernels_.block_channels)),
-      input_units_(ceil_div(in.c, kernels_.wgrad_inputs)) {
-  // By shape alone, so that the result does not depend on the threads.
-  const int64_t rows = std::max<int64_t>(in.n * in.h, 1);
-  rows_per_group_ = ceil_div(rows, std::clamp<int64_t>(ceil_div(wgrad_tasks, blocks_ * input_units_), 1, rows));
-  groups_ = ceil_div(rows, rows_per_group_);
-  bias_values_ = blocks_ * kernels_.block_channels;
-  partial_values_ = bias_values_ * kernel * kernel * in.c;
-}
-
-template <class T>
-void DirectWgrad<T>::run(const T* x, const T* gy, const WeightView<T>& shape, T* gw, T* gb, int64_t gb_stride,
-                         T* workspace, int threads) const {
-  T* partial_bias = workspace + groups_ * partial_values_;
-  std::fill_n(workspace, workspace_values(), T(0));
-  const int64_t rows = in_.n * in_.h, units = blocks_ * input_units_;
-  const int64_t tasks = rows * in_.w > 0 ? groups_ * units : 0;  // without pixels, the zeros are the sums
-  parallel_for(tasks, threads, [&](int64_t task, int) {
-    const int64_t group = task / units, unit = task % units, row = group * rows_per_group_;
-    const WgradArgs<T> args{.x = x,
-                            .gy = gy,
-                            .in = in_,
-                            .kernel = kernel_,
-                            .cout = cout_,
-                            .row_begin = row,
-                            .row_end = std::min(row + rows_per_group_, rows),
-                            .partial = workspace + group * partial_values_,
-                            .partial_bias = gb ? partial_bias + group * bias_values_ : nullptr};
-    kernels_.conv_wgrad(args, unit % input_units_, unit / input_units_);
-  });
-  add_up(workspace, partial_bias, shape, gw, gb, gb_stride, threads);
-}
-
-template <class T>
-void DirectWgrad<T>::add_up(const T* partial, const T* partial_bias, const WeightView<T>& shape, T* gw, T* gb,
-                            int64_t gb_stride, int threads) const {
-  const int64_t channels = kernels_.block_channels, taps = kernel_ * kernel_;
-  parallel_for(cout_, threads, [&](int64_t out, int) {
-    const T* column = partial + out / channels * taps * in_.c * channels + out % channels;
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      T* w = gw + out * shape.stride_out + tap / kernel_ * shape.stride_row + tap % kernel_ * shape.stride_column;
-      for (int64_t c = 0; c < in_.c; ++c) {
-        T sum = 0;
-        for (int64_t group = 0; group < groups_; ++group) {
-          sum += column[group * partial_values_ + (tap * in_.c + c) * channels];
-        }
-        w[c * shape.stride_in] = sum;
-      }
-    }
-    if (gb) {
-      T sum = 0;
-      for (int64_t group = 0; group < groups_; ++group) sum += partial_bias[group * bias_values_ + out];
-      gb[out * gb_stride] = sum;
-    }
-  });
-}
-
-template class DirectWgrad<float>;
-template class DirectWgrad<double>;
 
 WinogradWgrad::WinogradWgrad(int m, Extent in, int64_t cout, bool mosaics)
     : kernels_(kernels()),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfast.console import say
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 # Errors in per cent, losses in nats, both over the training images since the last row; data_wait is the share of the
 # time, 0 to 1, that went by waiting for batches.

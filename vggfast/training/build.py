@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from vggfast.data import Augmentation, ImageSet, measure_colours
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 from vggfast.weights import load_model
 
 _PUBLISHED = {"caffe": Preprocessing.caffe(), "torchvision": Preprocessing.torchvision()}

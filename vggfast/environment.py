@@ -1,4 +1,4 @@
-"""What a run was computed with."""
+"""What a result was computed with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from vggfast import __version__, _native
+from vggfast import _native
+from vggfast._version import __version__
 
 
 def environment(ranks: int = 1, device: Any = "cpu") -> dict[str, str]:
