@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from PIL import Image
+from torch import nn
 
 import vggfast
 from tests.engine.test_engine import KINDS, exactly, kinds, small, trained
