@@ -94,11 +94,9 @@ def test_heads_that_do_not_fit(build):
 
 
 def test_parameters_that_do_not_fit(build):
-    with pytest.raises(
-        TypeError, match=r"features\[0\] is torch\.float64 on .*: torch\.float32 or torch\.bfloat16 or "
-    ):
+    with pytest.raises(TypeError, match=r"features\.0 is torch\.float64 on .*: torch\.float32 or torch\.bfloat16 or "):
         build(small(**THIN).double())
     model = small(**THIN)
     model.classifier.to("meta")
-    with pytest.raises(TypeError, match=r"classifier\[0\] is torch\.float32 on meta: .* on cpu or cuda is wanted"):
+    with pytest.raises(TypeError, match=r"classifier\.0 is torch\.float32 on meta: .* on cpu or cuda is wanted"):
         build(model)
