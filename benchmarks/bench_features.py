@@ -30,11 +30,18 @@ from torch import Tensor, nn
 from vggfast import Engine
 from vggfast.console import ProgressBar
 from vggfast.data import open_dataset
-from vggfast.evaluate.feature_files import extract_dataset, join, load_features
-from vggfast.evaluate.features import COMBINE, POOLS, Block, Extractor
-from vggfast.evaluate.svm import caltech_protocol
+from vggfast.features import (
+    COMBINE,
+    POOLS,
+    Block,
+    Extractor,
+    caltech_protocol,
+    extract_dataset,
+    join,
+    load_features,
+)
+from vggfast.io import write_json
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 RESULTS = Path(__file__).parent / "results" / "caltech101-features.json"
 FACTS = ("by", "environment", "images", "scales", "seconds", "images_per_second")

@@ -23,11 +23,11 @@ import torch
 
 from vggfast import __version__
 from vggfast.distributed import DistributedContext
-from vggfast.training.config import TrainConfig
+from vggfast.io import write_atomically
+from vggfast.runs.config import TrainConfig
 from vggfast.training.presets import PRESETS
 from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.trainer import Trainer
-from vggfast.weights.files import write_atomically
 
 _BATCH = 30  # 2 ranks take 15 each, 4 ranks 7 or 8; an epoch's last batch has 28
 

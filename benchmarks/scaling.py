@@ -36,8 +36,8 @@ from data_parallel import (
 from peers.report import draw
 from step_times import cpu, gradients, h200, paper
 
+from vggfast.io import write_atomically
 from vggfast.models import CONFIGURATIONS
-from vggfast.weights.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "scaling.json"

@@ -17,7 +17,7 @@ import torch
 
 import vggfast
 from vggfast import _native
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 WARM_UPS, MOST_CALLS = 3, 10
 # Newer drivers call the reasons for lower clocks "event", older ones "throttle".

@@ -1,5 +1,5 @@
 """Measures every tile of the Hopper convolutions on this machine's GPU, for each distinct 3x3 layer of VGG-16 but the
-first, and writes the table of the fastest, csrc/cuda/conv/hopper/tuned.h, which the kernels' choice reads when built
+first, and writes the table of the fastest, csrc/cuda/conv/sm90/fprop/tuned.h, which the kernels' choice reads when built
 anew.
 
 All tiles are compared with the exact answer, and value by value with the default one, before any is timed. They take

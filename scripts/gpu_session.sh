@@ -19,7 +19,7 @@ OUT gets few files, for machines that hand back few:
   summary.txt     each stage's state, seconds and exit code; written anew before and after each
   session.log     the output of all stages as it comes
   stages.tar.gz   each stage's log (NAME.log), exit code (NAME.code) and results, among them tuned.h, for
-                  csrc/cuda/conv/hopper; written anew after each stage
+                  csrc/cuda/conv/sm90/fprop; written anew after each stage
   goldens.json, conv-cuda.json, model-cuda.json, train-cuda.json, memory-cuda.json   as they grow
 The same lies unpacked in build/gpu-session. Weights and references are kept in build/gpu-cache for the next session.
 

@@ -2,7 +2,7 @@
 """What each CUDA kernel takes: registers, static shared memory, stack, spills, by architecture, against a budget.
 
 Without --object it reads what ptxas said when a build's folder was filled: cmake/keep_ptxas.sh keeps that beside each
-object, of the sources that CMakeLists.txt lists as cuda_sources and hopper_sources. With --object it reads a built
+object, of the sources that CMakeLists.txt lists as cuda_sources and sm90_sources. With --object it reads a built
 library, object or module by cuobjdump, which knows no spills: there they show as stack. Neither takes a GPU. A kernel
 above its line in the budget, or without one, and any spill is named, and the exit status is 1; so is what ptxas says of
 products that it serialises (C7510, C7511) and of setmaxnreg that it ignores (C7508).
@@ -24,7 +24,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "csrc" / "cuda" / "resources.json"
 BUILD = ROOT / "build" / f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"  # setup.py's
-LISTS = {"cuda_sources": "vggfast_core", "hopper_sources": "vggfast_hopper"}  # list and target in CMakeLists.txt
+LISTS = {"cuda_sources": "vggfast_core", "sm90_sources": "vggfast_sm90"}  # list and target in CMakeLists.txt
 # From sm_90 on a block's first KiB of shared memory is the system's: cuobjdump counts it, ptxas does not.
 SYSTEM_SHARED = 1024
 WARNINGS = re.compile(r"\(?(C7508|C7510|C7511)\)?\b")

@@ -209,6 +209,19 @@ def tiny_imagenet(shared_data, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def many(tmp_path) -> str:
+    """A data set of two classes, 25 pictures each, of differing sizes."""
+    generator = np.random.default_rng(0)
+    for name in ("blue", "red"):
+        (tmp_path / "many" / name).mkdir(parents=True)
+        for i in range(25):
+            height, width = generator.integers(12, 40, 2)
+            pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "many" / name / f"{i:02d}.png")
+    return f"imagefolder:{tmp_path / 'many'}"
+
+
+@pytest.fixture
 def photos(tmp_path) -> Path:
     """A folder with two classes of ten pictures each: noisy red, noisy blue."""
     generator = np.random.default_rng(0)

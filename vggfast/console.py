@@ -11,6 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from vggfast._deprecated import renamed
+
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
@@ -101,3 +103,6 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*row)
     say(table)
+
+
+__getattr__ = renamed(__name__, {"Live": "vggfast.console:ProgressBar"})

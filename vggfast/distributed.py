@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks import default_hooks
 from torch.nn.parallel import DistributedDataParallel
 
+from vggfast._deprecated import renamed
+
 
 def _device_of(choice: str, local_rank: int) -> torch.device:
     count = torch.cuda.device_count()
@@ -25,7 +27,7 @@ def _device_of(choice: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if local_rank >= count:
         raise ValueError(
-            f"device is {choice!r}: this machine has {count} GPUs, and local rank {local_rank} wants its own"
+            f"device {choice!r} needs a GPU for each local rank: this machine has {count}, got local rank {local_rank}"
         )
     return torch.device("cuda", local_rank)
 
@@ -161,3 +163,6 @@ class DistributedContext:
             raise RuntimeError(
                 f"{what} of rank {odd[0]} are not those of rank 0: the ranks no longer train one network"
             )
+
+
+__getattr__ = renamed(__name__, {"World": "vggfast.distributed:DistributedContext"})

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import graph, ops
+from vggfast.io import state_dict_of
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing
 
@@ -31,7 +32,7 @@ HEADS = ("linear", "conv", "none")
 
 def _one_of(name: str, value: Any, allowed) -> None:
     if value not in allowed:
-        raise ValueError(f"{name} is {value!r}: one of {', '.join(map(repr, allowed))} is wanted")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
 
 
 def make_features(config: str, in_channels: int, batch_norm: bool, width: float) -> tuple[FusedSequential, int]:
@@ -116,11 +117,11 @@ class VGG(nn.Module):
         for name, value in {"num_classes": num_classes, "in_channels": in_channels, "hidden": hidden,
                             "pool_size": pool_size}.items():  # fmt: skip
             if value < 1:
-                raise ValueError(f"{name} is {value}: 1 or more is wanted")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout is {dropout}: a probability in [0, 1) is wanted")
+            raise ValueError(f"dropout must be a probability in [0, 1), got {dropout}")
         if width <= 0:
-            raise ValueError(f"width is {width}: more than 0 is wanted")
+            raise ValueError(f"width must be greater than 0, got {width}")
         # What builds the same network again; a checkpoint carries it.
         self.arguments: dict[str, Any] = {
             "config": config, "num_classes": num_classes, "in_channels": in_channels, "dropout": dropout,
@@ -156,10 +157,10 @@ class VGG(nn.Module):
         Source: Simonyan & Zisserman, section 3.2.
         """
         if self.head != "conv":
-            raise ValueError(f"head is {self.head!r}: a score map wants 'conv' (see to_conv_head)")
+            raise ValueError(f"head must be 'conv' for a score map, got {self.head!r} (see to_conv_head)")
         least = 32 * self.arguments["pool_size"]
         if x.dim() == 4 and min(x.shape[2:]) < least:
-            raise ValueError(f"x has shape {tuple(x.shape)}: the dense head wants H and W of at least {least}")
+            raise ValueError(f"x must have H and W of at least {least} for the dense head, got shape {tuple(x.shape)}")
         return self.classifier(self.features(x))
 
     def to_conv_head(self) -> VGG:
@@ -182,7 +183,7 @@ class VGG(nn.Module):
 
     def _with_head(self, head: str) -> VGG:
         if self.head == "none":
-            raise ValueError("head is 'none': there are no FC layers to convert")
+            raise ValueError("head must not be 'none': there are no FC layers to convert")
         found = graph.head_of(self)
         assert found is not None
         parts = ("", "features", "avgpool", "classifier", *(node.path for node in found.nodes))
@@ -330,8 +331,6 @@ class VGG19(_Named):
 
 def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Callable[..., VGG]:
     def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> VGG:
-        from vggfast.weights import state_dict_of
-
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
         state = state_dict_of(weights, progress)

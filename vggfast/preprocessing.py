@@ -34,11 +34,11 @@ class Preprocessing:
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
             if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} is {getattr(self, name)}: three numbers are wanted, one a channel")
+                raise ValueError(f"{name} must have three numbers, one a channel, got {getattr(self, name)}")
         if min(self.std) <= 0 or self.top <= 0:
-            raise ValueError(f"std is {self.std} and top {self.top}: more than 0 is wanted")
+            raise ValueError(f"std and top must be greater than 0, got {self.std} and {self.top}")
         if self.order not in ORDERS:
-            raise ValueError(f"order is {self.order!r}: one of {', '.join(map(repr, ORDERS))} is wanted")
+            raise ValueError(f"order must be one of {', '.join(map(repr, ORDERS))}, got {self.order!r}")
 
     @classmethod
     def torchvision(cls) -> Preprocessing:

@@ -1,5 +1,5 @@
 """Times every tile that a 3x3 layer of VGG-16 could have on Hopper, finds the fastest, and writes the table of them
-that the kernels' choice reads (csrc/cuda/conv/hopper/tuned.h). tune.py is the command.
+that the kernels' choice reads (csrc/cuda/conv/sm90/fprop/tuned.h). tune.py is the command.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from tiles import Fprop, choices, fprop_of
 
 from gpu import candidates as convs
 from gpu import choice, conv, measuring
+from vggfast.io import write_atomically
 from vggfast.ops import _backends
 from vggfast.ops.conv import conv_dgrad
-from vggfast.weights.files import write_atomically
 
 PASSES = ("fprop", "dgrad")
 TIE = 0.01  # tiles this close to the fastest are as fast: the estimate decides among them
@@ -140,7 +140,7 @@ def table_text(found: Mapping[Fprop, str], multiprocessors: int, by: str) -> str
 
 #include <array>
 
-#include "cuda/conv/hopper/choice.h"
+#include "cuda/conv/sm90/fprop/choice.h"
 
 namespace vggfast::cuda::hopper {{
 

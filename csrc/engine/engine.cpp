@@ -19,11 +19,11 @@ constexpr size_t plans_kept = 16;
 constexpr int most_exact = 2;  // of the algorithms that take bfloat16, where a direct one is asked for
 
 void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
-  VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu, "weight is ",
-                name_of(weight.dtype), " of shape ", describe(weight.shape), " on ", name_of(weight.device),
-                ": float32 of ", axes, " axes on cpu is wanted");
+  VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu,
+                "weight must be float32 of ", axes, " axes on cpu, got ", name_of(weight.dtype), " of shape ",
+                describe(weight.shape), " on ", name_of(weight.device));
   VGGFAST_CHECK(axes == 2 || (weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3)),
-                "weight has shape ", describe(weight.shape), ": (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
+                "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1), got ", describe(weight.shape));
   if (bias) {
     check_like(*bias, "bias", {weight.size(0)}, DType::f32, Device::cpu);
     VGGFAST_CHECK(bias->stride(0) == 1 || bias->size(0) == 1, "bias is not contiguous");
@@ -42,8 +42,8 @@ class Engine::Impl {
   };
 
   explicit Impl(EngineOptions given) : options(given), isa(cpu::kernels().name), extent(given.size) {
-    VGGFAST_CHECK(options.batch > 0, "batch is ", options.batch, ": 1 or more is wanted");
-    VGGFAST_CHECK(options.size > 0, "size is ", options.size, ": 1 or more is wanted");
+    VGGFAST_CHECK(options.batch > 0, "batch must be at least 1, got ", options.batch);
+    VGGFAST_CHECK(options.size > 0, "size must be at least 1, got ", options.size);
   }
 
   size_t value_bytes() const { return options.bf16 ? sizeof(cpu::Bf16) : sizeof(float); }
@@ -112,7 +112,7 @@ void Engine::add_windows(int64_t size) { impl_->layers.emplace_back(Kind::window
 int64_t Engine::layers() const { return static_cast<int64_t>(impl_->layers.size()); }
 
 std::vector<int64_t> Engine::output_shape(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) const {
-  VGGFAST_CHECK(layer >= 0 && layer < layers(), "layer is ", layer, ": 0 to ", layers() - 1, " is wanted");
+  VGGFAST_CHECK(layer >= 0 && layer < layers(), "layer must be 0 to ", layers() - 1, ", got ", layer);
   Shape shape{n, h, w, c};
   bool rows = false;
   for (int64_t i = 0; i <= layer; ++i) {
@@ -125,12 +125,14 @@ std::vector<int64_t> Engine::output_shape(int64_t layer, int64_t n, int64_t c, i
 }
 
 void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, Context context) {
-  VGGFAST_CHECK(x.dim() == 4 && x.dtype == DType::f32 && x.device == Device::cpu, "x is ", name_of(x.dtype),
-                " of shape ", describe(x.shape), " on ", name_of(x.device), ": float32 (N, C, H, W) on cpu is wanted");
-  VGGFAST_CHECK(!outputs.empty(), "no output is asked for");
+  VGGFAST_CHECK(x.dim() == 4 && x.dtype == DType::f32 && x.device == Device::cpu,
+                "x must be float32 (N, C, H, W) on cpu, got ", name_of(x.dtype), " of shape ", describe(x.shape),
+                " on ", name_of(x.device));
+  VGGFAST_CHECK(!outputs.empty(), "outputs must name at least one layer, got none");
   std::vector<int64_t> wanted;
   for (const auto& [layer, y] : outputs) {
-    VGGFAST_CHECK(wanted.empty() || layer > wanted.back(), "outputs are not in the order of the layers");
+    VGGFAST_CHECK(wanted.empty() || layer > wanted.back(), "outputs must be in the order of the layers, got layer ",
+                  layer, " after ", wanted.back());
     check_like(y, "output", output_shape(layer, x.size(0), x.size(1), x.size(2), x.size(3)), DType::f32, Device::cpu);
     if (y.dim() == 4) check_nhwc(y, "output");
     wanted.push_back(layer);

@@ -3,9 +3,9 @@
 #include <algorithm>
 
 #include "cpu/algorithms/choose.h"
-#include "cpu/parallel.h"
 #include "cpu/algorithms/stem.h"
 #include "cpu/algorithms/winograd.h"
+#include "cpu/parallel.h"
 #include "vggfast/error.h"
 #include "vggfast/pool.h"
 
@@ -75,22 +75,22 @@ std::vector<Stage> cut(const std::vector<Step>& steps, int64_t images, size_t va
 Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
   switch (layer.kind) {
     case Kind::conv:
-      VGGFAST_CHECK(layer.cin == in.c, "x has ", in.c, " channels: ", layer.cin, " are wanted");
+      VGGFAST_CHECK(layer.cin == in.c, "x must have ", layer.cin, " channels, got ", in.c);
       return {in.n, in.h, in.w, layer.channels};
     case Kind::max_pool: {
       const Shape out{in.n, pooled(in.h, layer.ceil_mode), pooled(in.w, layer.ceil_mode), in.c};
-      VGGFAST_CHECK(out.h > 0 && out.w > 0, "x is too small: a max-pool sees ", in.h, " x ", in.w,
-                    " pixels, and 2 x 2 are wanted");
+      VGGFAST_CHECK(out.h > 0 && out.w > 0, "x is too small: a max-pool needs at least 2 x 2 pixels, got ", in.h, " x ",
+                    in.w);
       return out;
     }
     case Kind::flatten:
       return {in.n, 1, 1, in.c * layer.size * layer.size};
     case Kind::windows:
-      VGGFAST_CHECK(in.h >= layer.size && in.w >= layer.size, "x is too small: the head sees ", in.h, " x ", in.w,
-                    " places, and ", layer.size, " x ", layer.size, " are wanted");
+      VGGFAST_CHECK(in.h >= layer.size && in.w >= layer.size, "x is too small: the head needs at least ", layer.size,
+                    " x ", layer.size, " places, got ", in.h, " x ", in.w);
       return {in.n * (in.h - layer.size + 1) * (in.w - layer.size + 1), 1, 1, in.c * layer.size * layer.size};
     case Kind::linear:
-      VGGFAST_CHECK(layer.cin == in.c, "the head sees rows of ", in.c, " values: ", layer.cin, " are wanted");
+      VGGFAST_CHECK(layer.cin == in.c, "the head needs rows of ", layer.cin, " values, got ", in.c);
       return {in.n, 1, 1, layer.channels};
     case Kind::row_mean:
       return {images, 1, 1, in.c};

@@ -52,21 +52,21 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
 
 void check_masks(const Shape& s, Epilogue e, bool ceil_mode, Random& random) {
   const Array z = random.array(Fill::reals, s.n, s.c, s.h, s.w);
-  const Chosen selected = choose(z, e, ceil_mode, random);
-  const Array y = random.array(Fill::reals, s.n, s.c, masked.y.h, masked.y.w);
-  const Array scattered = scatter(y, masked.from, e, s.h, s.w);
+  const Chosen chosen = choose(z, e, ceil_mode, random);
+  const Array y = random.array(Fill::reals, s.n, s.c, chosen.y.h, chosen.y.w);
+  const Array scattered = scatter(y, chosen.from, e, s.h, s.w);
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held_z = put(dtype, z), held_y = put(dtype, y);
     // Bits that belong to no channel mean nothing, whatever they are.
     for (bool padding : {false, true}) {
-      const Held bits = put_mask(e, masked.from, masked.window, padding);
+      const Held bits = put_mask(e, chosen.from, chosen.window, padding);
       for (int threads : {1, 2, 3}) {
         std::ostringstream name;
         name << setting << " " << s.name() << " relu " << e.relu << " pool " << e.pool << " ceil " << ceil_mode
              << " padding " << padding << " threads " << threads;
         const Held out_y = make_nhwc(dtype, s.n, s.c, y.h, y.w), out_z = make_nhwc(dtype, s.n, s.c, s.h, s.w);
         mask_gather(held_z, bits, e, out_y, {threads});
-        CHECK_SAME(out_y, masked.y, "gather ", name.str());
+        CHECK_SAME(out_y, chosen.y, "gather ", name.str());
         mask_scatter(held_y, bits, e, out_z, {threads});
         CHECK_SAME(out_z, scattered, "scatter ", name.str());
       }

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import vggfast
-from vggfast.evaluate.features import Block, Extractor
+from vggfast.features import Block, Extractor
 from vggfast.weights import save_model
 
 
@@ -59,7 +59,7 @@ def test_all_steps(bench, model, photos, tmp_path, monkeypatch):
     for by in ("vggfast", "channels_last"):
         run("whole", *given, "--by", by, "--out", tmp_path / f"{by}.npz")
     monkeypatch.setattr(bench, "caltech_protocol", lambda *given, c: protocol(*given, train=5, c=c))
-    protocol = vggfast.evaluate.caltech_protocol
+    protocol = vggfast.features.caltech_protocol
     out = tmp_path / "found.json"
     run("svm", "--ours", tmp_path / "vggfast.npz", "--torch", tmp_path / "channels_last.npz",
         "--sample", tmp_path / "sample.json", "--c", 1, "--out", out)  # fmt: skip

@@ -5,7 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import types
 from importlib.metadata import PackageNotFoundError
 
 import pytest
@@ -167,14 +166,6 @@ def test_help_lists_the_commands(capsys):
     assert stop.value.code == 2
 
 
-def test_cache_is_the_data_packages(monkeypatch):
-    module = types.ModuleType("vggfast.data.cache")
-    module.add_arguments = lambda parser: parser.add_argument("spec")
-    module.run = lambda parsed: {"digits": 7}[parsed.spec]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    assert main(["cache", "digits"]) == 7
-
-
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
@@ -214,9 +205,5 @@ def test_environment_chooses_the_instruction_set(isa, code):
     environment = {**os.environ, "VGGFAST_CPU_ISA": isa}
     done = subprocess.run([sys.executable, "-m", "vggfast", "info"], env=environment, capture_output=True, text=True)
     assert done.returncode == code
-    expected = (
-        "instruction set in use         portable"
-        if code == 0
-        else "VGGFAST_CPU_ISA is 'mmx': this machine runs portable"
-    )
+    expected = "instruction set in use         portable" if code == 0 else "VGGFAST_CPU_ISA must be one of portable"
     assert expected in done.stdout

@@ -11,7 +11,7 @@ from PIL import Image
 
 from vggfast import VGG, Preprocessing
 from vggfast.cli import main
-from vggfast.cli.runs import parse_bytes
+from vggfast.cli.options import parse_bytes
 from vggfast.evaluate import Network, average, errors, interval, vote
 from vggfast.weights import save_model
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from vggfast.cli import errors, main
 from vggfast.models import INITS
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 
 class _Context:

@@ -8,7 +8,7 @@ import pytest
 
 from vggfast.cli import main, recipe, train
 from vggfast.cli.errors import UsageError
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 from vggfast.training.presets import PRESETS
 
 

@@ -1,7 +1,5 @@
 """The cache: what it holds, that nothing stops it for good, that damage is found."""
 
-import argparse
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,23 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from vggfast.data import build_cache, cache, open_dataset, open_splits, rescale
+from vggfast.data import build_cache, open_dataset, open_splits, rescale
 from vggfast.data.cache_format import Index, verify
 
 BLOCK = 10_000  # bytes: a block is a chunk of 16 images, or the rest
-
-
-@pytest.fixture
-def many(tmp_path) -> str:
-    """A data set of two classes, 25 pictures each, of differing sizes."""
-    generator = np.random.default_rng(0)
-    for name in ("blue", "red"):
-        (tmp_path / "many" / name).mkdir(parents=True)
-        for i in range(25):
-            height, width = generator.integers(12, 40, 2)
-            pixels = generator.integers(0, 256, (height, width, 3), np.uint8)
-            Image.fromarray(pixels).save(tmp_path / "many" / name / f"{i:02d}.png")
-    return f"imagefolder:{tmp_path / 'many'}"
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -236,44 +221,3 @@ def test_pixels_of_another_size_are_found(built):
 def test_no_cache(tmp_path):
     with pytest.raises(FileNotFoundError, match="no cache, neither"):
         verify(tmp_path)
-
-
-# ---- the command ----------------------------------------------------------------------------------------------------
-
-
-def command(*arguments) -> int:
-    parser = argparse.ArgumentParser()
-    cache.add_arguments(parser)
-    return cache.run(parser.parse_args(list(map(str, arguments))))
-
-
-def test_the_command(many, tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path(open_dataset(many, "val").source(0)).write_bytes(b"")
-    options = ("--size", 16, "--workers", 0, "--on-bad-image", "skip")
-    assert command(many, *options) == 0
-    out = capsys.readouterr().out
-    assert "val: 3 images, 0 MiB" in out
-    assert "left out: " in out
-    assert "train with --data cache:cache/imagefolder-many-16" in out
-    assert command(many, *options) == 0
-    assert "46 of them from before" in capsys.readouterr().out
-    for where in ((many, "--size", 16), ("cache:cache/imagefolder-many-16",), ("cache/imagefolder-many-16",)):
-        assert command(*where, "--verify") == 0
-        assert "2 blocks, all as they were written" in capsys.readouterr().out
-
-
-def test_sizes_of_the_command(many, tmp_path, capsys):
-    assert command(many, "--size", "none", "--out", tmp_path / "out", "--workers", 0) == 0
-    assert (
-        open_dataset(f"cache:{tmp_path / 'out'}", "train").pixels(0).shape
-        == open_dataset(many, "train").pixels(0).shape
-    )
-    with pytest.raises(SystemExit):
-        command(many, "--size", "0")
-    assert "'0': 1 or more, or none, is wanted" in capsys.readouterr().err
-
-
-def test_the_command_is_described_without_the_extra():
-    script = "import sys; import vggfast.data.cache; sys.exit('PIL' in sys.modules or 'sklearn' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", script], env=dict(os.environ)).returncode == 0

@@ -1,4 +1,4 @@
-"""What an Engine refuses: models, options, images, names; each error says what it got and what is wanted."""
+"""What an Engine refuses: models, options, images, names; each error says what it got and what is allowed."""
 
 import re
 
@@ -64,11 +64,11 @@ BAD_MODELS = {
     "no statistics": (lambda: with_layer(1, nn.BatchNorm2d(16, track_running_stats=False)), TypeError,
                       r"features\.1 is BatchNorm2d.*: a batch norm must track running statistics"),
     "float64": (lambda: small().double(), TypeError,
-                r"features\.0 is torch\.float64 on cpu: torch\.float32 on cpu is wanted"),
-    "bfloat16": (lambda: small().bfloat16(), TypeError, r"features\.0 is torch\.bfloat16 on cpu"),
-    "a meta weight": (lambda: small().to("meta"), TypeError, r"features\.0 is torch\.float32 on meta"),
+                r"features\.0 must be torch\.float32 on cpu, got torch\.float64 on cpu"),
+    "bfloat16": (lambda: small().bfloat16(), TypeError, r"features\.0 must be .*, got torch\.bfloat16 on cpu"),
+    "a meta weight": (lambda: small().to("meta"), TypeError, r"features\.0 must be .*, got torch\.float32 on meta"),
     "a float64 head": (lambda: changed(lambda model: model.classifier.double()), TypeError,
-                       r"classifier\.0 is torch\.float64 on cpu"),
+                       r"classifier\.0 must be .*, got torch\.float64 on cpu"),
     "softmax": (lambda: changed(lambda model: model.classifier.append(nn.Softmax(1))), TypeError,
                 r"classifier\.7 is Softmax\(dim=1\): a layer must be one that a VGG has"),
     "no avgpool": (lambda: changed(lambda model: setattr(model, "avgpool", nn.Identity())), TypeError,
@@ -98,16 +98,16 @@ def test_models_that_do_not_fit(model, error, text):
 
 
 BAD_OPTIONS = {
-    "dtype": ({"dtype": "float16"}, "dtype is 'float16': one of 'fp32', 'bf16' is wanted"),
-    "weights": ({"weights": "int8"}, "weights is 'int8': one of 'fp32', 'bf16' is wanted"),
+    "dtype": ({"dtype": "float16"}, "dtype must be one of 'fp32', 'bf16' on cpu, got 'float16'"),
+    "weights": ({"weights": "int8"}, "weights must be one of 'fp32', 'bf16' on cpu, got 'int8'"),
     "calibration": (
         {"calibration": torch.zeros(1, 3, 32, 32)},
-        "calibration is given: with dtype 'fp32', None is wanted",
+        "calibration must be None with dtype 'fp32', got images",
     ),
-    "fp8": ({"dtype": "fp8"}, "dtype is 'fp8': one of 'fp32', 'bf16' is wanted on cpu"),
-    "no threads": ({"threads": 0}, "threads is 0: 1 or more is wanted"),
-    "no batch": ({"batch": 0}, "batch is 0: 1 or more is wanted"),
-    "no size": ({"size": 0}, "size is 0: 1 or more is wanted"),
+    "fp8": ({"dtype": "fp8"}, "dtype must be one of 'fp32', 'bf16' on cpu, got 'fp8'"),
+    "no threads": ({"threads": 0}, "threads must be at least 1, got 0"),
+    "no batch": ({"batch": 0}, "batch must be at least 1, got 0"),
+    "no size": ({"size": 0}, "size must be at least 1, got 0"),
 }
 
 
@@ -119,22 +119,23 @@ def test_options(options, text):
 
 X = torch.zeros(2, 3, 64, 64)
 BAD_INPUTS = {
-    "rank": (lambda e: e(X[0]), ValueError, r"x has shape \(3, 64, 64\): 4 axes \(N, C, H, W\) are wanted"),
-    "channels": (lambda e: e(X[:, :2]), ValueError, "x has 2 channels: 3 are wanted"),
-    "float64": (lambda e: e(X.double()), TypeError, r"x is torch\.float64 on cpu: torch\.float32 on cpu is wanted"),
-    "bytes": (lambda e: e(X.byte()), TypeError, r"x is torch\.uint8 on cpu"),
-    "meta": (lambda e: e(X.to("meta")), TypeError, r"x is torch\.float32 on meta"),
+    "rank": (lambda e: e(X[0]), ValueError, r"x must have 4 axes \(N, C, H, W\), got shape \(3, 64, 64\)"),
+    "channels": (lambda e: e(X[:, :2]), ValueError, "x must have 3 channels, got 2"),
+    "float64": (lambda e: e(X.double()), TypeError, r"x must be torch\.float32 on cpu, got torch\.float64 on cpu"),
+    "bytes": (lambda e: e(X.byte()), TypeError, r"x must be .*, got torch\.uint8 on cpu"),
+    "meta": (lambda e: e(X.to("meta")), TypeError, r"x must be .*, got torch\.float32 on meta"),
     "gradient": (lambda e: e(X.clone().requires_grad_()), ValueError, "x requires a gradient, and an engine computes"),
-    "too small": (lambda e: e(X[..., :31]), ValueError, "x is too small: a max-pool sees .* x 1 pixels, and 2 x 2 are"),
+    "too small": (lambda e: e(X[..., :31]), ValueError,
+                  "x is too small: a max-pool needs at least 2 x 2 pixels, got .* x 1"),
     "no columns": (lambda e: e(X[..., :0]), ValueError, "x is too small"),
     "unknown tap": (lambda e: e.features(X, ["relu1_1", "relu9_9"]), ValueError,
-                    "taps has 'relu9_9': names among conv1_1, relu1_1, pool1, .* are wanted"),
-    "a name for a list": (lambda e: e.features(X, "relu1_1"), ValueError, "taps has 'r'"),
-    "no taps": (lambda e: e.features(X, []), ValueError, "taps is empty: at least one name is wanted"),
+                    "taps must be among conv1_1, relu1_1, pool1, .*, got 'relu9_9'"),
+    "a name for a list": (lambda e: e.features(X, "relu1_1"), ValueError, "taps must be among .*, got 'r'"),
+    "no taps": (lambda e: e.features(X, []), ValueError, "taps must have at least one name, got none"),
     "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
-                                 "x is too small: the head sees 2 x 2 places, and 3 x 3 are wanted"),
+                                 "x is too small: the head needs at least 3 x 3 places, got 2 x 2"),
     "another head": (lambda e: Engine(changed(lambda m: m.classifier.__setitem__(0, nn.Linear(7, 64))))(X), ValueError,
-                     "the head sees rows of 512 values: 7 are wanted"),
+                     "the head needs rows of 7 values, got 512"),
 }  # fmt: skip
 
 

@@ -362,16 +362,20 @@ def changed(i, value):
 
 
 BAD = {
-    "none": (None, ValueError, r"calibration is None: with dtype 'fp8', images \(N, C, H, W\) are wanted"),
-    "rank": (torch.zeros(3, 32, 32), ValueError, r"calibration has shape \(3, 32, 32\): 4 axes \(N, C, H, W\)"),
+    "none": (None, ValueError, r"calibration must be images \(N, C, H, W\) with dtype 'fp8', got None"),
+    "rank": (torch.zeros(3, 32, 32), ValueError,
+             r"calibration must have 4 axes \(N, C, H, W\), got shape \(3, 32, 32\)"),
     "float64": (torch.zeros(1, 3, 32, 32).double(), TypeError,
-                r"calibration is torch\.float64 on .*: torch\.float32 or torch\.bfloat16 on .* is wanted"),
-    "meta": (torch.zeros(1, 3, 32, 32, device="meta"), TypeError, r"calibration is torch\.float32 on meta"),
-    "no images": (torch.zeros(0, 3, 32, 32), ValueError, r"calibration has shape \(0, 3, 32, 32\): no axis may"),
-    "channels": (torch.zeros(1, 2, 32, 32), ValueError, "calibration does not fit: x has 2 channels: 3 are wanted"),
-    "small": (torch.zeros(1, 3, 32, 31), ValueError, "calibration does not fit: x is too small: a max-pool sees 2 x 1"),
-    "nan": (changed(1, math.nan), ValueError, "calibration makes pool1 put out nan: finite values are wanted"),
-    "inf": (changed(31, math.inf), ValueError, "calibration makes pool1 put out (inf|nan): finite values are wanted"),
+                r"calibration must be torch\.float32 or torch\.bfloat16 on .*, got torch\.float64 on "),
+    "meta": (torch.zeros(1, 3, 32, 32, device="meta"), TypeError,
+             r"calibration must be .*, got torch\.float32 on meta"),
+    "no images": (torch.zeros(0, 3, 32, 32), ValueError,
+                  r"calibration must have no empty axis, got shape \(0, 3, 32, 32\)"),
+    "channels": (torch.zeros(1, 2, 32, 32), ValueError, "calibration does not fit: x must have 3 channels, got 2"),
+    "small": (torch.zeros(1, 3, 32, 31), ValueError,
+              "calibration does not fit: x is too small: a max-pool needs at least 2 x 2 pixels, got 2 x 1"),
+    "nan": (changed(1, math.nan), ValueError, "calibration must make pool1 put out finite values, got nan"),
+    "inf": (changed(31, math.inf), ValueError, "calibration must make pool1 put out finite values, got (inf|nan)"),
 }  # fmt: skip
 
 
@@ -388,10 +392,10 @@ def test_layers_that_put_out_what_is_not_finite(fp8):
     model = network()
     with torch.no_grad():
         model.features[8].bias[3] = math.inf
-    with pytest.raises(ValueError, match="calibration makes pool3 put out inf: finite values are wanted"):
+    with pytest.raises(ValueError, match="calibration must make pool3 put out finite values, got inf"):
         fp8(model, torch.randn(1, 3, 32, 32))
     model = network()
     with torch.no_grad():
         model.classifier[0].bias[3] = math.nan
-    with pytest.raises(ValueError, match="calibration makes the head put out nan: finite values are wanted"):
+    with pytest.raises(ValueError, match="calibration must make the head put out finite values, got nan"):
         fp8(model, torch.randn(1, 3, 32, 32))

@@ -164,7 +164,7 @@ def test_an_engines_workspace_is_its_arena(algorithm, config, width, threads):
         weights = engine.bytes
         engine.features(torch.zeros(shape[0], 3, *shape[1:]))
         assert engine.bytes - weights == engine.workspace(*shape)
-    with pytest.raises(ValueError, match="x has 4 channels: 3 are wanted"):
+    with pytest.raises(ValueError, match="x must have 3 channels, got 4"):
         engine.workspace(1, 64, 64, channels=4)
 
 

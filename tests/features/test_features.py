@@ -11,10 +11,17 @@ from PIL import Image
 import vggfast
 from vggfast.cli import main
 from vggfast.data import Preprocessing, open_dataset, rescale
-from vggfast.evaluate import caltech_protocol, extract
-from vggfast.evaluate.feature_files import extract_dataset, join, load_features
-from vggfast.evaluate.features import Block, Extractor, combine_blocks
-from vggfast.evaluate.svm import random_splits
+from vggfast.features import (
+    Block,
+    Extractor,
+    caltech_protocol,
+    combine_blocks,
+    extract,
+    extract_dataset,
+    join,
+    load_features,
+    random_splits,
+)
 from vggfast.weights import save_model
 
 PREPROCESSING = Preprocessing((120.0, 110.0, 100.0), (60.0, 61.0, 62.0), order="BGR")

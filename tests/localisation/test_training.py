@@ -15,8 +15,8 @@ from vggfast.localisation import corner_form, iou, open_boxes
 from vggfast.localisation.data import BoxSet
 from vggfast.localisation.task import Localisation, true_class_boxes
 from vggfast.report import write_report
-from vggfast.training.config import TrainConfig
-from vggfast.training.log import read_csv
+from vggfast.runs.config import TrainConfig
+from vggfast.runs.log import read_csv
 from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model, save_model
 

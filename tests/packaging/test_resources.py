@@ -145,7 +145,7 @@ def test_serialised_products_are_found_once():
 
 def test_sources_are_those_of_cmake():
     assert resources.sources("set(cuda_sources a.cu\n  b/c.cu)\nset(d e)", "cuda_sources") == ["a.cu", "b/c.cu"]
-    for name in ("cuda_sources", "hopper_sources"):
+    for name in ("cuda_sources", "sm90_sources"):
         for source in resources.sources((resources.ROOT / "CMakeLists.txt").read_text(), name):
             assert (resources.ROOT / source).is_file()
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from vggfast.cli import report as command
 from vggfast.data import open_dataset
 from vggfast.evaluate.dataset import Settings
 from vggfast.evaluate.evaluation import Evaluation, Order
@@ -19,9 +20,8 @@ from vggfast.evaluate.folder import Folder
 from vggfast.evaluate.fusion import average
 from vggfast.evaluate.metrics import errors, per_class, reliability
 from vggfast.evaluate.networks import Network
-from vggfast.report import command
 from vggfast.report.evaluation import write_evaluation
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 NAMES = ("<b>bold", "a & b", "$x_{$" + " long" * 20)
 

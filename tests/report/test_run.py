@@ -12,16 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
+from vggfast.cli import report as command
 from vggfast.data import ImageSet, Preprocessing
 from vggfast.distributed import DistributedContext
+from vggfast.environment import environment
 from vggfast.models import VGG
-from vggfast.report import command, confusion, contact_sheet, curves, environment, most_confused, write_report
+from vggfast.report import confusion, contact_sheet, curves, most_confused, write_report
 from vggfast.report.figures import thinned
-from vggfast.report.summary import summary
-from vggfast.training import log as log_module
-from vggfast.training.config import TrainConfig
+from vggfast.runs import log as log_module
+from vggfast.runs.config import TrainConfig
+from vggfast.runs.log import RunLog
+from vggfast.runs.summary import summary
 from vggfast.training.finish import finish
-from vggfast.training.log import RunLog
 from vggfast.weights import save_model
 
 # What `finish` writes, as far as a report cannot do without it.

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 import vggfast
-from vggfast.training.start import named_layers
+from vggfast.training.build import named_layers
 
 MEAN = (120.0, 110.0, 100.0)
 

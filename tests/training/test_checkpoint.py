@@ -5,9 +5,9 @@ import contextlib
 import pytest
 import torch
 
+from vggfast.runs.config import TrainConfig
+from vggfast.runs.log import read_csv
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.config import TrainConfig
-from vggfast.training.log import read_csv
 from vggfast.training.trainer import Trainer
 
 pytestmark = pytest.mark.usefixtures("one_thread")

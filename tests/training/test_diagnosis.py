@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 
 from vggfast.models import VGG
+from vggfast.runs.config import TrainConfig
 from vggfast.training import diagnosis
-from vggfast.training.config import TrainConfig
+from vggfast.training.build import build_model
 from vggfast.training.diagnosis import diagnose, named_layers, predict_outputs, verdicts
-from vggfast.training.start import build_model
 
 LAYERS = ["conv1_1", "conv2_1", "conv3_1", "conv3_2", "conv4_1", "conv4_2", "conv5_1", "conv5_2", "fc1", "fc2", "fc3"]
 

@@ -14,8 +14,8 @@ import ranks
 import torch
 
 from vggfast.distributed import DistributedContext
+from vggfast.runs.log import read_csv
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.log import read_csv
 
 _RUN = ["--data", "digits", "--width", "0.1", "--hidden", "16", "--batch-size", "30", "--steps", "60",
         "--checkpoint-every", "2", "--log-every", "1", "--workers", "1"]  # fmt: skip
@@ -150,5 +150,7 @@ def test_a_world_of_one():
 def test_a_gpu_that_is_not_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("LOCAL_RANK", "1")
-    with pytest.raises(ValueError, match="device is 'auto': this machine has 1 GPUs, and local rank 1 wants its own"):
+    with pytest.raises(
+        ValueError, match="device 'auto' needs a GPU for each local rank: this machine has 1, got local rank 1"
+    ):
         DistributedContext.start("auto")

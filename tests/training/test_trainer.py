@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from vggfast import VGG
 from vggfast.data import Batch
 from vggfast.distributed import DistributedContext
+from vggfast.runs.config import TrainConfig, read_values
+from vggfast.runs.log import read_csv
+from vggfast.training.build import build_optimiser
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.config import TrainConfig, read_values
 from vggfast.training.finish import finish
-from vggfast.training.log import read_csv
 from vggfast.training.presets import PRESETS, preset, preset_for
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_optimiser
 from vggfast.training.step import TrainStep
 from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model

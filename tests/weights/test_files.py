@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import vggfast
+from vggfast.io import write_atomically
 from vggfast.weights import load_model, read_state_dict, save_model
-from vggfast.weights.files import write_atomically
 
 
 def _small(**changes):

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vggfast import __version__
+from vggfast._version import __version__
 from vggfast.cli.errors import UsageError, rank, tell
 
 # By command: the module that has its add_arguments(parser) and run(parsed) -> exit code, and what it is for. A module
@@ -23,10 +23,10 @@ _COMMANDS = {
     "localise": ("vggfast.cli.localise", "boxes of objects: what a network finds, and its error"),
     "features": ("vggfast.cli.features", "pooled features of a data set, at any layer, several scales"),
     "svm": ("vggfast.cli.svm", "what a linear SVM makes of features"),
-    "report": ("vggfast.report.command", "an HTML page of a run, finished or not, or of an evaluation"),
+    "report": ("vggfast.cli.report", "an HTML page of a run, finished or not, or of an evaluation"),
     "convert": ("vggfast.cli.convert", "networks of other frameworks as ours, and ours as theirs"),
     "weights": ("vggfast.cli.weights", "published weights, fetched once"),
-    "cache": ("vggfast.data.cache", "decode and resize a data set once, into a file that training maps into memory"),
+    "cache": ("vggfast.cli.cache", "decode and resize a data set once, into a file that training maps into memory"),
     "info": ("vggfast.cli.info", "what is installed here: versions, build, devices, instruction set, packages"),
 }
 

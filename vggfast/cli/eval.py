@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggfast.cli.errors import UsageError
-from vggfast.cli.runs import add_images, add_models, open_models
+from vggfast.cli.options import add_images, add_models, open_models
 
 if TYPE_CHECKING:
     from vggfast.evaluate.networks import Network
@@ -61,7 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.evaluation import Order, evaluate_networks
-    from vggfast.weights.files import write_json
+    from vggfast.io import write_json
 
     settings = Settings(parsed.protocol, parsed.flip, parsed.pool, parsed.memory, parsed.on_bad_image)
     networks = open_models(parsed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from vggfast.cli.runs import add_device, start_alone
+from vggfast.cli.options import add_device, start_alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast import __version__
+    from vggfast._version import __version__
     from vggfast.console import ProgressBar, say
     from vggfast.data import open_dataset
-    from vggfast.evaluate.feature_files import extract_dataset
-    from vggfast.evaluate.features import Extractor
-    from vggfast.evaluate.networks import sha256
+    from vggfast.features import Extractor, extract_dataset
+    from vggfast.io import sha256
     from vggfast.weights import load_model
 
     if parsed.out.suffix == ".npy":

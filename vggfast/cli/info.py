@@ -6,7 +6,8 @@ import argparse
 import platform
 from importlib.metadata import PackageNotFoundError, version
 
-from vggfast import __version__, _native
+from vggfast import _native
+from vggfast._version import __version__
 
 # What is not needed to use the library, and what each is for.
 _PACKAGES = {

@@ -7,7 +7,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from vggfast.cli.runs import add_device, start_alone
+from vggfast.cli.options import add_device, start_alone
 from vggfast.localisation.boxes import MERGE_THRESHOLD
 
 
@@ -81,10 +81,10 @@ def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
 
 def _eval(parsed: argparse.Namespace) -> int:
     from vggfast.console import ProgressBar
+    from vggfast.environment import environment
+    from vggfast.io import write_json
     from vggfast.localisation import evaluate, open_boxes
     from vggfast.localisation.report import as_dict, print_errors
-    from vggfast.report import environment
-    from vggfast.weights.files import write_json
 
     model, metadata, classifier = _networks(parsed)
     data = parsed.data or metadata["data"]
@@ -111,9 +111,9 @@ def _predict(parsed: argparse.Namespace) -> int:
     import numpy as np
 
     from vggfast.data import ImageSet, open_image
+    from vggfast.io import write_atomically
     from vggfast.localisation import dense_boxes
     from vggfast.report.boxes import draw_boxes
-    from vggfast.weights.files import write_atomically
 
     model, metadata, classifier = _networks(parsed)
     classes = metadata["classes"]

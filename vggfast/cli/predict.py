@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vggfast.cli.runs import add_machine, add_models, open_models
+from vggfast.cli.options import add_machine, add_models, open_models
 
 if TYPE_CHECKING:
     from vggfast.data import ImageSet

@@ -11,7 +11,7 @@ from typing import Any
 
 from vggfast.cli.errors import UsageError
 from vggfast.models import INITS
-from vggfast.training.config import TrainConfig, read_values
+from vggfast.runs.config import TrainConfig, read_values
 from vggfast.training.presets import preset, preset_for, scale_of, starting_scale
 
 # Options that a resumed run may change: they do not touch what its steps compute.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggfast.cli.errors import UsageError
-from vggfast.cli.runs import add_classes, add_images
+from vggfast.cli.options import add_classes, add_images
 
 if TYPE_CHECKING:
     from vggfast.distributed import DistributedContext

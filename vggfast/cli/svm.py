@@ -33,9 +33,8 @@ def run(parsed: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from vggfast.console import ProgressBar, print_table
-    from vggfast.evaluate.feature_files import join, load_features
-    from vggfast.evaluate.svm import caltech_protocol
-    from vggfast.weights.files import write_json
+    from vggfast.features import caltech_protocol, join, load_features
+    from vggfast.io import write_json
 
     file = join([load_features(path) for path in parsed.features])
     chosen = file.select(parsed.use, parsed.combine)

@@ -15,7 +15,7 @@ from vggfast import _native
 from vggfast.cli.errors import UsageError
 from vggfast.cli.recipe import DEPTHS, MAY_CHANGE, Order, diagnosis, flag, order
 from vggfast.models import INITS
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 from vggfast.training.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _train(asked: Order, overwrite: bool) -> int:
 
 def _overwritten(asked: Order) -> bool:
     """Whether torchrun has restarted this command, and the run in the folder is its own."""
-    from vggfast.training.config import TrainConfig
+    from vggfast.runs.config import TrainConfig
 
     stored = asked.out / "config.yaml"
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0

@@ -1,4 +1,4 @@
-"""Building a cache of decoded, resized images, and `vggfast cache`. The format: :mod:`vggfast.data.cache_format`.
+"""Building a cache of decoded, resized images. The format: :mod:`vggfast.data.cache_format`.
 
 While a split is being built, SPLIT.journal has a line for each block that is on disk whole: a build that was stopped,
 by whatever, checks those blocks and goes on behind them.
@@ -6,14 +6,12 @@ by whatever, checks those blocks and goes on behind them.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import functools
 import hashlib
 import json
 import os
-import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -313,69 +311,3 @@ def _finish(path: Path, images: ImageSet, identity: dict[str, Any], done: _Block
         np.array(done.checksums, dtype=np.uint32),
     ).write(path)  # fmt: skip
     return Built(len(kept), sum(done.bytes), bad, resumed)
-
-
-# ---- command --------------------------------------------------------------------------------------------------------
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `vggfast cache`."""
-    parser.add_argument("data", metavar="SPEC", help="the images, as train's --data; or the cache's folder to --verify")
-    parser.add_argument("--size", type=_size, default=256, metavar="S",
-                        help="pixels of the shorter side, 256; smaller images, and with none all, stay")  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the cache's folder (default cache/<data>-<size>)")
-    parser.add_argument("--workers", metavar="N", type=int, default=os.cpu_count() or 1,
-                        help="processes that decode (default: as many as processors)")  # fmt: skip
-    parser.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail",
-                        help="where an image does not decode: stop, or leave it out and list it (fail)")  # fmt: skip
-    parser.add_argument("--verify", action="store_true", help="read the cache and compare all checksums, no more")
-
-
-def _size(text: str) -> int | None:
-    if text == "none":
-        return None
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: 1 or more, or none, is wanted")
-    return int(text)
-
-
-def _folder(parsed: argparse.Namespace) -> Path:
-    """Where the cache is, or is to be."""
-    if parsed.out:
-        return parsed.out
-    kind, _, where = parsed.data.partition(":")
-    if parsed.verify and (kind == "cache" or Path(parsed.data).is_dir()):
-        return Path(where or parsed.data)
-    name = re.sub(r"[^\w.]+", "-", f"{kind}-{Path(where).name}").strip("-")
-    return Path("cache") / f"{name}-{parsed.size or 'full'}"
-
-
-def _show(live: Any, done: int, total: int) -> None:
-    live.to(done)
-
-
-def run(parsed: argparse.Namespace) -> int:
-    """`vggfast cache`."""
-    from vggfast.console import ProgressBar
-    from vggfast.data.cache_format import verify
-    from vggfast.data.sources import open_splits
-
-    folder = _folder(parsed)
-    if parsed.verify:
-        mebibytes = sum(path.stat().st_size for path in folder.glob("*.pixels")) >> 20
-        with ProgressBar("checksums, MiB", mebibytes) as live:
-            blocks = verify(folder, lambda done, total: live.to(done >> 20))
-        print(f"{folder}: {blocks} blocks, all as they were written")
-        return 0
-    for split, images in zip(("train", "val"), open_splits(parsed.data), strict=True):
-        with ProgressBar(f"cache, {split}", len(images)) as live:
-            built = build_split(
-                images, parsed.data, split, folder, parsed.size, workers=parsed.workers,
-                on_bad_image=parsed.on_bad_image, progress=functools.partial(_show, live),
-            )  # fmt: skip
-        resumed = f", {built.resumed} of them from before" if built.resumed else ""
-        print(f"{split}: {built.images} images, {built.bytes / 2**20:.0f} MiB{resumed}")
-        for _, message in built.bad:
-            print(f"  left out: {message}")
-    print(f"train with --data cache:{folder}")
-    return 0

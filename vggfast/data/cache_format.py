@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vggfast.data.sources.base import SPLITS, ImageSet, Strings
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 _MAGIC = b"vggfast cache 1\n"
 _READ = 1 << 22

@@ -41,7 +41,7 @@ class Engine:
             "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16"; torch's own switches for
             TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16, but e4m3 for the inputs and weights
             of convolutions of 128 and more channels, each tensor with one scale. :attr:`error` says what it costs. An
-            input that is wanted itself (a tap), or that another layer than a convolution makes, stays bfloat16.
+            input that is itself asked for (a tap), or that another layer than a convolution makes, stays bfloat16.
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read. On CUDA `dtype` says it.
         threads: of each call; None takes what torch is set to then. None on CUDA.
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed
@@ -71,7 +71,7 @@ class Engine:
     ) -> None:
         for name, value in {"threads": threads, "batch": batch, "size": size}.items():
             if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: 1 or more is wanted")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         # Not as inference tensors, even under inference_mode: a later call without it writes to them.
         with torch.inference_mode(False), torch.no_grad():
             network = model if isinstance(model, read.Network) else read.whole(model)
@@ -159,10 +159,10 @@ class Engine:
             return self._run(x, (self._last_feature,))[0]
         for tap in taps:
             if tap not in self._names:
-                raise ValueError(f"taps has {tap!r}: names among {', '.join(self._names)} are wanted")
+                raise ValueError(f"taps must be among {', '.join(self._names)}, got {tap!r}")
         layers = tuple(sorted({self._names[tap] for tap in taps}))
         if not layers:
-            raise ValueError("taps is empty: at least one name is wanted")
+            raise ValueError("taps must have at least one name, got none")
         outputs = dict(zip(layers, self._run(x, layers), strict=True))
         return {tap: outputs[self._names[tap]] for tap in taps}
 
@@ -174,10 +174,10 @@ class Engine:
 
     def _check_images(self, x: Tensor, name: str) -> None:
         if x.dim() != 4:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}: 4 axes (N, C, H, W) are wanted")
+            raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(x.shape)}")
         if x.dtype not in self._network.inputs or x.device != self._device:
             raise TypeError(
-                f"{name} is {x.dtype} on {x.device}: {_either(self._network.inputs)} on {self._device} is wanted"
+                f"{name} must be {_either(self._network.inputs)} on {self._device}, got {x.dtype} on {x.device}"
             )
 
     def _check_tensors(self, network: read.Network) -> None:
@@ -186,7 +186,7 @@ class Engine:
         for path, tensor in network.tensors():
             if tensor.dtype not in dtypes or tensor.device != self._device:
                 where = self._device if tensor.device.type in OF_DEVICE else _either(OF_DEVICE)
-                raise TypeError(f"{path} is {tensor.dtype} on {tensor.device}: {_either(dtypes)} on {where} is wanted")
+                raise TypeError(f"{path} must be {_either(dtypes)} on {where}, got {tensor.dtype} on {tensor.device}")
 
 
 def _device_of(network: read.Network) -> torch.device:

@@ -40,11 +40,9 @@ class CudaNetwork:
     def __init__(self, device: torch.device, options: Options) -> None:
         self._precision = PRECISIONS[options.one_of("dtype", PRECISIONS, device)]
         if options.weights not in ("fp32", options.dtype):
-            raise ValueError(
-                f"weights is {options.weights!r}: on {device.type} they are kept as dtype says; leave it out"
-            )
+            raise ValueError(f"weights must be left out on {device.type}, where dtype says it, got {options.weights!r}")
         if options.threads is not None:
-            raise ValueError(f"threads is {options.threads}: None is wanted on {device.type}")
+            raise ValueError(f"threads must be None on {device.type}, got {options.threads}")
         self._device = device
         self.inputs = tuple(dict.fromkeys((torch.float32, self._precision.dtype)))
         self._layers: list[Layer] = []
@@ -71,9 +69,9 @@ class CudaNetwork:
             options.refuse_calibration()
             return None
         if reason := self._backend.no_hopper:
-            raise ValueError(f"dtype is 'fp8': its kernels want a GPU of compute capability 9.0, and {reason}")
+            raise ValueError(f"dtype 'fp8' needs a GPU of compute capability 9.0, and {reason}")
         if options.calibration is None:
-            raise ValueError("calibration is None: with dtype 'fp8', images (N, C, H, W) are wanted")
+            raise ValueError("calibration must be images (N, C, H, W) with dtype 'fp8', got None")
         exact = replace(options, dtype="fp32", weights="fp32", graph=False, calibration=None)
         return Calibration(type(self)(self._device, exact), options.calibration)
 
@@ -171,7 +169,7 @@ class CudaNetwork:
         """The outputs for no images."""
         shapes = output_shapes(self._layers, shape, wanted)
         if shape[0] > 0:
-            raise ValueError(f"x has shape {shape}: H and W of at least 1 are wanted")
+            raise ValueError(f"x must have H and W of at least 1, got shape {shape}")
         return [
             torch.empty(each, dtype=torch.float32, device=self._device, memory_format=FORMATS[len(each)])
             for each in shapes

@@ -32,7 +32,7 @@ def _can_leave(layer: Layer) -> bool:
 
 def _can_read(layer: Layer) -> bool:
     """Whether it takes the input as e4m3, whatever the output, and that pays. What makes such an input has whole 16s of
-    output channels then, as e4m3 wants."""
+    output channels then, as e4m3 needs."""
     if not isinstance(layer, Conv):
         return False
     cout, cin = layer.weight.shape[:2]
@@ -49,7 +49,7 @@ class Calibration:
 
     def __init__(self, exact: Network, images: Tensor) -> None:
         if 0 in images.shape:
-            raise ValueError(f"calibration has shape {tuple(images.shape)}: no axis may be empty")
+            raise ValueError(f"calibration must have no empty axis, got shape {tuple(images.shape)}")
         self._exact = exact
         self._images = images
         self._given: list[Layer] = []
@@ -120,7 +120,7 @@ class Calibration:
         for run, value in zip(self._runs, found, strict=True):
             if not value < float("inf"):
                 name = names[run.last] if run.last < len(names) else "the head"
-                raise ValueError(f"calibration makes {name} put out {value}: finite values are wanted")
+                raise ValueError(f"calibration must make {name} put out finite values, got {value}")
         return found
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vggfast.engine._steps import Bound
 
-_one_capture = threading.Lock()  # torch wants no more than one at a time in a process
+_one_capture = threading.Lock()  # torch allows no more than one at a time in a process
 
 
 @functools.cache

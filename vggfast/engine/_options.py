@@ -29,13 +29,13 @@ class Options:
         value = getattr(self, name)
         if value not in allowed:
             names = ", ".join(map(repr, allowed))
-            raise ValueError(f"{name} is {value!r}: one of {names} is wanted on {device.type}")
+            raise ValueError(f"{name} must be one of {names} on {device.type}, got {value!r}")
         return value
 
     def refuse_calibration(self) -> None:
         """For a dtype that has no scales."""
         if self.calibration is not None:
-            raise ValueError(f"calibration is given: with dtype {self.dtype!r}, None is wanted")
+            raise ValueError(f"calibration must be None with dtype {self.dtype!r}, got images")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Network(Protocol):
         """
 
     def workspace(self, shape: tuple[int, ...], last: int) -> int:
-        """Bytes that a run of images of `shape` (N, C, H, W) works on, at most, where layer `last` alone is wanted.
+        """Bytes that a run of images of `shape` (N, C, H, W) works on, at most, where layer `last` alone is put out.
 
         Raises:
             ValueError: a layer cannot take its input.

@@ -27,7 +27,7 @@ class Place:
     """A part of the arena, of one activation or of several that are written over each other."""
 
     bytes: int
-    output: bool = False  # whether a caller wants what is there
+    output: bool = False  # whether a caller gets what is there
     offset: int = 0
 
 
@@ -98,24 +98,24 @@ def shape_after(layer: Layer, shape: Shape, images: int) -> Shape:
     match layer:
         case Conv(weight):
             if shape[1] != weight.shape[1]:
-                raise ValueError(f"x has {shape[1]} channels: {weight.shape[1]} are wanted")
+                raise ValueError(f"x must have {weight.shape[1]} channels, got {shape[1]}")
             return (shape[0], weight.shape[0], *shape[2:])
         case MaxPool(ceil_mode):
             n, c, h, w = shape
             oh, ow = ((extent + ceil_mode) // 2 for extent in (h, w))
             if oh == 0 or ow == 0:
-                raise ValueError(f"x is too small: a max-pool sees {h} x {w} pixels, and 2 x 2 are wanted")
+                raise ValueError(f"x is too small: a max-pool needs at least 2 x 2 pixels, got {h} x {w}")
             return (n, c, oh, ow)
         case Flatten(size):
             return (shape[0], shape[1] * size * size)
         case Windows(size):
             n, c, h, w = shape
             if h < size or w < size:
-                raise ValueError(f"x is too small: the head sees {h} x {w} places, and {size} x {size} are wanted")
+                raise ValueError(f"x is too small: the head needs at least {size} x {size} places, got {h} x {w}")
             return (n * (h - size + 1) * (w - size + 1), c * size * size)
         case Linear(weight):
             if shape[1] != weight.shape[1]:
-                raise ValueError(f"the head sees rows of {shape[1]} values: {weight.shape[1]} are wanted")
+                raise ValueError(f"the head needs rows of {weight.shape[1]} values, got {shape[1]}")
             return (shape[0], weight.shape[0])
         case RowMean():
             return (images, shape[1])
@@ -143,13 +143,13 @@ def no_block(first: Conv, second: Conv) -> bool:
 def fuse(
     layers: Sequence[Layer], wanted: Sequence[int], takes_block: Callable[[Conv, Conv], bool] = no_block
 ) -> list[Fused]:
-    """The layers up to the last one wanted, in the longest runs that a step computes: none but the last of a run is an
+    """The layers up to the last output, in the longest runs that a step computes: none but the last of a run is an
     output. `takes_block` says whether one step computes the network's first two convolutions with their ReLUs and the
     pool after them."""
     count = wanted[-1] + 1
 
     def follower(end: int) -> Layer | None:
-        """Layer `end`, where nobody else wants what it reads."""
+        """Layer `end`, where nobody else reads its input."""
         return layers[end] if end < count and end - 1 not in wanted else None
 
     runs = []
@@ -184,9 +184,9 @@ def make_plan(
 ) -> Plan:
     """Args:
     shape: of the images (N, C, H, W), none of it 0.
-    wanted: the layers whose outputs are wanted, ascending.
+    wanted: the layers whose outputs the caller gets, ascending.
     dtype: of activations, but for those that leave as e4m3 and those that are means of rows.
-    scratch_of: the bytes of scratch memory that a step wants.
+    scratch_of: the bytes of scratch memory that a step needs.
     takes_block: see :func:`fuse`.
     """
     images = shape[0]
@@ -210,7 +210,7 @@ def make_plan(
 
 
 def _dtype_after(layer: Layer, wanted: bool, dtype: torch.dtype) -> torch.dtype:
-    """What a run's output leaves in. One that nobody wants ends where the convolution's `leaving` was made for."""
+    """What a run's output leaves in. One that nobody gets ends where the convolution's `leaving` was made for."""
     if isinstance(layer, RowMean):
         return torch.float32
     return E4M3 if isinstance(layer, ScaledConv) and layer.leaving and not wanted else dtype

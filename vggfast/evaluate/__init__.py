@@ -1,5 +1,5 @@
 """The paper's evaluation: dense, multi-scale, multi-crop and both; several networks' answers as one; errors;
-whole data sets, resumable and shared by ranks; features and SVMs.
+whole data sets, resumable and shared by ranks.
 
 Nothing is imported before it is asked for, so that the command line can describe itself without torch's networks.
 """
@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vggfast._deprecated import renamed
+
 if TYPE_CHECKING:
     from vggfast.evaluate.dataset import Settings, evaluate_set
     from vggfast.evaluate.evaluation import Evaluation, Order, evaluate_networks
     from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, SCALES, Evaluator, ScoreMap
-    from vggfast.evaluate.features import extract
     from vggfast.evaluate.fusion import average, vote
     from vggfast.evaluate.metrics import (
         ClassRow,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     )
     from vggfast.evaluate.networks import Network, open_networks
     from vggfast.evaluate.protocols import dense, multi_crop, posteriors, score_maps
-    from vggfast.evaluate.svm import caltech_protocol
 
 __all__ = [
     "MEMORY",
@@ -41,12 +41,10 @@ __all__ = [
     "ScoreMap",
     "Settings",
     "average",
-    "caltech_protocol",
     "dense",
     "errors",
     "evaluate_networks",
     "evaluate_set",
-    "extract",
     "hits",
     "interval",
     "multi_crop",
@@ -62,17 +60,19 @@ _HOME = {
     "dataset": ("Settings", "evaluate_set"),
     "evaluation": ("Evaluation", "Order", "evaluate_networks"),
     "evaluator": ("MEMORY", "PROTOCOLS", "SCALES", "Evaluator", "ScoreMap"),
-    "features": ("extract",),
     "fusion": ("average", "vote"),
     "metrics": ("ClassRow", "Reliability", "errors", "hits", "interval", "per_class", "reliability"),
     "networks": ("Network", "open_networks"),
     "protocols": ("dense", "multi_crop", "posteriors", "score_maps"),
-    "svm": ("caltech_protocol",),
 }
+
+_moved = renamed(
+    __name__, {"extract": "vggfast.features:extract", "caltech_protocol": "vggfast.features:caltech_protocol"}
+)
 
 
 def __getattr__(name: str) -> Any:
     for module, names in _HOME.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _moved(name)

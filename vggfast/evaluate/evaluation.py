@@ -15,13 +15,13 @@ from torch import Tensor
 from vggfast.console import ProgressBar, print_table
 from vggfast.data import ImageSet
 from vggfast.distributed import DistributedContext
+from vggfast.environment import environment
 from vggfast.evaluate.dataset import CHUNK, Settings, evaluate_set
 from vggfast.evaluate.folder import Folder
 from vggfast.evaluate.fusion import average, vote
 from vggfast.evaluate.metrics import errors, interval
 from vggfast.evaluate.networks import Network, trained_on
-from vggfast.report import environment
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 FUSIONS = ("average", "vote")
 

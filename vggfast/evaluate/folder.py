@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from vggfast.weights.files import write_atomically, write_json
+from vggfast.io import write_array, write_atomically, write_json
 
 _FILES = ("labels.npy", "predictions.csv", "settings.json")
 
@@ -108,16 +108,6 @@ class ChunkFiles:
                 np.savez(file, posteriors=posteriors, seconds=seconds)
 
         write_atomically(self._path / f"{self._index}-{number:06d}.npz", write)
-
-
-def write_array(path: Path, values: np.ndarray) -> None:
-    """Writes a .npy file."""
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.save(file, values)
-
-    write_atomically(path, write)
 
 
 def _text(value: Any) -> str:

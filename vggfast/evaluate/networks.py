@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vggfast.io import sha256
 from vggfast.models import VGG
 from vggfast.weights import load_model
 
@@ -131,12 +131,3 @@ def class_names(path: Path) -> list[str]:
     if "" in names:
         raise ValueError(f"{path} has nothing on line {names.index('') + 1}: the name of a class is wanted")
     return names
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

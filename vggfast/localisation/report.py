@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from vggfast.console import ProgressBar, print_table, say
+from vggfast.environment import environment
+from vggfast.io import write_json
 from vggfast.localisation.evaluation import Error, Evaluation, evaluate
-from vggfast.report import environment
-from vggfast.report.summary import summary
+from vggfast.runs.summary import summary
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 _ROWS = {
     "true_class": "true class, centre crop", "true_class_mean_box": "true class, the mean box",

@@ -14,7 +14,7 @@ from torch import Tensor
 from vggfast.data.sources.base import check_classes
 from vggfast.localisation.boxes import corner_form, iou
 from vggfast.localisation.data import BoxSet, open_boxes
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 # Of the two errors of the log; the paper's is the first.
 _THRESHOLDS = (0.5, 0.75)

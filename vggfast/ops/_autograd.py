@@ -42,7 +42,7 @@ def make_kernel(op: torch._ops.OpOverload, setup_context: Callable, backward: Ca
     def kernel(keyset, *args):
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         if any(unpack_dual(t).tangent is not None for t in tensors):
-            raise NotImplementedError(f"{op.name()} has no forward-mode derivative: reverse mode (backward) is wanted")
+            raise NotImplementedError(f"{op.name()} has no forward-mode derivative: use reverse mode (backward)")
         if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return below(keyset, args)
         with enable_single_level_autograd_function():

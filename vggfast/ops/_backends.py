@@ -41,7 +41,7 @@ class Backend:
         return hasattr(self.ops, name)
 
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
-        """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op wants them.
+        """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op needs them.
 
         `workspace` holds as many bytes as :meth:`workspace` says, None allocates them; `tf32` says whether factors of
         float32 may be rounded, None asks torch.
@@ -55,7 +55,7 @@ class Backend:
         getattr(self.ops, name)(*views, context)
 
     def workspace(self, name: str, *args, tf32: bool | None = None) -> int:
-        """Bytes of workspace that :meth:`run` wants for these arguments, whose shapes, dtypes and strides count: they
+        """Bytes of workspace that :meth:`run` needs for these arguments, whose shapes, dtypes and strides count: they
         may be on the meta device."""
         size = getattr(self.ops, f"{name}_workspace", None)
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
@@ -139,7 +139,7 @@ class TorchBackend:
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         switched: Any = contextlib.nullcontext()
         if tf32 is not None and args[0].dtype == torch.float32:
-            # torch wants the two alike
+            # torch needs the two to be equal
             switched = torch_rounds(tf32, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # type: ignore[attr-defined]
         with torch.autocast(args[0].device.type, enabled=False), switched:  # dtypes are settled
             getattr(_torch_kernels, name)(*args)

@@ -108,25 +108,25 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 
 def check_float(t: Tensor, name: str) -> None:
     if t.dtype not in DTYPES:
-        raise TypeError(f"{name} is {t.dtype}: one of {', '.join(map(str, DTYPES))} is wanted")
+        raise TypeError(f"{name} must have one of the dtypes {', '.join(map(str, DTYPES))}, got {t.dtype}")
     if t.device.type not in (*OF_DEVICE, "meta"):
-        raise ValueError(f"{name} is on {t.device}: this op has kernels for {', '.join(OF_DEVICE)}")
+        raise ValueError(f"{name} must be on a device with kernels, one of {', '.join(OF_DEVICE)}, got {t.device}")
 
 
 def check_activation(t: Tensor, name: str) -> None:
     """A (N, C, H, W) tensor with C, H, W of at least 1."""
     if t.dim() != 4:
-        raise ValueError(f"{name} has shape {tuple(t.shape)}: 4 axes (N, C, H, W) are wanted")
+        raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(t.shape)}")
     if any(extent < 1 for extent in t.shape[1:]):  # min() would compare extents, a guard each under torch.compile
-        raise ValueError(f"{name} has shape {tuple(t.shape)}: C, H and W of at least 1 are wanted")
+        raise ValueError(f"{name} must have C, H and W of at least 1, got shape {tuple(t.shape)}")
     check_float(t, name)
 
 
 def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
     if t.dtype != like.dtype:
-        raise TypeError(f"{name} is {t.dtype} and {like_name} is {like.dtype}: the same dtype is wanted")
+        raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {t.dtype}")
     if t.device != like.device:
-        raise ValueError(f"{name} is on {t.device} and {like_name} on {like.device}: the same device is wanted")
+        raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {t.device}")
 
 
 # ---- memory format: inside, everything is NHWC ----------------------------------------------------------------------

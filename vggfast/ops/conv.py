@@ -21,13 +21,13 @@ def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
     lib.check_activation(x, x_name)
     if weight.dim() != 4 or tuple(weight.shape[2:]) not in ((1, 1), (3, 3)) or 0 in weight.shape:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) with at least one channel "
-            "on each side is wanted"
+            "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) with at least one channel on each side, "
+            f"got {tuple(weight.shape)}"
         )
     if weight.shape[channel_axis] != x.shape[1]:
         raise ValueError(
-            f"{x_name} has shape {tuple(x.shape)} and weight {tuple(weight.shape)}: axis 1 of {x_name} and "
-            f"axis {channel_axis} of weight must be as long"
+            f"axis 1 of {x_name} and axis {channel_axis} of weight must have the same length, got shapes "
+            f"{tuple(x.shape)} and {tuple(weight.shape)}"
         )
     lib.check_same(weight, "weight", x, x_name)
 
@@ -39,12 +39,12 @@ def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
     _check(x, "x", weight, 1)
     if bias is not None:
         if tuple(bias.shape) != (weight.shape[0],):
-            raise ValueError(f"bias has shape {tuple(bias.shape)}: ({weight.shape[0]},), weight's Cout, is wanted")
+            raise ValueError(f"bias must have shape ({weight.shape[0]},), weight's Cout, got {tuple(bias.shape)}")
         lib.check_same(bias, "bias", x, "x")
     n, _, h, w = x.shape
     if pool:
         if h < 2 or w < 2:
-            raise ValueError(f"x has shape {tuple(x.shape)}: with pool, H and W of at least 2 are wanted")
+            raise ValueError(f"x must have H and W of at least 2 with pool, got shape {tuple(x.shape)}")
         h, w = h // 2, w // 2
     y = lib.empty_nhwc(x, (n, weight.shape[0], h, w))
     return y, empty_mask(y, relu, pool) if save else x.new_empty(0, dtype=lib.BITS)
@@ -62,7 +62,7 @@ def _conv_setup(ctx, inputs, output):
     x, weight, bias, relu, pool, save = inputs
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     if (relu or pool) and not save:
-        raise RuntimeError("save is False: True is wanted where a gradient is to go through ReLU or pool")
+        raise RuntimeError("save must be True where a gradient is to flow through ReLU or pool, got False")
     ctx.save_for_backward(x if needs_weight else None, weight if needs_x else None, output[1] if relu or pool else None)
     ctx.size, ctx.kernel, ctx.bias = x.shape[2:], weight.shape[2], bias is not None and needs_bias
 
@@ -110,7 +110,7 @@ def _check_gradient(gy, mask, h, w) -> None:
     pool = mask is not None and check_mask(gy, "gy", mask, tuple(gy.shape[2:]))[1]
     wanted = (h // 2, w // 2) if pool else (h, w)
     if tuple(gy.shape[2:]) != wanted:
-        raise ValueError(f"gy has shape {tuple(gy.shape)}: H, W of {wanted} are wanted")
+        raise ValueError(f"gy must have H, W of {wanted}, got shape {tuple(gy.shape)}")
 
 
 def _contiguous(mask):
@@ -173,9 +173,9 @@ def _wgrad_outputs(x, gy, mask, kernel, bias) -> tuple[Tensor, Tensor]:
     _check_gradient(gy, mask, *x.shape[2:])
     lib.check_same(gy, "gy", x, "x")
     if kernel not in (1, 3):
-        raise ValueError(f"kernel is {kernel}: 1 or 3 is wanted")
+        raise ValueError(f"kernel must be 1 or 3, got {kernel}")
     if x.shape[0] != gy.shape[0]:
-        raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
+        raise ValueError(f"x and gy must have the same N, got shapes {tuple(x.shape)} and {tuple(gy.shape)}")
     gw = lib.empty(x, (gy.shape[1], x.shape[1], kernel, kernel))
     return gw, x.new_empty(gy.shape[1] if bias else 0)
 
@@ -245,7 +245,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     if has_torch_function((x, weight, bias)):
         return handle_torch_function(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
     if tuple(weight.shape[2:]) != (3, 3):
-        raise ValueError(f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 3, 3) is wanted")
+        raise ValueError(f"weight must have shape (Cout, Cin, 3, 3), got {tuple(weight.shape)}")
     return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, pool))
 
 
@@ -269,5 +269,5 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     if has_torch_function((x, weight, bias)):
         return handle_torch_function(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
     if tuple(weight.shape[2:]) != (1, 1):
-        raise ValueError(f"weight has shape {tuple(weight.shape)}: (Cout, Cin, 1, 1) is wanted")
+        raise ValueError(f"weight must have shape (Cout, Cin, 1, 1), got {tuple(weight.shape)}")
     return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, False))

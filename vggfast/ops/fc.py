@@ -38,7 +38,7 @@ def _check_matrices(**tensors: Tensor) -> None:
     (name, first), (other_name, other) = tensors.items()
     for each, t in tensors.items():
         if t.dim() != 2:
-            raise ValueError(f"{each} has shape {tuple(t.shape)}: 2 axes are wanted")
+            raise ValueError(f"{each} must have 2 axes, got shape {tuple(t.shape)}")
     lib.check_float(first, name)
     lib.check_same(other, other_name, first, name)
 
@@ -47,8 +47,8 @@ def _check(x: Tensor, x_name: str, weight: Tensor, axis: int) -> None:
     _check_matrices(**{x_name: x, "weight": weight})
     if x.shape[1] != weight.shape[axis]:
         raise ValueError(
-            f"{x_name} has shape {tuple(x.shape)} and weight {tuple(weight.shape)}: axis 1 of {x_name} and axis {axis} "
-            "of weight must be as long"
+            f"axis 1 of {x_name} and axis {axis} of weight must have the same length, got shapes {tuple(x.shape)} and "
+            f"{tuple(weight.shape)}"
         )
 
 
@@ -59,7 +59,7 @@ def _linear_output(x, weight, bias) -> Tensor:
     _check(x, "x", weight, 1)
     if bias is not None:
         if tuple(bias.shape) != (weight.shape[0],):
-            raise ValueError(f"bias has shape {tuple(bias.shape)}: ({weight.shape[0]},), weight's outputs, is wanted")
+            raise ValueError(f"bias must have shape ({weight.shape[0]},), weight's outputs, got {tuple(bias.shape)}")
         lib.check_same(bias, "bias", x, "x")
     return lib.empty(x, (x.shape[0], weight.shape[0]))
 
@@ -152,7 +152,7 @@ linear_dgrad = lib.register(
 def _wgrad_output(x, gy) -> Tensor:
     _check_matrices(x=x, gy=gy)
     if x.shape[0] != gy.shape[0]:
-        raise ValueError(f"x has shape {tuple(x.shape)} and gy {tuple(gy.shape)}: the same N is wanted")
+        raise ValueError(f"x and gy must have the same N, got shapes {tuple(x.shape)} and {tuple(gy.shape)}")
     return lib.empty(x, (gy.shape[1], x.shape[1]))
 
 

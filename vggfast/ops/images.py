@@ -18,11 +18,11 @@ _COLOURS = 3
 def _check_images(images: Tensor) -> None:
     if images.dtype != torch.uint8 or images.dim() != 4 or images.shape[3] != _COLOURS or 0 in images.shape[1:3]:
         raise ValueError(
-            f"images is {images.dtype} of shape {tuple(images.shape)}: torch.uint8, (N, H, W, 3) with H and W of at "
-            "least 1 is wanted"
+            "images must be torch.uint8 of shape (N, H, W, 3) with H and W of at least 1, "
+            f"got {images.dtype} of shape {tuple(images.shape)}"
         )
     if images.device.type not in (*OF_DEVICE, "meta"):
-        raise ValueError(f"images is on {images.device}: this op has kernels for {', '.join(OF_DEVICE)}")
+        raise ValueError(f"images must be on a device with kernels, one of {', '.join(OF_DEVICE)}, got {images.device}")
 
 
 def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtype, *per_image: int) -> None:
@@ -31,8 +31,8 @@ def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtyp
     wanted = (images.shape[0], *per_image)
     if t.dtype != dtype or tuple(t.shape) != wanted or t.device != images.device:
         raise ValueError(
-            f"{name} is {t.dtype} of shape {tuple(t.shape)} on {t.device}: {dtype} of shape {wanted} on "
-            f"{images.device} is wanted"
+            f"{name} must be {dtype} of shape {wanted} on {images.device}, "
+            f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
         )
 
 
@@ -42,7 +42,7 @@ def _output(images, corners, flips, shifts, height, width, mean, std, dtype) -> 
     _check_option(flips, "flips", images, torch.uint8)
     _check_option(shifts, "shifts", images, torch.float32, _COLOURS)
     if height < 1 or width < 1:
-        raise ValueError(f"size is {(height, width)}: at least 1 x 1 is wanted")
+        raise ValueError(f"size must be at least 1 x 1, got {height} x {width}")
     shape = (images.shape[0], _COLOURS, height, width)
     if images.device.type in OF_DEVICE and type(images) is Tensor:
         return backend_of(images).empty(images, shape, dtype, torch.channels_last)
@@ -81,7 +81,7 @@ prepare_op = lib.register(
 def _check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
     for name, values in (("mean", mean), ("std", std)):
         if len(values) != _COLOURS:
-            raise ValueError(f"{name} has {len(values)} values: 3 are wanted")
+            raise ValueError(f"{name} must have 3 values, got {len(values)}")
 
 
 def prepare_images(
@@ -117,7 +117,7 @@ def prepare_images(
     """
     height, width = (size, size) if isinstance(size, int) else size
     if dtype not in lib.DTYPES:
-        raise TypeError(f"dtype is {dtype}: one of {', '.join(map(str, lib.DTYPES))} is wanted")
+        raise TypeError(f"dtype must be one of {', '.join(map(str, lib.DTYPES))}, got {dtype}")
     _check_colours(mean, std)
     flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
     return prepare_op(
@@ -167,14 +167,14 @@ def crop_images(
     """
     height, width = (size, size) if isinstance(size, int) else size
     if height < 1 or width < 1:
-        raise ValueError(f"size is {(height, width)}: at least 1 x 1 is wanted")
+        raise ValueError(f"size must be at least 1 x 1, got {height} x {width}")
     if dtype not in (torch.float32, torch.bfloat16):
-        raise TypeError(f"dtype is {dtype}: torch.float32 or torch.bfloat16 is wanted")
+        raise TypeError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
     _check_colours(mean, std)
     shape = (len(pictures), _COLOURS, height, width)
     y = _native.empty(shape, dtype, torch.channels_last) if out is None else out
     if tuple(y.shape) != shape or y.dtype != dtype:
-        raise ValueError(f"out is {y.dtype} of shape {tuple(y.shape)}: {dtype} of shape {shape} is wanted")
+        raise ValueError(f"out must be {dtype} of shape {shape}, got {y.dtype} of shape {tuple(y.shape)}")
     flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
     core = _native.load()
     options = [None if t is None else _native.view(t) for t in (sizes, corners, flips, shifts)]

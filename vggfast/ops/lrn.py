@@ -13,7 +13,7 @@ from vggfast.ops._torch_kernels import window_sum
 def _output(x, size, alpha, beta, k) -> Tensor:
     lib.check_activation(x, "x")
     if size < 1:
-        raise ValueError(f"size is {size}: 1 or more is wanted")
+        raise ValueError(f"size must be at least 1, got {size}")
     return lib.empty_nhwc(x, x.shape)
 
 
@@ -54,7 +54,7 @@ lrn = lib.register(
 def _dgrad_output(gy, x, *params) -> Tensor:
     lib.check_same(gy, "gy", x, "x")
     if gy.shape != x.shape:
-        raise ValueError(f"gy has shape {tuple(gy.shape)} and x {tuple(x.shape)}: the same shape is wanted")
+        raise ValueError(f"gy must have the shape of x, {tuple(x.shape)}, got {tuple(gy.shape)}")
     return _output(x, *params)
 
 

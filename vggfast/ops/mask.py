@@ -27,11 +27,11 @@ def check_mask(t: Tensor, name: str, mask: Tensor, size: tuple[int, int]) -> tup
     wanted = (t.shape[0], *size, (t.shape[1] + 7) // 8)
     if mask.dim() != 5 or mask.dtype != lib.BITS or not 1 <= mask.shape[1] <= 3:
         raise ValueError(
-            f"mask is {mask.dtype} of shape {tuple(mask.shape)}: torch.uint8, "
-            "(N, 1 to 3 planes, OH, OW, bytes) is wanted"
+            "mask must be torch.uint8 of shape (N, 1 to 3 planes, OH, OW, bytes), "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
     if (mask.shape[0], *mask.shape[2:]) != wanted:
-        raise ValueError(f"mask has shape {tuple(mask.shape)}: {wanted}, with the planes after N, is wanted for {name}")
+        raise ValueError(f"mask must have shape {wanted}, with the planes after N, for {name}, got {tuple(mask.shape)}")
     return mask.shape[1] != 2, mask.shape[1] >= 2
 
 

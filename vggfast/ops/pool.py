@@ -14,7 +14,7 @@ def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
     lib.check_activation(x, "x")
     n, c, h, w = x.shape
     if not ceil_mode and (h < 2 or w < 2):
-        raise ValueError(f"x has shape {tuple(x.shape)}: without ceil_mode, H and W of at least 2 are wanted")
+        raise ValueError(f"x must have H and W of at least 2 without ceil_mode, got shape {tuple(x.shape)}")
     up = 1 if ceil_mode else 0
     y = lib.empty_nhwc(x, (n, c, (h + up) // 2, (w + up) // 2))
     return y, empty_mask(y, False, True) if save else x.new_empty(0, dtype=lib.BITS)
@@ -29,7 +29,7 @@ def _max_pool_run(x, ceil_mode, save):
 def _max_pool_setup(ctx, inputs, output):
     x, _, save = inputs
     if not save:
-        raise RuntimeError("save is False: True is wanted where a gradient is to go through max_pool")
+        raise RuntimeError("save must be True where a gradient is to flow through max_pool, got False")
     ctx.save_for_backward(output[1])
     ctx.size = x.shape[2:]
 

@@ -63,7 +63,7 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     if has_torch_function_unary(x):
         return handle_torch_function(sum_pool, (x,), x, reduce=reduce)
     if reduce not in ("mean", "sum"):
-        raise ValueError(f"reduce is {reduce!r}: 'mean' or 'sum' is wanted")
+        raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
     return sum_pool_scores(x, reduce == "mean")
 
 
@@ -73,7 +73,7 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
 def _mean_posteriors_output(maps, views) -> Tensor:
     lib.check_activation(maps, "maps")
     if views < 1 or maps.shape[0] % views:
-        raise ValueError(f"views is {views}: a divisor of the {maps.shape[0]} maps is wanted")
+        raise ValueError(f"views must be a divisor of the {maps.shape[0]} maps, got {views}")
     return lib.empty(maps, (maps.shape[0] // views, maps.shape[1]))
 
 
@@ -111,7 +111,7 @@ def _dgrad_output(gscores, maps, views) -> Tensor:
     wanted = _mean_posteriors_output(maps, views).shape
     lib.check_same(gscores, "gscores", maps, "maps")
     if gscores.shape != wanted:
-        raise ValueError(f"gscores has shape {tuple(gscores.shape)}: {tuple(wanted)} is wanted")
+        raise ValueError(f"gscores must have shape {tuple(wanted)}, got {tuple(gscores.shape)}")
     return lib.empty_nhwc(maps, maps.shape)
 
 

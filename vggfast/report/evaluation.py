@@ -14,11 +14,11 @@ from torch import Tensor
 from vggfast.data import ImageSet, open_dataset
 from vggfast.evaluate.fusion import average
 from vggfast.evaluate.metrics import per_class, reliability
+from vggfast.io import read_json
 from vggfast.report.calibration import reliability_curve
 from vggfast.report.confused import confusion, most_confused
 from vggfast.report.figures import contact_sheet
 from vggfast.report.page import embedded, embedded_photo, write_page
-from vggfast.report.summary import read_json
 
 _SHEET = 24  # photos of a contact sheet
 _PAIRS, _OF_PAIR = 6, 4  # most confused pairs that are shown, and photos of each

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from PIL import Image
 
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 _COLOURS = {
     "training": "#4477aa", "validation": "#cc3311", "speed": "#117733", "wait": "#aa3377",
@@ -30,8 +30,8 @@ def curves(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, f
     Training is what its batches gave, augmented and with dropout, so that validation may well be the better one.
 
     Args:
-        steps: rows of training.log.STEP_COLUMNS; thinned to the means of neighbours where they are very many.
-        epochs: rows of training.log.EPOCH_COLUMNS.
+        steps: rows of vggfast.runs.log.STEP_COLUMNS; thinned to the means of neighbours where they are very many.
+        epochs: rows of vggfast.runs.log.EPOCH_COLUMNS.
         path: where the PNG goes.
     """
     figure = Figure(figsize=(12, 7), layout="constrained")

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vggfast.console import duration
+from vggfast.io import read_json
 from vggfast.report.figures import curves
 from vggfast.report.page import embedded, write_page
-from vggfast.report.summary import read_events, read_json, summary
-from vggfast.training.config import TrainConfig
-from vggfast.training.log import read_csv
+from vggfast.runs.config import TrainConfig
+from vggfast.runs.log import read_csv
+from vggfast.runs.summary import read_events, summary
 
 _MOST_EVENTS = 50
 _IMAGES = ("curves", "confusion", "predictions")

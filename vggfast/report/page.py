@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 
 def write_page(path: str | Path, template: str, **values: Any) -> Path:

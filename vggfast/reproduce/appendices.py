@@ -12,11 +12,10 @@ import numpy as np
 from vggfast.console import ProgressBar
 from vggfast.data import open_dataset
 from vggfast.distributed import DistributedContext
-from vggfast.evaluate.feature_files import FeatureFile, extract_dataset, load_features
-from vggfast.evaluate.features import PENULTIMATE, Extractor
-from vggfast.evaluate.networks import paper_scales, sha256, trained_on
-from vggfast.evaluate.svm import caltech_protocol
-from vggfast.report import environment
+from vggfast.environment import environment
+from vggfast.evaluate.networks import paper_scales, trained_on
+from vggfast.features import PENULTIMATE, Extractor, FeatureFile, caltech_protocol, extract_dataset, load_features
+from vggfast.io import sha256
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result
 from vggfast.weights import load_model

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from vggfast.data import ImageSet
 from vggfast.distributed import DistributedContext
+from vggfast.environment import environment
 from vggfast.evaluate.dataset import Settings
 from vggfast.evaluate.evaluation import Order, Row, evaluate_networks, row_of
 from vggfast.evaluate.fusion import average
 from vggfast.evaluate.networks import PAPER_POOL_SIZE, Network, paper_scales, trained_on
-from vggfast.report import environment
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfast.console import print_table, say
-from vggfast.weights.files import write_atomically, write_json
+from vggfast.io import write_atomically, write_json
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,6 @@
 Importing this is light; the trainer needs the extra ``vggfast[train]``.
 """
 
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 __all__ = ["TrainConfig"]

@@ -8,7 +8,6 @@ is in there.
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from vggfast.weights.files import write_atomically
+from vggfast.io import sha256, write_atomically
 
 FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")
@@ -57,11 +56,7 @@ def _step(path: Path) -> int:
 
 
 def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest()[:16]
+    return sha256(path)[:16]
 
 
 class Checkpoints:

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from vggfast.console import ProgressBar, print_table, say
 from vggfast.data import Batch, Batches, open_dataset
+from vggfast.io import write_atomically
 from vggfast.models import VGG
 from vggfast.report.initialisation import layer_figure, step_figure
-from vggfast.training.config import TrainConfig
-from vggfast.training.start import build_model, build_optimiser, named_layers, open_augmentation
-from vggfast.weights.files import write_atomically
+from vggfast.runs.config import TrainConfig
+from vggfast.training.build import build_model, build_optimiser, named_layers, open_augmentation
 
 # A run trains where its loss ends this far below that of guessing, ln K; as far above, it has got worse.
 _MARGIN = 0.02

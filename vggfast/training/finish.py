@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from vggfast.console import ProgressBar, print_table, say
+from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set
-from vggfast.report import confusion, contact_sheet, environment, most_confused, write_report
-from vggfast.report.summary import summary
+from vggfast.io import write_json
+from vggfast.report import confusion, contact_sheet, most_confused, write_report
+from vggfast.runs.summary import summary
 from vggfast.weights import load_model
-from vggfast.weights.files import write_json
 
 _SHEET_IMAGES = 40
 _FILES = {

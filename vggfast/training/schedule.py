@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 
 class Schedule:

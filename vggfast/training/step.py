@@ -18,8 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vggfast.data import Batch
 from vggfast.distributed import DistributedContext
-from vggfast.training.config import TrainConfig
-from vggfast.training.start import set_training
+from vggfast.runs.config import TrainConfig
+from vggfast.training.build import set_training
 from vggfast.training.task import task_of
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

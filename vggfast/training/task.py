@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vggfast.data import ImageSet, open_splits
 from vggfast.evaluate.metrics import hits
-from vggfast.training.config import TrainConfig
+from vggfast.runs.config import TrainConfig
 
 
 class Task(Protocol):

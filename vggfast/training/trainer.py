@@ -25,12 +25,12 @@ import torch
 from vggfast.console import ProgressBar, step_text
 from vggfast.data import Batch, Batches, CentreCrop
 from vggfast.distributed import DistributedContext
-from vggfast.report import environment
+from vggfast.environment import environment
+from vggfast.runs.config import TrainConfig
+from vggfast.runs.log import RunLog
+from vggfast.training.build import build_model, build_optimiser, open_augmentation, set_training
 from vggfast.training.checkpoint import Checkpoints, Progress
-from vggfast.training.config import TrainConfig
-from vggfast.training.log import RunLog
 from vggfast.training.schedule import Schedule
-from vggfast.training.start import build_model, build_optimiser, open_augmentation, set_training
 from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.task import task_of
 from vggfast.weights import save_model

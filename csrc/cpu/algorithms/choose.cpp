@@ -1,98 +1,85 @@
-#include "cpu/algorithms/choose.h"
-
+// The choice of an algorithm.
+#include <algorithm>
 #include <atomic>
+#include <cstring>
 #include <string>
+#include <tuple>
+#include <vector>
 
-#include "cpu/algorithms/stem.h"
-#include "cpu/algorithms/winograd.h"
+#include "cpu/algorithms/conv_algorithm.h"
 #include "vggfast/conv.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
 namespace {
 
-constexpr int automatic = -1;
+constexpr const char* automatic = "auto";
 
-struct Named {
-  const char* name;
-  int m;
-};
-constexpr Named algorithms[] = {
-    {"auto", automatic}, {"direct", cpu::direct}, {"winograd2", 2}, {"winograd4", 4}, {"winograd6", 6}};
+/// What set_conv_algorithm asked for: `automatic`, or the name of an algorithm as it stands in the table.
+std::atomic<const char*>& setting() {
+  static std::atomic<const char*> name{automatic};
+  return name;
+}
 
-std::atomic<int>& wanted() {
-  static std::atomic<int> m{automatic};
-  return m;
+bool same(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
+
+/// Smaller is better. An algorithm of the name that was asked for comes first; where exactness was asked for and none
+/// of that name supports the problem, then the most exact; and then the cheapest.
+auto rank(const cpu::ConvAlgorithm& algorithm, const cpu::ConvProblem& problem, const char* asked) {
+  const cpu::ConvEstimate cost = algorithm.cost(problem);
+  return std::tuple(!same(algorithm.name, asked), same(asked, cpu::direct_conv.name) ? algorithm.roundings : 0,
+                    static_cast<double>(cost.multiply_adds) + cost.other);
 }
 
 }  // namespace
 
 void set_conv_algorithm(const std::string& name) {
+  std::vector<const char*> names{automatic};
+  for (const cpu::ConvAlgorithm* algorithm : cpu::conv_algorithms) {
+    const bool known = std::any_of(names.begin(), names.end(), [&](auto n) { return same(n, algorithm->name); });
+    if (algorithm->settable && !known) names.push_back(algorithm->name);
+  }
   std::string allowed;
-  for (const Named& algorithm : algorithms) {
-    if (name == algorithm.name) {
-      wanted() = algorithm.m;
+  for (const char* known : names) {
+    if (name == known) {
+      setting() = known;
       return;
     }
-    allowed += std::string(allowed.empty() ? "" : ", ") + algorithm.name;
+    allowed += std::string(allowed.empty() ? "" : ", ") + known;
   }
-  fail("algorithm is '", name, "': one of ", allowed, " is wanted");
+  fail("algorithm must be one of ", allowed, ", got '", name, "'");
 }
 
-std::string conv_algorithm() {
-  for (const Named& algorithm : algorithms) {
-    if (algorithm.m == wanted()) return algorithm.name;
-  }
-  return "auto";
-}
+std::string conv_algorithm() { return setting().load(); }
 
 ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout,
                    int64_t kernel) {
-  VGGFAST_CHECK(pass == "fprop" || pass == "dgrad" || pass == "wgrad", "pass is '", pass,
-                "': fprop, dgrad or wgrad is wanted");
-  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
+  VGGFAST_CHECK(pass == "fprop" || pass == "dgrad" || pass == "wgrad", "pass must be one of fprop, dgrad, wgrad, got '",
+                pass, "'");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
   const cpu::Pass which = pass == "fprop" ? cpu::Pass::fprop : pass == "dgrad" ? cpu::Pass::dgrad : cpu::Pass::wgrad;
-  const cpu::Extent in{n, h, w, cin};
-  const int m = cpu::choose_algorithm(which, in, cout, kernel, false);
-  if (m <= cpu::direct) {
-    return {cpu::name_of(m), n * h * w * kernel * kernel * cin * cout};
-  }
-  const int64_t points = m == 1 ? 1 : (m + 2) * (m + 2);
-  return {cpu::name_of(m), points * cpu::Winograd(m, cin, cout).tiles(in) * cin * cout};
+  const cpu::ConvPlan plan = cpu::choose({.pass = which, .in = {n, h, w, cin}, .cout = cout, .kernel = kernel});
+  return {plan.algorithm->name, plan.algorithm->cost(plan.problem).multiply_adds};
 }
 
 namespace cpu {
-namespace {
 
-/// Estimates, in multiply-adds of the direct convolution: per point of a tile, what moving one channel through a
-/// transform costs; and per point of one pair of channels, what its transformed weights cost to pack, or to stream.
-constexpr double transform_cost = 14, pack_cost = 35, stream_cost = 9;
-
-double cost(int m, Extent in, int64_t cout, bool packed) {
-  const double points = (m + 2) * (m + 2), weights = static_cast<double>(in.c * cout);
-  const double tiles = static_cast<double>(Winograd(m, in.c, cout).tiles(in));
-  const double channels = static_cast<double>(in.c + cout);
-  return points * (tiles * (weights + transform_cost * channels) + weights * (packed ? stream_cost : pack_cost));
+ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem) {
+  return {.algorithm = &algorithm,
+          .problem = problem,
+          .packed_bytes = problem.packed ? algorithm.packed_bytes(problem) : 0,
+          .workspace_bytes = algorithm.workspace_bytes(problem)};
 }
 
-}  // namespace
-
-int choose_algorithm(Pass pass, Extent in, int64_t cout, int64_t kernel, bool packed) {
-  const int m = wanted();
-  if (m <= direct && pass != Pass::dgrad && Stem::suits(in.c, kernel)) return stem;
-  if (m == direct) return direct;
-  if (kernel == 1) return 1;
-  if (m != automatic) return m;
-  int best = 2;
-  for (int candidate : {4, 6}) {
-    if (cost(candidate, in, cout, packed) < cost(best, in, cout, packed)) best = candidate;
+ConvPlan choose(const ConvProblem& problem) {
+  const char* asked = setting();
+  const ConvAlgorithm* best = nullptr;
+  for (const ConvAlgorithm* algorithm : conv_algorithms) {
+    if (!algorithm->supports(problem)) continue;
+    if (!best || rank(*algorithm, problem, asked) < rank(*best, problem, asked)) best = algorithm;
   }
-  return best;
-}
-
-std::string name_of(int algorithm) {
-  if (algorithm <= direct) return "direct";
-  return algorithm == 1 ? "1x1" : "winograd" + std::to_string(algorithm);
+  VGGFAST_CHECK(best, "no algorithm supports the convolution");
+  return plan_with(*best, problem);
 }
 
 }  // namespace cpu

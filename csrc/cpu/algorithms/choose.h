@@ -3,11 +3,10 @@
 
 #include <string>
 
+#include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/kernel_table.h"
 
 namespace vggfast::cpu {
-
-enum class Pass { fprop, dgrad, wgrad };
 
 /// What a float convolution runs by: the m of F(m x m, 3 x 3) (1 for 1x1), or one of the direct ways.
 enum : int { direct = 0, stem = -3 };

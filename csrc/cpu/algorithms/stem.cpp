@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/parallel.h"
 #include "cpu/streaming.h"
 
@@ -76,5 +77,62 @@ void Stem::wgrad(const ConvInput<float>& x, const ConvInput<float>& gy, const We
     if (gb) gb[out * gb_stride] = total(values, out);
   }
 }
+
+namespace {
+
+bool supports(const ConvProblem& p) {
+  if (p.pass == Pass::dgrad || !Stem::suits(p.in.c, p.kernel) || p.bf16_weights) return false;
+  return p.dtype == DType::f32 || (p.dtype == DType::bf16 && p.pass == Pass::fprop && p.packed);
+}
+
+ConvEstimate cost(const ConvProblem& p) {
+  return {p.in.n * p.in.h * p.in.w * p.kernel * p.kernel * p.in.c * p.cout, 0};
+}
+
+size_t packed_bytes(const ConvProblem& p) { return sizeof(float) * static_cast<size_t>(Stem(p.cout).packed_values()); }
+
+size_t workspace_bytes(const ConvProblem& p) {
+  const Stem layer(p.cout);
+  if (p.pass == Pass::wgrad) return sizeof(float) * static_cast<size_t>(layer.wgrad_values(p.in, p.threads));
+  const int64_t scratch = layer.scratch_values(p.in, p.threads);
+  return sizeof(float) * static_cast<size_t>(scratch + (p.packed ? 0 : layer.packed_values()));
+}
+
+void pack(const ConvProblem& p, const WeightView<float>& weight, const float* bias, void* packed) {
+  Stem(p.cout).pack(weight, bias, static_cast<float*>(packed), p.threads);
+}
+
+void run(const ConvProblem& p, const ConvCall& call) {
+  const Stem layer(p.cout);
+  const float* packed = static_cast<const float*>(call.packed);
+  float* free = static_cast<float*>(call.workspace);
+  if (!p.packed) {
+    layer.pack(cast<float>(call.weight), static_cast<const float*>(call.bias), free, p.threads);
+    packed = free;
+    free += layer.packed_values();
+  }
+  if (p.dtype == DType::bf16) {
+    layer.fprop(cast<Bf16>(call.in), packed, cast<Bf16>(call.out), free, p.threads);
+  } else {
+    layer.fprop(cast<float>(call.in), packed, cast<float>(call.out), free, p.threads);
+  }
+}
+
+void run_wgrad(const ConvProblem& p, const WgradCall& call) {
+  Stem(p.cout).wgrad(cast<float>(call.x), cast<float>(call.gy), cast<float>(call.shape), static_cast<float*>(call.gw),
+                     static_cast<float*>(call.gb), call.gb_stride, static_cast<float*>(call.workspace), p.threads);
+}
+
+}  // namespace
+
+const ConvAlgorithm stem_conv{.name = "direct",
+                              .roundings = 8,
+                              .supports = supports,
+                              .cost = cost,
+                              .packed_bytes = packed_bytes,
+                              .workspace_bytes = workspace_bytes,
+                              .pack = pack,
+                              .run = run,
+                              .run_wgrad = run_wgrad};
 
 }  // namespace vggfast::cpu

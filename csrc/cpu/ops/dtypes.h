@@ -7,12 +7,17 @@
 
 namespace vggfast::cpu {
 
+/// Throws unless `t` is float or double, on the CPU.
+inline void check_float(const Tensor& t, const char* name) {
+  VGGFAST_CHECK(t.device == Device::cpu, name, " must be on cpu, got ", name_of(t.device));
+  VGGFAST_CHECK(t.dtype == DType::f32 || t.dtype == DType::f64, name, " must be float32 or float64, got ",
+                name_of(t.dtype));
+}
+
 /// Calls body.operator()<T>() for the floating dtype of `t`.
 template <class Body>
 auto for_float(const Tensor& t, const char* name, Body body) {
-  VGGFAST_CHECK(t.device == Device::cpu, name, " is on ", name_of(t.device), ": cpu is wanted");
-  VGGFAST_CHECK(t.dtype == DType::f32 || t.dtype == DType::f64, name, " is ", name_of(t.dtype),
-                ": float32 or float64 is wanted");
+  check_float(t, name);
   return t.dtype == DType::f32 ? body.template operator()<float>() : body.template operator()<double>();
 }
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 
 #include "core/checks.h"
-#include "cpu/ops/dtypes.h"
 #include "cpu/kernel_table.h"
+#include "cpu/ops/dtypes.h"
 #include "cpu/parallel.h"
 
 namespace vggfast {

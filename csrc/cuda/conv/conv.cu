@@ -3,10 +3,10 @@
 #include <algorithm>
 
 #include "core/conv_checks.h"
-#ifdef VGGFAST_HOPPER
-#include "cuda/conv/hopper/conv.h"
+#ifdef VGGFAST_SM90
+#include "cuda/conv/sm90/conv.h"
 #endif
-#include "cuda/conv/portable/conv.h"
+#include "cuda/conv/sm80/conv.h"
 #include "cuda/dtypes.h"
 #include "vggfast/cuda.h"
 
@@ -15,8 +15,8 @@ namespace {
 
 /// The kernels count pixels and windows in 31 bits.
 void check_pixels(const Tensor& t, const char* name, int64_t h, int64_t w) {
-  VGGFAST_CHECK(t.size(0) * (h + 1) * (w + 1) < int64_t(1) << 31, name, " has shape ", describe(t.shape),
-                ": under 2^31 pixels are wanted");
+  VGGFAST_CHECK(t.size(0) * (h + 1) * (w + 1) < int64_t(1) << 31, name, " must have under 2^31 pixels, got shape ",
+                describe(t.shape));
 }
 
 template <class T>
@@ -40,7 +40,7 @@ size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, [[maybe_unuse
   return for_float(x, "x", [&]<class T>() {
     const WeightView<T> weights = fprop_view<T>(weight);
     if (stem_takes_fprop(source_of<T>(x, {}, x.size(2), x.size(3)), weights, context)) return size_t(0);
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
     if (hopper::takes_fprop<T>(x, weights.out, e.pool && weights.kernel == 1, context)) {
       return hopper::packed_bytes(weights);
     }
@@ -56,7 +56,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor
   return for_float(gy, "gy", [&]<class T>() {
     const WeightView<T> weights = dgrad_view<T>(weight);
     if (stem_takes_dgrad(source_of<T>(gy, masked, h, w), weights, context)) return size_t(0);
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
     if (hopper::takes_fprop<T>(gy, weights.out, false, context)) {
       return hopper::with_gradient(hopper::packed_bytes(weights), gy, masked, h, w);
     }
@@ -68,8 +68,8 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   check_nhwc(x, "x");
   check_gradient(gy, masked, x.size(2), x.size(3));
-  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
-#ifdef VGGFAST_HOPPER
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
+#ifdef VGGFAST_SM90
   if (hopper::takes_wgrad(x, gy, masked, kernel)) return hopper::wgrad_workspace(x, gy, masked);
 #endif
   return for_float(x, "x", [&]<class T>() {
@@ -94,7 +94,7 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
     if constexpr (has_stem<T>) {
       if (stem_takes_fprop(source, weights, context)) return stem_fprop(source, weights, out, context);
     }
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
     if (hopper::takes_fprop<T>(x, out.c, e.pool && weights.kernel == 1, context)) {
       return hopper::fprop(x, weights, out, workspace, context);
     }
@@ -115,7 +115,7 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
     if constexpr (has_stem<T>) {
       if (stem_takes_dgrad(source, weights, context)) return stem_dgrad(source, weights, out.data, context);
     }
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
     if (hopper::takes_fprop<T>(gy, out.c, false, context)) {
       const size_t packed = hopper::packed_bytes(weights);
       const Tensor gz = hopper::gradient_of_sums(gy, masked, h, w, workspace, packed, context);
@@ -131,7 +131,7 @@ void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const T
   check_wgrad(x, gy, masked, gw, gb);
   check_pixels(x, "x", x.size(2), x.size(3));
   for_float(x, "x", [&]<class T>() {
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
     if constexpr (sizeof(T) == 2) {
       if (hopper::takes_wgrad(x, gy, masked, gw.size(2))) {
         return hopper::wgrad<T>(x, gy, masked, gw, gb, workspace, context);

@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "cuda/conv/heuristics.h"
-#include "cuda/conv/hopper/choice.h"
+#include "cuda/conv/sm90/fprop/choice.h"
 #include "cuda/launch.h"
 #include "vggfast/cuda.h"
 
@@ -22,7 +22,7 @@ bool force(TileShape& shape) {
 
 std::vector<std::string> conv_tiles() {
   std::vector<std::string> names = {"auto", "large", "tall", "small"};
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
   hopper::for_each_tile([&]<class>(const char* name) { names.emplace_back(name); });
 #endif
   return names;
@@ -34,8 +34,8 @@ void set_conv_tile(const std::string& name) {
   const std::vector<std::string> names = conv_tiles();
   std::string allowed;
   for (const std::string& known : names) allowed += (allowed.empty() ? "" : ", ") + known;
-  VGGFAST_CHECK(std::find(names.begin(), names.end(), name) != names.end(), "tile is ", name, ": one of ", allowed,
-                " is wanted");
+  VGGFAST_CHECK(std::find(names.begin(), names.end(), name) != names.end(), "tile must be one of ", allowed, ", got '",
+                name, "'");
   forced = name;
 }
 
@@ -47,7 +47,7 @@ std::vector<ConvChoice> conv_choices([[maybe_unused]] int64_t n, [[maybe_unused]
                                      [[maybe_unused]] bool pool, [[maybe_unused]] int64_t bytes,
                                      [[maybe_unused]] int multiprocessors) {
   std::vector<ConvChoice> choices;
-#ifdef VGGFAST_HOPPER
+#ifdef VGGFAST_SM90
   const hopper::Shape shape{{static_cast<int>(n), static_cast<int>(h), static_cast<int>(w), static_cast<int>(cout)},
                             static_cast<int>(cin),
                             static_cast<int>(kernel),

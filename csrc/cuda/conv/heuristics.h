@@ -1,4 +1,5 @@
-// The one place where a portable convolution's tile and split are chosen (Hopper's: hopper/choice.h, wgrad.h).
+// The one place where a portable convolution's tile and split are chosen (Hopper's: sm90/fprop/choice.h,
+// sm90/wgrad/plan.cu).
 #pragma once
 
 #include <cstdint>

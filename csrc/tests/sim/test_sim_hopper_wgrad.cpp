@@ -1,7 +1,7 @@
 // The Hopper wgrad by walks and splits that plan_wgrad keeps for larger problems: blocks of many steps, whose rings go
 // round; runs cut between blocks; ragged edges of every kind; blocks without a step. Sums of small whole numbers are
 // exact, whatever their order.
-#include "cuda/conv/hopper/wgrad.h"
+#include "cuda/conv/sm90/wgrad/run.h"
 #include "on_gpu.h"
 
 using namespace vggfast;

@@ -24,7 +24,7 @@ from PIL import Image
 
 from vggfast.data.decode import decode
 from vggfast.data.sources.base import SUFFIXES, ImageSet, Strings, own_part
-from vggfast.weights.files import write_atomically
+from vggfast.io import write_atomically
 
 
 class _Samples:

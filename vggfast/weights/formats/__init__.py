@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vggfast.io import read_weights
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.files import load_model, read_weights
+from vggfast.weights.files import load_model
 from vggfast.weights.formats._parts import Parts, Raw, build, sort_out
 
 # By name: the module, what people call it, and the package that reads it.

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggfast import __version__
+from vggfast._version import __version__
 from vggfast.graph import Network, Node, geometry, whole
 from vggfast.graph.layers import BatchNorm, Conv, Linear, Lrn, MaxPool, Relu
+from vggfast.io import write_atomically
 from vggfast.models import VGG
-from vggfast.weights.files import write_atomically
 
 _OPSET, _IR = 17, 8  # old enough for what runs ONNX, and new enough for all that a VGG has
 
@@ -106,7 +106,7 @@ def _op(node: Node, size: int, dense: bool) -> tuple[str, dict[str, Tensor | Non
             return "MaxPool", {}, {"kernel_shape": (2, 2), "strides": (2, 2)}
         case Relu():
             return "Relu", {}, {}
-    raise ValueError(f"{node.path} is {node.module}: no layer of a VGG")
+    raise ValueError(f"{node.path} is {node.module}, which is no layer of a VGG")
 
 
 def _window(extent: int, padding: int) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from vggfast.io import read_state_dict
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.files import read_state_dict
 from vggfast.weights.formats._parts import Raw
 from vggfast.weights.formats.torchvision import as_linear
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vggfast.io import read_state_dict, write_atomically
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.files import read_state_dict, write_atomically
 from vggfast.weights.formats._parts import Raw
 
 _METADATA = "preprocessing"

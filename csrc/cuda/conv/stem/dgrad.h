@@ -9,8 +9,8 @@
 // (192 for float32), written before all threads meet, once; and 4 KB for each warp, a lane's own.
 #pragma once
 
-#include "cuda/conv/pack.h"
-#include "cuda/conv/portable/epilogue.h"
+#include "cuda/conv/common/epilogue.h"
+#include "cuda/conv/common/pack.h"
 #include "cuda/conv/stem/gradients.h"
 #include "cuda/conv/stem/words.h"
 #include "cuda/divider.h"

@@ -2,7 +2,7 @@
 // applies the mask, whose bits come to a register meanwhile.
 #pragma once
 
-#include "cuda/conv/portable/source.h"
+#include "cuda/conv/common/source.h"
 #include "cuda/ptx/cp_async.h"
 
 namespace vggfast::cuda {

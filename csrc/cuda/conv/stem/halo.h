@@ -3,7 +3,7 @@
 // bits the tile lies there twice, one value apart.
 #pragma once
 
-#include "cuda/conv/portable/source.h"
+#include "cuda/conv/common/source.h"
 #include "cuda/ptx/cvt.h"
 
 namespace vggfast::cuda {

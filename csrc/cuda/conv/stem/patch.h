@@ -4,8 +4,8 @@
 // last word is 1, for the bias to come with the weights; so is the last but one of float32, for what TF32 leaves of it.
 #pragma once
 
-#include "cuda/conv/pack.h"
-#include "cuda/conv/portable/epilogue.h"
+#include "cuda/conv/common/epilogue.h"
+#include "cuda/conv/common/pack.h"
 #include "cuda/conv/stem/words.h"
 
 namespace vggfast::cuda {

@@ -2,10 +2,10 @@
 // which convolutions take these kernels rather than the portable ones, and how they are started.
 #pragma once
 
-#include "cuda/conv/pack.h"
-#include "cuda/conv/portable/epilogue.h"
-#include "cuda/conv/portable/source.h"
-#include "cuda/conv/portable/wgrad.h"
+#include "cuda/conv/common/epilogue.h"
+#include "cuda/conv/common/pack.h"
+#include "cuda/conv/common/source.h"
+#include "cuda/conv/sm80/wgrad.h"
 #include "vggfast/tensor.h"
 
 namespace vggfast::cuda {

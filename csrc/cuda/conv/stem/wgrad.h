@@ -9,7 +9,7 @@
 // warp, twice a tile, while the next one is on its way; warps for each other only for the last sum.
 #pragma once
 
-#include "cuda/conv/portable/wgrad.h"
+#include "cuda/conv/sm80/wgrad.h"
 #include "cuda/conv/stem/gradients.h"
 #include "cuda/conv/stem/words.h"
 

@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "cuda/conv/portable/math.h"
+#include "cuda/conv/common/math.h"
 #include "cuda/divider.h"
 
 namespace vggfast::cuda {

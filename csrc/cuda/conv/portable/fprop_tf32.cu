@@ -1,7 +1,0 @@
-#include "cuda/conv/portable/run_fprop.h"
-
-namespace vggfast::cuda {
-
-template void run_fprop<Tf32Math>(FpropArgs<Tf32Math::Element>&, TileShape, const Context&);
-
-}  // namespace vggfast::cuda

@@ -1,0 +1,7 @@
+#include "cuda/conv/sm80/run_fprop.h"
+
+namespace vggfast::cuda {
+
+template void run_fprop<F32Math>(FpropArgs<F32Math::Element>&, TileShape, const Context&);
+
+}  // namespace vggfast::cuda

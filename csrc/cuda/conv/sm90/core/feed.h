@@ -1,0 +1,127 @@
+// The producer's side: two threads of the first warpgroup, one for each ring, that keep its stages full by TMA. They
+// wait for stages to be empty, and go through the tiles in the order in which the consumers do.
+#pragma once
+
+#include "cuda/conv/sm90/core/schedule.h"
+#include "cuda/ptx/tma.h"
+
+namespace vggfast::cuda::hopper {
+
+/// What a convolution sums over: for each chunk of channels, the taps, box by box.
+struct Depth {
+  int begin, end;  // of chunks of input channels
+  int kernel;      // 1 or 3
+
+  /// The part of block `rank` of Tile::split.
+  template <class Tile>
+  __device__ __forceinline__ Depth part(int rank) const {
+    if constexpr (Tile::split == 1) return *this;
+    return {end * rank / Tile::split, end * (rank + 1) / Tile::split, kernel};
+  }
+};
+
+/// A bit for each of the blocks of ranks first, first + step, ...
+template <int Blocks>
+__device__ __forceinline__ uint16_t blocks_from(int first, int step) {
+  unsigned mask = 0;
+#pragma unroll
+  for (int i = 0; i < Blocks; ++i) mask |= 1u << (first + i * step);
+  return static_cast<uint16_t>(mask);
+}
+
+template <class Tile, class T>
+__device__ __forceinline__ void load_pixels(char* stage, const TensorMap& x, uint64_t* full, const Place& place,
+                                            int channel, int box, int kernel, const InCluster<Tile>& in) {
+  char* const to = stage + in.down * (Tile::pixel_bytes / Tile::down);
+  [[maybe_unused]] const uint16_t sharers = blocks_from<Tile::down>(in.across * Tile::down, 1);
+  if constexpr (Tile::by_rows) {
+    const int y = place.y - 1 + in.down * (Tile::box_rows / Tile::down);
+    const int32_t at[4] = {channel, place.x + box - 1, y, place.image};
+    if constexpr (Tile::down > 1) {
+      ptx::cp_async_bulk_tensor_load_multicast(to, x, full, at, sharers);
+    } else {
+      ptx::cp_async_bulk_tensor_load(to, x, full, at);
+    }
+  } else {
+    const int padding = kernel / 2;
+    const int32_t at[4] = {channel, place.x - padding, place.y - padding, place.image};
+    const uint16_t offset[2] = {static_cast<uint16_t>(box % kernel), static_cast<uint16_t>(box / kernel)};
+    if constexpr (Tile::down > 1) {
+      ptx::cp_async_bulk_tensor_im2col_multicast(to, x, full, at, offset, sharers);
+    } else {
+      ptx::cp_async_bulk_tensor_im2col(to, x, full, at, offset);
+    }
+  }
+}
+
+/// x: fed by rows, boxes of the stored tensor; fed flat, columns by im2col.
+template <class Tile, class T>
+__device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_stages>& barriers, const TensorMap& x,
+                                            const Schedule& schedule, Depth depth, int first, int step) {
+  const InCluster<Tile> in;
+  Cursor<Tile::pixel_stages> at;
+  for (int group = first; group < schedule.groups; group += step) {
+    const Place place =
+        schedule.template place<Tile>(group, in, Tile::by_rows ? 0 : in.down * (Tile::pixels / Tile::down));
+    for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
+      for (int box = 0; box < Tile::boxes(depth.kernel); ++box) {
+        at.template wait_empty<(Tile::down > 1)>(barriers);
+        uint64_t* const full = &barriers.full[at.stage()];
+        ptx::mbarrier_arrive_expect_tx(full, Tile::pixel_bytes);
+        load_pixels<Tile, T>(stages + at.stage() * Tile::pixel_bytes, x, full, place, chunk * channels_of<T>, box,
+                             depth.kernel, in);
+        at.advance();
+      }
+    }
+  }
+}
+
+/// U: the outputs' type, which says in which order their channels are.
+template <class Tile, class U>
+__device__ __forceinline__ void load_weights(char* stage, const TensorMap& weights, uint64_t* full, int channel,
+                                             int tap, int cout, const InCluster<Tile>& in) {
+  constexpr int part = Tile::channels / Tile::across;
+  char* const to = stage + in.across * part * row_bytes;
+  const auto load = [&](const auto& at) {
+    if constexpr (Tile::across > 1) {
+      const uint16_t sharers = blocks_from<Tile::across>(in.down, Tile::down);
+      ptx::cp_async_bulk_tensor_load_multicast(to, weights, full, at, sharers);
+    } else {
+      ptx::cp_async_bulk_tensor_load(to, weights, full, at);
+    }
+  };
+  const int first = cout + in.across * part;
+  if constexpr (sizeof(U) == 1) {
+    const int32_t at[5] = {channel, tap, 0, 0, first / 16};
+    load(at);
+  } else {
+    const int32_t at[3] = {channel, tap, first};
+    load(at);
+  }
+}
+
+template <class Tile, class T, class U>
+__device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight_stages>& barriers,
+                                             const TensorMap& weights, const Schedule& schedule, Depth depth, int first,
+                                             int step) {
+  const InCluster<Tile> in;
+  Cursor<Tile::weight_stages> at;
+  for (int group = first; group < schedule.groups; group += step) {
+    const Place place = schedule.template place<Tile>(group, in);
+    for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
+      for (int box = 0; box < Tile::boxes(depth.kernel); ++box) {
+        for (int i = 0; i < Tile::taps_of_a_box; ++i) {
+          at.template wait_empty<(Tile::across > 1)>(barriers);
+          uint64_t* const full = &barriers.full[at.stage()];
+          ptx::mbarrier_arrive_expect_tx(full, Tile::weight_bytes);
+          load_weights<Tile, U>(stages + at.stage() * Tile::weight_bytes, weights, full, chunk * channels_of<T>,
+                                Tile::tap(box, i), place.channel, in);
+          at.advance();
+        }
+      }
+    }
+    if constexpr (Tile::resident) return;  // the first tile's serve all
+  }
+}
+
+}  // namespace vggfast::cuda::hopper

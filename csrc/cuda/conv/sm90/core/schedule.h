@@ -1,0 +1,78 @@
+// Which tiles a block computes. Blocks stay, and take tile after tile: all channels of some pixels, then the next ones,
+// so that what the blocks read at a time is little of x and lies in L2.
+#pragma once
+
+#include "cuda/conv/sm90/core/tile.h"
+#include "cuda/divider.h"
+#include "cuda/ptx/cluster.h"
+
+namespace vggfast::cuda::hopper {
+
+/// Of the output before a pool.
+struct Extent {
+  int n, h, w, c;
+  __host__ __device__ int64_t pixels() const { return int64_t(n) * h * w; }
+};
+
+/// Where a tile's outputs lie. Fed flat, `image`, y and x are the first pixel's, and `flat` is its number.
+struct Place {
+  int channel, image, y, x, flat;
+
+  /// So many rows, or flat pixels, further on.
+  __device__ __forceinline__ Place after(int rows, int pixels) const {
+    return {channel, image, y + rows, x, flat + pixels};
+  }
+};
+
+/// The block's place in its cluster, which shares pixels along `down`, weights along `across`, and a tile along
+/// `split`.
+template <class Tile>
+struct InCluster {
+  int down = 0, across = 0, split = 0;
+
+  __device__ __forceinline__ InCluster() {
+    const int rank = Tile::cluster > 1 ? static_cast<int>(ptx::cluster_ctarank()) : 0;
+    if constexpr (Tile::split > 1) {
+      split = rank;
+    } else {
+      down = rank % Tile::down;
+      across = rank / Tile::down;
+    }
+  }
+};
+
+struct Schedule {
+  Divider channel_groups, tiles_across, tiles_down;  // of an image; fed flat: its width, its height
+  int groups;                                        // tiles that a cluster computes together, over all
+
+  template <class Tile>
+  static Schedule of(const Extent& y) {
+    const auto tiles = [](int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; };
+    const int64_t across = Tile::by_rows ? tiles(y.w, tile_width) : y.w,
+                  down = Tile::by_rows ? tiles(y.h, Tile::rows) : y.h;
+    const int64_t pixel_tiles = Tile::by_rows ? y.n * across * down : tiles(y.pixels(), Tile::pixels);
+    const int64_t channel_groups = tiles(y.c, Tile::channels * Tile::down);
+    return {Divider(channel_groups), Divider(across), Divider(down),
+            static_cast<int>(tiles(pixel_tiles, Tile::across) * channel_groups)};
+  }
+
+  /// The tile of this block; fed flat, from `pixels_in` pixels after its first on.
+  template <class Tile>
+  __device__ __forceinline__ Place place(int group, const InCluster<Tile>& in, int pixels_in = 0) const {
+    const int pixel_group = channel_groups.quotient(group);
+    const int channel_group = group - pixel_group * static_cast<int>(channel_groups.divisor);
+    const int tile = pixel_group * Tile::across + in.across;
+    const int flat = Tile::by_rows ? tile : tile * Tile::pixels + pixels_in;
+    const int line = tiles_across.quotient(flat), image = tiles_down.quotient(line);
+    Place place{(channel_group * Tile::down + in.down) * Tile::channels, image,
+                line - image * static_cast<int>(tiles_down.divisor),
+                flat - line * static_cast<int>(tiles_across.divisor), flat};
+    if constexpr (Tile::by_rows) {
+      place.y *= Tile::rows;
+      place.x *= tile_width;
+    }
+    return place;
+  }
+};
+
+}  // namespace vggfast::cuda::hopper

@@ -1,0 +1,160 @@
+// What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the mask's bits; then the outputs leave (staging.h).
+// Fed by rows, the four pixels of a window are in one thread: sums 4 i + 2 h + e and 4 (i + 1) + 2 h + e of even i. Fed
+// flat, they meet in the stage (flat_pool.h).
+#pragma once
+
+#include "cuda/conv/sm90/epilogue/bits.h"
+#include "cuda/conv/sm90/epilogue/flat_pool.h"
+
+namespace vggfast::cuda::hopper {
+
+template <int Count>
+__device__ __forceinline__ void rectify(float (&sums)[Count]) {
+#pragma unroll
+  for (float& sum : sums) sum = passes(sum) ? sum : 0.0f;
+}
+
+/// Of sums of T's products, to outputs of U.
+template <class Tile, class T, class U>
+class Epilogue {
+  static constexpr int count = Tile::out_pixels / 2, groups = Tile::out_pixels / 8;
+  static constexpr int pooled_rows = Tile::out_rows / 2, pooled_groups = (pooled_rows + 3) / 4 * 2;
+
+ public:
+  __device__ __forceinline__ Epilogue(char* stage, const TensorMap& map, const Output<T, U>& out, int consumer)
+      : map_(map), out_(out), consumer_(consumer), staging_(stage, consumer) {}
+
+  __device__ __forceinline__ void store(float (&sums)[count], Place place) {
+    if (!Tile::turns) place.channel += consumer_ * warpgroup_channels;
+    add_bias(sums, place.channel);
+    if constexpr (Tile::by_rows) {
+      if (Tile::only_pools || out_.pool) return store_pooled(sums, place);
+    } else if constexpr (sizeof(U) == 2) {
+      if (out_.pool) {
+        return staging_.template visit<Pairs::beside>(sums, [&](const char* stage, int group) {
+          pool_stage<Tile::staged_pixels>(stage, out_, place.channel, place.flat + 8 * group);
+        });
+      }
+    }
+    if (out_.mask) select(sums, place);
+    if (out_.relu) rectify(sums);
+    staging_.template store<Pairs::beside>(sums, [&](char* stage, int channel, int group) {
+      if constexpr (Tile::by_rows) {
+        ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x, place.y, place.image});
+      } else {
+        ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.flat + 8 * group});
+      }
+    });
+  }
+
+  __device__ __forceinline__ void finish() const { staging_.finish(); }
+
+ private:
+  __device__ __forceinline__ void add_bias(float (&sums)[count], int first_channel) const {
+    float bias[2] = {};
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int channel = first_channel + 16 * at_.warp + channel_of_row<U>(at_.group, h);
+      if (out_.bias && channel < out_.sums.c) bias[h] = widen(out_.bias[channel]);
+    }
+#pragma unroll
+    for (int i = 0; i < count; ++i) sums[i] = (is_scaled<T, U> ? out_.scale * sums[i] : sums[i]) + bias[i / 2 % 2];
+  }
+
+  /// Whether a pixel is one of the output's, and its number there.
+  __device__ __forceinline__ bool inside(const Place& place, int pixel) const {
+    if constexpr (!Tile::by_rows) return place.flat + pixel < out_.sums.pixels();
+    return place.image < out_.sums.n && place.y + pixel / tile_width < out_.sums.h &&
+           place.x + pixel % tile_width < out_.sums.w;
+  }
+  __device__ __forceinline__ int64_t number(const Place& place, int pixel) const {
+    if constexpr (!Tile::by_rows) return place.flat + pixel;
+    return (int64_t(place.image) * out_.sums.h + place.y + pixel / tile_width) * out_.sums.w + place.x +
+           pixel % tile_width;
+  }
+
+  /// ReLU's mask: item 2 i + e of a thread is its pixel 8 i + 2 within + e.
+  __device__ __forceinline__ void select(const float (&sums)[count], const Place& place) const {
+    constexpr int items = 2 * groups;
+    const int bytes = (out_.sums.c + 7) / 8, first_byte = (place.channel + 16 * at_.warp) / 8;
+    // This lane writes the bytes of items of number at_.group in eight.
+    const int pixel = at_.group / 2 * 8 + 2 * at_.within + at_.group % 2;
+    const int64_t step = int64_t(bytes) * (Tile::by_rows ? out_.sums.w : 8);  // from eight pixels to the next
+    uint8_t* const first = out_.mask + number(place, pixel) * bytes + first_byte;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      uint32_t words[(items + 31) / 32] = {};
+#pragma unroll
+      for (int item = 0; item < items; ++item) {
+        words[item / 32] |= uint32_t(passes(sums[item / 2 * 4 + 2 * h + item % 2])) << item % 32;
+      }
+      store_bytes<items>(words, at_, [&](int item) -> uint8_t* {
+        const bool exists = first_byte + h < bytes && item + at_.group < items && inside(place, item * 4 + pixel);
+        return exists ? first + item / 2 * step + h : nullptr;
+      });
+    }
+  }
+
+  // ---- 2 x 2 max-pool. Of pooled row j, four pixels wide, thread `within` has one: best[4 (j / 2) + 2 h + j % 2].
+
+  struct Chosen {
+    uint32_t passes[2], column[2], below[2];  // by half; bit j is row j
+  };
+
+  __device__ __forceinline__ static void pool(const float (&sums)[count], float (&best)[4 * pooled_groups],
+                                              Chosen& chosen) {
+#pragma unroll
+    for (int j = 0; j < pooled_rows; ++j) {
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float* upper = sums + 8 * j + 2 * h;  // and the row below is four further on
+        unsigned part;
+        const float most = first_maximum({upper[0], upper[1], upper[4], upper[5]}, part);
+        best[j / 2 * 4 + 2 * h + j % 2] = most;
+        chosen.passes[h] |= uint32_t(passes(most)) << j;
+        chosen.column[h] |= (part & 1) << j;
+        chosen.below[h] |= (part >> 1) << j;
+      }
+    }
+  }
+
+  __device__ __forceinline__ void store_pooled(const float (&sums)[count], const Place& place) {
+    float best[4 * pooled_groups] = {};
+    Chosen chosen{};
+    pool(sums, best, chosen);
+    if (!Tile::only_pools && out_.mask) select(chosen, place);
+    if (out_.relu) rectify(best);
+    staging_.template store<Pairs::below>(best, [&](char* stage, int channel, int) {
+      ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x / 2, place.y / 2, place.image});
+    });
+  }
+
+  __device__ __forceinline__ void select(const Chosen& chosen, const Place& place) const {
+    const int h = out_.sums.h / 2, w = out_.sums.w / 2, y = place.y / 2, x = place.x / 2 + at_.within;
+    const int64_t bytes = (out_.sums.c + 7) / 8, plane_bytes = int64_t(h) * w * bytes, line = w * bytes;
+    const int first_byte = (place.channel + 16 * at_.warp) / 8;
+    uint8_t* plane = out_.mask + place.image * ((out_.relu ? 3 : 2) * plane_bytes) +
+                     (int64_t(y + at_.group) * w + x) * bytes + first_byte;
+    const bool real = place.image < out_.sums.n && x < w;
+    const auto store_plane = [&](const uint32_t (&bits)[2]) {
+      const uint32_t words[1] = {bits[0] | bits[1] << 16};  // a tile has at most 16 pooled rows
+      store_bytes<32>(words, at_, [&](int item) -> uint8_t* {
+        const int half = item / 16, j = item % 16;
+        const bool exists = j + at_.group < pooled_rows && y + j + at_.group < h && first_byte + half < bytes;
+        return real && exists ? plane + j * line + half : nullptr;
+      });
+      plane += plane_bytes;
+    };
+    if (out_.relu) store_plane(chosen.passes);
+    store_plane(chosen.column);
+    store_plane(chosen.below);
+  }
+
+  const TensorMap& map_;
+  const Output<T, U>& out_;
+  const int consumer_;
+  const Lane at_;
+  const Staging<U, Tile::staged_pixels / 8> staging_;
+};
+
+}  // namespace vggfast::cuda::hopper

@@ -1,0 +1,26 @@
+// The Hopper wgrad (kernel.h) from the host: what it takes, how it shares out the work, and its launch.
+#pragma once
+
+#include "vggfast/conv.h"
+
+namespace vggfast::cuda::hopper {
+
+/// Whether the current device and these tensors are for it: 3x3, 16-bit types, channels in eights, x aligned; gy too,
+/// unless a mask leads to it, which is undone beforehand.
+bool takes_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel);
+
+/// How steps walk over the pixels (walk.h), and how many blocks share those of a tile of gw.
+struct WgradPlan {
+  int rows, phases, abreast, images;  // of a step: rows x abreast x images pixels, `phases` columns apart
+  int64_t steps;                      // over all
+  int splits;
+};
+WgradPlan plan_wgrad(const Tensor& x, int64_t cout);
+
+/// gz: the sums' gradient, a map like x. partial (splits x cout x 9 cin) and, unless null, partial_bias (splits x cout)
+/// are left to reduce_wgrad. Where steps overhang an image, x at its edge meets zeros beyond it: a NaN or an
+/// infinity there reaches taps, too, that do not see its pixel.
+void run_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, float* partial, float* partial_bias,
+               const Context& context);
+
+}  // namespace vggfast::cuda::hopper

@@ -1,0 +1,94 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vggfast.cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from vggfast.distributed import DistributedContext
+    from vggfast.evaluate.networks import Network
+
+_BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+def add_models(parser: argparse.ArgumentParser) -> None:
+    """The options --models, --model, --classes, --fusion; :func:`open_models` reads them."""
+    parser.add_argument("--models", metavar="FILE", type=Path, nargs="+", action="extend", default=[],
+                        help="networks: a run's model.safetensors, a checkpoint of a run, or what vggfast convert "
+                        "wrote; with several, also what they say together")  # fmt: skip
+    parser.add_argument("--model", metavar="FILE", type=Path, action="append", dest="models", help="one of them")
+    add_classes(parser)
+    parser.add_argument("--fusion", choices=("average", "vote"), default="average",
+                        help="how several networks agree on the final label of --csv: by the average of their "
+                        "posteriors, or by a vote, of which the first decides ties (default average)")  # fmt: skip
+
+
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--classes", metavar="FILE", type=Path,
+                        help="names of the classes, one a line, for networks that have none of their own")  # fmt: skip
+
+
+def add_images(parser: argparse.ArgumentParser) -> None:
+    """The options of what is evaluated, and how."""
+    parser.add_argument("--split", choices=("train", "val"), default="val", help="which images (default val)")
+    parser.add_argument("--no-flip", dest="flip", action="store_false", help="leave the mirror images out")
+    parser.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail",
+                        help="what an image that does not decode does: stop everything, or count in no error "
+                        "(default fail)")  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace another evaluation in --out")
+    add_machine(parser)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """The options --memory and --device."""
+    parser.add_argument("--memory", metavar="BYTES", type=parse_bytes, default=2 << 30,
+                        help="for activations, such as 512M or 2G; larger images are computed in tiles, to the same "
+                        "result (default 2G)")  # fmt: skip
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
+                        help="where to compute; auto takes a GPU per process when there are any")  # fmt: skip
+
+
+def start_alone(parsed: argparse.Namespace, name: str) -> DistributedContext:
+    """The world of a command that is for one process.
+
+    Raises:
+        UsageError: torchrun started several.
+        ValueError: there is no such device.
+    """
+    from vggfast.distributed import DistributedContext
+
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UsageError(f"{name} is for one process: call it without torchrun")
+    return DistributedContext.start(parsed.device)
+
+
+def parse_bytes(text: str) -> int:
+    """A number of bytes, with K, M or G behind it for 2^10, 2^20 or 2^30."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of bytes, such as 512M or 2G, is wanted")
+    return int(float(match[1]) * _BYTES[match[2].upper()])
+
+
+def open_models(parsed: argparse.Namespace) -> list[Network]:
+    """The networks that are asked for.
+
+    Raises:
+        UsageError: none is.
+        FileNotFoundError, ValueError: as :func:`vggfast.evaluate.networks.open_networks`.
+    """
+    from vggfast.evaluate.networks import class_names, open_networks
+
+    if not parsed.models:
+        raise UsageError("--models is wanted: one file or more")
+    return open_networks(parsed.models, class_names(parsed.classes) if parsed.classes else None)
