@@ -23,9 +23,8 @@ from vggfast.data import Images
 from vggfast.data.transforms import CentreCrop, crop_pictures, uncrop_boxes
 from vggfast.evaluate.evaluator import MEMORY, Evaluator, ScoreMap
 from vggfast.evaluate.metrics import interval
-from vggfast.localisation.boxes import MERGE_THRESHOLD, corner_form, iou, merge
+from vggfast.localisation.boxes import MERGE_THRESHOLD, corner_form, iou, merge, true_class_boxes
 from vggfast.localisation.data import BoxSet
-from vggfast.localisation.task import true_class_boxes
 from vggfast.models import VGG
 
 TOP = 5
