@@ -5,9 +5,7 @@ import sys
 
 import pytest
 
-_EXTRAS = (
-    "{'rich', 'matplotlib', 'PIL', 'sklearn', 'safetensors', 'yaml', 'jinja2', 'datasets', 'onnx', 'h5py', 'scipy'}"
-)
+_EXTRAS = "{'rich', 'matplotlib', 'PIL', 'sklearn', 'safetensors', 'yaml', 'jinja2', 'datasets', 'onnx', 'h5py'}"
 
 
 @pytest.mark.parametrize("module", ["vggfast", "vggfast.cli", "vggfast.data", "vggfast.evaluate", "vggfast.report"])

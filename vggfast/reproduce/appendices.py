@@ -16,12 +16,13 @@ from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
 from vggfast.evaluate.networks import paper_scales, trained_on
 from vggfast.features import PENULTIMATE, Extractor, FeatureFile, caltech_protocol, extract_dataset, load_features
-from vggfast.io import sha256
+from vggfast.io import WeightFile
 from vggfast.localisation import BoxSet, Evaluation, evaluate, open_boxes
 from vggfast.models import VGG
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result
 from vggfast.weights import load_model
+from vggfast.weights.files import model_of
 
 _CALTECH_CLASSES = (101, 102)  # without and with its class of anything else
 _CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published convolutions without FC layers
@@ -147,10 +148,11 @@ def _extract(
     source: _Source, sets: Sequence[Any], data: str, context: DistributedContext, scales: Sequence[int], folder: Path,
     progress: StageProgress,
 ) -> FeatureFile:  # fmt: skip
-    model, metadata = load_model(source.path)
+    file = WeightFile(source.path)
+    model, metadata = model_of(file)
     wanted = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
     extractor = Extractor(model.to(context.device), [source.tap], wanted)
-    digest = sha256(source.path)
+    digest = file.sha256
     path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
     of = {"model_sha256": digest, "data": data, "split": "all", "sets": [each.digest() for each in sets]}
     if path.exists():
