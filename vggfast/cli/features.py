@@ -44,7 +44,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.weights import load_model
 
     if parsed.out.suffix == ".npy":
-        raise ValueError(f"--out is {parsed.out}: FILE.npz, or a folder for .npy files, is wanted")
+        raise ValueError(f"--out must be FILE.npz, or a folder for .npy files, got {parsed.out}")
     model, _ = load_model(parsed.model)
     if model.preprocessing is None:
         raise ValueError(f"{parsed.model} does not say what preprocessing its network was trained on")

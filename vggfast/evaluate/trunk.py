@@ -114,6 +114,6 @@ def _geometry(features: nn.Sequential) -> tuple[int, int]:
             reach += layer.kernel_size[0] // 2 * stride
         elif isinstance(layer, nn.MaxPool2d):
             if layer.ceil_mode:
-                raise ValueError(f"features has {layer}: pools whose ceil_mode is False are wanted")
+                raise ValueError(f"features must have pools whose ceil_mode is False, got {layer}")
             stride *= 2
     return stride, reach

@@ -48,7 +48,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     if isinstance(content, Mapping) and "model" in content:  # a training checkpoint of ours
         content, arguments = content["model"], content.get("arguments")
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no state_dict: a mapping from names to tensors is wanted")
+        raise ValueError(f"{path} must hold a state_dict, a mapping from names to tensors, and holds none")
     return dict(content), arguments
 
 
@@ -59,12 +59,10 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
     if isinstance(weights, str | Path):
         if not Path(weights).is_file():
             raise FileNotFoundError(
-                f"{weights}: no such weight file; a path, a state_dict or a torchvision weights enum "
-                "(torchvision.models.VGG16_Weights.DEFAULT) is wanted"
+                f"{weights}: no such weight file; weights must be a path, a state_dict or a torchvision weights enum "
+                "(torchvision.models.VGG16_Weights.DEFAULT)"
             )
         return read_state_dict(weights)
     if hasattr(weights, "get_state_dict"):
         return dict(weights.get_state_dict(progress=progress, check_hash=True))
-    raise TypeError(
-        f"weights is {type(weights).__name__}: a path, a state_dict or a torchvision weights enum is wanted"
-    )
+    raise TypeError(f"weights must be a path, a state_dict or a torchvision weights enum, got {type(weights).__name__}")

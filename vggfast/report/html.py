@@ -94,7 +94,7 @@ def _state(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, f
 
 
 def _headline(steps: Sequence[Mapping[str, float]], found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of the first figures that a reader wants."""
+    """Names and values of the figures that a reader looks for first."""
     if not found:
         return [
             ("step", f"{steps[-1]['step']:,}"), ("training loss", f"{steps[-1]['loss']:.3f}"),

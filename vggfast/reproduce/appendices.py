@@ -73,7 +73,7 @@ def _boxes(path: Path, model: VGG, metadata: dict[str, Any], images: BoxSet, con
     from vggfast.localisation import evaluate
 
     if "predict" not in metadata or "scales" not in metadata:
-        raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
+        raise ValueError(f"{path} must be what vggfast train --predict box or boxes wrote, and does not predict boxes")
     mean_box = metadata.get("mean_box")
     with ProgressBar(str(path), len(images)) as live:
         return evaluate(

@@ -153,7 +153,7 @@ class _Lines:
         self._size = path.stat().st_size if path.exists() else 0
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
-        """Drops the lines that are not wanted, and a torn last one."""
+        """Drops the lines that are not to be kept, and a torn last one."""
         if not self.path.exists():
             return
         before = self.path.read_bytes()
@@ -163,7 +163,7 @@ class _Lines:
     def replace(self, before: bytes, after: bytes) -> None:
         """Makes the file's content `after`, at once."""
         if before.startswith(after):
-            os.truncate(self.path, len(after))  # wants no room, which a full disk would not have
+            os.truncate(self.path, len(after))  # needs no room, which a full disk would not have
         else:
             write_atomically(self.path, lambda temporary: temporary.write_bytes(after))
         self._size = len(after)
@@ -210,7 +210,7 @@ class _Table:
     def add(self, row: Mapping[str, float]) -> None:
         if row.keys() != set(self._columns):
             raise ValueError(
-                f"row has {', '.join(row)}: {', '.join(self._columns)} are wanted for {self.lines.path.name}"
+                f"row must have {', '.join(self._columns)} for {self.lines.path.name}, got {', '.join(row)}"
             )
         self.lines.add(self._text(row))
         self.last = (row["epoch"], row["step"])

@@ -57,7 +57,7 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     tensors, arguments = read_weights(path)
     if arguments is None:
         raise ValueError(
-            f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
+            f"{path} must be a file written by vggfast, and holds weights but not the network's arguments; "
             f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
         )
     arguments = dict(arguments)

@@ -31,7 +31,7 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise ImportError("writing ONNX wants the package onnx: pip install 'vggfast[convert]'") from error
+        raise ImportError("writing ONNX needs the package onnx: pip install 'vggfast[convert]'") from error
 
     fixed = 32 * model.arguments["pool_size"] if model.head == "linear" else None
     nodes, output = _nodes(onnx.helper, model)
