@@ -15,7 +15,7 @@ from PIL import Image
 from tests.support.backends import ALGORITHMS, BACKENDS, Poisoned, SimulatedNetwork, simulator
 from tests.support.comparisons import conv_precision
 from vggfast import _native, engine
-from vggfast.engine import _cuda
+from vggfast.engine.cuda import DTYPES
 from vggfast.ops import _backends
 
 # ---- back ends -----------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def build(backend, monkeypatch):
     """Engine as it is for models on CUDA, on this back end."""
     if backend.name != "cuda":
         monkeypatch.setitem(engine.OF_DEVICE, "cpu", SimulatedNetwork)
-        monkeypatch.setitem(engine._PARAMETERS, "cpu", _cuda.DTYPES)
+        monkeypatch.setitem(engine._PARAMETERS, "cpu", DTYPES)
     return engine.Engine
 
 
@@ -175,7 +175,7 @@ def _seed():
 
 @functools.cache
 def _torchvision_ops() -> torch.library.Library:
-    """The two ops that torchvision's Python code wants to find, for a torchvision whose compiled part does not load."""
+    """The two ops that torchvision's Python code looks for, for a torchvision whose compiled part does not load."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
         if not hasattr(torch.ops.torchvision, schema.split("(")[0]):

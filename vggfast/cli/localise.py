@@ -79,11 +79,11 @@ def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
 
 
 def _eval(parsed: argparse.Namespace) -> int:
-    from vggfast.console import ProgressBar
+    from vggfast.console import ProgressBars, print_table
     from vggfast.environment import environment
     from vggfast.io import write_json
     from vggfast.localisation import evaluate, open_boxes
-    from vggfast.localisation.report import as_dict, print_errors
+    from vggfast.localisation.report import as_dict, error_table
 
     model, metadata, classifier = _networks(parsed)
     data = parsed.data or metadata["data"]
@@ -92,12 +92,13 @@ def _eval(parsed: argparse.Namespace) -> int:
         raise ValueError(f"{parsed.model} knows {len(metadata['classes'])} classes that are not the "
                          f"{len(images.classes)} of {data}")  # fmt: skip
     scale, scales = metadata["scales"][1], parsed.scales or metadata["scales"]
-    with ProgressBar("localising", len(images) * (1 if classifier is None else 2)) as live:
+    with ProgressBars() as bars:
         found = evaluate(
             model, images, scale=scale, classifier=classifier, scales=scales, mean_box=metadata["mean_box"],
-            threshold=parsed.threshold, merge_threshold=parsed.merge, progress=live.to,
+            threshold=parsed.threshold, merge_threshold=parsed.merge,
+            progress=functools.partial(bars, "localising"),
         )  # fmt: skip
-    print_errors(f"{parsed.model} on {data} ({parsed.split})", found)
+    print_table(*error_table(f"{parsed.model} on {data} ({parsed.split})", found))
     if parsed.json:
         dense = {"classifier": str(parsed.classifier), "scales": scales, "merge": parsed.merge} if classifier else {}
         write_json(parsed.json, {"model": str(parsed.model), "predict": metadata["predict"], "data": data,
@@ -107,9 +108,7 @@ def _eval(parsed: argparse.Namespace) -> int:
 
 
 def _predict(parsed: argparse.Namespace) -> int:
-    import numpy as np
-
-    from vggfast.data import ImageSet, open_image
+    from vggfast.data import ImageFiles
     from vggfast.io import write_atomically
     from vggfast.localisation import dense_boxes
     from vggfast.report.boxes import draw_boxes
@@ -118,7 +117,7 @@ def _predict(parsed: argparse.Namespace) -> int:
     classes = metadata["classes"]
     top = min(5, len(classes)) if parsed.top is None else parsed.top
     for path in parsed.images:
-        images = ImageSet(str(path), classes, np.zeros(1, np.int64), [path], open_image)
+        images = ImageFiles([str(path)], classes)
         scales = parsed.scales or metadata["scales"]
         found = dense_boxes(model, classifier, images, scales, top=top, merge_threshold=parsed.merge)
         photo = images.image(0)

@@ -32,7 +32,7 @@ const cpu::KernelTable& find(const std::string& name, const char* source) {
     if (name == table->name) return *table;
     allowed += std::string(allowed.empty() ? "" : ", ") + table->name;
   }
-  fail(source, " is '", name, "': this machine runs ", allowed);
+  fail(source, " must be one of ", allowed, " on this machine, got '", name, "'");
 }
 
 const cpu::KernelTable& initial() {
