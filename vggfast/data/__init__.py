@@ -1,6 +1,6 @@
 """Images on their way to a network: data sets, transforms, batches. Needs the extra ``vggfast[train]``.
 
-Nothing is imported before it is asked for, so that the command line can describe :mod:`vggfast.data.cache` without.
+Nothing is imported before it is asked for, so that importing this is light.
 """
 
 from __future__ import annotations
