@@ -110,9 +110,9 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
     )
     if not any(name in raw.tensors for name in names.values()):
-        wanted = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
+        names = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
         raise ValueError(
-            f"{path} holds no VGG with the names of {label} files ({wanted} ...); it has {_listed(sorted(raw.tensors))}"
+            f"{path} holds no VGG with the names of {label} files ({names} ...); it has {_listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
     if features_only:
@@ -188,13 +188,13 @@ def build(parts: Parts) -> VGG:
             _reorder(parts.tensors, len(convs[-1]), arguments["pool_size"])
     with torch.device("meta"):
         model = VGG(**arguments, init=None, head="linear" if parts.has_head else "none")
-    for key, wanted in model.state_dict().items():
+    for key, expected in model.state_dict().items():
         if key not in parts.tensors and key.endswith(_OPTIONAL):
             parts.tensors[key] = torch.zeros((), dtype=torch.long)
         found, place = parts.tensors[key], " ".join(layers[key])
-        if found.shape != wanted.shape:
+        if found.shape != expected.shape:
             raise ValueError(
-                f"{parts.path}: {parts.names[key]}, the {place}, must have shape {tuple(wanted.shape)} in our layout "
+                f"{parts.path}: {parts.names[key]}, the {place}, must have shape {tuple(expected.shape)} in our layout "
                 f"to fit the rest of the network, got {tuple(found.shape)}"
             )
     model.load_state_dict(parts.tensors, assign=True)
