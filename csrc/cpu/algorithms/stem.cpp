@@ -4,12 +4,13 @@
 
 #include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/parallel.h"
-#include "cpu/streaming.h"
 
 namespace vggfast::cpu {
 namespace {
 
-constexpr int64_t wgrad_groups = 64;  // of rows, each with its own sums: by shape alone, whatever the threads
+// Groups of rows that have sums of their own. Their number depends on the shape alone, so the result does not depend on
+// the number of threads.
+constexpr int64_t wgrad_groups = 64;
 
 int64_t rows_per_group(Extent in) { return std::max<int64_t>(ceil_div(in.n * in.h, wgrad_groups), 1); }
 
@@ -82,7 +83,7 @@ namespace {
 
 bool supports(const ConvProblem& p) {
   if (p.pass == Pass::dgrad || !Stem::suits(p.in.c, p.kernel) || p.bf16_weights) return false;
-  return p.dtype == DType::f32 || (p.dtype == DType::bf16 && p.pass == Pass::fprop && p.packed);
+  return p.packed ? p.pass == Pass::fprop && p.dtype != DType::f64 : p.dtype == DType::f32;
 }
 
 ConvEstimate cost(const ConvProblem& p) {

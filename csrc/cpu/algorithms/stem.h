@@ -1,4 +1,4 @@
-// The first layer's convolution, 3x3 over RGB, on the CPU: sizes, packing, and the sharing of rows among threads.
+// The first layer's convolution, 3x3 over RGB, on the CPU: sizes, packing, and how threads divide the rows.
 // Kernels: cpu/kernels/stem.h.
 #pragma once
 

@@ -4,8 +4,8 @@
 // not resampled, its values are converted and normalised, a vector at a time. All of it stays in the first cache.
 #pragma once
 
-#include "cpu/kernel_table.h"
 #include "cpu/isa/simd.h"
+#include "cpu/kernel_table.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

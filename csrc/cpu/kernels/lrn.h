@@ -5,8 +5,8 @@
 
 #include <math.h>
 
-#include "cpu/kernel_table.h"
 #include "cpu/isa/simd.h"
+#include "cpu/kernel_table.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
