@@ -6,7 +6,7 @@ set(VGGFAST_CUDA_ARCHS_TEXT "none")
 
 string(TOLOWER "${VGGFAST_CUDA}" cuda_choice)
 if(NOT cuda_choice MATCHES "^(auto|on|off)$")
-  message(FATAL_ERROR "VGGFAST_CUDA is '${VGGFAST_CUDA}': auto, on or off is wanted")
+  message(FATAL_ERROR "VGGFAST_CUDA must be one of auto, on, off, got '${VGGFAST_CUDA}'")
 endif()
 
 if(NOT cuda_choice STREQUAL "off")

@@ -8,7 +8,7 @@ for argument; do
   previous=$argument
 done
 if [ -z "$object" ]; then
-  echo "keep_ptxas.sh: a command with -o OBJECT is wanted: $*" >&2
+  echo "keep_ptxas.sh: the command must have -o OBJECT, got: $*" >&2
   exit 2
 fi
 "$@" 2>"$object.ptxas"

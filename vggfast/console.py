@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vggfast._deprecated import renamed
+from vggfast._progress import duration
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -20,20 +21,6 @@ def say(text: str | Table) -> None:
     """Prints a line or a table. A full disk behind ``vggfast train > out.txt`` stops nothing."""
     with contextlib.suppress(OSError):
         console.print(text)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, such as 0:01:30."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def step_text(row: Mapping[str, float], errors: Sequence[str] = ("top-1", "top-5")) -> str:
-    """What stands under the bar of a training, of a row of log.STEP_COLUMNS; `errors` names its two errors."""
-    return (
-        f"epoch {row['epoch']}  loss {row['loss']:.3f}  {errors[0]} {row['top1']:.1f} %  "
-        f"{errors[1]} {row['top5']:.1f} %  {row['images_per_s']:.0f} images/s  data wait {100 * row['data_wait']:.0f} %"
-    )
 
 
 class _Bar(Progress):
@@ -89,6 +76,42 @@ class ProgressBar:
         """The time left, from the rate of this session alone."""
         done = self.done - self._first_done
         return f"ETA {duration((now - self._began) / done * (self.total - self.done))}" if done > 0 else "ETA -:--:--"
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        if not self.quiet:
+            say(text)
+
+
+class ProgressBars:
+    """A bar for each stage of a function in turn: a :class:`vggfast._progress.StageProgress` that draws.
+
+    Args:
+        quiet: print nothing, as all ranks but the first.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: ProgressBar | None = None
+
+    def __enter__(self) -> ProgressBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def __call__(self, stage: str, done: int, total: int, text: str = "") -> None:
+        if self._bar is None or self._bar.name != stage:
+            self._end()
+            self._bar = ProgressBar(stage, total, done, self.quiet).__enter__()
+        self._bar.to(done, text)
+        if done >= total:
+            self._end()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+        self._bar = None
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""

@@ -18,9 +18,9 @@ void check_sum_pool(const Tensor& x, const Tensor& y) {
 
 void check_mean_posteriors(const Tensor& maps, int64_t views, const Tensor& scores, const char* scores_name) {
   check_nhwc(maps, "maps");
-  VGGFAST_CHECK(views >= 1, "views is ", views, ": 1 or more is wanted");
-  VGGFAST_CHECK(maps.size(0) % views == 0, "maps has shape ", describe(maps.shape), ": its first axis must be ", views,
-                " (views) times the number of images");
+  VGGFAST_CHECK(views >= 1, "views must be at least 1, got ", views);
+  VGGFAST_CHECK(maps.size(0) % views == 0, "maps must have a first axis of ", views,
+                " (views) times the number of images, got shape ", describe(maps.shape));
   check_like(scores, scores_name, {maps.size(0) / views, maps.size(1)}, maps.dtype, maps.device);
   check_contiguous(scores, scores_name);
 }
@@ -29,19 +29,19 @@ void check_lrn(const Tensor& x, LrnParams p, const Tensor& out, const char* out_
   check_nhwc(x, "x");
   check_nhwc(out, out_name);
   check_like(out, out_name, x.shape, x.dtype, x.device);
-  VGGFAST_CHECK(p.size >= 1, "size is ", p.size, ": 1 or more is wanted");
+  VGGFAST_CHECK(p.size >= 1, "size must be at least 1, got ", p.size);
 }
 
 void check_prepare_images(const Tensor& images, const Crops& crops, const Tensor& y) {
   check_nhwc(y, "y");
-  VGGFAST_CHECK(y.size(1) == 3, "y has shape ", describe(y.shape), ": (N, 3, S, T) is wanted");
+  VGGFAST_CHECK(y.size(1) == 3, "y must have shape (N, 3, S, T), got ", describe(y.shape));
   const int64_t n = y.size(0);
-  VGGFAST_CHECK(images.dim() == 4 && images.size(0) == n && images.size(3) == 3, "images has shape ",
-                describe(images.shape), ": (", n, ", H, W, 3) is wanted");
+  VGGFAST_CHECK(images.dim() == 4 && images.size(0) == n && images.size(3) == 3, "images must have shape (", n,
+                ", H, W, 3), got ", describe(images.shape));
   check_like(images, "images", images.shape, DType::u8, y.device);
   check_contiguous(images, "images");
-  VGGFAST_CHECK(y.numel() == 0 || images.numel() > 0, "images has shape ", describe(images.shape),
-                ": a pixel at least is wanted");
+  VGGFAST_CHECK(y.numel() == 0 || images.numel() > 0, "images must have at least one pixel, got shape ",
+                describe(images.shape));
   const auto check_optional = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape, DType dtype) {
     if (!t) return;
     check_like(*t, name, shape, dtype, y.device);

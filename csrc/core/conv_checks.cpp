@@ -6,23 +6,23 @@ namespace vggfast {
 
 void check_kernel(const Tensor& weight, int64_t channels, int channel_axis, const char* input) {
   VGGFAST_CHECK(weight.dim() == 4 && weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3),
-                "weight has shape ", describe(weight.shape), ": (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
-  VGGFAST_CHECK(weight.size(0) >= 1 && weight.size(1) >= 1, "weight has shape ", describe(weight.shape),
-                ": at least one channel on each side is wanted");
-  VGGFAST_CHECK(weight.size(channel_axis) == channels, "weight has shape ", describe(weight.shape), ", and ", input,
-                " has ", channels, " channels: axis ", channel_axis, " of weight must be as many");
+                "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1), got ", describe(weight.shape));
+  VGGFAST_CHECK(weight.size(0) >= 1 && weight.size(1) >= 1,
+                "weight must have at least one input and one output channel, got shape ", describe(weight.shape));
+  VGGFAST_CHECK(weight.size(channel_axis) == channels, "weight must have ", channels, " channels on axis ",
+                channel_axis, ", as many as ", input, ", got shape ", describe(weight.shape));
 }
 
 void check_gradient(const Tensor& gy, const Masked& masked, int64_t h, int64_t w) {
   check_nhwc(gy, "gy");
   const int64_t scale = masked.pooled() ? 2 : 1;
-  VGGFAST_CHECK(gy.size(2) == h / scale && gy.size(3) == w / scale, "gy has shape ", describe(gy.shape), ": H ",
-                h / scale, " and W ", w / scale, " are wanted");
+  VGGFAST_CHECK(gy.size(2) == h / scale && gy.size(3) == w / scale, "gy must have H ", h / scale, " and W ", w / scale,
+                ", got shape ", describe(gy.shape));
   if (masked.mask) check_mask(*masked.mask, masked.epilogue, gy);
 }
 
 void check_workspace(Workspace workspace, size_t wanted) {
-  VGGFAST_CHECK(workspace.bytes >= wanted, "workspace has ", workspace.bytes, " bytes: ", wanted, " are wanted");
+  VGGFAST_CHECK(workspace.bytes >= wanted, "workspace must have at least ", wanted, " bytes, got ", workspace.bytes);
 }
 
 void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,

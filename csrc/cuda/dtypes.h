@@ -10,7 +10,7 @@ namespace vggfast::cuda {
 /// Calls body.operator()<T>() for the floating dtype of `t`: T is bf16, f16, float or double.
 template <class Body>
 auto for_float(const Tensor& t, const char* name, Body body) {
-  VGGFAST_CHECK(t.device == Device::cuda, name, " is on ", name_of(t.device), ": cuda is wanted");
+  VGGFAST_CHECK(t.device == Device::cuda, name, " must be on cuda, got ", name_of(t.device));
   switch (t.dtype) {
     case DType::bf16:
       return body.template operator()<bf16>();
@@ -21,7 +21,7 @@ auto for_float(const Tensor& t, const char* name, Body body) {
     case DType::f64:
       return body.template operator()<double>();
     default:
-      fail(name, " is ", name_of(t.dtype), ": bfloat16, float16, float32 or float64 is wanted");
+      fail(name, " must be bfloat16, float16, float32 or float64, got ", name_of(t.dtype));
   }
 }
 

@@ -21,10 +21,10 @@ struct Pieces {
 
 inline Pieces pieces(int64_t images, int64_t rows, int64_t columns, int64_t groups) {
   constexpr int64_t most = (int64_t(1) << 31) - 1;
-  VGGFAST_CHECK(columns * groups <= most, "a picture has rows of ", columns, " x ", groups,
-                " pieces of 8 channels: at most ", most, " are wanted on cuda");
-  VGGFAST_CHECK(images * rows <= most, images, " pictures have ", rows, " rows each: at most ", most,
-                " rows are wanted on cuda");
+  VGGFAST_CHECK(columns * groups <= most, "a picture must have rows of at most ", most,
+                " pieces of 8 channels on cuda, got ", columns, " x ", groups);
+  VGGFAST_CHECK(images * rows <= most, "all pictures together must have at most ", most, " rows on cuda, got ", images,
+                " of ", rows, " rows each");
   return {images, rows, columns, groups, Divider(rows > 0 ? rows : 1), Divider(groups > 0 ? groups : 1)};
 }
 

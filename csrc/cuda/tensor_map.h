@@ -46,29 +46,27 @@ inline unsigned bytes_of(MapElement element) {
 }
 
 inline void check_map_tensor(const void* data, unsigned rank, const uint64_t* dims, const uint64_t* strides) {
-  VGGFAST_CHECK(rank >= 1 && rank <= 5, "tensor map: rank is ", rank, ", 1 to 5 are allowed");
-  VGGFAST_CHECK(reinterpret_cast<uintptr_t>(data) % 16 == 0, "tensor map: data is at ", data,
-                ", a multiple of 16 is allowed");
+  VGGFAST_CHECK(rank >= 1 && rank <= 5, "tensor map: rank must be 1 to 5, got ", rank);
+  VGGFAST_CHECK(reinterpret_cast<uintptr_t>(data) % 16 == 0,
+                "tensor map: data must begin at a multiple of 16 bytes, got address ", data);
   for (unsigned d = 0; d < rank; ++d) {
-    VGGFAST_CHECK(dims[d] > 0 && dims[d] <= 1ull << 32, "tensor map: dims[", d, "] is ", dims[d],
-                  ", 1 to 2^32 are allowed");
+    VGGFAST_CHECK(dims[d] > 0 && dims[d] <= 1ull << 32, "tensor map: dims[", d, "] must be 1 to 2^32, got ", dims[d]);
     if (d == 0) continue;
-    VGGFAST_CHECK(strides[d - 1] % 16 == 0 && strides[d - 1] < 1ull << 40, "tensor map: strides[", d - 1, "] is ",
-                  strides[d - 1], " bytes, multiples of 16 below 2^40 are allowed");
+    VGGFAST_CHECK(strides[d - 1] % 16 == 0 && strides[d - 1] < 1ull << 40, "tensor map: strides[", d - 1,
+                  "] must be a multiple of 16 bytes below 2^40, got ", strides[d - 1]);
   }
 }
 
 inline void check_map_row(const char* name, uint64_t bytes, MapSwizzle swizzle) {
-  VGGFAST_CHECK(bytes % 16 == 0, "tensor map: ", name, " is ", bytes, " bytes, multiples of 16 are allowed");
-  VGGFAST_CHECK(swizzle == MapSwizzle::none || bytes <= static_cast<uint64_t>(swizzle), "tensor map: ", name, " is ",
-                bytes, " bytes, at most the swizzle's ", static_cast<int>(swizzle), " are allowed");
+  VGGFAST_CHECK(bytes % 16 == 0, "tensor map: ", name, " must be a multiple of 16 bytes, got ", bytes);
+  VGGFAST_CHECK(swizzle == MapSwizzle::none || bytes <= static_cast<uint64_t>(swizzle), "tensor map: ", name,
+                " must be at most the swizzle's ", static_cast<int>(swizzle), " bytes, got ", bytes);
 }
 
 inline void check_map(const TiledMap& map) {
   check_map_tensor(map.data, map.rank, map.dims, map.strides);
   for (unsigned d = 0; d < map.rank; ++d) {
-    VGGFAST_CHECK(map.box[d] > 0 && map.box[d] <= 256, "tensor map: box[", d, "] is ", map.box[d],
-                  ", 1 to 256 are allowed");
+    VGGFAST_CHECK(map.box[d] > 0 && map.box[d] <= 256, "tensor map: box[", d, "] must be 1 to 256, got ", map.box[d]);
   }
   check_map_row("box[0]", uint64_t(map.box[0]) * bytes_of(map.element), map.swizzle);
 }
@@ -76,16 +74,15 @@ inline void check_map(const TiledMap& map) {
 inline void check_map(const Im2colMap& map) {
   check_map_tensor(map.data, 4, map.dims, map.strides);
   for (unsigned d = 0; d < 2; ++d) {
-    VGGFAST_CHECK(map.lower[d] >= -128 && map.lower[d] <= 127, "tensor map: lower[", d, "] is ", map.lower[d],
-                  ", -128 to 127 are allowed");
-    VGGFAST_CHECK(map.upper[d] >= -128 && map.upper[d] <= 127, "tensor map: upper[", d, "] is ", map.upper[d],
-                  ", -128 to 127 are allowed");
+    VGGFAST_CHECK(map.lower[d] >= -128 && map.lower[d] <= 127, "tensor map: lower[", d, "] must be -128 to 127, got ",
+                  map.lower[d]);
+    VGGFAST_CHECK(map.upper[d] >= -128 && map.upper[d] <= 127, "tensor map: upper[", d, "] must be -128 to 127, got ",
+                  map.upper[d]);
     VGGFAST_CHECK(int64_t(map.dims[d + 1]) + map.upper[d] > map.lower[d], "tensor map: lower[", d, "] and upper[", d,
-                  "] are ", map.lower[d], " and ", map.upper[d], ", a box of at least one pixel is allowed");
+                  "] must leave a box of at least one pixel, got ", map.lower[d], " and ", map.upper[d]);
   }
-  VGGFAST_CHECK(map.channels > 0 && map.channels <= 256, "tensor map: channels is ", map.channels,
-                ", 1 to 256 are allowed");
-  VGGFAST_CHECK(map.pixels > 0 && map.pixels <= 1024, "tensor map: pixels is ", map.pixels, ", 1 to 1024 are allowed");
+  VGGFAST_CHECK(map.channels > 0 && map.channels <= 256, "tensor map: channels must be 1 to 256, got ", map.channels);
+  VGGFAST_CHECK(map.pixels > 0 && map.pixels <= 1024, "tensor map: pixels must be 1 to 1024, got ", map.pixels);
   check_map_row("channels", uint64_t(map.channels) * bytes_of(map.element), map.swizzle);
 }
 

@@ -12,8 +12,8 @@ namespace {
 
 Picture picture_of(const py::buffer_info& info, size_t n) {
   VGGFAST_CHECK(info.item_type_is_equivalent_to<uint8_t>() && info.ndim == 3 && info.shape[2] == 3, "pictures[", n,
-                "] is of buffer format ", info.format, " and shape ", describe({info.shape.begin(), info.shape.end()}),
-                ": uint8 (H, W, 3) is wanted");
+                "] must be uint8 of shape (H, W, 3), got buffer format ", info.format, " and shape ",
+                describe({info.shape.begin(), info.shape.end()}));
   const bool dense = info.size == 0 || (info.strides[2] == 1 && (info.shape[1] == 1 || info.strides[1] == 3) &&
                                         (info.shape[0] == 1 || info.strides[0] == 3 * info.shape[1]));
   VGGFAST_CHECK(dense, "pictures[", n, "] is not contiguous");

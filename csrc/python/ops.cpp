@@ -8,25 +8,26 @@
 namespace py = pybind11;
 
 namespace vggfast::python {
-namespace {
 
 DType dtype_named(const std::string& name) {
   for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::bf16, DType::f16, DType::i32, DType::e4m3}) {
     if (name == name_of(dtype)) return dtype;
   }
-  fail("dtype is ", name, ": bfloat16, float16, float32, float64, uint8, int32 or float8_e4m3fn is wanted");
+  fail("dtype must be one of bfloat16, float16, float32, float64, uint8, int32, float8_e4m3fn, got '", name, "'");
 }
+
+namespace {
 
 Device device_named(const std::string& name) {
   if (name == "cpu") return Device::cpu;
-  VGGFAST_CHECK(name == "cuda", "device is ", name, ": cpu or cuda is wanted");
+  VGGFAST_CHECK(name == "cuda", "device must be cpu or cuda, got '", name, "'");
   return Device::cuda;
 }
 
 /// The planes of a mask say what it remembers: ReLU 1, pool 2, both 3.
 Masked masked_by(const Tensor* mask) {
   if (!mask) return {};
-  VGGFAST_CHECK(mask->dim() == 5, "mask has shape ", describe(mask->shape), ": 5 axes are wanted");
+  VGGFAST_CHECK(mask->dim() == 5, "mask must have 5 axes, got shape ", describe(mask->shape));
   return {mask, {mask->size(1) != 2, mask->size(1) >= 2}};
 }
 

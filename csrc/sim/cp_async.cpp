@@ -21,10 +21,11 @@ void land(Copy& copy) {
 void cp_async(void* to, const void* from, unsigned bytes, unsigned source_bytes) {
   const void* site = SIM_SITE;
   const Quiet quiet;
-  if (bytes != 4 && bytes != 8 && bytes != 16) fault(site, "cp.async of ", bytes, " bytes: 4, 8 or 16 are wanted");
-  if (source_bytes > bytes) fault(site, "cp.async of ", bytes, " bytes from ", source_bytes);
+  if (bytes != 4 && bytes != 8 && bytes != 16) fault(site, "cp.async must copy 4, 8 or 16 bytes, got ", bytes);
+  if (source_bytes > bytes)
+    fault(site, "cp.async must copy from a source of at most ", bytes, " bytes, got ", source_bytes);
   if (reinterpret_cast<uintptr_t>(to) % bytes || reinterpret_cast<uintptr_t>(from) % bytes) {
-    fault(site, "cp.async of ", bytes, " bytes from ", from, " to ", to, ": multiples of ", bytes, " are wanted");
+    fault(site, "cp.async must copy from and to multiples of ", bytes, " bytes, got ", from, " and ", to);
   }
   if (source_bytes) read_global(from, source_bytes, site);
   self().block->shared.expect(to, bytes, site);

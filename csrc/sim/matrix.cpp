@@ -40,7 +40,8 @@ void for_elements(void* const* operands, Move move) {
 }
 
 void check_row(const void* row, const void* site) {
-  if (reinterpret_cast<uintptr_t>(row) % 16) fault(site, "a matrix row at ", row, ": a multiple of 16 is wanted");
+  if (reinterpret_cast<uintptr_t>(row) % 16)
+    fault(site, "a matrix row must begin at a multiple of 16 bytes, got ", row);
 }
 
 struct Product {

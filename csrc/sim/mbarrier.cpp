@@ -13,7 +13,8 @@ constexpr unsigned most_arrivals = (1 << 20) - 1;
 constexpr int64_t most_bytes = (1 << 20) - 1;
 
 void check_address(const void* address, const void* site) {
-  if (reinterpret_cast<uintptr_t>(address) % 8) fault(site, "an mbarrier at ", address, ": a multiple of 8 is wanted");
+  if (reinterpret_cast<uintptr_t>(address) % 8)
+    fault(site, "an mbarrier must be at a multiple of 8 bytes, got ", address);
 }
 
 void end_phase_if_due(MBarrier& barrier) {
@@ -99,7 +100,7 @@ void mbarrier_init(uint64_t* address, unsigned count) {
   Thread& me = self();
   Block& block = *me.block;
   check_address(address, site);
-  if (count == 0 || count > most_arrivals) fault(site, "an mbarrier of ", count, " arrivals: 1 to 1048575 are wanted");
+  if (count == 0 || count > most_arrivals) fault(site, "an mbarrier must count 1 to 1048575 arrivals, got ", count);
   if (!block.shared.owns(address)) fault(site, "an mbarrier at ", address, ", outside the block's shared memory");
   const size_t offset = block.shared.offset_of(address);
   if (block.mbarriers.count(offset)) fault(site, "initialises an mbarrier that is one already: inval comes first");
@@ -152,7 +153,7 @@ void mbarrier_arrive_expect_tx(uint64_t* address, uint32_t bytes) {
 void mbarrier_wait_parity(const uint64_t* address, uint32_t parity) {
   const void* site = SIM_SITE;
   const Quiet quiet;
-  if (parity > 1) fault(site, "waits for parity ", parity, " of an mbarrier: 0 or 1 is wanted");
+  if (parity > 1) fault(site, "the parity of an mbarrier to wait for must be 0 or 1, got ", parity);
   Thread& me = self();
   MBarrier& barrier = mbarrier_at(*me.block, address, "waits for", site);
   while (barrier.phase % 2 == parity) {

@@ -68,7 +68,7 @@ void setmaxnreg(unsigned registers, bool more) {
   const void* site = SIM_SITE;
   const Quiet quiet;
   if (registers % 8 || registers < 24 || registers > 256) {
-    fault(site, "setmaxnreg of ", registers, " registers: a multiple of 8 from 24 to 256 is wanted");
+    fault(site, "setmaxnreg must name a multiple of 8 from 24 to 256 registers, got ", registers);
   }
   Request mine{registers, more};
   meet(more ? "setmaxnreg.inc" : "setmaxnreg.dec", all_lanes, &mine, site,

@@ -162,11 +162,15 @@ void check_launch(const Launch& l) {
   };
   constexpr unsigned most_threads = 1024;
   if (size_of(l.grid) == 0) refuse("the grid is empty");
-  if (size_of(l.block) == 0 || size_of(l.block) > most_threads) refuse("a block has ", size_of(l.block), " threads");
-  if (l.shared_bytes > most_shared_bytes) refuse("a block asks for ", l.shared_bytes, " bytes of shared memory");
-  if (l.grid.y > 65535 || l.grid.z > 65535) refuse("the grid is ", l.grid.y, " x ", l.grid.z, " high and deep");
+  if (size_of(l.block) == 0 || size_of(l.block) > most_threads)
+    refuse("a block must have 1 to ", most_threads, " threads, got ", size_of(l.block));
+  if (l.shared_bytes > most_shared_bytes)
+    refuse("a block must ask for at most ", most_shared_bytes, " bytes of shared memory, got ", l.shared_bytes);
+  if (l.grid.y > 65535 || l.grid.z > 65535)
+    refuse("the grid must be at most 65535 high and deep, got ", l.grid.y, " and ", l.grid.z);
   if (l.grid.x % l.cluster.x || l.grid.y % l.cluster.y || l.grid.z % l.cluster.z) {
-    refuse("the grid is no whole number of clusters");
+    refuse("the grid must be a whole number of clusters, got ", l.grid.x, " x ", l.grid.y, " x ", l.grid.z,
+           " blocks for clusters of ", l.cluster.x, " x ", l.cluster.y, " x ", l.cluster.z);
   }
 }
 

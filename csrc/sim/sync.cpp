@@ -36,9 +36,9 @@ void open_barrier(Barrier& barrier) {
 void arrive(unsigned id, unsigned threads, bool waits, const char* what, const void* site) {
   Thread& me = self();
   Block& block = *me.block;
-  if (id >= Block::barriers_of_a_block) fault(site, "names barrier ", id, ": 0 to 15 are there");
+  if (id >= Block::barriers_of_a_block) fault(site, "the number of a barrier must be 0 to 15, got ", id);
   if (threads == 0 || threads % 32 || threads > block.threads + 31) {
-    fault(site, "names a barrier of ", threads, " threads: whole warps of the block are wanted");
+    fault(site, "a barrier must count whole warps of the block, got ", threads, " threads");
   }
   Barrier& barrier = block.barriers[id];
   if (barrier.arrivals.empty()) barrier.expected = threads;

@@ -101,7 +101,7 @@ uint32_t box_offset(const Block& block, const void* shared, const void* site) {
   const size_t offset = block.shared.offset_of(shared);
   if (!block.shared.owns(shared)) fault(site, "a TMA box at ", shared, ", outside the block's shared memory");
   if (offset % alignment) {
-    fault(site, "a TMA box at byte ", offset, " of shared memory: a multiple of ", alignment, " is wanted");
+    fault(site, "a TMA box must begin at a multiple of ", alignment, " bytes of shared memory, got byte ", offset);
   }
   return static_cast<uint32_t>(offset);
 }
@@ -139,7 +139,8 @@ BoxRows im2col_rows(const TensorMap& map, const int32_t* coordinates, const uint
     fault(site, "an im2col load starts at pixel (", x, ", ", y, "), outside the box (", first[0], ", ", first[1],
           ") to (", last[0], ", ", last[1], ")");
   }
-  if (offsets[0] > 255 || offsets[1] > 255) fault(site, "im2col offsets ", offsets[0], ", ", offsets[1], ": 0 to 255");
+  if (offsets[0] > 255 || offsets[1] > 255)
+    fault(site, "im2col offsets must be 0 to 255, got ", offsets[0], " and ", offsets[1]);
   for (uint32_t pixel = 0; pixel < map.pixels; ++pixel) {
     const int64_t column = x + offsets[0], line = y + offsets[1];
     const bool is_inside = column >= 0 && column < int64_t(map.dims[w]) && line >= 0 && line < int64_t(map.dims[h]) &&

@@ -258,7 +258,8 @@ void issue(const WarpgroupMeeting& meeting, const void* site) {
 }
 
 void check_form(const WgmmaForm& form, bool a_in_registers, uint64_t a, uint64_t b, const void* site) {
-  if (form.n == 0 || form.n % 8 || form.n > 256) fault(site, "wgmma with N = ", form.n, ": a multiple of 8 to 256");
+  if (form.n == 0 || form.n % 8 || form.n > 256)
+    fault(site, "wgmma must have as N a multiple of 8 up to 256, got ", form.n);
   if ((form.transposed_a || form.transposed_b) && element_bytes(form.type) != 2) {
     fault(site, "wgmma of an operand whose K is not contiguous: only 16-bit types may");
   }

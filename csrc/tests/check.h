@@ -27,7 +27,7 @@ template <class Got, class Wanted, class... Parts>
 void check_equal(const char* file, int line, const char* text, const Got& got, const Wanted& wanted,
                  const Parts&... parts) {
   ++checks;
-  if (!(got == wanted)) report(file, line, text, " is ", got, ", wanted ", wanted, "; ", parts...);
+  if (!(got == wanted)) report(file, line, text, " is ", got, ", expected ", wanted, "; ", parts...);
 }
 
 /// Fails unless body() throws an Error whose text has each of `texts` in it.
@@ -39,11 +39,12 @@ void check_error(const char* file, int line, Body body, std::initializer_list<co
   } catch (const Error& error) {
     const std::string what = error.what();
     for (const char* text : texts) {
-      if (what.find(text) == std::string::npos) report(file, line, "the error says '", what, "', wanted '", text, "'");
+      if (what.find(text) == std::string::npos)
+        report(file, line, "the error says '", what, "', expected '", text, "'");
     }
     return;
   }
-  report(file, line, "no Error was thrown, wanted '", *texts.begin(), "'");
+  report(file, line, "no Error was thrown, expected '", *texts.begin(), "'");
 }
 
 /// What main is to return: 0 where something was checked and nothing failed.

@@ -160,7 +160,7 @@ void check_mask_bits(const Tensor& s, Epilogue e, const Chosen& wanted, const Pa
     ++checks;
     if (((byte >> bit) & 1) != want && !std::exchange(reported, true)) {
       report(__FILE__, __LINE__, "bit ", bit, " of byte ", &byte - s.as<uint8_t>(), " of mask ", describe(s.shape),
-             " is ", !want, ", wanted ", want, "; ", parts...);
+             " is ", !want, ", expected ", want, "; ", parts...);
     }
   });
 }

@@ -191,7 +191,7 @@ inline double epsilon(DType dtype) {
   return dtype == DType::f32 ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
 }
 
-/// Compares each element; it may be `roundings` epsilons of `magnitude` off (0: equal, and NaN where NaN is wanted).
+/// Compares each element; it may be `roundings` epsilons of `magnitude` off (0: equal, and NaN where NaN is expected).
 template <class... Parts>
 void check_tensor(const char* file, int line, const Tensor& got, const Array& wanted, double roundings,
                   const Array& magnitude, const Parts&... parts) {
@@ -204,8 +204,8 @@ void check_tensor(const char* file, int line, const Tensor& got, const Array& wa
     const double allowed = roundings * epsilon(got.dtype) * magnitude.values.at(i);
     const bool same = value == want || (std::isnan(value) && std::isnan(want)) || std::fabs(value - want) <= allowed;
     if (!same && !std::exchange(reported, true)) {
-      report(file, line, "element ", i, " of ", describe(got.shape), " is ", value, ", wanted ", want, " +- ", allowed,
-             "; ", parts...);
+      report(file, line, "element ", i, " of ", describe(got.shape), " is ", value, ", expected ", want, " +- ",
+             allowed, "; ", parts...);
     }
   });
   if (seen != wanted.values.size()) report(file, line, "shape ", describe(got.shape), " is not the reference's");

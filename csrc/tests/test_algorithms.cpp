@@ -232,7 +232,7 @@ void check_choice(const ConvProblem& p, const std::string& setting) {
     if (algorithm->name == setting) asked.push_back(algorithm);
   }
   if (able.empty()) {
-    CHECK_ERROR(cpu::choose(p), "no algorithm supports the convolution");
+    CHECK_ERROR(cpu::choose(p), "no algorithm supports a convolution of kernel", name_of(p.dtype));
     return;
   }
   const ConvPlan plan = cpu::choose(p);

@@ -130,20 +130,23 @@ void check_errors(Random& random) {
   const auto set = [](const Held& t, int32_t a, int32_t b) {
     t.view.as<int32_t>()[0] = a, t.view.as<int32_t>()[1] = b;
   };
-  CHECK_ERROR(crop(nullptr, {}, make_nhwc(DType::f32, 2, 3, 4, 5)), "y has shape (2, 3, 4, 5): (1, 3, S, T) is wanted");
-  CHECK_ERROR(crop(nullptr, {}, make_nhwc(DType::f64, 1, 3, 4, 5)), "y is float64: float32 or bfloat16 is wanted");
-  CHECK_ERROR(crop(&other.view, {}, y), "sizes has shape (2, 2): (1, 2) is wanted");
-  CHECK_ERROR(crop(nullptr, {.flips = &corners.view}, y), "flips has shape (1, 2): (1) is wanted");
+  CHECK_ERROR(crop(nullptr, {}, make_nhwc(DType::f32, 2, 3, 4, 5)), "y must have shape (1, 3, S, T), got (2, 3, 4, 5)");
+  CHECK_ERROR(crop(nullptr, {}, make_nhwc(DType::f64, 1, 3, 4, 5)), "y must be float32 or bfloat16, got float64");
+  CHECK_ERROR(crop(&other.view, {}, y), "sizes must have shape (1, 2), got (2, 2)");
+  CHECK_ERROR(crop(nullptr, {.flips = &corners.view}, y), "flips must have shape (1), got (1, 2)");
   set(sizes, 0, 5);
-  CHECK_ERROR(crop(&sizes.view, {}, y), "sizes[0] is 0 x 5: 1 to 16777216 pixels are wanted");
+  CHECK_ERROR(crop(&sizes.view, {}, y), "sizes[0] must be sides of 1 to 16777216 pixels, got 0 x 5");
   set(sizes, 4, 4);
-  CHECK_ERROR(crop(&sizes.view, {}, y), "corners[0] is (0, 0): a crop of 4 x 5 is to lie within 4 x 4 pixels");
+  CHECK_ERROR(crop(&sizes.view, {}, y),
+              "corners[0] must put the crop of 4 x 5 pixels within the picture of 4 x 4, got (0, 0)");
   for (const auto& [top, left] : {std::array<int32_t, 2>{-1, 0}, {0, -1}, {1, 0}, {0, 1}, {2147483647, 0}}) {
     set(corners, top, left);
-    CHECK_ERROR(crop(nullptr, {.corners = &corners.view}, y), "corners[0] is (", "is to lie within 4 x 5 pixels");
+    CHECK_ERROR(crop(nullptr, {.corners = &corners.view}, y), "corners[0] must put the crop of ",
+                "within the picture of 4 x 5, got (");
   }
   const std::vector<Picture> empty{{picture.view.pixels, 0, 5}};
-  CHECK_ERROR(crop_images(empty, nullptr, {}, normalisation, y, {1}), "pictures[0] is 0 x 5: 1 to");
+  CHECK_ERROR(crop_images(empty, nullptr, {}, normalisation, y, {1}),
+              "pictures[0] must have sides of 1 to 16777216 pixels, got 0 x 5");
 }
 
 void run_all() {

@@ -274,6 +274,17 @@ void check_many_shapes() {
   }
 }
 
+/// A plan of one number of channels serves no other: a network without weights takes any.
+void check_channels() {
+  Net net;
+  net.pool(false).relu();
+  for (int64_t channels : {3, 8, 3, 1}) {
+    Random random(static_cast<unsigned>(channels));
+    const Array x = random.array(Fill::reals, 2, channels, 9, 8);
+    check_outputs(run(net.engine, put(DType::f32, x), {0, 1}, 1), net.forward(x), 0, "channels");
+  }
+}
+
 /// What a run takes is what was said before it.
 void check_workspace() {
   for (int threads : {1, 2}) {
@@ -300,21 +311,22 @@ void check_errors() {
   const auto shape = [&](int64_t layer, const Tensor& t) {
     (void)engine.output_shape(layer, t.size(0), t.size(1), t.size(2), t.size(3));
   };
-  CHECK_ERROR(shape(5, x), "layer is 5: 0 to 4 is wanted");
-  CHECK_ERROR(shape(-1, x), "layer is -1");
-  CHECK_ERROR(shape(4, make_nhwc(DType::f32, 1, 2, 6, 6)), "x has 2 channels: 3 are wanted");
-  CHECK_ERROR(shape(4, small), "x is too small", "1 x 6 pixels");
-  CHECK_ERROR(engine.run(wide, {{4, y}}, one), "x is float64", "float32 (N, C, H, W) on cpu is wanted");
-  CHECK_ERROR(engine.run(flat, {{4, y}}, one), "x is float32 of shape (2, 108)");
-  CHECK_ERROR((void)engine.workspace(5, 1, 3, 6, 6, one), "layer is 5: 0 to 4 is wanted");
-  CHECK_ERROR(engine.run(x, {}, one), "no output is asked for");
-  CHECK_ERROR(engine.run(x, {{4, y}, {4, y}}, one), "outputs are not in the order of the layers");
-  CHECK_ERROR(engine.run(x, {{3, y}}, one), "output has shape (2, 5): (2, 16) is wanted");
-  CHECK_ERROR(engine.run(x, {{0, nchw}}, one), "output has strides", "dense NHWC");
-  CHECK_ERROR(engine.add_conv(y, nullptr), "weight is float32 of shape (2, 5)", "4 axes");
-  CHECK_ERROR(engine.add_conv(x, nullptr), "weight has shape (2, 3, 6, 6)", "(Cout, Cin, 3, 3) or");
-  CHECK_ERROR(engine.add_linear(y, &y.view), "bias has shape (2, 5): (2) is wanted");
-  CHECK_ERROR(engine.add_linear(wide, nullptr), "weight is float64");
+  CHECK_ERROR(shape(5, x), "layer must be 0 to 4, got 5");
+  CHECK_ERROR(shape(-1, x), "layer must be 0 to 4, got -1");
+  CHECK_ERROR(shape(4, make_nhwc(DType::f32, 1, 2, 6, 6)), "x must have 3 channels, got 2");
+  CHECK_ERROR(shape(4, small), "x is too small: a max-pool needs at least 2 x 2 pixels, got 1 x 6");
+  CHECK_ERROR(engine.run(wide, {{4, y}}, one), "x must be float32 (N, C, H, W) on cpu, got float64");
+  CHECK_ERROR(engine.run(flat, {{4, y}}, one), "x must be float32 (N, C, H, W) on cpu, got float32 of shape (2, 108)");
+  CHECK_ERROR((void)engine.workspace(5, 1, 3, 6, 6, one), "layer must be 0 to 4, got 5");
+  CHECK_ERROR(engine.run(x, {}, one), "outputs must name at least one layer, got none");
+  CHECK_ERROR(engine.run(x, {{4, y}, {4, y}}, one), "outputs must be in the order of the layers, got layer 4 after 4");
+  CHECK_ERROR(engine.run(x, {{3, y}}, one), "output must have shape (2, 16), got (2, 5)");
+  CHECK_ERROR(engine.run(x, {{0, nchw}}, one), "output must be dense NHWC (channels_last), got strides");
+  CHECK_ERROR(engine.add_conv(y, nullptr), "weight must be float32 of 4 axes on cpu, got float32 of shape (2, 5)");
+  CHECK_ERROR(engine.add_conv(x, nullptr),
+              "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1), got (2, 3, 6, 6)");
+  CHECK_ERROR(engine.add_linear(y, &y.view), "bias must have shape (2), got (2, 5)");
+  CHECK_ERROR(engine.add_linear(wide, nullptr), "weight must be float32 of 2 axes on cpu, got float64");
 
   const std::vector<std::string> isas = cpu_isas();
   for (const std::string& isa : isas) {
@@ -344,6 +356,7 @@ int main() {
   check_trunks();
   check_heads();
   check_many_shapes();
+  check_channels();
   check_remainders();
   return result();
 }

@@ -55,45 +55,48 @@ struct Conv {
 void check_conv_inputs() {
   Conv c;
   const auto x = [&](const Tensor& wrong) { c.fprop(wrong, c.weight, c.bias, c.y, c.mask); };
-  CHECK_ERROR(x(of_shape(c.x, {2, 3, 20})), "x has shape (2, 3, 20)", "4 axes (N, C, H, W)");
-  CHECK_ERROR(x(of_shape(c.x, {})), "x has shape ()", "4 axes (N, C, H, W)");
-  CHECK_ERROR(x(of_shape(c.x, {-1, 3, 5, 4})), "x has shape (-1, 3, 5, 4)", "0 or more");
-  CHECK_ERROR(x(of_strides(c.x, {60, 20, 4, 1})), "x has strides (60, 20, 4, 1)", "(2, 3, 5, 4)", "dense NHWC");
-  CHECK_ERROR(x(of_strides(c.x, {120, 1, 12, 3})), "x has strides (120, 1, 12, 3)", "dense NHWC");
-  CHECK_ERROR(x(of_dtype(c.x, DType::u8)), "weight is float32", "uint8 is wanted");
-  CHECK_ERROR(x(on_cuda(c.x)), "weight is on cpu", "cuda is wanted");
-  CHECK_ERROR(x(of_dtype(c.x, DType::f64)), "weight is float32", "float64 is wanted");
+  CHECK_ERROR(x(of_shape(c.x, {2, 3, 20})), "x must have 4 axes (N, C, H, W), got shape (2, 3, 20)");
+  CHECK_ERROR(x(of_shape(c.x, {})), "x must have 4 axes (N, C, H, W), got shape ()");
+  CHECK_ERROR(x(of_shape(c.x, {-1, 3, 5, 4})), "x must have extents of at least 0, got shape (-1, 3, 5, 4)");
+  CHECK_ERROR(x(of_strides(c.x, {60, 20, 4, 1})),
+              "x must be dense NHWC (channels_last), got strides (60, 20, 4, 1) for shape (2, 3, 5, 4)");
+  CHECK_ERROR(x(of_strides(c.x, {120, 1, 12, 3})), "x must be dense NHWC (channels_last), got strides (120, 1, 12, 3)");
+  CHECK_ERROR(x(of_dtype(c.x, DType::u8)), "weight must be uint8, got float32");
+  CHECK_ERROR(x(on_cuda(c.x)), "weight must be on cuda, got cpu");
+  CHECK_ERROR(x(of_dtype(c.x, DType::f64)), "weight must be float64, got float32");
 
   const auto weight = [&](const Tensor& wrong) { c.fprop(c.x, wrong, c.bias, c.y, c.mask); };
   for (const auto& shape : std::vector<std::vector<int64_t>>{{7, 27}, {7, 3, 5, 5}, {7, 3, 2, 2}, {7, 3, 1, 3}}) {
-    CHECK_ERROR(weight(of_shape(c.weight, shape)), ("weight has shape " + describe(shape)).c_str(),
-                "(Cout, Cin, 3, 3) or (Cout, Cin, 1, 1) is wanted");
+    CHECK_ERROR(weight(of_shape(c.weight, shape)), "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1)",
+                ("got " + describe(shape)).c_str());
   }
-  CHECK_ERROR(weight(of_shape(c.weight, {0, 3, 3, 3})), "weight has shape (0, 3, 3, 3)", "at least one channel");
-  CHECK_ERROR(weight(of_shape(c.weight, {7, 4, 3, 3})), "weight has shape (7, 4, 3, 3)", "x has 3 channels", "axis 1");
-  CHECK_ERROR(weight(of_dtype(c.weight, DType::f64)), "weight is float64", "float32 is wanted");
-  CHECK_ERROR(weight(on_cuda(c.weight)), "weight is on cuda", "cpu is wanted");
+  CHECK_ERROR(weight(of_shape(c.weight, {0, 3, 3, 3})),
+              "weight must have at least one input and one output channel, got shape (0, 3, 3, 3)");
+  CHECK_ERROR(weight(of_shape(c.weight, {7, 4, 3, 3})),
+              "weight must have 3 channels on axis 1, as many as x, got shape (7, 4, 3, 3)");
+  CHECK_ERROR(weight(of_dtype(c.weight, DType::f64)), "weight must be float32, got float64");
+  CHECK_ERROR(weight(on_cuda(c.weight)), "weight must be on cpu, got cuda");
   CHECK(untouched(c.y) && untouched(c.mask));
 }
 
 void check_conv_outputs() {
   Conv c;
   const auto bias = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, wrong, c.y, c.mask); };
-  CHECK_ERROR(bias(of_shape(c.bias, {6})), "bias has shape (6)", "(7) is wanted");
-  CHECK_ERROR(bias(of_dtype(c.bias, DType::f64)), "bias is float64", "float32 is wanted");
+  CHECK_ERROR(bias(of_shape(c.bias, {6})), "bias must have shape (7), got (6)");
+  CHECK_ERROR(bias(of_dtype(c.bias, DType::f64)), "bias must be float32, got float64");
   CHECK_ERROR(bias(of_strides(c.bias, {2})), "bias is not contiguous");
 
   const auto y = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, wrong, c.mask); };
-  CHECK_ERROR(y(of_shape(c.y, {2, 7, 20})), "y has shape (2, 7, 20)", "4 axes");
-  CHECK_ERROR(y(of_strides(c.y, {140, 20, 4, 1})), "y has strides (140, 20, 4, 1)", "dense NHWC");
-  CHECK_ERROR(y(make_nhwc(f32, 2, 8, 5, 4)), "y has shape (2, 8, 5, 4)", "(2, 7, 5, 4) is wanted");
-  CHECK_ERROR(y(of_dtype(c.y, DType::f64)), "y is float64", "float32 is wanted");
+  CHECK_ERROR(y(of_shape(c.y, {2, 7, 20})), "y must have 4 axes (N, C, H, W), got shape (2, 7, 20)");
+  CHECK_ERROR(y(of_strides(c.y, {140, 20, 4, 1})), "y must be dense NHWC (channels_last), got strides (140, 20, 4, 1)");
+  CHECK_ERROR(y(make_nhwc(f32, 2, 8, 5, 4)), "y must have shape (2, 7, 5, 4), got (2, 8, 5, 4)");
+  CHECK_ERROR(y(of_dtype(c.y, DType::f64)), "y must be float32, got float64");
   CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, make_nhwc(f32, 2, 7, 3, 2), c.mask, {.pool = true}),
-              "y has shape (2, 7, 3, 2)", "(2, 7, 2, 2) is wanted");
+              "y must have shape (2, 7, 2, 2), got (2, 7, 3, 2)");
 
   const auto mask = [&](const Tensor& wrong) { c.fprop(c.x, c.weight, c.bias, c.y, wrong); };
-  CHECK_ERROR(mask(of_shape(c.mask, {2, 2, 5, 4, 1})), "mask has shape (2, 2, 5, 4, 1)", "(2, 1, 5, 4, 1) is wanted");
-  CHECK_ERROR(mask(of_dtype(c.mask, f32)), "mask is float32", "uint8 is wanted");
+  CHECK_ERROR(mask(of_shape(c.mask, {2, 2, 5, 4, 1})), "mask must have shape (2, 1, 5, 4, 1), got (2, 2, 5, 4, 1)");
+  CHECK_ERROR(mask(of_dtype(c.mask, f32)), "mask must be uint8, got float32");
   CHECK_ERROR(mask(of_strides(c.mask, {20, 20, 1, 5, 1})), "mask is not contiguous");
   CHECK_ERROR(c.fprop(c.x, c.weight, c.bias, c.y, c.mask, {}), "neither ReLU nor pool");
   CHECK(untouched(c.y) && untouched(c.mask));
@@ -110,28 +113,30 @@ void check_conv_dgrad() {
   const auto asked = [&](const Tensor& gy_, const Masked& masked_, int64_t h, int64_t w) {
     (void)conv_dgrad_workspace(gy_, masked_, weight, h, w, one_thread);
   };
-  CHECK_ERROR(dgrad(of_shape(gy, {2, 7, 20}), {}, weight, gx), "gy has shape (2, 7, 20)", "4 axes");
-  CHECK_ERROR(dgrad(gy, {}, of_shape(weight, {6, 3, 3, 3}), gx), "weight has shape (6, 3, 3, 3)", "gy has 7 channels",
-              "axis 0");
-  CHECK_ERROR(dgrad(gy, {}, weight, make_nhwc(f32, 2, 3, 4, 5)), "gy has shape (2, 7, 5, 4)", "H 4 and W 5 are wanted");
-  CHECK_ERROR(dgrad(gy, {}, weight, make_nhwc(f32, 2, 2, 5, 4)), "gx has shape (2, 2, 5, 4)", "(2, 3, 5, 4) is wanted");
-  CHECK_ERROR(dgrad(gy, {}, of_dtype(weight, DType::f64), gx), "weight is float64", "float32 is wanted");
-  CHECK_ERROR(asked(gy, {}, 5, 3), "gy has shape (2, 7, 5, 4)", "H 5 and W 3 are wanted");
+  CHECK_ERROR(dgrad(of_shape(gy, {2, 7, 20}), {}, weight, gx),
+              "gy must have 4 axes (N, C, H, W), got shape (2, 7, 20)");
+  CHECK_ERROR(dgrad(gy, {}, of_shape(weight, {6, 3, 3, 3}), gx),
+              "weight must have 7 channels on axis 0, as many as gy, got shape (6, 3, 3, 3)");
+  CHECK_ERROR(dgrad(gy, {}, weight, make_nhwc(f32, 2, 3, 4, 5)), "gy must have H 4 and W 5, got shape (2, 7, 5, 4)");
+  CHECK_ERROR(dgrad(gy, {}, weight, make_nhwc(f32, 2, 2, 5, 4)), "gx must have shape (2, 3, 5, 4), got (2, 2, 5, 4)");
+  CHECK_ERROR(dgrad(gy, {}, of_dtype(weight, DType::f64), gx), "weight must be float32, got float64");
+  CHECK_ERROR(asked(gy, {}, 5, 3), "gy must have H 5 and W 3, got shape (2, 7, 5, 4)");
 
   // Extents that fit no mask: gy is as large as the map before the pool, or the map belongs to another gy.
   for (const Epilogue& e : {Epilogue{.relu = false, .pool = true}, Epilogue{.relu = true, .pool = true}}) {
     const Held bits = make_mask(e, 2, 7, 2, 2), small = make_nhwc(f32, 2, 7, 2, 2);
     const Masked pooled{.mask = &bits.view, .epilogue = e};
-    CHECK_ERROR(dgrad(gy, pooled, weight, gx), "gy has shape (2, 7, 5, 4)", "H 2 and W 2 are wanted");
-    CHECK_ERROR(asked(gy, pooled, 5, 4), "gy has shape (2, 7, 5, 4)", "H 2 and W 2 are wanted");
-    CHECK_ERROR(asked(small, pooled, 6, 4), "gy has shape (2, 7, 2, 2)", "H 3 and W 2 are wanted");
-    CHECK_ERROR(asked(small, masked, 2, 2), "mask has shape (2, 1, 5, 4, 1)", "(2, 1, 2, 2, 1) is wanted");
-    CHECK_ERROR(dgrad(small, {.mask = &bits.view, .epilogue = {.relu = true}}, weight, gx), "gy has shape");
+    CHECK_ERROR(dgrad(gy, pooled, weight, gx), "gy must have H 2 and W 2, got shape (2, 7, 5, 4)");
+    CHECK_ERROR(asked(gy, pooled, 5, 4), "gy must have H 2 and W 2, got shape (2, 7, 5, 4)");
+    CHECK_ERROR(asked(small, pooled, 6, 4), "gy must have H 3 and W 2, got shape (2, 7, 2, 2)");
+    CHECK_ERROR(asked(small, masked, 2, 2), "mask must have shape (2, 1, 2, 2, 1), got (2, 1, 5, 4, 1)");
+    CHECK_ERROR(dgrad(small, {.mask = &bits.view, .epilogue = {.relu = true}}, weight, gx),
+                "gy must have H 5 and W 4, got shape (2, 7, 2, 2)");
   }
   const auto mask = [&](const Tensor& wrong, Epilogue e) { dgrad(gy, {.mask = &wrong, .epilogue = e}, weight, gx); };
-  CHECK_ERROR(mask(of_dtype(c.mask, f32), {.relu = true}), "mask is float32", "uint8 is wanted");
-  CHECK_ERROR(mask(of_shape(c.mask, {2, 1, 5, 4, 2}), {.relu = true}), "mask has shape (2, 1, 5, 4, 2)",
-              "(2, 1, 5, 4, 1) is wanted");
+  CHECK_ERROR(mask(of_dtype(c.mask, f32), {.relu = true}), "mask must be uint8, got float32");
+  CHECK_ERROR(mask(of_shape(c.mask, {2, 1, 5, 4, 2}), {.relu = true}),
+              "mask must have shape (2, 1, 5, 4, 1), got (2, 1, 5, 4, 2)");
   CHECK_ERROR(mask(of_strides(c.mask, {20, 20, 1, 5, 1}), {.relu = true}), "mask is not contiguous");
   CHECK_ERROR(mask(c.mask, {}), "neither ReLU nor pool");
   CHECK(untouched(c.output_x));
@@ -144,24 +149,28 @@ void check_conv_wgrad() {
   const HeldWorkspace sums(conv_wgrad_workspace(c.x, gy, masked, 3, one_thread));
   const auto wgrad = [&](const Tensor& x, const Tensor& gy_, const Tensor& gw, const Tensor& gb,
                          const Masked& masked_ = {}) { conv_wgrad(x, gy_, masked_, gw, &gb, sums, one_thread); };
-  CHECK_ERROR(wgrad(of_strides(c.x, {60, 20, 4, 1}), gy, c.gw, c.bias), "x has strides (60, 20, 4, 1)", "dense NHWC");
-  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 7, 4, 5), c.gw, c.bias), "gy has shape (2, 7, 4, 5)", "H 5 and W 4");
-  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 1, 7, 5, 4), c.gw, c.bias), "gy has shape (1, 7, 5, 4)", "(2, 7, 5, 4)");
-  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 6, 5, 4), c.gw, c.bias), "gy has shape (2, 6, 5, 4)", "(2, 7, 5, 4)");
-  CHECK_ERROR(wgrad(c.x, of_dtype(gy, DType::f64), c.gw, c.bias), "gy is float64", "float32 is wanted");
-  CHECK_ERROR(wgrad(c.x, gy, of_dtype(c.gw, DType::f64), c.bias), "gw is float64", "float32 is wanted");
-  CHECK_ERROR(wgrad(c.x, gy, of_shape(c.gw, {7, 4, 3, 3}), c.bias), "weight has shape (7, 4, 3, 3)", "x has 3");
-  CHECK_ERROR(wgrad(c.x, gy, c.gw, of_shape(c.bias, {3})), "gb has shape (3)", "(7) is wanted");
+  CHECK_ERROR(wgrad(of_strides(c.x, {60, 20, 4, 1}), gy, c.gw, c.bias),
+              "x must be dense NHWC (channels_last), got strides (60, 20, 4, 1)");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 7, 4, 5), c.gw, c.bias), "gy must have H 5 and W 4, got shape (2, 7, 4, 5)");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 1, 7, 5, 4), c.gw, c.bias),
+              "gy must have shape (2, 7, 5, 4), got (1, 7, 5, 4)");
+  CHECK_ERROR(wgrad(c.x, make_nhwc(f32, 2, 6, 5, 4), c.gw, c.bias),
+              "gy must have shape (2, 7, 5, 4), got (2, 6, 5, 4)");
+  CHECK_ERROR(wgrad(c.x, of_dtype(gy, DType::f64), c.gw, c.bias), "gy must be float32, got float64");
+  CHECK_ERROR(wgrad(c.x, gy, of_dtype(c.gw, DType::f64), c.bias), "gw must be float32, got float64");
+  CHECK_ERROR(wgrad(c.x, gy, of_shape(c.gw, {7, 4, 3, 3}), c.bias),
+              "weight must have 3 channels on axis 1, as many as x, got shape (7, 4, 3, 3)");
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, of_shape(c.bias, {3})), "gb must have shape (7), got (3)");
   const Epilogue both{.relu = true, .pool = true};
   const Held bits = make_mask(both, 2, 7, 2, 2);
-  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.mask = &bits.view, .epilogue = both}), "gy has shape (2, 7, 5, 4)",
-              "H 2 and W 2 are wanted");
+  CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.mask = &bits.view, .epilogue = both}),
+              "gy must have H 2 and W 2, got shape (2, 7, 5, 4)");
   CHECK_ERROR(wgrad(c.x, gy, c.gw, c.bias, {.mask = &bits.view, .epilogue = {.relu = true}}),
-              "mask has shape (2, 3, 2, 2, 1)", "(2, 1, 5, 4, 1) is wanted");
-  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5, one_thread), "kernel is 5", "1 or 3");
-  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread), "x is uint8",
-              "float32 or float64");
-  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, {}, one_thread), "x is on cuda", "cpu is wanted");
+              "mask must have shape (2, 1, 5, 4, 1), got (2, 3, 2, 2, 1)");
+  CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5, one_thread), "kernel must be 1 or 3, got 5");
+  CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread),
+              "x must be float32 or float64, got uint8");
+  CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, {}, one_thread), "x must be on cpu, got cuda");
   CHECK(untouched(c.gw) && untouched(c.bias));
 }
 
@@ -173,9 +182,9 @@ void check_workspaces() {
     const Held bits = make_mask({.relu = true}, 1, 7, 2, 2);
     const Context context{3};
     const auto check = [&](size_t bytes, auto run) {
-      const std::string has = "workspace has " + std::to_string(bytes - 1) + " bytes";
-      const std::string wanted = ": " + std::to_string(bytes) + " are wanted";
-      CHECK_ERROR(run(HeldWorkspace(bytes - 1)), has.c_str(), wanted.c_str());
+      const std::string text =
+          "workspace must have at least " + std::to_string(bytes) + " bytes, got " + std::to_string(bytes - 1);
+      CHECK_ERROR(run(HeldWorkspace(bytes - 1)), text.c_str());
     };
     for (const char* algorithm : {"direct", "winograd2", "winograd4", "winograd6"}) {
       set_conv_algorithm(algorithm);
@@ -201,38 +210,43 @@ void check_pools() {
   const auto pool = [&](const Tensor& x_, const Tensor& y_, const Tensor& bits_) {
     max_pool2x2(x_, y_, &bits_, one_thread);
   };
-  CHECK_ERROR(pool(of_shape(x, {2, 3, 20}), y, bits), " has shape (2, 3, 20)", "4 axes (N, C, H, W)");
-  CHECK_ERROR(pool(of_strides(x, {60, 20, 4, 1}), y, bits), " has strides (60, 20, 4, 1)", "dense NHWC");
-  CHECK_ERROR(pool(of_dtype(x, DType::u8), y, bits), "x is uint8", "float32 or float64 is wanted");
-  CHECK_ERROR(pool(on_cuda(x), y, bits), "x is on cuda", "cpu is wanted");
-  CHECK_ERROR(pool(x, of_dtype(y, DType::f64), bits), "y is float64", "float32 is wanted");
-  CHECK_ERROR(pool(x, odd, bits), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
-  CHECK_ERROR(pool(x, y, of_shape(bits, {2, 3, 2, 2, 1})), "mask has shape (2, 3, 2, 2, 1)", "(2, 2, 2, 2, 1)");
+  CHECK_ERROR(pool(of_shape(x, {2, 3, 20}), y, bits), " must have 4 axes (N, C, H, W), got shape (2, 3, 20)");
+  CHECK_ERROR(pool(of_strides(x, {60, 20, 4, 1}), y, bits),
+              " must be dense NHWC (channels_last), got strides (60, 20, 4, 1)");
+  CHECK_ERROR(pool(of_dtype(x, DType::u8), y, bits), "x must be float32 or float64, got uint8");
+  CHECK_ERROR(pool(on_cuda(x), y, bits), "x must be on cpu, got cuda");
+  CHECK_ERROR(pool(x, of_dtype(y, DType::f64), bits), "y must be float32, got float64");
+  CHECK_ERROR(pool(x, odd, bits), "y must have shape (2, 3, 2, 2), got (2, 3, 4, 2)");
+  CHECK_ERROR(pool(x, y, of_shape(bits, {2, 3, 2, 2, 1})), "mask must have shape (2, 2, 2, 2, 1), got (2, 3, 2, 2, 1)");
   CHECK_ERROR(mask_gather(x, bits, {}, x, one_thread), "neither ReLU nor pool");
-  CHECK_ERROR(mask_gather(of_dtype(x, DType::u8), bits, e, y, one_thread), "z is uint8", "float32 or float64");
-  CHECK_ERROR(mask_scatter(odd, bits, e, x, one_thread), "y has shape (2, 3, 4, 2)", "(2, 3, 2, 2) is wanted");
-  CHECK_ERROR(mask_scatter(y, of_dtype(bits, f32), e, x, one_thread), "mask is float32", "uint8 is wanted");
+  CHECK_ERROR(mask_gather(of_dtype(x, DType::u8), bits, e, y, one_thread), "z must be float32 or float64, got uint8");
+  CHECK_ERROR(mask_scatter(odd, bits, e, x, one_thread), "y must have shape (2, 3, 2, 2), got (2, 3, 4, 2)");
+  CHECK_ERROR(mask_scatter(y, of_dtype(bits, f32), e, x, one_thread), "mask must be uint8, got float32");
 
-  CHECK_ERROR(sum_pool(of_shape(x, {2, 3}), false, sums, one_thread), "x has shape (2, 3)", "4 axes");
-  CHECK_ERROR(sum_pool(x, false, of_shape(sums, {3, 2}), one_thread), "y has shape (3, 2)", "(2, 3) is wanted");
+  CHECK_ERROR(sum_pool(of_shape(x, {2, 3}), false, sums, one_thread),
+              "x must have 4 axes (N, C, H, W), got shape (2, 3)");
+  CHECK_ERROR(sum_pool(x, false, of_shape(sums, {3, 2}), one_thread), "y must have shape (2, 3), got (3, 2)");
   CHECK_ERROR(sum_pool(x, false, of_strides(sums, {1, 2}), one_thread), "y is not contiguous");
   CHECK_ERROR(sum_pool(x, false, of_strides(sums, {6, 1}), one_thread), "y is not contiguous");
-  CHECK_ERROR(sum_pool(x, false, of_dtype(sums, DType::f64), one_thread), "y is float64", "float32 is wanted");
+  CHECK_ERROR(sum_pool(x, false, of_dtype(sums, DType::f64), one_thread), "y must be float32, got float64");
   CHECK(untouched(x) && untouched(y) && untouched(bits) && untouched(sums));
 }
 
 void check_lrn() {
   const Held x = make_nhwc(f32, 2, 3, 5, 4), y = make_nhwc(f32, 2, 3, 5, 4);
   const HeldWorkspace workspace(lrn_dgrad_workspace(x, one_thread));
-  CHECK_ERROR(lrn_fprop(of_shape(x, {2, 3}), {}, y, one_thread), "x has shape (2, 3)", "4 axes");
-  CHECK_ERROR(lrn_fprop(of_strides(x, {60, 20, 4, 1}), {}, y, one_thread), "x has strides (60, 20, 4, 1)", "NHWC");
-  CHECK_ERROR(lrn_fprop(x, {}, of_shape(y, {2, 3, 4, 5}), one_thread), "y has", "(2, 3, 4, 5)");
-  CHECK_ERROR(lrn_fprop(x, {}, of_dtype(y, DType::f64), one_thread), "y is float64", "float32 is wanted");
-  CHECK_ERROR(lrn_fprop(x, {.size = 0}, y, one_thread), "size is 0", "1 or more");
-  CHECK_ERROR(lrn_fprop(of_dtype(x, DType::u8), {}, of_dtype(y, DType::u8), one_thread), "x is uint8", "float32");
-  CHECK_ERROR(lrn_dgrad_workspace(of_shape(x, {}), one_thread), "x has shape ()", "4 axes");
-  CHECK_ERROR(lrn_dgrad(of_dtype(x, DType::f64), x, {}, y, workspace, one_thread), "gy is float64", "float32");
-  CHECK_ERROR(lrn_dgrad(x, x, {.size = -3}, y, workspace, one_thread), "size is -3", "1 or more");
+  CHECK_ERROR(lrn_fprop(of_shape(x, {2, 3}), {}, y, one_thread), "x must have 4 axes (N, C, H, W), got shape (2, 3)");
+  CHECK_ERROR(lrn_fprop(of_strides(x, {60, 20, 4, 1}), {}, y, one_thread),
+              "x must be dense NHWC (channels_last), got strides (60, 20, 4, 1)");
+  CHECK_ERROR(lrn_fprop(x, {}, of_shape(y, {2, 3, 4, 5}), one_thread),
+              "y must be dense NHWC (channels_last), got strides", "for shape (2, 3, 4, 5)");
+  CHECK_ERROR(lrn_fprop(x, {}, of_dtype(y, DType::f64), one_thread), "y must be float32, got float64");
+  CHECK_ERROR(lrn_fprop(x, {.size = 0}, y, one_thread), "size must be at least 1, got 0");
+  CHECK_ERROR(lrn_fprop(of_dtype(x, DType::u8), {}, of_dtype(y, DType::u8), one_thread),
+              "x must be float32 or float64, got uint8");
+  CHECK_ERROR(lrn_dgrad_workspace(of_shape(x, {}), one_thread), "x must have 4 axes (N, C, H, W), got shape ()");
+  CHECK_ERROR(lrn_dgrad(of_dtype(x, DType::f64), x, {}, y, workspace, one_thread), "gy must be float32, got float64");
+  CHECK_ERROR(lrn_dgrad(x, x, {.size = -3}, y, workspace, one_thread), "size must be at least 1, got -3");
   CHECK(untouched(x) && untouched(y));
 }
 
@@ -241,7 +255,7 @@ void check_isas() {
   const char* before = std::getenv("VGGFAST_CPU_ISA");
   const std::string kept = before ? before : "";
   setenv("VGGFAST_CPU_ISA", "abacus", 1);
-  CHECK_ERROR(cpu_isa(), "VGGFAST_CPU_ISA is 'abacus'", "portable");
+  CHECK_ERROR(cpu_isa(), "VGGFAST_CPU_ISA must be one of portable", "got 'abacus'");
   setenv("VGGFAST_CPU_ISA", kept.c_str(), 1);
   const std::vector<std::string> isas = cpu_isas();
   CHECK_EQUAL(cpu_isa(), kept.empty() ? isas.back() : kept);
@@ -249,7 +263,7 @@ void check_isas() {
   for (const std::string& isa : isas) {
     set_cpu_isa(isa);
     CHECK_EQUAL(cpu_isa(), isa);
-    CHECK_ERROR(set_cpu_isa("abacus"), "isa is 'abacus'", "this machine runs portable", isa.c_str());
+    CHECK_ERROR(set_cpu_isa("abacus"), "isa must be one of portable", "on this machine, got 'abacus'", isa.c_str());
     CHECK_EQUAL(cpu_isa(), isa, "after an unknown one was asked for");
   }
 }

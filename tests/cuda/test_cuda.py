@@ -50,7 +50,7 @@ def test_another_device(backend):
     assert all(t.device.index == 1 for t in got)
     for a, b in zip(got, expected, strict=True):
         assert torch.equal(a.cpu(), b.cpu())
-    with pytest.raises(ValueError, match="weight is on cuda:1 and x on cuda:0"):
+    with pytest.raises(ValueError, match="weight must be on the device of x, cuda:0, got cuda:1"):
         ops.conv3x3(inputs[0], inputs[1].to("cuda:1"))
 
 

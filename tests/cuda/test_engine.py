@@ -248,7 +248,7 @@ def test_another_device(backend):
     model, x = network(), torch.randn(2, 3, 64, 70)
     expected = Engine(model)(x)
     engine = Engine(model.to("cuda:1"))
-    with pytest.raises(TypeError, match=r"x is torch\.float32 on cuda:0: torch\.float32 on cuda:1 is wanted"):
+    with pytest.raises(TypeError, match=r"x must be torch\.float32 on cuda:1, got torch\.float32 on cuda:0"):
         engine(x)
     for _ in range(2):
         y = engine(x.to("cuda:1"))

@@ -206,17 +206,25 @@ def test_no_pictures():
     ("chosen", "error", "text"),
     [
         ({"size": 0}, ValueError, "size must be at least 1 x 1, got 0 x 0"),
-        ({"size": 9}, ValueError, r"corners\[0\] is \(0, 0\): a crop of 9 x 9 is to lie within 8 x 9 pixels"),
+        (
+            {"size": 9},
+            ValueError,
+            r"corners\[0\] must put the crop of 9 x 9 pixels within the picture of 8 x 9, got \(0, 0\)",
+        ),
         ({"dtype": torch.float64}, TypeError, "dtype must be torch.float32 or torch.bfloat16, got torch.float64"),
-        ({"sizes": torch.zeros(2, 2)}, ValueError, r"sizes has shape \(2, 2\): \(1, 2\)"),
-        ({"sizes": torch.zeros(1, 2)}, ValueError, "sizes is float32: int32 is wanted"),
+        ({"sizes": torch.zeros(2, 2)}, ValueError, r"sizes must have shape \(1, 2\), got \(2, 2\)"),
+        ({"sizes": torch.zeros(1, 2)}, ValueError, "sizes must be int32, got float32"),
         ({"mean": (1.0,)}, ValueError, "mean must have 3 values, got 1"),
         (
             {"pictures": [picture(8, 9).astype(np.float32)]},
             ValueError,
-            r"pictures\[0\] is of buffer format f",
+            r"pictures\[0\] must be uint8 of shape \(H, W, 3\), got buffer format f",
         ),
-        ({"pictures": [picture(8, 9)[..., :2]]}, ValueError, r"shape \(8, 9, 2\): uint8 \(H, W, 3\) is wanted"),
+        (
+            {"pictures": [picture(8, 9)[..., :2]]},
+            ValueError,
+            r"must be uint8 of shape \(H, W, 3\), got .* and shape \(8, 9, 2\)",
+        ),
         ({"pictures": [picture(8, 9)[:, ::2]]}, ValueError, r"pictures\[0\] is not contiguous"),
         (
             {"out": torch.empty(1, 3, 4, 5)},

@@ -56,7 +56,7 @@ def test_cuda_auto_without_nvcc_says_so(tmp_path, path_without_nvcc):
 def test_unknown_cuda_choice(tmp_path):
     code, output = _configure(tmp_path / "build", "-DVGGFAST_CUDA=maybe")
     assert code != 0
-    assert "VGGFAST_CUDA is 'maybe': auto, on or off is wanted" in output
+    assert "VGGFAST_CUDA must be one of auto, on, off, got 'maybe'" in output
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

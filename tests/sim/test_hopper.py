@@ -189,15 +189,15 @@ def test_scaled_errors(hopper):
         backend_of(x).run("conv_fprop_scaled", x, weight, None, 1.0, True, False, y)
 
     run(x, weight, y)
-    with pytest.raises(ValueError, match=r"weight has strides .* dense NHWC"):
+    with pytest.raises(ValueError, match=r"weight must be dense NHWC \(channels_last\), got strides"):
         run(x, weight.contiguous(), y)
-    with pytest.raises(ValueError, match="x is float16: float8_e4m3fn or bfloat16 is wanted"):
+    with pytest.raises(ValueError, match="x must be float8_e4m3fn or bfloat16, got float16"):
         run(x.half(), weight, y)
-    with pytest.raises(ValueError, match="one is to be float8_e4m3fn"):
+    with pytest.raises(ValueError, match="x or y must be float8_e4m3fn, got bfloat16 for both"):
         run(x.bfloat16(), weight.bfloat16(), y.bfloat16())
-    with pytest.raises(ValueError, match="weight has 8 output channels: a multiple of 16 is wanted"):
+    with pytest.raises(ValueError, match="weight must have a multiple of 16 output channels, got 8"):
         run(x, weight[:8], y[:, :8].contiguous(memory_format=nhwc))
-    with pytest.raises(ValueError, match="x has 8 channels: whole 16 bytes are wanted"):
+    with pytest.raises(ValueError, match="x must have a multiple of 16 channels, got 8"):
         run(x[:, :8].contiguous(memory_format=nhwc), weight[:, :8].contiguous(memory_format=nhwc), y)
 
 

@@ -169,19 +169,19 @@ def test_refusals(backend):
         with pytest.raises(ValueError, match=text):
             backend_of(x).run("conv_block1", x, w1, b1, w2, b2, y)
 
-    refuses(r"x has strides .* dense NHWC", x=x.contiguous())
-    refuses("x is float32: bfloat16 or float16 is wanted", x=x.float())
-    refuses("x has 5 channels: 1 to 4 are wanted", x=x[:, :1].repeat(1, 5, 1, 1).contiguous(memory_format=NHWC))
-    refuses(r"w1 has shape \(64, 2, 3, 3\): \(64, 3, 3, 3\) is wanted", w1=w1[:, :2])
-    refuses("w1 is float16: bfloat16 is wanted", w1=w1.half())
-    refuses(r"b1 has shape \(63\): \(64\) is wanted", b1=b1[:63])
+    refuses(r"x must be dense NHWC \(channels_last\), got strides", x=x.contiguous())
+    refuses("x must be bfloat16 or float16, got float32", x=x.float())
+    refuses("x must have 1 to 4 channels, got 5", x=x[:, :1].repeat(1, 5, 1, 1).contiguous(memory_format=NHWC))
+    refuses(r"w1 must have shape \(64, 3, 3, 3\), got \(64, 2, 3, 3\)", w1=w1[:, :2])
+    refuses("w1 must be bfloat16, got float16", w1=w1.half())
+    refuses(r"b1 must have shape \(64\), got \(63\)", b1=b1[:63])
     refuses("b1 is not contiguous", b1=b1.repeat(2)[::2])
-    refuses(r"w2 has strides .* dense NHWC", w2=w2.contiguous())
-    refuses(r"w2 has shape \(32, 64, 3, 3\)", w2=w2[:32])
-    refuses("b2 is float32: bfloat16 is wanted", b2=b2.float())
-    refuses(r"y has shape \(1, 64, 1, 2\): \(1, 64, 2, 2\) is wanted", y=y[:, :, :1])
+    refuses(r"w2 must be dense NHWC \(channels_last\), got strides", w2=w2.contiguous())
+    refuses(r"w2 must have shape \(64, 64, 3, 3\), got \(32, 64, 3, 3\)", w2=w2[:32])
+    refuses("b2 must be bfloat16, got float32", b2=b2.float())
+    refuses(r"y must have shape \(1, 64, 2, 2\), got \(1, 64, 1, 2\)", y=y[:, :, :1])
     flat = torch.zeros(4 * 64 + 1, dtype=y.dtype)[1:].view(1, 2, 2, 64).permute(0, 3, 1, 2)
-    refuses("y does not begin at a multiple of 16 bytes", y=flat)
+    refuses("y must begin at a multiple of 16 bytes, got address", y=flat)
 
 
 def test_who_has_it(sim):

@@ -137,12 +137,12 @@ class CudaNetwork:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        shape, wanted = tuple(x.shape), tuple(wanted)
+    def run(self, x: Tensor, outputs: Sequence[int]) -> list[Tensor]:
+        shape, outputs = tuple(x.shape), tuple(outputs)
         if x.numel() == 0:
-            return self._nothing(shape, wanted)
+            return self._nothing(shape, outputs)
         with self._turns as turns:
-            kept = self._kept(shape, wanted)
+            kept = self._kept(shape, outputs)
             if turns.capturing():  # it may wait for nothing outside; the finished graph is its owner's to order
                 return self._launch(kept.plan, x)
             turns.begin()
@@ -160,14 +160,19 @@ class CudaNetwork:
     def workspace(self, shape: Shape, last: int) -> int:
         return self._plan_of(shape, (last,)).bytes
 
-    def _plan_of(self, shape: Shape, wanted: tuple[int, ...]) -> Plan:
+    def _plan_of(self, shape: Shape, outputs: tuple[int, ...]) -> Plan:
         return make_plan(
-            self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of, self._steps.takes_block
+            self._layers,
+            shape,
+            outputs,
+            self._precision.dtype,
+            self._steps.scratch_of,
+            block1=self._steps.takes_block1(self._layers),
         )
 
-    def _nothing(self, shape: Shape, wanted: Sequence[int]) -> list[Tensor]:
+    def _nothing(self, shape: Shape, outputs: Sequence[int]) -> list[Tensor]:
         """The outputs for no images."""
-        shapes = output_shapes(self._layers, shape, wanted)
+        shapes = output_shapes(self._layers, shape, outputs)
         if shape[0] > 0:
             raise ValueError(f"x must have H and W of at least 1, got shape {shape}")
         return [
@@ -175,13 +180,13 @@ class CudaNetwork:
             for each in shapes
         ]
 
-    def _kept(self, shape: Shape, wanted: tuple[int, ...]) -> Kept:
+    def _kept(self, shape: Shape, outputs: tuple[int, ...]) -> Kept:
         """The plan for this shape and these outputs, which becomes the last of the plans."""
-        kept = self._plans.get((shape, wanted))
+        kept = self._plans.get((shape, outputs))
         if kept is None:
-            kept = self._plans[shape, wanted] = Kept(self._plan_of(shape, wanted))
+            kept = self._plans[shape, outputs] = Kept(self._plan_of(shape, outputs))
         else:
-            self._plans.move_to_end((shape, wanted))
+            self._plans.move_to_end((shape, outputs))
         return kept
 
     def _drop_old_plans(self) -> None:

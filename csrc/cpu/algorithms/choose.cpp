@@ -47,16 +47,16 @@ void set_conv_algorithm(const std::string& name) {
     }
     allowed += std::string(allowed.empty() ? "" : ", ") + known;
   }
-  fail("algorithm is '", name, "': one of ", allowed, " is wanted");
+  fail("algorithm must be one of ", allowed, ", got '", name, "'");
 }
 
 std::string conv_algorithm() { return setting().load(); }
 
 ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout,
                    int64_t kernel) {
-  VGGFAST_CHECK(pass == "fprop" || pass == "dgrad" || pass == "wgrad", "pass is '", pass,
-                "': fprop, dgrad or wgrad is wanted");
-  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
+  VGGFAST_CHECK(pass == "fprop" || pass == "dgrad" || pass == "wgrad", "pass must be one of fprop, dgrad, wgrad, got '",
+                pass, "'");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
   const cpu::Pass which = pass == "fprop" ? cpu::Pass::fprop : pass == "dgrad" ? cpu::Pass::dgrad : cpu::Pass::wgrad;
   const cpu::ConvPlan plan = cpu::choose({.pass = which, .in = {n, h, w, cin}, .cout = cout, .kernel = kernel});
   return {plan.algorithm->name, plan.algorithm->cost(plan.problem).multiply_adds};
@@ -78,7 +78,7 @@ ConvPlan choose(const ConvProblem& problem) {
     if (!algorithm->supports(problem)) continue;
     if (!best || rank(*algorithm, problem, asked) < rank(*best, problem, asked)) best = algorithm;
   }
-  VGGFAST_CHECK(best, "no algorithm supports the convolution");
+  VGGFAST_CHECK(best, "no algorithm supports a convolution of kernel ", problem.kernel, " on ", name_of(problem.dtype));
   return plan_with(*best, problem);
 }
 

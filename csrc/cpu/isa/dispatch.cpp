@@ -32,12 +32,12 @@ const cpu::KernelTable& find(const std::string& name, const char* source) {
     if (name == table->name) return *table;
     allowed += std::string(allowed.empty() ? "" : ", ") + table->name;
   }
-  fail(source, " is '", name, "': this machine runs ", allowed);
+  fail(source, " must be one of ", allowed, " on this machine, got '", name, "'");
 }
 
 const cpu::KernelTable& initial() {
-  const char* wanted = std::getenv("VGGFAST_CPU_ISA");
-  return wanted && *wanted ? find(wanted, "VGGFAST_CPU_ISA") : *available().back();
+  const char* asked = std::getenv("VGGFAST_CPU_ISA");
+  return asked && *asked ? find(asked, "VGGFAST_CPU_ISA") : *available().back();
 }
 
 std::atomic<const cpu::KernelTable*>& current() {

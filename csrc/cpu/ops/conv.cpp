@@ -103,7 +103,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   check_nhwc(x, "x");
   check_gradient(gy, masked, x.size(2), x.size(3));
-  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
   return plan_wgrad(x, gy, masked, kernel, context).workspace_bytes;
 }
 

@@ -74,21 +74,22 @@ class Axis {
 void check_geometry(const Picture& picture, const Geometry& g, int64_t n, int64_t rows, int64_t columns) {
   constexpr int64_t most = 1 << 24;  // so that positions are exact, and fit 32 bits
   VGGFAST_CHECK(picture.height >= 1 && picture.width >= 1 && picture.height <= most && picture.width <= most,
-                "pictures[", n, "] is ", picture.height, " x ", picture.width, ": 1 to ", most, " pixels are wanted");
-  VGGFAST_CHECK(g.height >= 1 && g.width >= 1 && g.height <= most && g.width <= most, "sizes[", n, "] is ", g.height,
-                " x ", g.width, ": 1 to ", most, " pixels are wanted");
+                "pictures[", n, "] must have sides of 1 to ", most, " pixels, got ", picture.height, " x ",
+                picture.width);
+  VGGFAST_CHECK(g.height >= 1 && g.width >= 1 && g.height <= most && g.width <= most, "sizes[", n,
+                "] must be sides of 1 to ", most, " pixels, got ", g.height, " x ", g.width);
   VGGFAST_CHECK(g.top >= 0 && g.left >= 0 && g.top + rows <= g.height && g.left + columns <= g.width, "corners[", n,
-                "] is (", g.top, ", ", g.left, "): a crop of ", rows, " x ", columns, " is to lie within ", g.height,
-                " x ", g.width, " pixels");
+                "] must put the crop of ", rows, " x ", columns, " pixels within the picture of ", g.height, " x ",
+                g.width, ", got (", g.top, ", ", g.left, ")");
 }
 
 void check_crop_images(const std::vector<Picture>& pictures, const Tensor* sizes, const Crops& crops, const Tensor& y) {
   check_nhwc(y, "y");
   const auto n = static_cast<int64_t>(pictures.size());
-  VGGFAST_CHECK(y.size(0) == n && y.size(1) == 3, "y has shape ", describe(y.shape), ": (", n, ", 3, S, T) is wanted");
-  VGGFAST_CHECK(y.device == Device::cpu, "y is on ", name_of(y.device), ": cpu is wanted");
-  VGGFAST_CHECK(y.dtype == DType::f32 || y.dtype == DType::bf16, "y is ", name_of(y.dtype),
-                ": float32 or bfloat16 is wanted");
+  VGGFAST_CHECK(y.size(0) == n && y.size(1) == 3, "y must have shape (", n, ", 3, S, T), got ", describe(y.shape));
+  VGGFAST_CHECK(y.device == Device::cpu, "y must be on cpu, got ", name_of(y.device));
+  VGGFAST_CHECK(y.dtype == DType::f32 || y.dtype == DType::bf16, "y must be float32 or bfloat16, got ",
+                name_of(y.dtype));
   const auto check_optional = [&](const Tensor* t, const char* name, const std::vector<int64_t>& shape, DType dtype) {
     if (!t) return;
     check_like(*t, name, shape, dtype, y.device);

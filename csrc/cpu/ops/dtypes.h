@@ -9,9 +9,9 @@ namespace vggfast::cpu {
 
 /// Throws unless `t` is float or double, on the CPU.
 inline void check_float(const Tensor& t, const char* name) {
-  VGGFAST_CHECK(t.device == Device::cpu, name, " is on ", name_of(t.device), ": cpu is wanted");
-  VGGFAST_CHECK(t.dtype == DType::f32 || t.dtype == DType::f64, name, " is ", name_of(t.dtype),
-                ": float32 or float64 is wanted");
+  VGGFAST_CHECK(t.device == Device::cpu, name, " must be on cpu, got ", name_of(t.device));
+  VGGFAST_CHECK(t.dtype == DType::f32 || t.dtype == DType::f64, name, " must be float32 or float64, got ",
+                name_of(t.dtype));
 }
 
 /// Calls body.operator()<T>() for the floating dtype of `t`.

@@ -22,8 +22,8 @@ void check_matrix(const Tensor& t, const char* name, int64_t rows, int64_t colum
 /// Of x or gx, weight or gw, and y or gy, whichever way the product goes.
 cpu::LinearArgs args_of(const Tensor& x, const char* x_name, const Tensor& weight, const char* weight_name,
                         const Tensor& y, const char* y_name) {
-  VGGFAST_CHECK(x.dim() == 2, x_name, " has shape ", describe(x.shape), ": 2 axes are wanted");
-  VGGFAST_CHECK(y.dim() == 2, y_name, " has shape ", describe(y.shape), ": 2 axes are wanted");
+  VGGFAST_CHECK(x.dim() == 2, x_name, " must have 2 axes, got shape ", describe(x.shape));
+  VGGFAST_CHECK(y.dim() == 2, y_name, " must have 2 axes, got shape ", describe(y.shape));
   check_matrix(x, x_name, x.size(0), x.size(1));
   check_matrix(y, y_name, x.size(0), y.size(1));
   check_matrix(weight, weight_name, y.size(1), x.size(1));

@@ -47,8 +47,8 @@ void lrn_dgrad(const Tensor& gy, const Tensor& x, LrnParams p, const Tensor& gx,
   check_lrn(x, p, gx, "gx");
   check_nhwc(gy, "gy");
   check_like(gy, "gy", x.shape, x.dtype, x.device);
-  VGGFAST_CHECK(workspace.bytes >= lrn_dgrad_workspace(x, context), "workspace has ", workspace.bytes,
-                " bytes: ", lrn_dgrad_workspace(x, context), " are wanted");
+  VGGFAST_CHECK(workspace.bytes >= lrn_dgrad_workspace(x, context), "workspace must have at least ",
+                lrn_dgrad_workspace(x, context), " bytes, got ", workspace.bytes);
   cpu::for_float(x, "x", [&]<class T>() {
     const auto args = lrn_args<T>(x, &gy, p, gx);
     cpu::parallel_ranges(pixels_of(x), 1 + grain_values / (1 + x.size(1)), context.threads,

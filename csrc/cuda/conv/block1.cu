@@ -16,18 +16,19 @@ void check_bias(const Tensor* bias, const char* name, const Tensor& x) {
 }
 
 void check_aligned(const Tensor& t, const char* name) {
-  VGGFAST_CHECK(reinterpret_cast<uintptr_t>(t.data) % 16 == 0, name, " does not begin at a multiple of 16 bytes");
+  VGGFAST_CHECK(reinterpret_cast<uintptr_t>(t.data) % 16 == 0, name,
+                " must begin at a multiple of 16 bytes, got address ", t.data);
 }
 
 void check_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
                   const Tensor& y) {
   constexpr int64_t c = block1_channels;
   check_nhwc(x, "x");
-  VGGFAST_CHECK(x.dtype == DType::bf16 || x.dtype == DType::f16, "x is ", name_of(x.dtype),
-                ": bfloat16 or float16 is wanted");
-  VGGFAST_CHECK(x.size(1) >= 1 && x.size(1) <= 4, "x has ", x.size(1), " channels: 1 to 4 are wanted");
+  VGGFAST_CHECK(x.dtype == DType::bf16 || x.dtype == DType::f16, "x must be bfloat16 or float16, got ",
+                name_of(x.dtype));
+  VGGFAST_CHECK(x.size(1) >= 1 && x.size(1) <= 4, "x must have 1 to 4 channels, got ", x.size(1));
   VGGFAST_CHECK(x.size(3) < int64_t(1) << 29 && x.size(0) * (x.size(2) + 1) * (x.size(3) + 1) < int64_t(1) << 31,
-                "x has shape ", describe(x.shape), ": under 2^31 pixels are wanted, under 2^29 of a row");
+                "x must have under 2^31 pixels and under 2^29 a row, got shape ", describe(x.shape));
   check_like(w1, "w1", {c, x.size(1), 3, 3}, x.dtype, x.device);
   check_bias(b1, "b1", x);
   check_like(w2, "w2", {c, c, 3, 3}, x.dtype, x.device);
@@ -78,12 +79,12 @@ void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tens
                  const Tensor& y, [[maybe_unused]] Context context) {
   check_block1(x, w1, b1, w2, b2, y);
 #ifdef VGGFAST_SM90
-  VGGFAST_CHECK(is_hopper(), "conv_block1 is for GPUs of compute capability 9.0");
+  VGGFAST_CHECK(is_hopper(), "conv_block1 needs a GPU of compute capability 9.0");
   if (y.numel() == 0) return;
   if (x.dtype == DType::bf16) return run_block1<bf16>(x, w1, b1, w2, b2, y, context);
   run_block1<f16>(x, w1, b1, w2, b2, y, context);
 #else
-  fail("conv_block1 is not in this build: VGGFAST_CUDA_ARCHS with 90a has it");
+  fail("conv_block1 is not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
 #endif
 }
 

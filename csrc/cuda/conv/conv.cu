@@ -15,8 +15,8 @@ namespace {
 
 /// The kernels count pixels and windows in 31 bits.
 void check_pixels(const Tensor& t, const char* name, int64_t h, int64_t w) {
-  VGGFAST_CHECK(t.size(0) * (h + 1) * (w + 1) < int64_t(1) << 31, name, " has shape ", describe(t.shape),
-                ": under 2^31 pixels are wanted");
+  VGGFAST_CHECK(t.size(0) * (h + 1) * (w + 1) < int64_t(1) << 31, name, " must have under 2^31 pixels, got shape ",
+                describe(t.shape));
 }
 
 template <class T>
@@ -68,7 +68,7 @@ size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   check_nhwc(x, "x");
   check_gradient(gy, masked, x.size(2), x.size(3));
-  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel is ", kernel, ": 1 or 3 is wanted");
+  VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
 #ifdef VGGFAST_SM90
   if (hopper::takes_wgrad(x, gy, masked, kernel)) return hopper::wgrad_workspace(x, gy, masked);
 #endif

@@ -34,8 +34,8 @@ void set_conv_tile(const std::string& name) {
   const std::vector<std::string> names = conv_tiles();
   std::string allowed;
   for (const std::string& known : names) allowed += (allowed.empty() ? "" : ", ") + known;
-  VGGFAST_CHECK(std::find(names.begin(), names.end(), name) != names.end(), "tile is ", name, ": one of ", allowed,
-                " is wanted");
+  VGGFAST_CHECK(std::find(names.begin(), names.end(), name) != names.end(), "tile must be one of ", allowed, ", got '",
+                name, "'");
   forced = name;
 }
 

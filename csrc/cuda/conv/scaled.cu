@@ -13,21 +13,24 @@ void check_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, Epi
   check_nhwc(weight, "weight");
   const int64_t cout = weight.size(0), by = e.pool ? 2 : 1, whole = y.dtype == DType::e4m3 ? 16 : 8;
   for (const auto& [t, name] : {std::pair{&x, "x"}, {&y, "y"}}) {
-    VGGFAST_CHECK(t->dtype == DType::e4m3 || t->dtype == DType::bf16, name, " is ", name_of(t->dtype),
-                  ": float8_e4m3fn or bfloat16 is wanted");
-    VGGFAST_CHECK(reinterpret_cast<uintptr_t>(t->data) % 16 == 0, name, " does not begin at a multiple of 16 bytes");
+    VGGFAST_CHECK(t->dtype == DType::e4m3 || t->dtype == DType::bf16, name, " must be float8_e4m3fn or bfloat16, got ",
+                  name_of(t->dtype));
+    VGGFAST_CHECK(reinterpret_cast<uintptr_t>(t->data) % 16 == 0, name,
+                  " must begin at a multiple of 16 bytes, got address ", t->data);
   }
-  VGGFAST_CHECK(x.dtype == DType::e4m3 || y.dtype == DType::e4m3, "x and y are bfloat16: one is to be float8_e4m3fn");
+  VGGFAST_CHECK(x.dtype == DType::e4m3 || y.dtype == DType::e4m3,
+                "x or y must be float8_e4m3fn, got bfloat16 for both");
   check_like(weight, "weight", weight.shape, x.dtype, x.device);
   check_like(y, "y", {x.size(0), cout, x.size(2) / by, x.size(3) / by}, y.dtype, x.device);
   if (bias) check_like(*bias, "bias", {cout}, DType::f32, x.device);
   VGGFAST_CHECK(!bias || bias->stride(0) == 1 || cout == 1, "bias is not contiguous");
-  VGGFAST_CHECK(x.size(1) * static_cast<int64_t>(size_of(x.dtype)) % 16 == 0, "x has ", x.size(1),
-                " channels: whole 16 bytes are wanted");
-  VGGFAST_CHECK(cout % whole == 0, "weight has ", cout, " output channels: a multiple of ", whole, " is wanted");
-  VGGFAST_CHECK(!e.pool || weight.size(2) == 3, "pool follows a 3x3 convolution alone");
-  VGGFAST_CHECK(x.size(0) * x.size(2) * x.size(3) < int64_t(1) << 31, "x has shape ", describe(x.shape),
-                ": under 2^31 pixels are wanted");
+  VGGFAST_CHECK(x.size(1) * static_cast<int64_t>(size_of(x.dtype)) % 16 == 0, "x must have a multiple of ",
+                16 / size_of(x.dtype), " channels, got ", x.size(1));
+  VGGFAST_CHECK(cout % whole == 0, "weight must have a multiple of ", whole, " output channels, got ", cout);
+  VGGFAST_CHECK(!e.pool || weight.size(2) == 3, "pool needs a 3x3 convolution, got weight of shape ",
+                describe(weight.shape));
+  VGGFAST_CHECK(x.size(0) * x.size(2) * x.size(3) < int64_t(1) << 31, "x must have under 2^31 pixels, got shape ",
+                describe(x.shape));
 }
 
 #ifdef VGGFAST_SM90
@@ -60,13 +63,13 @@ void conv_fprop_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias
                        const Tensor& y, [[maybe_unused]] Context context) {
   check_scaled(x, weight, bias, e, y);
 #ifdef VGGFAST_SM90
-  VGGFAST_CHECK(is_hopper(), "float8 convolutions are for GPUs of compute capability 9.0");
+  VGGFAST_CHECK(is_hopper(), "float8 convolutions need a GPU of compute capability 9.0");
   if (y.numel() == 0) return;
   if (x.dtype == DType::bf16) return run_scaled<bf16, e4m3>(x, weight, bias, scale, e, y, context);
   if (y.dtype == DType::bf16) return run_scaled<e4m3, bf16>(x, weight, bias, scale, e, y, context);
   run_scaled<e4m3, e4m3>(x, weight, bias, scale, e, y, context);
 #else
-  fail("float8 convolutions are not in this build: VGGFAST_CUDA_ARCHS with 90a has them");
+  fail("float8 convolutions are not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
 #endif
 }
 

@@ -79,8 +79,8 @@ void prepare_images(const Tensor& images, const Crops& crops, const Normalisatio
   for_float(y, "y", [&]<class T>() {
     if (y.numel() == 0) return;
     constexpr int64_t most_columns = int64_t(1) << 29;
-    VGGFAST_CHECK(y.size(3) <= most_columns, "y has rows of ", y.size(3), " pixels: at most ", most_columns,
-                  " are wanted on cuda");
+    VGGFAST_CHECK(y.size(3) <= most_columns, "y must have rows of at most ", most_columns, " pixels on cuda, got ",
+                  y.size(3));
     const int64_t values = 3 * y.size(3);
     PrepareArgs<T> args{.images = images.as<uint8_t>(),
                         .corners = crops.corners ? crops.corners->as<int32_t>() : nullptr,

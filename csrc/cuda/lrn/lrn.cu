@@ -229,8 +229,8 @@ LrnTileArgs<T> lrn_tile_args(const Tensor& x, const Tensor* gy, LrnParams p, con
   const int64_t slots = args.tile_pixels * least(groups, args.owned + 2 * args.halo);
   const int64_t most_slots = LrnTraits::shared_bytes / (staged * vector_channels * int64_t(sizeof(Wide<T>)));
   const int64_t most_before = (most_slots - LrnTraits::groups) / 2 / reach * vector_channels;
-  VGGFAST_CHECK(slots <= most_slots, "size is ", p.size, ": with ", c, " channels of ", name_of(x.dtype), " at most ",
-                2 * most_before + 1, " is wanted on cuda");
+  VGGFAST_CHECK(slots <= most_slots, "size must be at most ", 2 * most_before + 1, " with ", c, " channels of ",
+                name_of(x.dtype), " on cuda, got ", p.size);
   args.slots = int(slots);
   return args;
 }
@@ -238,8 +238,8 @@ LrnTileArgs<T> lrn_tile_args(const Tensor& x, const Tensor* gy, LrnParams p, con
 template <class T>
 Grid lrn_grid(const LrnTileArgs<T>& a, int64_t staged) {
   const int64_t tiles = (a.pixels + a.tile_pixels - 1) / a.tile_pixels, chunks = (a.groups + a.owned - 1) / a.owned;
-  VGGFAST_CHECK(chunks <= LrnTraits::most_chunks, "x has ", a.c, " channels: at most ",
-                LrnTraits::most_chunks * LrnTraits::groups * vector_channels, " are wanted");
+  VGGFAST_CHECK(chunks <= LrnTraits::most_chunks, "x must have at most ",
+                LrnTraits::most_chunks * LrnTraits::groups * vector_channels, " channels on cuda, got ", a.c);
   return {.blocks = dim3(unsigned(tiles < LrnTraits::most_blocks ? tiles : LrnTraits::most_blocks), unsigned(chunks)),
           .threads = dim3(LrnTraits::threads),
           .shared_bytes = size_t(a.slots * staged * vector_channels) * sizeof(Wide<T>)};

@@ -128,7 +128,7 @@ MeanPosteriorsArgs<T> mean_posteriors_args(const Tensor& maps, int64_t views) {
 template <class T>
 Grid mean_posteriors_grid(const MeanPosteriorsArgs<T>& a, int64_t blocks, int64_t rows) {
   const int64_t most = (MeanPosteriorsTraits::shared_bytes / int64_t(sizeof(Wide<T>)) - a.lanes.scratch()) / rows;
-  VGGFAST_CHECK(a.c <= most, "maps has ", a.c, " channels: at most ", most, " classes are wanted on cuda");
+  VGGFAST_CHECK(a.c <= most, "maps must have at most ", most, " channels (classes) on cuda, got ", a.c);
   return {
       .blocks = dim3(unsigned(blocks < MeanPosteriorsTraits::most_blocks ? blocks : MeanPosteriorsTraits::most_blocks)),
       .threads = dim3(MeanPosteriorsTraits::threads),

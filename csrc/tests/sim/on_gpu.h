@@ -109,7 +109,7 @@ inline void check_close(const Tensor& got, const Tensor& wanted, double rounding
     const bool same = value == want || (std::isnan(value) && std::isnan(want)) || std::fabs(value - want) <= allowed;
     if (!same && !std::exchange(reported, true)) {
       report(__FILE__, __LINE__, name, ": element ", i, " of ", describe(got.shape), " ", name_of(got.dtype), " is ",
-             value, ", wanted ", want, " +- ", allowed);
+             value, ", expected ", want, " +- ", allowed);
     }
   });
 }

@@ -43,7 +43,7 @@ inline void check_fault(const char* file, int line, const char* call, const std:
   std::cout << "caught " << kernel_of(call) << ": " << text.substr(words, text.find("\nsim:") - words) << "\n";
   for (const char* each : wanted) {
     if (text.find(each) == std::string::npos) {
-      report(file, line, "the fault is '", text, "', wanted '", each, "'");
+      report(file, line, "the fault is '", text, "', expected '", each, "'");
     }
   }
 }

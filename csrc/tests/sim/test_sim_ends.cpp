@@ -178,26 +178,29 @@ void check_errors() {
   const OnGpu sums(DType::f32, {2, 3}, {0, 1}), bytes = gpu_nhwc(DType::u8, 2, 3, 4, 4);
   const OnGpu images(DType::u8, {2, 4, 4, 3}, nhwc3_order);
   const Held on_host = make_nhwc(DType::f32, 2, 3, 4, 4), host_scores = make(DType::f32, {2, 3}, {0, 1});
-  CHECK_ERROR(mean_posteriors(on_host, 0, host_scores, one_thread), "views is 0: 1 or more is wanted");
-  CHECK_ERROR(cuda::mean_posteriors(on_host, 1, host_scores, {}), "maps is on cpu: cuda is wanted");
-  CHECK_ERROR(mean_posteriors(x, 1, sums, one_thread), "maps is on cuda: cpu is wanted");
-  CHECK_ERROR(cuda::mean_posteriors(x, 0, sums, {}), "views is 0: 1 or more is wanted");
-  CHECK_ERROR(cuda::mean_posteriors(x, 3, sums, {}), "maps has shape (2, 3, 4, 4)", "3 (views)");
-  CHECK_ERROR(cuda::mean_posteriors(x, 2, sums, {}), "scores has shape (2, 3): (1, 3) is wanted");
-  CHECK_ERROR(cuda::mean_posteriors_dgrad(sums, x, 1, y, {}), "gmaps has shape (2, 3, 2, 2)");
+  CHECK_ERROR(mean_posteriors(on_host, 0, host_scores, one_thread), "views must be at least 1, got 0");
+  CHECK_ERROR(cuda::mean_posteriors(on_host, 1, host_scores, {}), "maps must be on cuda, got cpu");
+  CHECK_ERROR(mean_posteriors(x, 1, sums, one_thread), "maps must be on cpu, got cuda");
+  CHECK_ERROR(cuda::mean_posteriors(x, 0, sums, {}), "views must be at least 1, got 0");
+  CHECK_ERROR(cuda::mean_posteriors(x, 3, sums, {}), "maps must have a first axis of 3 (views)",
+              "got shape (2, 3, 4, 4)");
+  CHECK_ERROR(cuda::mean_posteriors(x, 2, sums, {}), "scores must have shape (1, 3), got (2, 3)");
+  CHECK_ERROR(cuda::mean_posteriors_dgrad(sums, x, 1, y, {}), "gmaps must have shape (2, 3, 4, 4), got (2, 3, 2, 2)");
   Tensor wide = x;
   wide.shape = {1, 50000, 1, 1};
   wide.strides = {50000, 1, 1, 1};
   const Tensor scores{.data = wide.data, .device = Device::cuda, .shape = {1, 50000}, .strides = {50000, 1}};
-  CHECK_ERROR(cuda::mean_posteriors(wide, 1, scores, {}), "maps has 50000 channels: at most 22528 classes");
-  CHECK_ERROR(cuda::prepare_images(images, {}, {}, bytes, {}), "y is uint8: bfloat16");
-  CHECK_ERROR(cuda::prepare_images(x, {}, {}, x, {}), "images has shape (2, 3, 4, 4): (2, H, W, 3) is wanted");
+  CHECK_ERROR(cuda::mean_posteriors(wide, 1, scores, {}),
+              "maps must have at most 22528 channels (classes) on cuda, got 50000");
+  CHECK_ERROR(cuda::prepare_images(images, {}, {}, bytes, {}),
+              "y must be bfloat16, float16, float32 or float64, got uint8");
+  CHECK_ERROR(cuda::prepare_images(x, {}, {}, x, {}), "images must have shape (2, H, W, 3), got (2, 3, 4, 4)");
   const Tensor* other = sums.pointer();
   CHECK_ERROR(cuda::prepare_images(images, {.corners = other}, {}, x, {}),
-              "corners has shape (2, 3): (2, 2) is wanted");
-  CHECK_ERROR(cuda::prepare_images(images, {.flips = other}, {}, x, {}), "flips has shape (2, 3): (2) is wanted");
+              "corners must have shape (2, 2), got (2, 3)");
+  CHECK_ERROR(cuda::prepare_images(images, {.flips = other}, {}, x, {}), "flips must have shape (2), got (2, 3)");
   CHECK_ERROR(cuda::prepare_images(images, {.shifts = y.pointer()}, {}, x, {}),
-              "shifts has shape (2, 3, 2, 2): (2, 3) is wanted");
+              "shifts must have shape (2, 3), got (2, 3, 2, 2)");
 }
 
 }  // namespace

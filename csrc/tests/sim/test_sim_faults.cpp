@@ -143,7 +143,7 @@ void test_copies() {
   CHECK_FAULT((copy_in<false, true>, four_warps, in.data(), out.data()), "asynchronous copy has yet to land", here);
   CHECK_FAULT((copy_in<true, false>, four_warps, in.data(), out.data()), "of shared memory", here);
   CHECK_FAULT((refill_too_early, four_warps, in.data(), out.data()), "overwrites byte", here);
-  CHECK_FAULT((misaligned_copy, one_warp, in.data()), "multiples of 16 are wanted", here);
+  CHECK_FAULT((misaligned_copy, one_warp, in.data()), "cp.async must copy from and to multiples of 16 bytes", here);
 }
 
 void test_addresses() {

@@ -228,7 +228,8 @@ void test_loads() {
   CHECK_FAULT((load_box<Bug::init_not_ordered>, two_warps, map, o), "is not ordered before", here);
   CHECK_FAULT((load_box<Bug::init_not_fenced>, two_warps, map, o), "did neither fence.mbarrier_init nor", here);
   CHECK_FAULT((load_box<Bug::plain_store>, two_warps, map, o), "which is an mbarrier's", here);
-  CHECK_FAULT((load_box<Bug::misaligned>, two_warps, map, o), "a multiple of 128 is wanted", here);
+  CHECK_FAULT((load_box<Bug::misaligned>, two_warps, map, o), "must begin at a multiple of 128 bytes of shared memory",
+              here);
   CHECK_FAULT((load_box<Bug::never_waited>, two_warps, map, o), "the block ends with", here);
   CHECK_CLEAN((refill<Bug::none>, two_warps, map, o));
   CHECK_EQUAL(o[32 * 3 + 2], 34.0f);
@@ -287,12 +288,14 @@ void test_illegal_maps() {
     change(map);
     return map;
   };
-  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.box[1] = 257; })), "box[1] is 257, 1 to 256");
-  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.box[0] = 3; })), "box[0] is 12 bytes, multiples of 16");
-  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.strides[0] = 20; })), "strides[0] is 20 bytes, multiples of 16");
-  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.dims[1] = 0; })), "dims[1] is 0");
-  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.rank = 6; })), "rank is 6");
-  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.data = static_cast<const float*>(m.data) + 1; })), "data is at");
+  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.box[1] = 257; })), "box[1] must be 1 to 256, got 257");
+  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.box[0] = 3; })), "box[0] must be a multiple of 16 bytes, got 12");
+  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.strides[0] = 20; })),
+              "strides[0] must be a multiple of 16 bytes below 2^40, got 20");
+  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.dims[1] = 0; })), "dims[1] must be 1 to 2^32, got 0");
+  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.rank = 6; })), "rank must be 1 to 5, got 6");
+  CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.data = static_cast<const float*>(m.data) + 1; })),
+              "data must begin at a multiple of 16 bytes, got address");
   CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.swizzle = cuda::MapSwizzle::b64; })),
               "128 bytes, at most the swizzle's 64");
   cuda::Im2colMap column{in.data(), cuda::MapElement::f32, {8, 4, 4, 1}, {32, 128, 512}, {-1, -1}, {-1, -1}, 8,
@@ -304,7 +307,7 @@ void test_illegal_maps() {
   CHECK_FAULT((im2col_from, one_warp, cuda::tensor_map(matrix(in.data())), 0), "a tiled tensor map for the other kind",
               here);
   column.pixels = 1025;
-  CHECK_ERROR(cuda::tensor_map(column), "pixels is 1025");
+  CHECK_ERROR(cuda::tensor_map(column), "pixels must be 1 to 1024, got 1025");
   column.pixels = 16;
   column.upper[0] = -5;
   CHECK_ERROR(cuda::tensor_map(column), "a box of at least one pixel");

@@ -1,4 +1,4 @@
-// Which tile the Hopper fprop takes: the one wanted, the table's, the estimate's; and that what the table of tuned.h
+// Which tile the Hopper fprop takes: the one asked for, the table's, the estimate's; and that what the table of tuned.h
 // names exists and fits.
 #include <algorithm>
 #include <tuple>
@@ -59,7 +59,7 @@ void check_an_entry_is_obeyed() {
   const std::string other = estimated == "flat-64x64" ? "flat-128x128" : "flat-64x64";
   const std::vector<TunedTile> tiles = {entry(64, other.c_str())};
   CHECK_EQUAL(choose_tile(layer(64), "auto", gpu, {tiles, gpu}), other);
-  CHECK_EQUAL(choose_tile(layer(64), "rows-64x112", gpu, {tiles, gpu}), "rows-64x112", "the one wanted comes first");
+  CHECK_EQUAL(choose_tile(layer(64), "rows-64x112", gpu, {tiles, gpu}), "rows-64x112", "the one asked for comes first");
   CHECK_EQUAL(choose_tile(layer(64), "rows-64x224-resident", gpu, {tiles, gpu}), other, "where it fits");
   CHECK_EQUAL(choose_tile(layer(64), "auto", gpu - 1, {tiles, gpu}), choose_tile(layer(64), "auto", gpu - 1, {}),
               "measured on another GPU");

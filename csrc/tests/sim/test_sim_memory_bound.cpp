@@ -230,18 +230,18 @@ void check_errors() {
   const OnGpu x = gpu_nhwc(DType::f32, 2, 3, 4, 4), bytes = gpu_nhwc(DType::u8, 2, 3, 4, 4);
   const OnGpu pooled_bytes = gpu_nhwc(DType::u8, 2, 3, 2, 2), byte_sums(DType::u8, {2, 3}, {0, 1});
   const Held on_host = make_nhwc(DType::f32, 2, 3, 4, 4), host_y = make_nhwc(DType::f32, 2, 3, 2, 2);
-  const char* wanted = "x is uint8: bfloat16, float16, float32 or float64 is wanted";
+  const char* wanted = "x must be bfloat16, float16, float32 or float64, got uint8";
   CHECK_ERROR(cuda::max_pool2x2(bytes, pooled_bytes, nullptr, {}), wanted);
-  CHECK_ERROR(cuda::max_pool2x2(on_host, host_y, nullptr, {}), "x is on cpu: cuda is wanted");
-  CHECK_ERROR(cuda::max_pool2x2(x, x, nullptr, {}), "y has shape (2, 3, 4, 4): (2, 3, 2, 2) is wanted");
+  CHECK_ERROR(cuda::max_pool2x2(on_host, host_y, nullptr, {}), "x must be on cuda, got cpu");
+  CHECK_ERROR(cuda::max_pool2x2(x, x, nullptr, {}), "y must have shape (2, 3, 2, 2), got (2, 3, 4, 4)");
   CHECK_ERROR(cuda::sum_pool(bytes, false, byte_sums, {}), wanted);
-  CHECK_ERROR(cuda::lrn_fprop(x, {0, 1, 1, 1}, x, {}), "size is 0: 1 or more is wanted");
+  CHECK_ERROR(cuda::lrn_fprop(x, {0, 1, 1, 1}, x, {}), "size must be at least 1, got 0");
   CHECK_ERROR(cuda::lrn_fprop(bytes, {}, bytes, {}), wanted);
   Tensor wide = x;
   wide.shape = {1, 30000, 1, 1};
   wide.strides = {30000, 1, 1, 1};
   CHECK_ERROR(cuda::lrn_dgrad(wide, wide, {20000, 1, 1, 1}, wide, {}, {}),
-              "size is 20000: with 30000 channels of float32 at most 3073 is wanted on cuda");
+              "size must be at most 3073 with 30000 channels of float32 on cuda, got 20000");
 }
 
 }  // namespace

@@ -30,8 +30,8 @@ __global__ void __launch_bounds__(threads)
 template <class T>
 void pack_weights(const WeightView<T>& weights, bool tf32, T* packed, const Context& context) {
   const int64_t count = weights.rows() * weights.depth();
-  VGGFAST_CHECK(count < (int64_t(1) << 31) - (1 << 20), "weight has ", weights.out, " x ", weights.in,
-                " channels: under 2^31 values are wanted");
+  VGGFAST_CHECK(count < (int64_t(1) << 31) - (1 << 20), "weight must have under 2^31 values, got ", weights.out, " x ",
+                weights.in, " channels");
   const int64_t blocks = (count + threads * values_of_a_thread - 1) / (threads * values_of_a_thread);
   launch("pack_weights_kernel", pack_weights_kernel<T>, {.blocks = static_cast<unsigned>(blocks), .threads = threads},
          context, weights, Divider(weights.depth()), Divider(weights.in), static_cast<int>(count), tf32, packed);

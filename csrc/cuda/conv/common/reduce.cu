@@ -47,7 +47,7 @@ void reduce_wgrad(const ReduceArgs<T>& args, const Context& context) {
   int slices = 1;
   while (slices < std::min(args.splits, most_slices) && count * slices < wanted_threads) slices *= 2;
   const int64_t values = threads / slices, blocks = (count + values - 1) / values;
-  VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw and gb have ", count, " values: under ", values << 31, " are wanted");
+  VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw and gb must have under ", values << 31, " values, got ", count);
   launch("reduce_wgrad_kernel", reduce_wgrad_kernel<T>,
          {.blocks = static_cast<unsigned>(blocks),
           .threads = threads,

@@ -11,7 +11,7 @@ void launch_fprop(FpropArgs<typename Math::Element>& args, const Context& contex
   args.column_tiles = tiles(args.y.c, Tile::columns);
   const int row_tiles = tiles(args.windows.count, Tile::rows / 4);
   const int64_t blocks = int64_t(row_tiles) * args.column_tiles;
-  VGGFAST_CHECK(blocks < int64_t(1) << 31, "x asks for ", blocks, " tiles: under 2^31 are wanted");
+  VGGFAST_CHECK(blocks < int64_t(1) << 31, "x is too large: it must take under 2^31 tiles, got ", blocks);
   launch("conv_fprop_kernel", conv_fprop_kernel<Math, Tile, How>,
          {.blocks = static_cast<unsigned>(blocks),
           .threads = Tile::threads,

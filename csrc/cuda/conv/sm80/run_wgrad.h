@@ -11,7 +11,7 @@ void launch_wgrad(WgradArgs<typename Math::Element>& args, const Context& contex
   args.row_tiles = tiles(args.gz.c, Tile::rows);
   args.column_tiles = tiles(args.columns, Tile::columns);
   const int64_t blocks = int64_t(args.row_tiles) * args.column_tiles * args.splits;
-  VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw asks for ", blocks, " tiles: under 2^31 are wanted");
+  VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw is too large: it must take under 2^31 tiles, got ", blocks);
   launch("conv_wgrad_kernel", conv_wgrad_kernel<Math, Tile, Gradients, Inputs>,
          {.blocks = static_cast<unsigned>(blocks),
           .threads = Tile::threads,

@@ -33,7 +33,7 @@ class WindowOutputs {
     bits_ = y.mask + (image * (planes - 1) * plane_ + pixel * (y.c / 8) + c / 8);
   }
 
-  /// Channels `further` ... from the lane's first on; `sums` are not wanted any more.
+  /// Channels `further` ... from the lane's first on; `sums` are not needed any more.
   __device__ __forceinline__ void store(WindowSums& sums, int further) const {
     if (y_.pool) {
       unsigned right = 0, below = 0;

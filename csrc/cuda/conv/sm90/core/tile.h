@@ -42,7 +42,7 @@ struct Tile {
   static constexpr bool turns = Sharing == Work::turns, resident = Kept == Weights::resident;
   static constexpr bool by_rows = How == Feed::rows;
   static constexpr int channels = turns ? warpgroup_channels : consumers * warpgroup_channels;
-  static constexpr bool only_pools = false;  // whether outputs are pooled always, and masks never wanted
+  static constexpr bool only_pools = false;  // whether outputs are pooled always, and masks never asked for
   static constexpr int taps_of_a_box = by_rows ? 3 : 1;
   static constexpr int box_rows = by_rows ? rows + taps_of_a_box - 1 : 1;  // of pixels
   static constexpr int box_pixels = by_rows ? tile_width * box_rows : pixels;

@@ -1,5 +1,5 @@
-// Which tile fprop takes: the one wanted, else the one measured to be the fastest (tuned.h), else the one of the least
-// estimate (tiles.h).
+// Which tile fprop takes: the one asked for, else the one measured to be the fastest (tuned.h), else the one of the
+// least estimate (tiles.h).
 #pragma once
 
 #include <span>

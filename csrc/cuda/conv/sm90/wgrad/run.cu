@@ -30,7 +30,7 @@ void launch_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, cons
                   const Context& context) {
   using Tile = WgradTraits<T, Rows>;
   const int64_t blocks = int64_t(args.cout_tiles) * args.cin_tiles * args.splits;
-  VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw asks for ", blocks, " tiles: under 2^31 are wanted");
+  VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw is too large: it must take under 2^31 tiles, got ", blocks);
   launch("conv_wgrad_hopper_kernel", conv_wgrad_hopper_kernel<Tile>,
          {.blocks = static_cast<unsigned>(blocks), .threads = Tile::threads, .shared_bytes = Tile::shared_bytes},
          context, map_of<T>(gz, plan, 0), map_of<T>(x, plan, row_taps - 1), args);
