@@ -44,7 +44,7 @@ void bind_classes(py::module_& m) {
              if (leaves) layer.leaves = dtype_named(*leaves);
              return layer;
            }),
-           py::arg("kind"), py::kw_only(), py::arg("cin") = 0, py::arg("channels") = 0, py::arg("size") = 0,
+           py::arg("kind"), py::arg("cin") = 0, py::arg("channels") = 0, py::kw_only(), py::arg("size") = 0,
            py::arg("ceil_mode") = false, py::arg("fuses_pool") = true, py::arg("nhwc_rows") = false,
            py::arg("leaves") = py::none());
   py::class_<Activation>(m, "Activation")

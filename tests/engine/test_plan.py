@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from vggfast.engine._plan import ALIGNMENT, fuse, make_plan, output_shapes
+from vggfast.engine.plan import ALIGNMENT, fuse, make_plan, output_shapes
 from vggfast.graph.layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 from vggfast.models import CONFIGURATIONS
 

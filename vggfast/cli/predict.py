@@ -8,38 +8,42 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggfast.cli.help import describe
 from vggfast.cli.options import add_machine, add_models, drawn, open_models
 
 if TYPE_CHECKING:
-    from vggfast.data import ImageSet
-    from vggfast.evaluate.evaluation import Evaluation
+    from vggfast.data import ImageFiles
+    from vggfast.evaluate.evaluation import Predictions
     from vggfast.evaluate.networks import Network
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Prints the likeliest classes of each image, evaluated densely as by vggfast eval; of several networks, by the "
-        "average of their posteriors."
-    )
-    parser.epilog = "example: vggfast predict a.png b.png --model runs/demo/model.safetensors"
+    describe(
+        parser, "Prints the likeliest classes of each image. Images are evaluated densely, as vggfast eval does; "
+        "several networks decide by the average of their posteriors.",
+        "vggfast predict a.png b.png --model runs/demo/model.safetensors",
+    )  # fmt: skip
     add_models(parser)
-    parser.add_argument("--scales", metavar="Q", type=int, nargs="+", help="as for eval")
-    parser.add_argument("--top", metavar="K", type=int, help="classes to print (default 5, or all of fewer)")
+    parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
+                        help="shorter sides of the rescaled images (default: those of each network's training, or the "
+                        "paper's)")  # fmt: skip
+    parser.add_argument("--top", metavar="K", type=int,
+                        help="number of classes to print (default 5, or all if there are fewer)")  # fmt: skip
     parser.add_argument("--csv", metavar="FILE", type=Path,
-                        help="write predictions there: image, the class by each network, final class, "
-                        "confidence")  # fmt: skip
+                        help="write the predictions to this file: image, the class by each network, the final class, "
+                        "its confidence")  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE", type=Path,
-                        help="write a page (.html) or picture (.png) of the images there: their likeliest classes, and "
-                        "heat maps of where the (first) network sees them")  # fmt: skip
+                        help="write a page (.html) or a picture (.png) that shows each image, its likeliest classes, "
+                        "and heat maps of where the first network sees them")  # fmt: skip
     add_machine(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
 
 
 def run(parsed: argparse.Namespace) -> int:
     from vggfast.console import ProgressBars
     from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
-    from vggfast.evaluate.evaluation import Order, evaluate_networks
+    from vggfast.evaluate.evaluation import predict_networks
     from vggfast.evaluate.fusion import average
 
     networks = open_models(parsed)
@@ -52,10 +56,10 @@ def run(parsed: argparse.Namespace) -> int:
 
         check_sheet(parsed.sheet, len(images))
     scales = [tuple(parsed.scales or network.scales("dense")) for network in networks]
-    order = Order("the images", "val", scales, Settings(memory=parsed.memory))
+    settings = Settings(memory=parsed.memory)
     with DistributedContext.start(parsed.device) as context:
         with drawn(context) as told:
-            done = evaluate_networks(order, networks, images, context, **told)
+            done = predict_networks(networks, scales, settings, images, context, **told)
         if done is None:
             return 0
         _print(done, top)
@@ -71,19 +75,16 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageSet:
-    """Image files as a data set whose labels nobody knows."""
-    import numpy as np
-
-    from vggfast.data import ImageSet, open_image
+def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageFiles:
+    from vggfast.data import ImageFiles
 
     classes = next((network.classes for network in networks if network.classes is not None), None)
     if classes is None:
         raise ValueError(f"{networks[0].path} has no names of its classes: --classes FILE is wanted")
-    return ImageSet("images", classes, np.zeros(len(paths), np.int64), [str(path) for path in paths], open_image)
+    return ImageFiles([str(path) for path in paths], classes)
 
 
-def _print(done: Evaluation, top: int) -> None:
+def _print(done: Predictions, top: int) -> None:
     from vggfast.evaluate.fusion import average
 
     best = average(done.posteriors).topk(top)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import graph as read
-from vggfast.engine import _cpu, _cuda
-from vggfast.engine._options import Deviation, Network, Options
+from vggfast.engine import cpu, cuda
+from vggfast.engine.options import Deviation, Network, Options
 
 __all__ = ["Deviation", "Engine"]
 
 # Tests put others here.
-OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": _cpu.CpuNetwork, "cuda": _cuda.CudaNetwork}
-_PARAMETERS = {"cpu": _cpu.DTYPES, "cuda": _cuda.DTYPES}
+OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": cpu.CpuNetwork, "cuda": cuda.CudaNetwork}
+_PARAMETERS = {"cpu": cpu.DTYPES, "cuda": cuda.DTYPES}
 
 
 class Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from itertools import islice
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from vggfast.graph import differences
-from vggfast.io import METADATA, read_weights, write_atomically
+from vggfast.io import METADATA, WeightFile, write_atomically
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 
@@ -58,8 +59,17 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: no such file, or not one of ours; the text names the path.
     """
-    path = Path(path)
-    tensors, arguments = read_weights(path)
+    return model_of(WeightFile(Path(path)))
+
+
+def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]]:
+    """As :func:`load_model`, of an opened file.
+
+    Args:
+        file: the file.
+        empty: leave out the values of the weights, which stay on torch's device "meta": for a look at the network.
+    """
+    path, arguments = file.path, file.arguments
     if arguments is None:
         raise ValueError(
             f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
@@ -68,8 +78,9 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     arguments = dict(arguments)
     extra = arguments.pop("extra", {})
     try:
-        model = VGG(**arguments, init=None)
-        model.load_state_dict(tensors)
+        with torch.device("meta") if empty else contextlib.nullcontext():
+            model = VGG(**arguments, init=None)
+        model.load_state_dict(file.shapes() if empty else file.tensors())
         if "preprocessing" in extra:
             model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
     except (TypeError, KeyError, RuntimeError, ValueError) as error:

@@ -9,15 +9,15 @@ from torch import Tensor
 
 from vggfast import _native
 from vggfast._native import view
-from vggfast.engine._options import Options
-from vggfast.engine._plan import Shape
+from vggfast.engine.options import Options
+from vggfast.engine.plan import Shape
 from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 
 DTYPES = (torch.float32,)  # that a model's parameters may have
 
 
 class CpuNetwork:
-    """See :class:`vggfast.engine._options.Network`."""
+    """See :class:`vggfast.engine.options.Network`."""
 
     inputs: tuple[torch.dtype, ...] = (torch.float32,)
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggfast.engine._options import Deviation, Network
-from vggfast.engine._plan import E4M3, fuse, output_shapes
+from vggfast.engine.options import Deviation, Network
+from vggfast.engine.plan import E4M3, fuse, output_shapes
 from vggfast.graph.layers import Conv, Layer, Scaled, ScaledConv
 
 LARGEST = torch.finfo(E4M3).max

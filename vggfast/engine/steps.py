@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vggfast.engine._plan import E4M3, Activation, Plan, Step
+from vggfast.engine.plan import E4M3, Activation, Plan, Step
 from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
 from vggfast.ops._backends import NARROW, Backend, TorchBackend, torch_rounds
 

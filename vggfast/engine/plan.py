@@ -1,4 +1,4 @@
-"""What an engine on CUDA does for one shape of images: the core's plan, in terms of layers and tensors."""
+"""The core's plans (csrc/plan/plan.h) for an engine on CUDA, in terms of its layers and of tensors."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from vggfast import _native
-from vggfast.graph.layers import Conv, Flatten, Layer, Linear, MaxPool, ScaledConv, Windows
+from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
 
 ALIGNMENT = 256  # bytes: more than any kernel asks for
 E4M3 = torch.float8_e4m3fn
+OTHER_KINDS = {Relu: "relu", Lrn: "lrn", RowMean: "row_mean"}
 
 Shape = tuple[int, ...]  # (N, C, H, W), or (rows, values)
 
@@ -25,7 +26,7 @@ class Activation:
 
     shape: Shape
     dtype: torch.dtype
-    offset: int  # in the arena; it means something once the whole plan is made
+    offset: int  # in the arena, once the whole plan is made
 
     @property
     def bytes(self) -> int:
@@ -62,33 +63,28 @@ class Plan:
     bytes: int  # of the arena
 
 
-def described(layers: Sequence[Layer]) -> list[Any]:
+def _described(layers: Sequence[Layer]) -> list[Any]:
     """The layers as the planner sees them."""
-    return [_described(layer) for layer in layers]
+    describe = _native.load().plan.Layer
 
+    def described(layer: Layer) -> Any:
+        match layer:
+            case Conv(weight):
+                scaled = layer if isinstance(layer, ScaledConv) else None
+                pools = weight.shape[2] == 3 or not scaled  # the kernels of e4m3 fuse no pool after a 1x1 convolution
+                leaves = _name(E4M3) if scaled and scaled.leaving else None
+                return describe("conv", weight.shape[1], weight.shape[0], fuses_pool=pools, leaves=leaves)
+            case Linear(weight):
+                return describe("linear", weight.shape[1], weight.shape[0])
+            case MaxPool(ceil_mode):
+                return describe("max_pool", ceil_mode=ceil_mode)
+            case Flatten(size, by_pixel):
+                return describe("flatten", size=size, nhwc_rows=by_pixel)
+            case Windows(size, by_pixel):
+                return describe("windows", size=size, nhwc_rows=by_pixel)
+        return describe(OTHER_KINDS[type(layer)])
 
-def _described(layer: Layer) -> Any:
-    make = _native.load().plan.Layer
-    match layer:
-        case Conv(weight):
-            scaled = isinstance(layer, ScaledConv)
-            return make(
-                "conv",
-                cin=weight.shape[1],
-                channels=weight.shape[0],
-                fuses_pool=weight.shape[2] == 3
-                or not scaled,  # the kernels of e4m3 have no pool after a 1x1 convolution
-                leaves=_name(E4M3) if isinstance(layer, ScaledConv) and layer.leaving else None,
-            )
-        case Linear(weight):
-            return make("linear", cin=weight.shape[1], channels=weight.shape[0])
-        case MaxPool(ceil_mode):
-            return make("max_pool", ceil_mode=ceil_mode)
-        case Flatten(size, by_pixel):
-            return make("flatten", size=size, nhwc_rows=by_pixel)
-        case Windows(size, by_pixel):
-            return make("windows", size=size, nhwc_rows=by_pixel)
-    return make({"Relu": "relu", "Lrn": "lrn", "RowMean": "row_mean"}[type(layer).__name__])
+    return list(map(described, layers))
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -98,7 +94,7 @@ def _name(dtype: torch.dtype) -> str:
 def fuse(layers: Sequence[Layer], outputs: Sequence[int], *, block1: bool = False) -> list[Any]:
     """The layers up to the last of `outputs`, in the longest runs that one step computes: `first`, `last`, `relu`,
     `pool` and `block1` of each. An output ends a run."""
-    return _native.load().plan.fuse(described(layers), list(outputs), block1)
+    return _native.load().plan.fuse(_described(layers), outputs, block1)
 
 
 def output_shapes(layers: Sequence[Layer], images: Shape, outputs: Sequence[int]) -> list[Shape]:
@@ -107,7 +103,7 @@ def output_shapes(layers: Sequence[Layer], images: Shape, outputs: Sequence[int]
     Raises:
         ValueError: a layer cannot take its input.
     """
-    return _native.load().plan.output_shapes(described(layers), images, list(outputs))
+    return _native.load().plan.output_shapes(_described(layers), images, outputs)
 
 
 def make_plan(
@@ -131,15 +127,14 @@ def make_plan(
         return Activation(made.shape, getattr(torch, made.dtype), made.offset)
 
     def step(made: Any, source: Activation, target: Activation) -> Step:
-        then = layers[made.first + 2] if made.block1 else None
-        assert then is None or isinstance(then, Conv)
+        then: Any = layers[made.first + 2] if made.block1 else None
         scratch = slice(made.scratch_offset, made.scratch_offset + made.scratch_bytes)
         return Step(layers[made.first], source, target, made.relu, made.pool, then, made.in_place, scratch)
 
     plan = _native.load().plan.make_plan(
-        described(layers),
+        _described(layers),
         images,
-        list(outputs),
+        outputs,
         dtype=_name(dtype),
         alignment=ALIGNMENT,
         block1=block1,
@@ -147,5 +142,5 @@ def make_plan(
     )
     activations = list(map(activation, plan.activations))
     steps = tuple(map(step, plan.steps, activations, activations[1:]))
-    found = tuple(each for each, made in zip(activations, plan.activations, strict=True) if made.output >= 0)
-    return Plan(activations[0], steps, found, plan.bytes)
+    requested = tuple(each for each, made in zip(activations, plan.activations, strict=True) if made.output >= 0)
+    return Plan(activations[0], steps, requested, plan.bytes)
