@@ -13,6 +13,7 @@ code, in the same process.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import time
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import Engine
-from vggfast.console import ProgressBar
+from vggfast.console import ProgressBars
 from vggfast.data import open_dataset
 from vggfast.features import (
     COMBINE,
@@ -126,12 +127,11 @@ def whole(parsed: argparse.Namespace) -> None:
     extractor = make(model, TAPS, [parsed.scale], pool=POOLS, flip=False)
     sets = [open_dataset(parsed.data, split) for split in ("train", "val")]
     began = time.process_time()
-    with ProgressBar(parsed.by, sum(map(len, sets))) as live:
+    with ProgressBars() as bars:
         metadata = {
             "by": parsed.by, "model": str(parsed.model), "data": parsed.data, "environment": timing.environment(),
         }  # fmt: skip
-        tell = lambda done, speed: live.to(done, f"{speed:.2f} images/s")  # noqa: E731
-        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=tell)
+        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=functools.partial(bars, parsed.by))
     processor = time.process_time() - began
     write_json(parsed.out.with_suffix(".json"), {
         **{name: made.metadata[name] for name in FACTS},

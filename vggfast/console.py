@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vggfast._deprecated import renamed
+from vggfast._progress import duration
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
@@ -20,12 +21,6 @@ def say(text: str | Table) -> None:
     """Prints a line or a table. A full disk behind ``vggfast train > out.txt`` stops nothing."""
     with contextlib.suppress(OSError):
         console.print(text)
-
-
-def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, such as 0:01:30."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def step_text(row: Mapping[str, float], errors: Sequence[str] = ("top-1", "top-5")) -> str:
@@ -89,6 +84,42 @@ class ProgressBar:
         """The time left, from the rate of this session alone."""
         done = self.done - self._first_done
         return f"ETA {duration((now - self._began) / done * (self.total - self.done))}" if done > 0 else "ETA -:--:--"
+
+    def line(self, text: str) -> None:
+        """Prints a line that stays."""
+        if not self.quiet:
+            say(text)
+
+
+class ProgressBars:
+    """A bar for each stage of a function in turn: a :class:`vggfast._progress.StageProgress` that draws.
+
+    Args:
+        quiet: print nothing, as all ranks but the first.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self._bar: ProgressBar | None = None
+
+    def __enter__(self) -> ProgressBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def __call__(self, stage: str, done: int, total: int, text: str = "") -> None:
+        if self._bar is None or self._bar.name != stage:
+            self._end()
+            self._bar = ProgressBar(stage, total, done, self.quiet).__enter__()
+        self._bar.to(done, text)
+        if done >= total:
+            self._end()
+
+    def _end(self) -> None:
+        if self._bar is not None:
+            self._bar.__exit__()
+        self._bar = None
 
     def line(self, text: str) -> None:
         """Prints a line that stays."""

@@ -15,7 +15,7 @@ from gpu import choice
 from peers import report
 from peers.network import Spec, default_cache
 from peers.race import Outcome, race
-from peers.registry import ISAS, WAITS, Engine
+from peers.registry import ISAS, WAITS, Engine, with_before
 from vggfast.console import ProgressBar, console
 
 PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "ncnn", "MNN", "ai-edge-litert", "numpy")
@@ -47,6 +47,8 @@ def add_common(parser: argparse.ArgumentParser, engines: Sequence[str], out: str
         help="how threads wait for work: as each engine does, or all passively (default own)")
     add("--cache", type=Path, default=default_cache(), metavar="DIR",
         help="folder for weights, references and converted models (default %(default)s)")
+    add("--before", type=Path, metavar="DIR",
+        help="another checkout of vggfast, built in place: each engine of ours is raced against the same of that one")
     add("--quick", action="store_true",
         help="a few cases and rounds to see that it works; writes no file unless --out names one")
     add("--out", type=Path, metavar="FILE", help=f"JSON of every sample (default {out})")
@@ -61,6 +63,9 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, out:
         parser.error(f"--rounds is {options.rounds}: 3 or more is wanted (quartiles are taken)")
     if not options.quick and options.out is None:
         options.out = Path(out)
+    options.cache = options.cache.resolve()  # engines of another checkout run in its folder
+    if options.before and not list(options.before.glob("vggfast/_C*.so")):
+        parser.error(f"--before must be a checkout of vggfast that is built in place, got {options.before}")
     if options.plot is None and options.out is not None:
         options.plot = options.out.with_suffix(".png")
     if options.isa == "avx2":
@@ -90,8 +95,9 @@ def run(
         for case in cases:
             live.to(len(done), f"{case.name}: reference in float64")
             exact = reference(case.spec, options.cache)
+            engines = with_before(case.engines, options.before) if options.before else case.engines
             outcomes = race(
-                case.engines, case.spec, options.cache, exact, rounds=case.rounds, seconds=options.seconds,
+                engines, case.spec, options.cache, exact, rounds=case.rounds, seconds=options.seconds,
                 isa=options.isa, wait=options.wait,
                 say=lambda text, case=case: live.to(len(done), f"{case.name}: {text}"),
             )  # fmt: skip

@@ -38,8 +38,8 @@ class Child:
     def __init__(self, engine: Engine, threads: int, isa: str, wait: str) -> None:
         self.errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115 (open as long as the process is)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "peers.worker"], env=engine.environment(threads, isa, wait), stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=self.errors, text=True,
+            [sys.executable, "-m", "peers.worker"], env=engine.environment(threads, isa, wait), cwd=engine.checkout,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
         )  # fmt: skip
 
     def ask(self, limit: float, **request: Any) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,10 @@ LIMIT_BF16 = 2e-2
 
 @dataclass(frozen=True)
 class Engine:
-    """`module` has `build(spec, cache, **options)`; `package` is what must be installed for it."""
+    """`module` has `build(spec, cache, **options)`; `package` is what must be installed for it.
+
+    `checkout` is the folder of the vggfast that the engine's process imports: this one, or an older one.
+    """
 
     name: str
     module: str
@@ -38,6 +41,7 @@ class Engine:
     options: Mapping[str, Any] = field(default_factory=dict)
     env: Mapping[str, str] = field(default_factory=dict)
     limit: float | None = None
+    checkout: Path = BENCHMARKS.parent
 
     @property
     def ours(self) -> bool:
@@ -58,7 +62,7 @@ class Engine:
         if isa != "best" and self.module not in AVX2:
             raise ValueError(f"isa is {isa!r}: no way is known to hold {self.package} to it")
         count = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        paths = [str(BENCHMARKS), str(BENCHMARKS.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [str(BENCHMARKS), str(self.checkout), os.environ.get("PYTHONPATH", "")]
         return {
             **os.environ,
             **(PASSIVE if wait == "passive" else {}),
@@ -119,3 +123,13 @@ def chosen(known: Mapping[str, Engine], names: Iterable[str]) -> list[Engine]:
         if name not in known:
             raise ValueError(f"engine is {name!r}: one of {', '.join(known)} is wanted")
     return [known[name] for name in names]
+
+
+def with_before(engines: Iterable[Engine], checkout: Path) -> list[Engine]:
+    """The engines, and after each of ours the same of another checkout of vggfast, built in place."""
+    found = []
+    for engine in engines:
+        found.append(engine)
+        if engine.ours:
+            found.append(replace(engine, name=f"{engine.name}-before", checkout=checkout.resolve()))
+    return found

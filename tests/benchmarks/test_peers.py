@@ -17,7 +17,7 @@ from peers import command, registry, report  # noqa: E402
 from peers.load import Neighbours  # noqa: E402
 from peers.network import Spec, layers, reference_file, weights  # noqa: E402
 from peers.race import Outcome, race  # noqa: E402
-from peers.registry import INFERENCE, TRAINING, Engine, chosen  # noqa: E402
+from peers.registry import INFERENCE, TRAINING, Engine, chosen, with_before  # noqa: E402
 
 TINY = Spec("A", "whole", 64, 2, 1, width=1 / 16, hidden=16, classes=10)
 COMMANDS = ("bench_model", "bench_train", "bench_memory")
@@ -135,6 +135,13 @@ def test_errors_name_the_argument(name, arguments, text, capsys):
     assert text in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["bench_model", "bench_train"])
+def test_another_checkout_must_be_built(name, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        importlib.import_module(name).main(["--before", str(tmp_path)])
+    assert f"--before must be a checkout of vggfast that is built in place, got {tmp_path}" in capsys.readouterr().err
+
+
 def test_default_cases_hold_every_batch_part_and_thread_count():
     bench_model = importlib.import_module("bench_model")
     options = command.parse(bench_model.parser(), [], bench_model.OUT)
@@ -200,6 +207,17 @@ def test_engines_take_turns_and_one_that_fails_stops_nobody(cache, tmp_path, mon
     assert "nothing_of_this_name" in outcomes[0].reason
     assert [len(outcome.samples) for outcome in outcomes] == [0, 3, 3]
     assert said[-1] == "round 3 of 3"
+
+
+def test_engines_of_another_checkout_race_beside_ours(cache, tmp_path):
+    """The other checkout's process imports that one, and nothing of this one but the benchmarks."""
+    (tmp_path / "vggfast").mkdir()
+    (tmp_path / "vggfast" / "__init__.py").write_text("raise ImportError('an older vggfast')")
+    engines = with_before(chosen(INFERENCE, ["vggfast", "torch-nchw"]), tmp_path)
+    assert [engine.name for engine in engines] == ["vggfast", "vggfast-before", "torch-nchw"]
+    ours, before, _ = race(engines, TINY, cache, reference_file(TINY, cache), rounds=2)
+    assert ours.status == "timed"
+    assert (before.status, before.reason) == ("not available", "ImportError: an older vggfast")
 
 
 def test_wrong_engine_is_refused_and_not_timed(cache, tmp_path, monkeypatch):

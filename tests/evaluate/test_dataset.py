@@ -114,12 +114,18 @@ def test_ranks_share_the_images(images, ranks):
     told = []
     found = _Ranks(ranks).run(
         lambda context: evaluate_set(
-            model, images, SCALES, Settings(), context, progress=told.append if context.main else lambda done: None
+            model,
+            images,
+            SCALES,
+            Settings(),
+            context,
+            progress=lambda *each: told.append(each) if context.main else None,
         )
     )
     assert sorted(images.opened) == list(range(17))
     assert torch.equal(found[0][0], whole)
-    assert told[-1] == 17
+    assert told[0] == (0, 17)
+    assert told[-1] == (17, 17)
     assert told == sorted(told)
 
 

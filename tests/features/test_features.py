@@ -149,9 +149,9 @@ def test_a_row_of_zeros_stays():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"taps": ["relu9_1"]}, r"taps has 'relu9_1'"),
+        ({"taps": ["relu9_1"]}, r"taps must be among .*, got 'relu9_1'"),
         ({"taps": ["pool5", "pool5"]}, r"taps is \['pool5', 'pool5'\]: each only once"),
-        ({"taps": []}, r"taps is empty"),
+        ({"taps": []}, r"taps must have at least one name"),
         ({"pool": "sum"}, r"pool is 'sum': one or more of 'mean', 'max'"),
         ({"scales": []}, r"scales is \[\]"),
         ({"scales": [31]}, r"scales is \[31\]: one or more of at least 32"),
@@ -199,10 +199,11 @@ def test_what_was_stopped_goes_on(model, photos, tmp_path, name):
         extract_dataset(Extractor(model, ["pool4", "pool5"], [32, 48], flip=False), sets, out, {"model": "m"}, chunk=7)
     seen = []
     made = extract_dataset(
-        extractor, sets, out, {"model": "m"}, chunk=7, progress=lambda done, speed: seen.append((done, speed > 0))
-    )
+        extractor, sets, out, {"model": "m"}, chunk=7,
+        progress=lambda done, total, text="": seen.append((done, total, text != "")),
+    )  # fmt: skip
     assert calls == [7, 7, 6]
-    assert seen == [(7, False), (14, False), (20, True)]
+    assert seen == [(0, 20, False), (7, 20, False), (14, 20, False), (20, 20, True)]
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith("features")] == [name]
     read = load_features(out)
     every = [(images, i) for images in sets for i in range(len(images))]
@@ -317,10 +318,10 @@ def _separable(counts):
 def test_classes_apart_are_all_recognised(c):
     features, labels = _separable([8, 9, 14])
     done = []
-    found = caltech_protocol(features, labels, train=6, test=5, splits=2, c=c, progress=done.append)
+    found = caltech_protocol(features, labels, train=6, test=5, splits=2, c=c, progress=lambda *each: done.append(each))
     assert (found.recalls, found.accuracies, found.mean, found.deviation) == ((100, 100), (100, 100), 100, 0)
     assert (found.train_images, found.test_images) == (18, 2 + 3 + 5)
-    assert done == [1, 2]
+    assert done == [(0, 2), (1, 2), (2, 2)]
     if c:
         assert found.cs == (1, 1)
 

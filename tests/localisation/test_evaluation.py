@@ -146,7 +146,12 @@ def test_both_protocols_on_a_case_with_known_errors():
     namer = _says([5.0, 4.0, 3.0, -9.0, 2.0, 1.0])
     done = []
     found = evaluate(
-        boxer, images, scale=32, classifier=namer, mean_box=np.array([0.0, 0.0, 0.5, 1.0]), progress=done.append
+        boxer,
+        images,
+        scale=32,
+        classifier=namer,
+        mean_box=np.array([0.0, 0.0, 0.5, 1.0]),
+        progress=lambda done_, total, text: done.append((done_, total)),
     )
     assert (found.n, found.threshold) == (6, 0.5)
     assert found.true_class == Error(2, 6)
@@ -154,7 +159,7 @@ def test_both_protocols_on_a_case_with_known_errors():
     assert found.classes == Error(1, 6)
     assert found.true_class_mean_box == Error(4, 6)  # right for 0, and 2: 0.5 / 0.6
     assert found.full_mean_box == Error(4, 6)
-    assert done == [6, 12]
+    assert done == [(0, 12), (6, 12), (12, 12)]
     strict = evaluate(boxer, images, scale=32, threshold=0.7)
     assert strict.true_class == Error(3, 6)
     assert (strict.full, strict.true_class_mean_box) == (None, None)

@@ -1,7 +1,6 @@
-"""The log of a run: nothing twice, nothing torn, nothing lost on a full disk; and the console."""
+"""The log of a run: nothing twice, nothing torn, nothing lost on a full disk."""
 
 import csv
-import errno
 import io
 import json
 import math
@@ -12,7 +11,6 @@ import torch
 from rich.console import Console
 
 from vggfast import console as console_module
-from vggfast.console import ProgressBar, duration, step_text
 from vggfast.runs import log as log_module
 from vggfast.runs.log import EPOCH_COLUMNS, STEP_COLUMNS, RunLog, read_csv
 
@@ -220,72 +218,3 @@ def test_figures_of_numpy_and_torch(tmp_path, no_tensorboard):
     RunLog(tmp_path, 0).step(_step(1, loss=np.float32(2.5), lr=torch.tensor(0.5)))
     assert read_csv(tmp_path / "steps.csv") == [_step(1, loss=2.5, lr=0.5)]
     assert _lines(tmp_path)[0]["loss"] == 2.5
-
-
-# ---- console ---------------------------------------------------------------------------------------------------------
-
-
-def _live(monkeypatch, seconds, **arguments):
-    """A Live under a clock that stands `seconds` after its beginning from then on."""
-    now = [1000.0]
-    monkeypatch.setattr(console_module.time, "monotonic", lambda: now[0])
-    live = ProgressBar("training", 100, **arguments)
-    now[0] += seconds
-    return live
-
-
-def test_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, printed):
-    live = _live(monkeypatch, 20)
-    with live:
-        live.to(10, step_text(_step(10)))
-        live.to(11, "too soon")
-        live.line("epoch done")
-    assert printed.getvalue() == (
-        "training 10/100  ETA 0:03:00  epoch 1  loss 3.429  top-1 50.0 %  top-5 10.0 %  100 images/s  data wait 25 %\n"
-        "epoch done\n"
-    )
-
-
-def test_the_time_left_is_that_of_this_session(monkeypatch, printed):
-    live = _live(monkeypatch, 20, done=50)
-    live.to(50)
-    assert "training 50/100  ETA -:--:--" in printed.getvalue()
-    live = _live(monkeypatch, 20, done=50)
-    live.to(60)  # 10 in 20 s, and 40 more
-    assert "training 60/100  ETA 0:01:20" in printed.getvalue()
-
-
-def test_quiet(monkeypatch, printed):
-    with _live(monkeypatch, 20, quiet=True) as live:
-        live.to(10)
-        live.line("x")
-    assert printed.getvalue() == ""
-
-
-def test_a_full_disk_behind_the_output_does_not_stop(monkeypatch):
-    class Full(io.StringIO):
-        def write(self, text):
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(console_module, "console", Console(file=Full(), soft_wrap=True))
-    live = _live(monkeypatch, 20)
-    live.to(10)
-    live.line("x")
-    console_module.print_table("title", ["a", "b"], [("1", "2")])
-    console_module.console.file = output = io.StringIO()
-    live.line("again")
-    assert output.getvalue().endswith("again\n")
-
-
-def test_all_of_the_bar_fits_a_terminal_of_80_columns(monkeypatch):
-    output = io.StringIO()
-    monkeypatch.setattr(console_module, "console", Console(file=output, force_terminal=True, width=80))
-    with ProgressBar("training", 370_000, 100) as live:
-        live.to(101, step_text(_step(101, epoch=73, loss=4.6, images_per_s=12345.0)))
-    for text in ("training", "101/370000", "0:00:00", "ETA", "epoch 73", "12345 images/s", "data wait 25 %"):
-        assert text in output.getvalue()
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (90061, "25:01:01")])
-def test_duration(seconds, text):
-    assert duration(seconds) == text

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,28 +40,23 @@ def _folder(parsed: argparse.Namespace) -> Path:
     return Path("cache") / f"{name}-{parsed.size or 'full'}"
 
 
-def _show(live: Any, done: int, total: int) -> None:
-    live.to(done)
-
-
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.console import ProgressBar
+    from vggfast.console import ProgressBars
     from vggfast.data.cache import build_split
     from vggfast.data.cache_format import verify
     from vggfast.data.sources import open_splits
 
     folder = _folder(parsed)
     if parsed.verify:
-        mebibytes = sum(path.stat().st_size for path in folder.glob("*.pixels")) >> 20
-        with ProgressBar("checksums, MiB", mebibytes) as live:
-            blocks = verify(folder, lambda done, total: live.to(done >> 20))
+        with ProgressBars() as bars:
+            blocks = verify(folder, lambda done, total, _="": bars("checksums, MiB", done >> 20, total >> 20))
         print(f"{folder}: {blocks} blocks, all as they were written")
         return 0
     for split, images in zip(("train", "val"), open_splits(parsed.data), strict=True):
-        with ProgressBar(f"cache, {split}", len(images)) as live:
+        with ProgressBars() as bars:
             built = build_split(
                 images, parsed.data, split, folder, parsed.size, workers=parsed.workers,
-                on_bad_image=parsed.on_bad_image, progress=functools.partial(_show, live),
+                on_bad_image=parsed.on_bad_image, progress=functools.partial(bars, f"cache, {split}"),
             )  # fmt: skip
         resumed = f", {built.resumed} of them from before" if built.resumed else ""
         print(f"{split}: {built.images} images, {built.bytes / 2**20:.0f} MiB{resumed}")

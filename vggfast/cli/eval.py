@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggfast.cli.errors import UsageError
-from vggfast.cli.options import add_images, add_models, open_models
+from vggfast.cli.options import add_images, add_models, drawn, open_models
 
 if TYPE_CHECKING:
     from vggfast.evaluate.networks import Network
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     if parsed.protocol == "single" and len(parsed.scales or [0]) != 1:
         raise UsageError(f"--scales is {parsed.scales}: the protocol 'single' wants one")
+    from vggfast.console import print_table
     from vggfast.data import open_dataset
     from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
@@ -70,12 +71,13 @@ def run(parsed: argparse.Namespace) -> int:
     scales = [tuple(parsed.scales or network.scales(parsed.protocol)) for network in networks]
     order = Order(data, parsed.split, scales, settings)
     with DistributedContext.start(parsed.device) as context:
-        done = evaluate_networks(
-            order, networks, images, context, parsed.out, overwrite=parsed.overwrite, fusion=parsed.fusion
-        )
+        with drawn(context) as told:
+            done = evaluate_networks(
+                order, networks, images, context, parsed.out, overwrite=parsed.overwrite, fusion=parsed.fusion, **told
+            )
         if done is None:
             return 0
-        done.print()
+        print_table(*done.table())
         if parsed.json:
             write_json(parsed.json, done.content(parsed.fusion))
         if parsed.csv:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 from vggfast.cli.options import add_device, start_alone
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     from vggfast._version import __version__
-    from vggfast.console import ProgressBar, say
+    from vggfast.console import ProgressBars, say
     from vggfast.data import open_dataset
     from vggfast.features import Extractor, extract_dataset
     from vggfast.io import sha256
@@ -56,11 +57,8 @@ def run(parsed: argparse.Namespace) -> int:
         "vggfast": __version__, "model": str(parsed.model), "model_sha256": sha256(parsed.model),
         "data": parsed.data, "split": parsed.split,
     }  # fmt: skip
-    with ProgressBar("extracting", sum(map(len, sets))) as live:
-        made = extract_dataset(
-            extractor, sets, parsed.out, metadata,
-            progress=lambda done, speed: live.to(done, f"{speed:.1f} images/s" if speed else ""),
-        )  # fmt: skip
+    with ProgressBars() as bars:
+        made = extract_dataset(extractor, sets, parsed.out, metadata, progress=functools.partial(bars, "extracting"))
     say(f"{parsed.out}: {len(made.labels)} images, {made.features.shape[1]} values each, "
         f"{made.metadata['seconds']:.0f} s, {made.metadata['images_per_second']:.1f} images/s")  # fmt: skip
     for block in made.blocks:

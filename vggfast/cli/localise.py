@@ -80,11 +80,11 @@ def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
 
 
 def _eval(parsed: argparse.Namespace) -> int:
-    from vggfast.console import ProgressBar
+    from vggfast.console import ProgressBars, print_table
     from vggfast.environment import environment
     from vggfast.io import write_json
     from vggfast.localisation import evaluate, open_boxes
-    from vggfast.localisation.report import as_dict, print_errors
+    from vggfast.localisation.report import as_dict, error_table
 
     model, metadata, classifier = _networks(parsed)
     data = parsed.data or metadata["data"]
@@ -93,12 +93,13 @@ def _eval(parsed: argparse.Namespace) -> int:
         raise ValueError(f"{parsed.model} knows {len(metadata['classes'])} classes that are not the "
                          f"{len(images.classes)} of {data}")  # fmt: skip
     scale, scales = metadata["scales"][1], parsed.scales or metadata["scales"]
-    with ProgressBar("localising", len(images) * (1 if classifier is None else 2)) as live:
+    with ProgressBars() as bars:
         found = evaluate(
             model, images, scale=scale, classifier=classifier, scales=scales, mean_box=metadata["mean_box"],
-            threshold=parsed.threshold, merge_threshold=parsed.merge, progress=live.to,
+            threshold=parsed.threshold, merge_threshold=parsed.merge,
+            progress=functools.partial(bars, "localising"),
         )  # fmt: skip
-    print_errors(f"{parsed.model} on {data} ({parsed.split})", found)
+    print_table(*error_table(f"{parsed.model} on {data} ({parsed.split})", found))
     if parsed.json:
         dense = {"classifier": str(parsed.classifier), "scales": scales, "merge": parsed.merge} if classifier else {}
         write_json(parsed.json, {"model": str(parsed.model), "predict": metadata["predict"], "data": data,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vggfast.cli.errors import UsageError
 
@@ -70,6 +72,15 @@ def start_alone(parsed: argparse.Namespace, name: str) -> DistributedContext:
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UsageError(f"{name} is for one process: call it without torchrun")
     return DistributedContext.start(parsed.device)
+
+
+@contextlib.contextmanager
+def drawn(context: DistributedContext) -> Iterator[dict[str, Any]]:
+    """Arguments `progress` and `warn` of an evaluation: bars and lines on the first rank, nothing on the others."""
+    from vggfast.console import ProgressBars
+
+    with ProgressBars(quiet=not context.main) as bars:
+        yield {"progress": bars, "warn": lambda text: bars.line(f"warning: {text}; it counts in no error")}
 
 
 def parse_bytes(text: str) -> int:

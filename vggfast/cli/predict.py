@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vggfast.cli.options import add_machine, add_models, open_models
+from vggfast.cli.options import add_machine, add_models, drawn, open_models
 
 if TYPE_CHECKING:
     from vggfast.data import ImageSet
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
+    from vggfast.console import ProgressBars
     from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.evaluation import Order, evaluate_networks
@@ -52,14 +54,20 @@ def run(parsed: argparse.Namespace) -> int:
     scales = [tuple(parsed.scales or network.scales("dense")) for network in networks]
     order = Order("the images", "val", scales, Settings(memory=parsed.memory))
     with DistributedContext.start(parsed.device) as context:
-        done = evaluate_networks(order, networks, images, context)
+        with drawn(context) as told:
+            done = evaluate_networks(order, networks, images, context, **told)
         if done is None:
             return 0
         _print(done, top)
         if parsed.csv:
             done.write_csv(parsed.csv, parsed.fusion)
         if parsed.sheet:
-            write_sheet(parsed.sheet, networks[0].load().to(context.device), images, average(done.posteriors), top)
+            model = networks[0].load().to(context.device)
+            with ProgressBars() as bars:
+                write_sheet(
+                    parsed.sheet, model, images, average(done.posteriors), top,
+                    progress=functools.partial(bars, "heat maps"),
+                )  # fmt: skip
     return 0
 
 

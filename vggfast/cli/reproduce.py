@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vggfast.cli.errors import UsageError
-from vggfast.cli.options import add_classes, add_images
+from vggfast.cli.options import add_classes, add_images, drawn
 
 if TYPE_CHECKING:
     from vggfast.distributed import DistributedContext
@@ -61,14 +61,18 @@ def run(parsed: argparse.Namespace) -> int:
         given = [name for name, default in _OF_TABLES.items() if getattr(parsed, name) != default]
         if given:
             raise UsageError(f"{', '.join(map(_option, given))}: for tables 3 to 6, not for {parsed.table}")
+    from vggfast.console import print_table, say
     from vggfast.distributed import DistributedContext
 
     with DistributedContext.start(parsed.device) as context:
         if context.size > 1 and not parsed.table.startswith("table"):
             raise UsageError(f"{parsed.table} is for one process: call it without torchrun")
-        result = _run(parsed, context)
+        with drawn(context) as told:
+            result = _run(parsed, context, told)
         if context.main:
-            result.print()
+            print_table(*result.table())
+            for text in result.remarks():
+                say(text)
             if parsed.out:
                 result.write(parsed.out)
     return 0
@@ -78,15 +82,15 @@ def _option(name: str) -> str:
     return "--no-flip" if name == "flip" else f"--{name.replace('_', '-')}"
 
 
-def _run(parsed: argparse.Namespace, context: DistributedContext) -> Result:
+def _run(parsed: argparse.Namespace, context: DistributedContext, told: dict[str, Any]) -> Result:
     if parsed.table == "localisation":
         from vggfast.reproduce.appendices import run_localisation
 
-        return run_localisation(parsed.weights, parsed.data, parsed.split, context)
+        return run_localisation(parsed.weights, parsed.data, parsed.split, context, told["progress"])
     if parsed.table == "appendix-b":
         from vggfast.reproduce.appendices import run_features
 
-        return run_features(parsed.weights, parsed.data, context, parsed.scales or (), parsed.out)
+        return run_features(parsed.weights, parsed.data, context, parsed.scales or (), parsed.out, told["progress"])
     from vggfast.data import open_dataset
     from vggfast.evaluate.dataset import Settings
     from vggfast.evaluate.networks import class_names
@@ -96,6 +100,7 @@ def _run(parsed: argparse.Namespace, context: DistributedContext) -> Result:
     images = open_dataset(parsed.data, parsed.split)
     classes = class_names(parsed.classes) if parsed.classes else None
     bench = Bench(
-        parsed.weights, parsed.data, parsed.split, images, settings, context, parsed.out, parsed.overwrite, classes
-    )
+        parsed.weights, parsed.data, parsed.split, images, settings, context, parsed.out, parsed.overwrite, classes,
+        **told,
+    )  # fmt: skip
     return run_table(bench, parsed.table)

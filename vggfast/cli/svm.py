@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 
 
@@ -32,16 +33,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(parsed: argparse.Namespace) -> int:
     from dataclasses import asdict
 
-    from vggfast.console import ProgressBar, print_table
+    from vggfast.console import ProgressBars, print_table
     from vggfast.features import caltech_protocol, join, load_features
     from vggfast.io import write_json
 
     file = join([load_features(path) for path in parsed.features])
     chosen = file.select(parsed.use, parsed.combine)
-    with ProgressBar("splits", parsed.splits) as live:
+    with ProgressBars() as bars:
         found = caltech_protocol(
             chosen, file.labels, train=parsed.train, test=parsed.test, splits=parsed.splits, seed=parsed.seed,
-            c=parsed.c, progress=live.to,
+            c=parsed.c, progress=functools.partial(bars, "splits"),
         )  # fmt: skip
     names = " ".join(map(str, parsed.features))
     rows = zip(found.recalls, found.accuracies, found.cs, strict=True)

@@ -188,7 +188,11 @@ def _diagnose(parsed: argparse.Namespace) -> int:
     if os.environ.get("WORLD_SIZE", "1") != "1":
         raise UsageError("--diagnose-init is for one process: call it without torchrun")
     config, inits, out = diagnosis(parsed)
-    from vggfast.training.diagnosis import diagnose
+    from vggfast.console import ProgressBars, print_table, say
+    from vggfast.training.diagnosis import diagnose, verdicts
 
-    diagnose(config, inits, out, 200 if parsed.diagnose_steps is None else parsed.diagnose_steps)
+    steps = 200 if parsed.diagnose_steps is None else parsed.diagnose_steps
+    with ProgressBars() as bars:
+        result = diagnose(config, inits, out, steps, progress=bars, tell=say)
+    print_table(f"{config.config} on {config.data}, lr {config.lr:g}", *verdicts(result))
     return 0

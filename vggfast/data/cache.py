@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from vggfast._progress import Progress, StageProgress, silent
 
 if TYPE_CHECKING:
     from vggfast.data.sources import ImageSet
@@ -176,7 +178,7 @@ def _parse_line(raw: bytes) -> dict[str, Any] | None:
 
 def build_cache(
     spec: str, out: str | Path, size: int | None = 256, *, workers: int = 0, on_bad_image: str = "fail",
-    block_bytes: int = BLOCK_BYTES, progress: Callable[[str, int, int], Any] = lambda split, done, total: None,
+    block_bytes: int = BLOCK_BYTES, progress: StageProgress = silent,
 ) -> dict[str, Built]:  # fmt: skip
     """Decodes the images of both splits once, resizes them and keeps them in a folder, for ``cache:DIR``.
 
@@ -210,7 +212,7 @@ def build_cache(
 def build_split(
     images: ImageSet, spec: str, split: str, out: Path, size: int | None, *, workers: int = 0,
     on_bad_image: str = "fail", block_bytes: int = BLOCK_BYTES,
-    progress: Callable[[int, int], Any] = lambda done, total: None,
+    progress: Progress = silent,
 ) -> Built:  # fmt: skip
     """One split of :func:`build_cache`, of images that are open already."""
     from vggfast.data.batches import ON_BAD_IMAGE

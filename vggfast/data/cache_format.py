@@ -12,13 +12,13 @@ import io
 import json
 import os
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vggfast._progress import Progress, silent
 from vggfast.data.sources.base import SPLITS, ImageSet, Strings
 from vggfast.io import write_atomically
 
@@ -126,7 +126,7 @@ def checksum(file: Any, bytes_: int) -> int:
     return value
 
 
-def verify(folder: str | os.PathLike, progress: Callable[[int, int], Any] = lambda done, total: None) -> int:
+def verify(folder: str | os.PathLike, progress: Progress = silent) -> int:
     """Reads the whole cache, both splits, and compares every checksum; the number of blocks.
 
     `progress` is told how many bytes are done, of how many.
@@ -139,6 +139,7 @@ def verify(folder: str | os.PathLike, progress: Callable[[int, int], Any] = lamb
     if not opened:
         raise FileNotFoundError(f"{folder}: no cache, neither train.index nor val.index is there")
     total, done = sum(int(index.block_bytes.sum()) for index, _ in opened), 0
+    progress(0, total)
     for index, pixels in opened:
         damaged = []
         with pixels.open("rb") as file:

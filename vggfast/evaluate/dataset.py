@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from vggfast._progress import Progress, silent
 from vggfast.data import ImageSet
 from vggfast.distributed import DistributedContext
 from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, Evaluator
@@ -70,8 +71,8 @@ def evaluate_set(
     context: DistributedContext,
     *,
     chunks: Chunks | None = None,
-    progress: Callable[[int], Any] = lambda done: None,
-    warn: Callable[[str], Any] = lambda text: None,
+    progress: Progress = silent,
+    warn: Callable[[str], object] = silent,
 ) -> tuple[Tensor, float]:
     """(posteriors (N, classes) float32, seconds) of a data set, each image evaluated once; on rank 0, of all ranks.
 
@@ -98,6 +99,7 @@ def evaluate_set(
     count = -(-len(images) // CHUNK)
     todo = context.of_main([number for number in range(count) if number not in there])
     done = len(images) - sum(len(_range(images, number)) for number in todo)
+    progress(done, len(images))
     for first in range(0, len(todo), context.size):
         began = time.monotonic()
         turn = todo[first : first + context.size]
@@ -112,7 +114,7 @@ def evaluate_set(
             if chunks:
                 chunks.save(number, values, took / len(turn))
         done += sum(len(_range(images, number)) for number in turn)
-        progress(done)
+        progress(done, len(images))
     return result, seconds
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vggfast.console import ProgressBar, print_table
+from vggfast._progress import Progress, StageProgress, silent
 from vggfast.data import ImageSet
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
@@ -142,12 +143,13 @@ class Evaluation:
 
         write_atomically(path, write)
 
-    def print(self) -> None:
+    def table(self) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+        """(title, columns, rows), in words."""
         settings, count = self.order.settings, len(self.images)
         views = "image and mirror image" if settings.flip else "no mirror image"
         pool = ", scores summed" if settings.pool == "sum" else ""
         scales = [" ".join(map(str, each)) for each in self.order.scales] + ["", ""]
-        print_table(
+        return (
             f"{self.order.data} ({self.order.split}, {count} images), {settings.protocol}, {views}{pool}",
             ("network", "scales Q", "top-1 error % (95 %)", "top-5 error % (95 %)", "images/s"),
             [
@@ -180,7 +182,8 @@ def with_interval(error: float | None, bounds: tuple[float, float] | None) -> st
 
 def evaluate_networks(
     order: Order, networks: Sequence[Network], images: ImageSet, context: DistributedContext, out: Path | None = None,
-    *, overwrite: bool = False, fusion: str = "average",
+    *, overwrite: bool = False, fusion: str = "average", progress: StageProgress = silent,
+    warn: Callable[[str], object] = silent,
 ) -> Evaluation | None:  # fmt: skip
     """Evaluates networks on a data set, on all ranks; what came out on rank 0, None on the others.
 
@@ -191,6 +194,8 @@ def evaluate_networks(
         out: a folder for all results, and from which an evaluation goes on that was stopped.
         overwrite: replace another evaluation in the folder.
         fusion: what predictions.csv there takes for final, "average" or "vote".
+        progress: on rank 0, is told by network how many images are done.
+        warn: on rank 0, is told of each image that does not decode, where that is allowed.
 
     Raises:
         FileExistsError: the folder holds an evaluation with other settings.
@@ -209,7 +214,7 @@ def evaluate_networks(
         posteriors = [torch.from_numpy(folder.posteriors(k)) for k in range(len(networks))]
         seconds, metadata = [each["seconds"] for each in there["models"]], there["environment"]
     else:
-        posteriors, seconds = _compute(order, networks, images, context, folder)
+        posteriors, seconds = _compute(order, networks, images, context, folder, progress, warn)
         metadata = environment(context.size, context.device)
     if not context.main:
         return None
@@ -224,20 +229,17 @@ def evaluate_networks(
 
 
 def _compute(
-    order: Order, networks: Sequence[Network], images: ImageSet, context: DistributedContext, folder: Folder | None
-) -> tuple[list[Tensor], list[float]]:
+    order: Order, networks: Sequence[Network], images: ImageSet, context: DistributedContext, folder: Folder | None,
+    progress: StageProgress, warn: Callable[[str], object],
+) -> tuple[list[Tensor], list[float]]:  # fmt: skip
     """(posteriors, seconds) of each network, one network in memory at a time."""
 
     def compute(k: int) -> tuple[Tensor, float]:
         model, chunks = networks[k].load().to(context.device), folder.chunks(k) if folder else None
-        with ProgressBar(str(networks[k].path), len(images), quiet=not context.main) as live:
-
-            def warn(text: str) -> None:
-                live.line(f"warning: {text}; it counts in no error")
-
-            return evaluate_set(
-                model, images, order.scales[k], order.settings, context, chunks=chunks, progress=live.to, warn=warn
-            )
+        shown: Progress = functools.partial(progress, str(networks[k].path)) if context.main else silent
+        return evaluate_set(
+            model, images, order.scales[k], order.settings, context, chunks=chunks, progress=shown, warn=warn
+        )
 
     made = [compute(k) for k in range(len(networks))]
     return [posteriors for posteriors, _ in made], [seconds for _, seconds in made]

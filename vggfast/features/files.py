@@ -7,13 +7,14 @@ import re
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vggfast._progress import Progress, silent
 from vggfast.data import ImageSet
 from vggfast.features.extractor import Block, Extractor, combine_blocks
 from vggfast.io import write_array, write_atomically
@@ -90,7 +91,7 @@ def extract_dataset(
     metadata: dict[str, Any],
     *,
     chunk: int = 128,
-    progress: Callable[[int, float], Any] = lambda done, images_per_s: None,
+    progress: Progress = silent,
 ) -> FeatureFile:
     """Extracts the features of all images of some splits, and writes them to `out`.
 
@@ -101,7 +102,7 @@ def extract_dataset(
         out: FILE.npz, or a folder of features.npy, labels.npy, names.npy and features.json.
         metadata: what else the file is to say of the features; the same again where an earlier call is taken up.
         chunk: images that are written at a time.
-        progress: is told the number of images done, and how many this call does a second.
+        progress: is told the number of images done; its text says how many this call does a second.
 
     Raises:
         FileExistsError, ValueError: `out` is there already; or OUT.parts are of other features.
@@ -121,6 +122,7 @@ def extract_dataset(
     _claim(parts, metadata)
     rows, seconds = [], 0.0
     mine, its_seconds = 0, 0.0  # images of this call alone
+    progress(0, len(names))
     for number, batch in enumerate(_chunks(sets, chunk)):
         path = parts / f"{number}.npz"
         if not path.exists():
@@ -129,7 +131,7 @@ def extract_dataset(
         with np.load(path) as part:
             rows.append(part["features"])
             seconds += float(part["seconds"])
-        progress(sum(map(len, rows)), mine / its_seconds if mine else 0.0)
+        progress(sum(map(len, rows)), len(names), f"{mine / its_seconds:.1f} images/s" if mine else "")
     labels = np.concatenate([images.labels for images in sets])
     metadata |= {"classes": sets[0].classes, "seconds": seconds, "images_per_second": len(names) / seconds}
     made = FeatureFile(np.concatenate(rows), labels, names, extractor.blocks, metadata)

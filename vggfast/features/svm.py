@@ -6,11 +6,12 @@ Source: Simonyan & Zisserman, appendix B.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from vggfast._progress import Progress, silent
 
 C_GRID = (0.1, 1.0, 10.0, 100.0)
 _FOLDS = 3
@@ -83,7 +84,7 @@ def caltech_protocol(
     splits: int = 3,
     seed: int = 0,
     c: float | None = None,
-    progress: Callable[[int], Any] = lambda done: None,
+    progress: Progress = silent,
 ) -> SvmResult:
     """Trains linear SVMs, one class against all others, on random splits, and tests them.
 
@@ -110,6 +111,7 @@ def caltech_protocol(
     if c is None and 0 < train < _FOLDS:
         raise ValueError(f"train is {train}: to choose c, {_FOLDS} or more are wanted")
     recalls, accuracies, cs = [], [], []
+    progress(0, splits)
     for done, (known, unknown) in enumerate(random_splits(labels, train, test, splits, seed), 1):
         svm = LinearSVC(C=c or 1.0, random_state=seed)
         if c is None:
@@ -120,5 +122,5 @@ def caltech_protocol(
         recalls.append(100 * float(recall_score(labels[unknown], predicted, average="macro", zero_division=0)))
         accuracies.append(100 * float(accuracy_score(labels[unknown], predicted)))
         cs.append(float(c or svm.best_params_["C"]))
-        progress(done)
+        progress(done, splits)
     return SvmResult(tuple(recalls), tuple(accuracies), tuple(cs), len(known), len(unknown))

@@ -10,14 +10,15 @@ Source: Simonyan & Zisserman, appendix A.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vggfast._progress import Progress, silent
 from vggfast.data import ImageSet
 from vggfast.data.transforms import CentreCrop, crop_pictures, uncrop_boxes
 from vggfast.evaluate.evaluator import MEMORY, Evaluator, ScoreMap
@@ -85,7 +86,7 @@ def evaluate(
     mean_box: np.ndarray | None = None,
     threshold: float = 0.5,
     merge_threshold: float = MERGE_THRESHOLD,
-    progress: Callable[[int], Any] = lambda done: None,
+    progress: Progress = silent,
 ) -> Evaluation:
     """Errors by both protocols, beside those of one box for all images.
 
@@ -110,8 +111,11 @@ def evaluate(
     def error(classes: np.ndarray, boxes: np.ndarray) -> Error:
         return Error(int((~is_right(images, classes, boxes, threshold)).sum()), n)
 
+    def part(before: int) -> Progress:
+        return lambda done, _, text="": progress(before + done, n if classifier is None else 2 * n, text)
+
     own = images.labels[:, None]
-    own_boxes = centre_boxes(model, images, scale, progress=progress)[:, None]
+    own_boxes = centre_boxes(model, images, scale, progress=part(0))[:, None]
     true_class = error(own, own_boxes)
     by_mean = None if mean_box is None else error(own, np.broadcast_to(one, own_boxes.shape))
     if classifier is None:
@@ -119,7 +123,7 @@ def evaluate(
     classes, _, boxes = dense_boxes(
         model, classifier, images, scales or (scale,), top=min(TOP, len(images.classes)),
         merge_threshold=merge_threshold,
-        progress=lambda done: progress(n + done),
+        progress=part(n),
     )  # fmt: skip
     return Evaluation(
         n, threshold, true_class, by_mean, error(classes, boxes),
@@ -163,7 +167,7 @@ def _check_boxes(model: VGG, classes: int) -> None:
 
 @torch.inference_mode()
 def centre_boxes(
-    model: VGG, images: BoxSet, scale: int, *, batch_size: int = 64, progress: Callable[[int], Any] = lambda done: None
+    model: VGG, images: BoxSet, scale: int, *, batch_size: int = 64, progress: Progress = silent
 ) -> np.ndarray:
     """(n, 4) corners relative to the picture: the box of the true class, from the centre crop.
 
@@ -175,6 +179,7 @@ def centre_boxes(
     transform = CentreCrop(crop_of(model), scale, model.preprocessing)
     network, device = model.to_linear_head().eval(), next(model.parameters()).device
     boxes = []
+    progress(0, len(images))
     for begin in range(0, len(images), batch_size):
         indices = range(begin, min(begin + batch_size, len(images)))
         pictures = [images.pixels(index) for index in indices]
@@ -182,7 +187,7 @@ def centre_boxes(
         outputs = network(crop_pictures(pictures, geometries, transform).to(device)).cpu()
         own = true_class_boxes(outputs, torch.from_numpy(images.labels[indices.start : indices.stop]))
         boxes.append(uncrop_boxes(own.double().numpy(), geometries, transform.crop))
-        progress(indices.stop)
+        progress(indices.stop, len(images))
     return np.concatenate(boxes)
 
 
@@ -196,7 +201,7 @@ def dense_boxes(
     merge_threshold: float = MERGE_THRESHOLD,
     memory: int = MEMORY,
     batch_size: int = 32,
-    progress: Callable[[int], Any] = lambda done: None,
+    progress: Progress = silent,
 ) -> Found:
     """The `top` likeliest classes of each image, and a box for each of them; labels are not looked at.
 
@@ -219,7 +224,7 @@ def dense_boxes(
             boxes = torch.cat([place_boxes(each) for each in boxed])
             scores = torch.cat([each.scores.softmax(0).flatten(1) for each in named], 1)
             found.append((labels, values, _best(boxes, scores, labels.tolist(), merge_threshold)))
-        progress(end)
+        progress(end, len(images))
     return Found(*(torch.stack(each).numpy() for each in zip(*found, strict=True)))
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
-from vggfast.console import ProgressBar, print_table, say
+from vggfast.console import ProgressBars, print_table, say
 from vggfast.environment import environment
 from vggfast.io import write_json
 from vggfast.localisation.evaluation import Error, Evaluation, evaluate
@@ -34,14 +35,14 @@ def as_dict(evaluation: Evaluation) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def print_errors(title: str, evaluation: Evaluation) -> None:
-    """Prints the table of an evaluation."""
-    rows = []
+def error_table(title: str, evaluation: Evaluation) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """(title, columns, rows) of an evaluation, in words."""
+    rows: list[tuple[str, ...]] = []
     for name, error in _errors(evaluation).items():
         low, high = error.interval()
         rows.append((_ROWS[name], f"{error.percent:.2f}", f"{low:.2f} to {high:.2f}"))
     columns = (f"right: IoU > {evaluation.threshold:g}", "error %", "95 % interval")
-    print_table(f"{title}, {evaluation.n} images", columns, rows)
+    return f"{title}, {evaluation.n} images", columns, rows
 
 
 def finish(trainer: Any) -> None:
@@ -55,15 +56,15 @@ def finish(trainer: Any) -> None:
         return
     out, config, images = trainer.out, trainer.config, trainer.val_set
     model, metadata = load_model(out / "model.safetensors")
-    with ProgressBar("true class", len(images)) as live:
+    with ProgressBars() as bars:
         found = evaluate(
             model.to(trainer.context.device), images, scale=config.test_scales()[1], mean_box=metadata["mean_box"],
-            progress=live.to,
+            progress=functools.partial(bars, "true class"),
         )  # fmt: skip
     figures = summary(trainer.progress.epochs)
     figures["best_epoch"] = figures.pop("best")["epoch"]
     computed_with = environment(trainer.context.size, trainer.context.device)
     write_json(out / "metrics.json", {**figures, "localisation": as_dict(found), "environment": computed_with})
-    print_errors(f"{config.config} on {config.data}, {figures['train_seconds']:.0f} s of training", found)
+    print_table(*error_table(f"{config.config} on {config.data}, {figures['train_seconds']:.0f} s of training", found))
     say(f"  {out / 'metrics.json'}  these figures")
     say(f"  {out / 'model.safetensors'}  the best weights, for vggfast localise")

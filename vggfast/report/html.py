@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vggfast.console import duration
+from vggfast._progress import duration
 from vggfast.io import read_json
 from vggfast.report.figures import curves
 from vggfast.report.page import embedded, write_page

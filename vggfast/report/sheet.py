@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from vggfast.console import ProgressBar
+from vggfast._progress import Progress, silent
 from vggfast.data import ImageSet, rescale
 from vggfast.evaluate.evaluator import Evaluator
 from vggfast.models import VGG
@@ -43,7 +43,9 @@ class Entry(NamedTuple):
     maps: list[tuple[Image.Image, float]]
 
 
-def write_sheet(path: str | Path, model: VGG, images: ImageSet, posteriors: Tensor, top: int = 5) -> Path:
+def write_sheet(
+    path: str | Path, model: VGG, images: ImageSet, posteriors: Tensor, top: int = 5, *, progress: Progress = silent
+) -> Path:
     """Writes a sheet of photos, their likeliest classes, and heat maps of the first two of these.
 
     A heat map's value is what the network says of a window half as wide as the photo's shorter side (of 32 * pool_size
@@ -55,6 +57,7 @@ def write_sheet(path: str | Path, model: VGG, images: ImageSet, posteriors: Tens
         images: N photos; their labels do not matter.
         posteriors: (N, classes), as :func:`vggfast.evaluate.dense` gives them.
         top: classes to list of each photo.
+        progress: is told how many photos are done.
 
     Returns:
         The path.
@@ -67,10 +70,10 @@ def write_sheet(path: str | Path, model: VGG, images: ImageSet, posteriors: Tens
     scale = 64 * model.arguments["pool_size"]
     evaluator = Evaluator(model)
     entries = []
-    with ProgressBar("heat maps", len(images)) as live:
-        for i in range(len(images)):
-            entries.append(_entry(images, i, posteriors[i].topk(min(top, len(images.classes))), evaluator, scale))
-            live.to(i + 1)
+    for i in range(len(images)):
+        progress(i, len(images))
+        entries.append(_entry(images, i, posteriors[i].topk(min(top, len(images.classes))), evaluator, scale))
+    progress(len(images), len(images))
     number = len(images.classes)
     known = (
         f"Network {model.arguments['config']} knows {number} {'classes' if number > 1 else 'class'} and shares 100 % "

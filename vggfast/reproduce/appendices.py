@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from vggfast.console import ProgressBar
+from vggfast._progress import StageProgress, silent
 from vggfast.data import open_dataset
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
@@ -32,12 +33,15 @@ _CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published con
 # ---- appendix A ------------------------------------------------------------------------------------------------------
 
 
-def run_localisation(weights: Path, data: str, split: str, context: DistributedContext) -> Result:
+def run_localisation(
+    weights: Path, data: str, split: str, context: DistributedContext, progress: StageProgress = silent
+) -> Result:
     """Errors of the true class's box from the centre crop, of the networks in `weights`.
 
     Args:
         weights: holds the files of :data:`vggfast.reproduce.paper.LOCALISATION`.
         data, split: images with boxes, as :func:`vggfast.localisation.open_boxes` takes them.
+        progress: is told by network how many images are done.
     """
     from vggfast.localisation import open_boxes
 
@@ -50,7 +54,7 @@ def run_localisation(weights: Path, data: str, split: str, context: DistributedC
             continue
         model, metadata = load_model(path)
         trained.add(trained_on(metadata))
-        found = _boxes(path, model, metadata, images, context)
+        found = _boxes(path, model, metadata, images, context, progress)
         mean_box = found.true_class_mean_box
         lines.append(
             Line(
@@ -68,18 +72,20 @@ def run_localisation(weights: Path, data: str, split: str, context: DistributedC
     )  # fmt: skip
 
 
-def _boxes(path: Path, model: VGG, metadata: dict[str, Any], images: BoxSet, context: DistributedContext) -> Evaluation:
+def _boxes(
+    path: Path, model: VGG, metadata: dict[str, Any], images: BoxSet, context: DistributedContext,
+    progress: StageProgress,
+) -> Evaluation:  # fmt: skip
     """The errors of a network's boxes, beside those of the mean box of its training images."""
     from vggfast.localisation import evaluate
 
     if "predict" not in metadata or "scales" not in metadata:
         raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
     mean_box = metadata.get("mean_box")
-    with ProgressBar(str(path), len(images)) as live:
-        return evaluate(
-            model.to(context.device), images, scale=metadata["scales"][1], progress=live.to,
-            mean_box=None if mean_box is None else np.array(mean_box),
-        )  # fmt: skip
+    return evaluate(
+        model.to(context.device), images, scale=metadata["scales"][1], progress=functools.partial(progress, str(path)),
+        mean_box=None if mean_box is None else np.array(mean_box),
+    )  # fmt: skip
 
 
 # ---- appendix B ------------------------------------------------------------------------------------------------------
@@ -93,8 +99,9 @@ class _Source(NamedTuple):
 
 
 def run_features(
-    weights: Path, data: str, context: DistributedContext, scales: Sequence[int] = (), out: Path | None = None
-) -> Result:
+    weights: Path, data: str, context: DistributedContext, scales: Sequence[int] = (), out: Path | None = None,
+    progress: StageProgress = silent,
+) -> Result:  # fmt: skip
     """Mean class recall of a linear SVM on the features of networks in `weights`, on Caltech-101 or another folder.
 
     D-*.safetensors and E-*.safetensors with FC layers give their penultimate layer; without such a file,
@@ -103,6 +110,7 @@ def run_features(
     Args:
         data: images of whatever split, all of which are taken.
         scales: shorter sides, whose features are stacked; by default the paper's, as much smaller as the head is.
+        progress: is told by network how many images, and by row of the table how many splits are done.
 
     Raises:
         ValueError: a class with too few images for the protocol; the text names it.
@@ -114,8 +122,8 @@ def run_features(
         for config in ("D", "E"):
             source = _source(weights, config)
             if source:
-                kept[config] = source, _extract(source, sets, data, context, scales, folder)
-        lines = [_recall(cell, kept) for cell in paper.FEATURES]
+                kept[config] = source, _extract(source, sets, data, context, scales, folder, progress)
+        lines = [_recall(cell, kept, progress) for cell in paper.FEATURES]
     count, classes = sum(map(len, sets)), len(sets[0].classes)
     notes = ["The paper's column is of penultimate features of networks that were trained on ImageNet."]
     if classes not in _CALTECH_CLASSES:
@@ -143,8 +151,9 @@ def _source(weights: Path, config: str) -> _Source | None:
 
 
 def _extract(
-    source: _Source, sets: Sequence[Any], data: str, context: DistributedContext, scales: Sequence[int], folder: Path
-) -> FeatureFile:
+    source: _Source, sets: Sequence[Any], data: str, context: DistributedContext, scales: Sequence[int], folder: Path,
+    progress: StageProgress,
+) -> FeatureFile:  # fmt: skip
     model, metadata = load_model(source.path)
     wanted = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
     extractor = Extractor(model.to(context.device), [source.tap], wanted)
@@ -158,11 +167,10 @@ def _extract(
                 f"{path} holds features of other images ({found.metadata.get('data')}): choose another --out"
             )
         return found
-    with ProgressBar(str(source.path), sum(map(len, sets))) as live:
-        return extract_dataset(extractor, sets, path, of, progress=lambda done, speed: live.to(done))
+    return extract_dataset(extractor, sets, path, of, progress=functools.partial(progress, str(source.path)))
 
 
-def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]]) -> Line:
+def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]], progress: StageProgress) -> Line:
     figure = Figure(cell.figure, paper_deviation=cell.deviation)
     names = " + ".join(cell.networks)
     if cell.data != paper.CALTECH:
@@ -174,10 +182,10 @@ def _recall(cell: paper.FeatureCell, kept: dict[str, tuple[_Source, FeatureFile]
     sources = [kept[name] for name in cell.networks]
     features = np.concatenate([file.select() for _, file in sources], axis=1)
     labels = sources[0][1].labels
-    with ProgressBar(f"SVM on {names}", paper.SPLITS) as live:
-        found = caltech_protocol(
-            features, labels, train=paper.TRAIN_IMAGES, test=paper.TEST_IMAGES, splits=paper.SPLITS, progress=live.to
-        )
+    found = caltech_protocol(
+        features, labels, train=paper.TRAIN_IMAGES, test=paper.TEST_IMAGES, splits=paper.SPLITS,
+        progress=functools.partial(progress, f"SVM on {names}"),
+    )  # fmt: skip
     taps = ", ".join(dict.fromkeys(f"{source.tap} of {source.path.stem}" for source, _ in sources))
     scales = " ".join(dict.fromkeys(str(block.scale) for _, file in sources for block in file.blocks))
     spread = () if found.deviation is None else (found.deviation,)

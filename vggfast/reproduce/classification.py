@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from vggfast._progress import StageProgress, silent
 from vggfast.data import ImageSet
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
@@ -29,15 +31,17 @@ class Bench:
         out: the posteriors go into its folder `posteriors`, a folder of ``vggfast eval`` for each network and protocol.
         overwrite: replace what does not fit there.
         classes: names of the classes, for networks without.
+        progress, warn: see :func:`vggfast.evaluate.evaluate_networks`.
     """
 
     def __init__(
         self, weights: Path, data: str, split: str, images: ImageSet, settings: Settings, context: DistributedContext,
         out: Path | None = None, overwrite: bool = False, classes: list[str] | None = None,
+        *, progress: StageProgress = silent, warn: Callable[[str], object] = silent,
     ) -> None:  # fmt: skip
         self.weights, self.data, self.split, self.images = weights, data, split, images
         self.settings, self.context, self.out, self.overwrite = settings, context, out, overwrite
-        self._classes = classes
+        self._classes, self._progress, self._warn = classes, progress, warn
         self._networks: dict[str, Network | str] = {}
         self._posteriors: dict[tuple[str, str], Tensor] = {}
 
@@ -88,7 +92,10 @@ class Bench:
         out = None
         if self.out:
             out = self.out / "posteriors" / "-".join([name, protocol, *map(str, scales)])
-        done = evaluate_networks(order, [network], self.images, self.context, out, overwrite=self.overwrite)
+        done = evaluate_networks(
+            order, [network], self.images, self.context, out, overwrite=self.overwrite,
+            progress=self._progress, warn=self._warn,
+        )  # fmt: skip
         return torch.zeros(0, len(self.images.classes)) if done is None else done.posteriors[0]
 
 

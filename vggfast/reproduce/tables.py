@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.console import print_table, say
 from vggfast.io import write_atomically, write_json
 
 
@@ -75,21 +74,21 @@ class Result:
             texts[0] = "not run"
         return [*line.labels, *texts]
 
-    def _remarks(self) -> list[str]:
+    def remarks(self) -> list[str]:
         """Why lines were not run, then the notes."""
         return [f"not run: {' '.join(filter(None, line.labels))}: {line.why}" for line in self.lines if line.why] + [
             *self.notes
         ]
 
-    def print(self) -> None:
-        print_table(self.title, self._header, [self._cells(line) for line in self.lines])
-        for text in self._remarks():
-            say(text)
+    def table(self) -> tuple[str, list[str], list[list[str]]]:
+        """(title, columns, rows), in words."""
+        return self.title, self._header, [self._cells(line) for line in self.lines]
 
     def markdown(self) -> str:
-        rows = [self._header, ["---"] * len(self._header), *(self._cells(line) for line in self.lines)]
+        title, header, cells = self.table()
+        rows = [header, ["---"] * len(header), *cells]
         table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        return f"# {self.title}\n\n{table}\n\n" + "".join(f"- {text}\n" for text in self._remarks())
+        return f"# {title}\n\n{table}\n\n" + "".join(f"- {text}\n" for text in self.remarks())
 
     def content(self) -> dict[str, Any]:
         rows = [

@@ -7,6 +7,7 @@ that and of other readings.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -20,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggfast.console import ProgressBar, print_table, say
+from vggfast._progress import Progress, StageProgress, silent
 from vggfast.data import Batch, Batches, open_dataset
 from vggfast.io import write_atomically
 from vggfast.models import VGG
@@ -33,7 +34,10 @@ _MARGIN = 0.02
 _DIGITS = 5  # of a figure in init.json
 
 
-def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: int = 200) -> dict[str, Any]:
+def diagnose(
+    config: TrainConfig, inits: Sequence[str], out: str | Path, steps: int = 200,
+    *, progress: StageProgress = silent, tell: Callable[[str], object] = silent,
+) -> dict[str, Any]:  # fmt: skip
     """Trains `config`'s network from each initialisation for some iterations, and writes down what happens.
 
     All see the same batches. A run ends early once its loss or a gradient is not finite. The folder gets init.json,
@@ -45,6 +49,8 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
         inits: names of :data:`vggfast.models.INITS`.
         out: the folder.
         steps: iterations of each.
+        progress: is told by initialisation how many iterations are done.
+        tell: is told which initialisations are there already.
 
     Returns:
         What init.json holds: "config", "steps", "classes" (K), "guess" (ln K, nats), "input" (root mean square of the
@@ -68,15 +74,14 @@ def diagnose(config: TrainConfig, inits: Sequence[str], out: str | Path, steps: 
     result |= {"classes": classes, "guess": _round(math.log(classes))}
     for each in configs:
         if each.init in result["runs"]:
-            say(f"{each.init}: in {out / 'init.json'} already")
+            tell(f"{each.init}: in {out / 'init.json'} already")
             continue
-        with ProgressBar(f"init {each.init}", steps) as live:
-            run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), live)
+        shown = functools.partial(progress, f"init {each.init}")
+        run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), steps, shown)
         result["runs"][each.init] = run | {"status": _status(run, result["guess"])}
         _write(result, out / "init.json")
     step_figure(result, out / "init-steps.png")
     layer_figure(result, out / "init-layers.png")
-    print_table(f"{config.config} on {config.data}, lr {config.lr:g}", *verdicts(result))
     return result
 
 
@@ -128,13 +133,16 @@ def _endless(batches: Batches) -> Iterator[Batch]:
         yield from batches.epoch(epoch)
 
 
-def _run(config: TrainConfig, classes: int, batches: Iterator[Batch], live: ProgressBar) -> tuple[dict[str, Any], Any]:
+def _run(
+    config: TrainConfig, classes: int, batches: Iterator[Batch], steps: int, progress: Progress
+) -> tuple[dict[str, Any], Any]:
     """(what happened, root mean square of the first batch)."""
     model = build_model(config, classes).train()
     optimiser = build_optimiser(config, model)
     layers = named_layers(model)
     run: dict[str, Any] = {"loss": [], "logits": [], "gradients": {name: [] for name in layers}}
     rms = math.nan
+    progress(0, steps)
     for step, batch in enumerate(batches):
         images, labels = batch.images, batch.labels
         outputs: dict[str, float] = {}
@@ -154,7 +162,7 @@ def _run(config: TrainConfig, classes: int, batches: Iterator[Batch], live: Prog
         run["logits"].append(_round(logits.std().item()))
         for name, norm in norms.items():
             run["gradients"][name].append(_round(norm))
-        live.to(step + 1, f"loss {loss.item():.4g}  logits {logits.std().item():.3g}")
+        progress(step + 1, steps, f"loss {loss.item():.4g}  logits {logits.std().item():.3g}")
         if not (math.isfinite(loss.item()) and all(map(math.isfinite, norms.values()))):
             torch.set_rng_state(random)
             run["broken"] = {"step": step, "where": _where(model, layers, images, loss.item(), norms)}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from vggfast.console import ProgressBar, print_table, say
+from vggfast.console import ProgressBars, print_table, say
 from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set
 from vggfast.io import write_json
@@ -39,9 +40,10 @@ def finish(trainer: Any) -> None:
     scales = config.test_scales()
     protocols = {"dense, one scale": scales[1:2], f"dense, {len(scales)} scales": scales}
     posteriors: dict[str, Any] = {}
-    for name, used in protocols.items():
-        with ProgressBar(name, len(images), quiet=not context.main) as live:
-            posteriors[name], _ = evaluate_set(model, images, used, settings, context, progress=live.to)
+    with ProgressBars(quiet=not context.main) as bars:
+        for name, used in protocols.items():
+            shown = functools.partial(bars, name)
+            posteriors[name], _ = evaluate_set(model, images, used, settings, context, progress=shown)
     if not context.main:
         return
 
