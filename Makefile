@@ -44,6 +44,8 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/include_circles.py
 	$(BIN)/clang-format --dry-run --Werror $(SOURCES)
 
 sim: $(VENV)/ready

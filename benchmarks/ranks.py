@@ -25,9 +25,9 @@ from vggfast import __version__
 from vggfast.distributed import DistributedContext
 from vggfast.io import write_atomically
 from vggfast.runs.config import TrainConfig
+from vggfast.tasks import build_trainer
 from vggfast.training.presets import PRESETS
 from vggfast.training.step import StepMetrics, TrainStep
-from vggfast.training.trainer import Trainer
 
 _BATCH = 30  # 2 ranks take 15 each, 4 ranks 7 or 8; an epoch's last batch has 28
 
@@ -50,11 +50,11 @@ def train(folder: Path, steps: int, accumulate: int) -> None:
         config = TrainConfig(**{
             **PRESETS["digits"], "batch_size": _BATCH, "dropout": 0.0, "steps": steps, "accumulate": accumulate,
         })  # fmt: skip
-        trainer = Trainer(config, folder / "run", context, overwrite=True)
-        trainer.stepper = _Observed(config, context, trainer.model, trainer.optimiser)
+        trainer = build_trainer(config, folder / "run", context, overwrite=True)
+        trainer.train_step = _Observed(config, trainer.task, context, trainer.model, trainer.optimiser)
         trainer.run()
         torch.save(
-            {"gradients": trainer.stepper.gradients, "weights": trainer.model.state_dict()},
+            {"gradients": trainer.train_step.gradients, "weights": trainer.model.state_dict()},
             folder / f"{context.rank}.pt",
         )
 

@@ -12,8 +12,8 @@ from types import ModuleType
 
 import torch
 
-from vggfast.engine._cuda import CudaNetwork
-from vggfast.engine._graph import Arena
+from vggfast.engine.capture import Arena
+from vggfast.engine.cuda import CudaNetwork
 from vggfast.ops import _backends
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,7 @@ class Simulated(_backends.Backend):
 
 
 class Alone:
-    """In place of the turns of CUDA's streams: CPU tensors have none, and one thread calls."""
+    """In place of StreamLock: CPU tensors have no streams, and one thread calls."""
 
     def __init__(self, owner: object, device: torch.device):
         pass
@@ -71,7 +71,7 @@ class SimulatedArena(Arena):
 class SimulatedNetwork(CudaNetwork):
     """An engine's network for CUDA on CPU tensors: ``vggfast.engine.OF_DEVICE["cpu"]``."""
 
-    turns_on, arena_on = Alone, SimulatedArena
+    lock_type, arena_type = Alone, SimulatedArena
 
 
 @functools.cache

@@ -15,7 +15,7 @@ from PIL import Image
 from tests.support.backends import ALGORITHMS, BACKENDS, Poisoned, SimulatedNetwork, simulator
 from tests.support.comparisons import conv_precision
 from vggfast import _native, engine
-from vggfast.engine import _cuda
+from vggfast.engine.cuda import DTYPES
 from vggfast.ops import _backends
 
 # ---- back ends -----------------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ def build(backend, monkeypatch):
     """Engine as it is for models on CUDA, on this back end."""
     if backend.name != "cuda":
         monkeypatch.setitem(engine.OF_DEVICE, "cpu", SimulatedNetwork)
-        monkeypatch.setitem(engine._PARAMETERS, "cpu", _cuda.DTYPES)
+        monkeypatch.setitem(engine._PARAMETERS, "cpu", DTYPES)
     return engine.Engine
 
 

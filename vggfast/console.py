@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -21,14 +21,6 @@ def say(text: str | Table) -> None:
     """Prints a line or a table. A full disk behind ``vggfast train > out.txt`` stops nothing."""
     with contextlib.suppress(OSError):
         console.print(text)
-
-
-def step_text(row: Mapping[str, float], errors: Sequence[str] = ("top-1", "top-5")) -> str:
-    """What stands under the bar of a training, of a row of log.STEP_COLUMNS; `errors` names its two errors."""
-    return (
-        f"epoch {row['epoch']}  loss {row['loss']:.3f}  {errors[0]} {row['top1']:.1f} %  "
-        f"{errors[1]} {row['top5']:.1f} %  {row['images_per_s']:.0f} images/s  data wait {100 * row['data_wait']:.0f} %"
-    )
 
 
 class _Bar(Progress):

@@ -5,7 +5,6 @@ Source: Simonyan & Zisserman, table 1 (configurations), section 3.1 (initialisat
 
 from __future__ import annotations
 
-import copy
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggfast import ops
+from vggfast import graph, ops
 from vggfast.io import state_dict_of
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing
@@ -70,6 +69,7 @@ def _linear_head(channels: int, pool_size: int, hidden: int, num_classes: int, d
     )
 
 
+@graph.know
 class VGG(nn.Module):
     """A network of the paper.
 
@@ -135,7 +135,7 @@ class VGG(nn.Module):
         if init is not None:
             initialise(self, init)
         if head == "conv":
-            self.avgpool, self.classifier = _convert_head("conv", self.classifier, pool_size)
+            self.avgpool, self.classifier = _convert_head("conv", graph.linear_head(self.avgpool, self.classifier))
 
     @property
     def head(self) -> str:
@@ -167,7 +167,8 @@ class VGG(nn.Module):
         """This network with its FC layers as convolutions. Both share their parameters' memory.
 
         Raises:
-            ValueError: there is no head, or a layer in it has no counterpart; the text names it.
+            ValueError: there is no head.
+            TypeError: a layer in it has no counterpart, or code that would be lost, as a hook; the text names it.
         """
         return self._with_head("conv")
 
@@ -175,31 +176,53 @@ class VGG(nn.Module):
         """This network with its head as FC layers. Both share their parameters' memory, but for channels_last weights.
 
         Raises:
-            ValueError: there is no head, or a layer in it has no counterpart; the text names it.
+            ValueError: there is no head.
+            TypeError: a layer in it has no counterpart, or code that would be lost, as a hook; the text names it.
         """
         return self._with_head("linear")
 
     def _with_head(self, head: str) -> VGG:
         if self.head == "none":
             raise ValueError("head must not be 'none': there are no FC layers to convert")
+        found = graph.head_of(self)
+        assert found is not None
+        parts = ("", "features", "avgpool", "classifier", *(node.path for node in found.nodes))
+        for path in parts:  # layers of features are copied with all that they have
+            graph.check(path or "model", self.get_submodule(path), backward=True)
         other = VGG.__new__(VGG)
         nn.Module.__init__(other)
-        # Shallow copies share parameters and buffers, but not the training mode.
-        other.features = FusedSequential(*map(copy.copy, self.features))
-        other.avgpool, other.classifier = _convert_head(head, self.classifier, self.arguments["pool_size"])
-        other.arguments = {**self.arguments, "head": head}
+        other.features = FusedSequential(*map(_copied, self.features))
+        other.avgpool, other.classifier = _convert_head(head, found)
+        other.arguments = {**self.arguments, "head": head, "pool_size": found.size}
         other.preprocessing = self.preprocessing
         other.training = self.training
         return other
 
 
-def _convert_head(head: str, classifier: nn.Sequential, pool_size: int) -> tuple[nn.Module, nn.Sequential]:
-    """(avgpool, classifier) of a head of this kind, with the parameters of `classifier`."""
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy that shares parameters, buffers and hooks, but not the training mode."""
+    copied = module.__new__(type(module))
+    copied.__dict__.update(vars(module))
+    copied._modules = {name: child and _copied(child) for name, child in module._modules.items()}
+    return copied
+
+
+def _convert_head(head: str, found: graph.Head) -> tuple[nn.Module, nn.Sequential]:
+    """(avgpool, classifier) of a head of this kind, with the parameters of another."""
+    kind, convert = (nn.Conv2d, _as_conv) if head == "conv" else (nn.Linear, _as_linear)
+    layers: list[nn.Module] = []
+    extent = found.size  # of the first FC layer's window
+    for node in found.nodes:
+        if not isinstance(node.layer, graph.layers.Linear):
+            layers.append(nn.Identity() if isinstance(node.module, nn.Flatten) else _copied(node.module))
+            continue
+        if "weight" not in node.module._parameters:
+            raise TypeError(f"{node.path} is {node.module}, whose weight is computed: a converted head cannot share it")
+        layers.append(_copied(node.module) if isinstance(node.module, kind) else convert(node.module, extent))
+        extent = 1
     if head == "conv":
-        convs = [_as_conv(layer, pool_size if i == 0 else 1, i) for i, layer in enumerate(classifier)]
-        return nn.Identity(), FusedSequential(*convs)
-    linears = [_as_linear(layer, i) for i, layer in enumerate(classifier)]
-    return nn.AdaptiveAvgPool2d((pool_size, pool_size)), nn.Sequential(*linears)
+        return nn.Identity(), FusedSequential(*layers)
+    return nn.AdaptiveAvgPool2d((found.size, found.size)), nn.Sequential(*layers)
 
 
 def _shared(layer: nn.Module, like: Any, shape: Sequence[int]) -> nn.Module:
@@ -210,31 +233,22 @@ def _shared(layer: nn.Module, like: Any, shape: Sequence[int]) -> nn.Module:
     return layer
 
 
-def _as_conv(layer: nn.Module, extent: int, index: int) -> nn.Module:
-    """The layer of a linear head as a convolution of this extent."""
-    if isinstance(layer, nn.Linear):
-        channels = layer.in_features // extent**2
-        with torch.device("meta"):
-            kind = Conv1x1 if extent == 1 else functools.partial(nn.Conv2d, kernel_size=extent)
-            conv = kind(channels, layer.out_features)
-        return _shared(conv, layer, (layer.out_features, channels, extent, extent))
-    return _copied(layer, index, nn.Conv2d)
+def _as_conv(layer: Any, extent: int) -> nn.Module:
+    """An FC layer as a convolution of this extent."""
+    outputs, inputs = layer.weight.shape
+    channels = inputs // extent**2
+    with torch.device("meta"):
+        kind = Conv1x1 if extent == 1 else functools.partial(nn.Conv2d, kernel_size=extent)
+        conv = kind(channels, outputs)
+    return _shared(conv, layer, (outputs, channels, extent, extent))
 
 
-def _as_linear(layer: nn.Module, index: int) -> nn.Module:
-    """The layer of a conv head as an FC layer."""
-    if isinstance(layer, nn.Conv2d):
-        with torch.device("meta"):
-            linear = Linear(layer.weight[0].numel(), layer.out_channels)
-        return _shared(linear, layer, (layer.out_channels, -1))
-    return _copied(layer, index, nn.Linear)
-
-
-def _copied(layer: nn.Module, index: int, expected: type[nn.Module]) -> nn.Module:
-    """A shallow copy of a layer that needs no conversion: it is of the expected kind, or has no parameters."""
-    if not isinstance(layer, expected) and any(True for _ in layer.parameters()):
-        raise ValueError(f"classifier[{index}] must be nn.Linear, nn.Conv2d or a layer without parameters, got {layer}")
-    return copy.copy(layer)
+def _as_linear(layer: Any, extent: int) -> nn.Module:
+    """A convolution on windows as an FC layer."""
+    outputs, inputs = layer.weight.flatten(1).shape
+    with torch.device("meta"):
+        linear = Linear(inputs, outputs)
+    return _shared(linear, layer, (outputs, inputs))
 
 
 # ---- initialisation -----------------------------------------------------------------------------------------------

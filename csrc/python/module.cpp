@@ -118,4 +118,5 @@ PYBIND11_MODULE(_C, m) {
   python::bind_cuda(m.def_submodule("cuda"));
 #endif
   bind_engine(m);
+  python::bind_plan(m.def_submodule("plan"));
 }

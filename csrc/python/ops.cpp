@@ -8,7 +8,6 @@
 namespace py = pybind11;
 
 namespace vggfast::python {
-namespace {
 
 DType dtype_named(const std::string& name) {
   for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::bf16, DType::f16, DType::i32, DType::e4m3}) {
@@ -16,6 +15,8 @@ DType dtype_named(const std::string& name) {
   }
   fail("dtype must be one of bfloat16, float16, float32, float64, uint8, int32, float8_e4m3fn, got '", name, "'");
 }
+
+namespace {
 
 Device device_named(const std::string& name) {
   if (name == "cpu") return Device::cpu;

@@ -43,10 +43,15 @@ struct View : Tensor {
 /// TensorView, Context and the translation of Error. `keep` is called with each new view.
 void bind_tensors(pybind11::module_& m, std::function<std::shared_ptr<void>(const Tensor&)> keep = {});
 void bind_ops(pybind11::module_ m, const Ops& ops);
+/// The planner (plan.cpp).
+void bind_plan(pybind11::module_ m);
 /// crop_images, which the CPU alone has.
 void bind_crops(pybind11::module_& m);
 /// The CUDA back end: of a GPU, or of the simulator where the kernels were compiled for that.
 void bind_cuda(pybind11::module_ m);
+
+/// Throws where there is no dtype of this name.
+DType dtype_named(const std::string& name);
 
 inline Workspace workspace_of(const Tensor& t) { return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)}; }
 

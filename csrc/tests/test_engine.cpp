@@ -274,6 +274,17 @@ void check_many_shapes() {
   }
 }
 
+/// A plan of one number of channels serves no other: a network without weights takes any.
+void check_channels() {
+  Net net;
+  net.pool(false).relu();
+  for (int64_t channels : {3, 8, 3, 1}) {
+    Random random(static_cast<unsigned>(channels));
+    const Array x = random.array(Fill::reals, 2, channels, 9, 8);
+    check_outputs(run(net.engine, put(DType::f32, x), {0, 1}, 1), net.forward(x), 0, "channels");
+  }
+}
+
 /// What a run takes is what was said before it.
 void check_workspace() {
   for (int threads : {1, 2}) {
@@ -345,6 +356,7 @@ int main() {
   check_trunks();
   check_heads();
   check_many_shapes();
+  check_channels();
   check_remainders();
   return result();
 }

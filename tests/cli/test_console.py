@@ -8,8 +8,10 @@ from rich.console import Console
 
 from vggfast import console as console_module
 from vggfast._progress import duration
-from vggfast.console import ProgressBar, ProgressBars, step_text
+from vggfast.cli.training_bar import TrainingBar, step_text
+from vggfast.console import ProgressBar, ProgressBars
 
+_NAMES = ("top-1", "top-5")
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
@@ -39,7 +41,7 @@ def _live(monkeypatch, seconds, **arguments):
 def test_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, printed):
     live = _live(monkeypatch, 20)
     with live:
-        live.to(10, step_text(_step(10)))
+        live.to(10, step_text(_step(10), _NAMES))
         live.to(11, "too soon")
         live.line("epoch done")
     assert printed.getvalue() == (
@@ -83,7 +85,7 @@ def test_all_of_the_bar_fits_a_terminal_of_80_columns(monkeypatch):
     output = io.StringIO()
     monkeypatch.setattr(console_module, "console", Console(file=output, force_terminal=True, width=80))
     with ProgressBar("training", 370_000, 100) as live:
-        live.to(101, step_text(_step(101, epoch=73, loss=4.6, images_per_s=12345.0)))
+        live.to(101, step_text(_step(101, epoch=73, loss=4.6, images_per_s=12345.0), _NAMES))
     for text in ("training", "101/370000", "0:00:00", "ETA", "epoch 73", "12345 images/s", "data wait 25 %"):
         assert text in output.getvalue()
 
@@ -135,3 +137,27 @@ def test_a_bar_goes_when_what_it_is_of_fails(monkeypatch):
         fail(bars)
     assert "heat maps" in output.getvalue()
     assert output.getvalue().rindex(SHOW_CURSOR) > output.getvalue().rindex(HIDE_CURSOR)
+
+
+def test_a_run_is_shown_as_it_goes(printed):
+    bar = TrainingBar(("IoU 0.5", "IoU 0.75"))
+    bar.on_warning("the disk is full")  # before the run begins, too
+    bar.on_begin(3, 10)
+    bar.on_step(_step(4))
+    bar.on_validation_batch(1, 2)
+    bar.on_epoch({"epoch": 0, "step": 4, "lr": 0.01, "train_loss": 1.5, "val_loss": 2.5, "val_top1": 25.0,
+                  "val_top5": 50.0, "images_per_s": 100.0, "data_wait": 0.25})  # fmt: skip
+    bar.on_end()
+    assert printed.getvalue() == (
+        "warning: the disk is full\n"
+        "epoch   0  step      4  lr 0.01  loss 1.5000  validation loss 2.5000  IoU 0.5 error 25.00 %  IoU 0.75 50.00 %"
+        "  100 images/s  data wait 25.0%\n"
+    )
+
+
+def test_ranks_but_the_first_show_nothing(printed):
+    bar = TrainingBar(_NAMES, quiet=True)
+    bar.on_begin(0, 10)
+    bar.on_warning("the disk is full")
+    bar.on_end()
+    assert printed.getvalue() == ""

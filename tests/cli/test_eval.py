@@ -1,7 +1,9 @@
 """`vggfast eval` and `vggfast predict`: of one network and of several, of trained ones and of converted ones."""
 
 import argparse
+import builtins
 import csv
+import io
 import json
 
 import numpy as np
@@ -13,7 +15,7 @@ from vggfast import VGG, Preprocessing
 from vggfast.cli import main
 from vggfast.cli.options import parse_bytes
 from vggfast.evaluate import Network, average, errors, interval, vote
-from vggfast.weights import save_model
+from vggfast.weights import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 CLASSES = ["blue", "red"]
@@ -37,6 +39,46 @@ def nets(tmp_path, photos):
     """Three networks as training writes them, and the photos of their classes."""
     metadata = {"classes": CLASSES, "data": f"imagefolder:{photos}", "scales": [32, 36, 40]}
     return [_save(tmp_path / f"{config}.safetensors", config, **metadata) for config in ("A", "B", "C")]
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """The paths of all files that are opened; safetensors' own reader, which opens them elsewhere, is not to be."""
+    paths, plain = [], builtins.open
+
+    def counted(file, *arguments, **options):
+        paths.append(str(file))
+        return plain(file, *arguments, **options)
+
+    def refused(*_, **__):
+        raise AssertionError("safetensors.safe_open")
+
+    for module in (builtins, io):
+        monkeypatch.setattr(module, "open", counted)
+    monkeypatch.setattr("safetensors.safe_open", refused)
+    return paths
+
+
+@pytest.mark.parametrize("command", ["predict", "predict --sheet", "eval --json", "eval --out"])
+def test_a_weight_file_is_opened_once(nets, capsys, tmp_path, photos, opened, command):
+    name, *option = command.split()
+    written = tmp_path / {"--sheet": "sheet.html", "--json": "found.json", "--out": "out"}.get("".join(option), "")
+    images = [photos / "red" / "0.png"] if name == "predict" else []
+    more = [*option, written] if option else []
+    assert (
+        _run(capsys, name, "--models", *nets[:2], *more, "--scales", 32, *(["--", *images] if images else []))[0] == 0
+    )
+    assert [opened.count(str(path)) for path in nets[:2]] == [1, 1]
+
+
+def test_a_checkpoint_is_opened_once(nets, capsys, tmp_path, photos, opened):
+    model, metadata = load_model(nets[0])
+    extra = {"preprocessing": model.preprocessing.as_dict(), **metadata}
+    checkpoint = tmp_path / "checkpoint.pt"
+    torch.save({"model": model.state_dict(), "arguments": {**model.arguments, "extra": extra}}, checkpoint)
+    outs = [_run(capsys, "predict", "--model", each, photos / "red" / "0.png") for each in (checkpoint, nets[0])]
+    assert outs[0] == outs[1]
+    assert opened.count(str(checkpoint)) == 1
 
 
 def test_eval_of_several_networks(nets, capsys, tmp_path, photos):

@@ -35,17 +35,16 @@ class _Context:
 @pytest.fixture
 def fakes(monkeypatch):
     """What `train` calls, in place of which these note how they were called; `rank` and `stop_signal` may be set."""
-    calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[])
+    calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[], drawn=[])
 
     class FakeTrainer:
-        def __init__(self, config, out, context, *, resume, overwrite):
+        def __init__(self, config, task, out, context, *, resume, overwrite, observer):
             calls.made.append((config, out, resume, overwrite))
             self.config, self.out = config, out
             self.model = torch.nn.Linear(2, 3)
             self.train_set = self.val_set = type("Images", (list,), {"classes": ["a", "b"]})(range(5))
             self.progress = types.SimpleNamespace(step=12)
             self.stop_signal = calls.stop_signal
-            self.task = types.SimpleNamespace(finish=calls.finished.append)
 
         def run(self):
             return self.stop_signal is None
@@ -53,9 +52,16 @@ def fakes(monkeypatch):
     contents = {
         "vggfast.distributed": {"DistributedContext": types.SimpleNamespace(start=lambda device: _Context(calls.rank))},
         "vggfast.training.trainer": {"Trainer": FakeTrainer},
+        "vggfast.tasks": {
+            "task_of": lambda config: types.SimpleNamespace(error_names=("top-1", "top-5")),
+            "final_eval": lambda trainer, progress: calls.finished.append(trainer),
+        },
         "vggfast.training.diagnosis": {
             "diagnose": lambda *arguments, **_: calls.diagnosed.append(arguments),
             "verdicts": lambda result: (("init",), [("paper",)]),
+        },
+        "vggfast.report.initialisation": {
+            name: lambda result, path: calls.drawn.append(path.name) for name in ("layer_figure", "step_figure")
         },
     }
     for name, content in contents.items():
@@ -115,6 +121,7 @@ def test_initialisations_are_compared(fakes, arguments, inits, out, steps):
     assert called[0].crop == 32
     assert (called[1], str(called[2]), called[3]) == (inits, out, steps)
     assert fakes.made == []
+    assert fakes.drawn == ["init-steps.png", "init-layers.png"]
 
 
 def test_initialisations_are_compared_on_one_process(fakes, monkeypatch, capsys):

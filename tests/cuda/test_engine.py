@@ -12,7 +12,7 @@ from tests.engine.test_engine import small
 from tests.engine.test_fp8 import bound
 from tests.support.comparisons import relative_error
 from vggfast import Engine
-from vggfast.engine import _cuda
+from vggfast.engine.cuda import PLANS_KEPT
 from vggfast.ops import _backends
 
 pytestmark = [pytest.mark.cuda, pytest.mark.backends("cuda")]
@@ -221,7 +221,7 @@ def test_threads_share_an_engine_and_others_allocate(backend):
     """Different shapes at a time, plans made and dropped under the others' feet, each thread on a stream of its own."""
     model = network(width=0.125)
     engine, other = Engine(model), Engine(model)
-    images = [torch.randn(2, 3, 64 + i, 70) for i in range(_cuda.PLANS_KEPT + 4)]
+    images = [torch.randn(2, 3, 64 + i, 70) for i in range(PLANS_KEPT + 4)]
     expected = [engine(x) for x in images]
     torch.cuda.synchronize()
 

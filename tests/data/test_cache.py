@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vggfast.data import build_cache, open_dataset, open_splits, rescale
-from vggfast.data.cache_format import Index, verify
+from vggfast.data.sources.cache import Index, verify
 
 BLOCK = 10_000  # bytes: a block is a chunk of 16 images, or the rest
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from tests.engine.test_engine import LAYOUTS, named, small, trained_statistics
 from tests.support.comparisons import conv_precision, in_format, plain_torch, relative_error
-from vggfast.engine import _cuda
+from vggfast.engine.cuda import PLANS_KEPT, PRECISIONS
 from vggfast.models import CONFIGURATIONS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.backends("sim", "torch", "cuda")]
@@ -212,7 +212,7 @@ def test_more_shapes_than_plans_are_kept(build):
     """All come again, in other orders, with taps and without, and each is as at first."""
     model = small("A-LRN", **THIN).features[:9]
     made = build(model)
-    images = [torch.randn(1 + i % 3, 3, 16 + i, 30 - i) for i in range(_cuda.PLANS_KEPT - 5)]
+    images = [torch.randn(1 + i % 3, 3, 16 + i, 30 - i) for i in range(PLANS_KEPT - 5)]
     first = [(made(x), made.features(x, ["relu1_1", "pool2"])) for x in images]
     for x, (y, _) in zip(images, first, strict=True):
         assert relative_error(y, exactly(model, x)) < 1e-5
@@ -221,7 +221,7 @@ def test_more_shapes_than_plans_are_kept(build):
         assert torch.equal(made(images[i]), y)
         again = made.features(images[i], ["relu1_1", "pool2"])
         assert all(torch.equal(again[name], taps[name]) for name in taps)
-        assert len(made._network._plans) == _cuda.PLANS_KEPT
+        assert len(made._network._plans) == PLANS_KEPT
 
 
 def test_bytes(build):
@@ -285,7 +285,7 @@ def test_expanded_and_negated_images(build):
 @kernels
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_images_in_the_engines_dtype(build, precision):
-    dtype = _cuda.PRECISIONS[precision].dtype
+    dtype = PRECISIONS[precision].dtype
     made, x = build(small(**THIN), dtype=precision), torch.randn(2, 3, 33, 40).to(dtype)
     assert torch.equal(made(x), made(x.float()))
     assert torch.equal(made(in_format(x, "channels_last")), made(x))

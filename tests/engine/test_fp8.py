@@ -13,8 +13,8 @@ from torch import nn
 from tests.engine.test_cuda import BOUNDS, exactly
 from tests.engine.test_engine import named, small
 from tests.support.comparisons import plain_torch, relative_error
-from vggfast.engine import _fp8
-from vggfast.engine._plan import E4M3, make_plan
+from vggfast.engine import calibrate
+from vggfast.engine.plan import E4M3, make_plan
 from vggfast.graph.layers import Conv, Lrn, MaxPool, Relu, ScaledConv
 from vggfast.models import CONFIGURATIONS
 
@@ -28,7 +28,7 @@ def fp8(build, backend, monkeypatch):
     """Builds an engine of "fp8"; the thin networks' layers take e4m3."""
     if backend.name == "cuda" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the GPU is not of compute capability 9.0")
-    monkeypatch.setattr(_fp8, "LEAST_CHANNELS", 16)
+    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 16)
     return lambda model, calibration, **options: build(model, dtype="fp8", calibration=calibration, **options)
 
 
@@ -68,7 +68,7 @@ class Ones:
 
 def planned(layers):
     """The formats of a network of these layers."""
-    calibration = _fp8.Calibration(Ones(), torch.empty(1, 3, 64, 64))
+    calibration = calibrate.Calibration(Ones(), torch.empty(1, 3, 64, 64))
     for layer in layers:
         calibration.add(layer)
     return formats(calibration.quantise(layers, [""] * len(layers)))
@@ -126,7 +126,7 @@ def test_layers_in_a_row(layers, expected):
 
 
 def test_networks_as_wide_as_a_gpu_wants(fp8, monkeypatch):
-    monkeypatch.setattr(_fp8, "LEAST_CHANNELS", 128)
+    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 128)
     model, x = network(width=0.5, head="none"), torch.randn(1, 3, 33, 40)  # 32, 64, 128, 128, 256 ... channels
     engine = fp8(model, x)
     assert formats(engine._network._layers) == "bbeeeeeb"
@@ -234,7 +234,7 @@ def test_outputs_without_a_relu(fp8):
 
 
 def test_too_few_channels_are_as_in_bfloat16(fp8, build, monkeypatch):
-    monkeypatch.setattr(_fp8, "LEAST_CHANNELS", 129)
+    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 129)
     model, x = network(), torch.randn(1, 3, 33, 40)
     engine = fp8(model, x)
     assert torch.equal(engine(x), build(model, dtype="bf16")(x))
@@ -259,7 +259,7 @@ def test_the_largest_of_all_images_counts(fp8, monkeypatch):
     images = torch.randn(5, 16, 12, 12)
     images[3] *= 3
     alone, together = fp8(model, images[3:4]), fp8(model, images)
-    monkeypatch.setattr(_fp8, "IMAGES_AT_A_TIME", 2)
+    monkeypatch.setattr(calibrate, "IMAGES_AT_A_TIME", 2)
     batches = fp8(model, images)
     assert len(scales(alone)) == 2
     assert scales(together) == pytest.approx(scales(alone), rel=1e-5)
@@ -270,7 +270,7 @@ def test_the_largest_of_all_images_counts(fp8, monkeypatch):
 
 def test_error(fp8, monkeypatch):
     """Against float64, over images of several batches; it is of the images that were given, in any format."""
-    monkeypatch.setattr(_fp8, "IMAGES_AT_A_TIME", 2)
+    monkeypatch.setattr(calibrate, "IMAGES_AT_A_TIME", 2)
     model, images = network(num_classes=3), torch.randn(3, 3, 33, 32)
     engine = fp8(model, images)
     expected, got = exactly(model, images), engine(images)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import vggfast
 from tests.engine.test_engine import KINDS, exactly, kinds, small, trained
@@ -108,6 +109,16 @@ def test_more_shapes_than_plans_are_kept(kind):
         assert all(torch.equal(again[name], taps[name]) for name in taps)
     assert engine.bytes == held
     assert torch.equal(Engine(model, **options)(images[7]), first[7][0])
+
+
+@kinds
+def test_a_plan_serves_one_number_of_channels(kind):
+    """A network without weights takes any."""
+    model = nn.Sequential(nn.MaxPool2d(2, 2), nn.ReLU())
+    engine = Engine(model, **KINDS[kind][0])
+    for channels in (3, 8, 3, 1):
+        x = torch.randn(2, channels, 64, 64).bfloat16().float()
+        assert torch.equal(engine(x), model(x))
 
 
 @kinds

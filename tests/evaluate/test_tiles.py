@@ -15,6 +15,7 @@ from vggfast.evaluate import Evaluator, dense, score_maps
 from vggfast.evaluate.head import rectangles
 from vggfast.evaluate.tiles import choose, longest, spans
 from vggfast.evaluate.trunk import Trunk
+from vggfast.graph import whole
 
 # ---- geometry ------------------------------------------------------------------------------------------------------
 
@@ -61,7 +62,7 @@ def test_rectangles_cover_each_place_once(height, width, most):
 def _with_small_tiles(model, x):
     """An evaluator whose convolutions have no more memory than for a tile of one cell of x; and its tiles."""
     evaluator = Evaluator(model)
-    evaluator._trunk = Trunk(model.features, evaluator._trunk.least(*x.shape[2:]))
+    evaluator._trunk = Trunk(whole(model), evaluator._trunk.least(*x.shape[2:]))
     tiles, run = [], evaluator._trunk._run
     evaluator._trunk._run = lambda views, *box: tiles.append(box) or run(views, *box)
     return evaluator, tiles

@@ -169,7 +169,7 @@ def test_networks_that_cannot_be(pictures):
     bare = _model(head="none")
     with pytest.raises(ValueError, match="the model has no head: a network with FC layers is wanted"):
         extract(bare, pictures, ["penultimate"])
-    with pytest.raises(TypeError, match="model is FusedSequential: for the tap 'penultimate'"):
+    with pytest.raises(ValueError, match="the model has no head: a network with FC layers is wanted"):
         extract(bare.features, pictures, ["penultimate"], preprocessing=PREPROCESSING)
     bare.preprocessing = None
     with pytest.raises(ValueError, match="preprocessing is None, and the model has none"):

@@ -259,7 +259,7 @@ def test_a_replaced_last_layer_survives_the_conversion():
     model.classifier[6] = nn.Identity()
     assert not any(p.is_meta for p in model.to_conv_head().parameters())
     model.classifier[6] = nn.Bilinear(2, 2, 2)
-    with pytest.raises(ValueError, match=r"classifier\[6\] is Bilinear.*nn.Linear, nn.Conv2d or a layer without"):
+    with pytest.raises(TypeError, match=r"classifier\.6 is Bilinear.*: a layer must be one that a VGG has"):
         model.to_conv_head()
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -40,7 +41,12 @@ def _evaluation(tmp_path, networks=1, names=NAMES, each=10):
     data = _photos(tmp_path / "photos", names, each)
     images = open_dataset(data, "val")
     nets = [
-        Network(Path(f"<i>{k}.safetensors"), "ab" * 32, {"config": "D"}, images.classes, {"data": data})
+        Network(
+            SimpleNamespace(path=Path(f"<i>{k}.safetensors"), sha256="ab" * 32),
+            {"config": "D"},
+            images.classes,
+            {"data": data},
+        )
         for k in range(networks)
     ]
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +54,7 @@ def _evaluation(tmp_path, networks=1, names=NAMES, each=10):
     for each_net in posteriors:
         each_net[1] = torch.nan
     order = Order(data, "val", [(32, 64)] * networks, Settings(on_bad_image="skip"))
-    done = Evaluation(order, nets, images, posteriors, [2.0] * networks, {"device": "cpu"})
+    done = Evaluation(nets, images, posteriors, order, [2.0] * networks, {"device": "cpu"})
     folder = Folder(tmp_path / "out", {}, {})
     for k, values in enumerate(posteriors):
         folder.save(f"posteriors-{k}.npy", values.numpy())

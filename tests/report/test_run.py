@@ -22,11 +22,10 @@ from vggfast.report.figures import thinned
 from vggfast.runs import log as log_module
 from vggfast.runs.config import TrainConfig
 from vggfast.runs.log import RunLog
-from vggfast.runs.summary import summary
-from vggfast.training.finish import finish
+from vggfast.tasks import final_eval
 from vggfast.weights import save_model
 
-# What `finish` writes, as far as a report cannot do without it.
+# What `final_eval` writes, as far as a report cannot do without it.
 _METRICS = {"steps": 20, "centre_crop": {"top1": 1.0, "top5": 1.0}, "evaluation": {}}
 
 
@@ -51,7 +50,7 @@ def _images(classes, count):
 
 
 def _run(out, classes=("cat", "dog"), epochs=2, images=12):
-    """A folder as training leaves it before `finish`, and the trainer that `finish` reads."""
+    """A folder as training leaves it before `final_eval`, and the trainer that `final_eval` reads."""
     config = TrainConfig(data="digits", crop=32, scale_min=32, scale_max=32, width=0.05, hidden=8)
     out.mkdir(parents=True, exist_ok=True)
     config.write(out / "config.yaml")
@@ -108,14 +107,14 @@ def _assert_self_contained(page):
 
 @pytest.fixture(autouse=True)
 def _no_tensorboard(monkeypatch):
-    """Its import takes longer than all of these tests; tests/training/test_log.py has it."""
+    """Its import takes longer than all of these tests; tests/runs/test_log.py has it."""
     monkeypatch.setattr(log_module, "_has_tensorboard", lambda: False)
 
 
 @pytest.mark.parametrize("classes", [2, 200])
 def test_a_run_ends_with_a_report_that_needs_no_other_file(classes, tmp_path, one_thread, capsys):
     names = ["<b>bold</b>", "$x_{$", *(f"class {i}" for i in range(2, classes))][:classes]
-    finish(_run(tmp_path, names, epochs=1, images=24))
+    final = final_eval(_run(tmp_path, names, epochs=1, images=24))
     page = _page(tmp_path)
     _assert_self_contained(page)
     assert len(page.images) == 3
@@ -133,7 +132,9 @@ def test_a_run_ends_with_a_report_that_needs_no_other_file(classes, tmp_path, on
     for row in metrics["confused"]:
         assert {row["is"], row["says"]} <= set(names)
         assert row["is"] in page.text
-    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    assert all(path.is_file() for path in final.files)
+    assert [row[0] for row in final.rows] == ["centre crop", "dense, one scale, flips", "dense, 3 scales, flips"]
+    assert capsys.readouterr() == ("", "")
 
 
 def test_names_are_escaped(tmp_path):
@@ -274,15 +275,3 @@ def test_contact_sheet(count, tmp_path):
     contact_sheet([image] * count, ["$a_{"] * count, ["<b>"] * count, [0.5] * count, tmp_path / "sheet.png")
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.height == (480 if count > 8 else 240)
-
-
-def test_summary_counts_an_epoch_once():
-    """One whose steps ran out half-way has a row of its first half, and one of the whole."""
-    rows = [_epoch(0), _epoch(1, step=15, seconds=1.0, val_top1=70.0),
-            _epoch(1, seconds=6.0, images_per_s=200.0, data_wait=0.05)]  # fmt: skip
-    found = summary(rows)
-    assert (found["steps"], found["epochs"], found["train_seconds"]) == (20, 2, 8.0)
-    assert found["images_per_s"] == pytest.approx((2 * 100 + 6 * 200) / 8)
-    assert found["data_wait"] == pytest.approx((2 * 0.25 + 6 * 0.05) / 8)
-    assert found["best"] is rows[2]
-    assert summary([]) == {}

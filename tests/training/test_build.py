@@ -10,8 +10,8 @@ import torch
 from tests.training.test_trainer import _config, _small
 from vggfast import VGG, Preprocessing
 from vggfast.runs.config import TrainConfig
+from vggfast.tasks import build_trainer
 from vggfast.training.build import build_optimiser, named_layers, start_from
-from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,9 +40,9 @@ def test_a_start_that_does_not_fit(tmp_path):
 
 
 def test_a_second_scale_starts_from_the_whole_net(photos, tmp_path):
-    Trainer(_config(photos, steps=2), tmp_path / "first").run()
+    build_trainer(_config(photos, steps=2), tmp_path / "first").run()
     start = tmp_path / "first" / "model.safetensors"
-    trainer = Trainer(_config(photos, init_from=str(start), init_layers="all"), tmp_path / "second")
+    trainer = build_trainer(_config(photos, init_from=str(start), init_layers="all"), tmp_path / "second")
     wanted = load_model(start)[0].state_dict()
     assert all(torch.equal(value, wanted[name]) for name, value in trainer.model.state_dict().items())
 
@@ -59,7 +59,7 @@ def _published(tmp_path, preprocessing=None, **arguments):
 def test_fc_layers_alone_on_published_convolutions(photos, tmp_path, batch_norm):
     start, donor = _published(tmp_path, Preprocessing.caffe(), batch_norm=batch_norm)
     changes = {"init_from": start, "init_layers": "features", "train_layers": "fc", "preprocessing": "caffe"}
-    trainer = Trainer(_config(photos, steps=2, width=0.1, batch_norm=batch_norm, **changes), tmp_path / "run")
+    trainer = build_trainer(_config(photos, steps=2, width=0.1, batch_norm=batch_norm, **changes), tmp_path / "run")
     first = copy.deepcopy(trainer.model.classifier.state_dict())
     assert trainer.run()
     trained = load_model(tmp_path / "run" / "model.safetensors")[0]

@@ -7,8 +7,9 @@ import torch
 
 from vggfast.runs.config import TrainConfig
 from vggfast.runs.log import read_csv
+from vggfast.tasks import build_trainer
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.trainer import Trainer
+from vggfast.training.observer import Observer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -81,6 +82,14 @@ def test_a_full_disk_leaves_the_others(small_disk):
     assert len(list((small_disk / "c").iterdir())) == 1
 
 
+class _Heard(Observer):
+    def __init__(self):
+        self.warnings = []
+
+    def on_warning(self, text):
+        self.warnings.append(text)
+
+
 def _config(photos, **changes):
     return TrainConfig(
         data=f"imagefolder:{photos}", crop=32, scale_min=36, scale_max=40, width=0.03, hidden=8, batch_size=4,
@@ -88,11 +97,11 @@ def _config(photos, **changes):
     )  # fmt: skip
 
 
-def test_a_run_goes_on_while_the_disk_is_full_and_resumes_to_the_bit(photos, small_disk, tmp_path, capsys):
+def test_a_run_goes_on_while_the_disk_is_full_and_resumes_to_the_bit(photos, small_disk, tmp_path):
     """The disk fills up after two steps; what was written last is where the run resumes once there is room."""
     whole, out = tmp_path / "whole", small_disk / "run"
-    Trainer(_config(photos), whole).run()
-    trainer = Trainer(_config(photos), out)
+    build_trainer(_config(photos), whole).run()
+    trainer = build_trainer(_config(photos), out, observer=_Heard())
     log_step = trainer._log_step
 
     def logged(sums, batch):
@@ -105,9 +114,9 @@ def test_a_run_goes_on_while_the_disk_is_full_and_resumes_to_the_bit(photos, sma
     trainer._log_step = logged
     with pytest.raises(OSError, match="could not be written"):
         trainer.run()
-    assert "warning: a checkpoint was not written" in " ".join(capsys.readouterr().out.split())
+    assert any(text.startswith("a checkpoint was not written") for text in trainer.observer.warnings)
     (small_disk / "ballast").unlink()
-    resumed = Trainer(_config(photos), out, resume=True)
+    resumed = build_trainer(_config(photos), out, resume=True)
     assert resumed.progress.step in (2, 3)
     assert resumed.run()
     mine, theirs = (Checkpoints(folder / "checkpoints").newest(pytest.fail)["model"] for folder in (whole, out))
@@ -115,41 +124,41 @@ def test_a_run_goes_on_while_the_disk_is_full_and_resumes_to_the_bit(photos, sma
     assert [row["step"] for row in read_csv(out / "steps.csv")] == list(range(1, 11))
 
 
-def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(photos, tmp_path, capsys):
+def test_a_damaged_newest_checkpoint_costs_its_steps_and_no_more(photos, tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "run"
-    Trainer(_config(photos), whole).run()
-    Trainer(_config(photos, steps=7), out).run()
+    build_trainer(_config(photos), whole).run()
+    build_trainer(_config(photos, steps=7), out).run()
     damaged = Checkpoints(out / "checkpoints").paths()[0]
     _flip(damaged)
-    trainer = Trainer(_config(photos), out, resume=True)
+    trainer = build_trainer(_config(photos), out, resume=True, observer=_Heard())
     assert trainer.run()
-    assert f"warning: {damaged} is damaged" in capsys.readouterr().out.replace("\n", "")
+    assert trainer.observer.warnings[0].startswith(f"{damaged} is damaged")
     mine, theirs = (Checkpoints(folder / "checkpoints").newest(pytest.fail)["model"] for folder in (whole, out))
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
 def test_what_a_kill_left_half_written_is_removed(photos, tmp_path):
-    Trainer(_config(photos, steps=1), tmp_path).run()
+    build_trainer(_config(photos, steps=1), tmp_path).run()
     torn = [tmp_path / "checkpoints" / ".step-00000009.pt.abc", tmp_path / ".model.safetensors.xyz"]
     for path in torn:
         path.write_text("half")
-    Trainer(_config(photos, steps=2), tmp_path, resume=True).run()
+    build_trainer(_config(photos, steps=2), tmp_path, resume=True).run()
     assert not any(path.exists() for path in torn)
 
 
 def test_data_that_changed_are_not_trained_on(photos, tmp_path):
-    Trainer(_config(photos, steps=3), tmp_path).run()
+    build_trainer(_config(photos, steps=3), tmp_path).run()
     for number in range(5):
         (photos / "red" / f"{number}.png").unlink()
     with pytest.raises(ValueError, match=r"is of other data: .*images.* \(18 training images there and 13 here\)"):
-        Trainer(_config(photos), tmp_path, resume=True)
+        build_trainer(_config(photos), tmp_path, resume=True)
 
 
 def test_checkpoints_without_their_configuration_are_a_run_too(photos, tmp_path):
     """What a killed --overwrite, or a hand, may leave is not taken for an empty folder."""
-    Trainer(_config(photos, steps=3), tmp_path).run()
+    build_trainer(_config(photos, steps=3), tmp_path).run()
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(FileExistsError, match="holds a run"):
-        Trainer(_config(photos), tmp_path)
-    Trainer(_config(photos, steps=1, seed=1), tmp_path, overwrite=True).run()
+        build_trainer(_config(photos), tmp_path)
+    build_trainer(_config(photos, steps=1, seed=1), tmp_path, overwrite=True).run()
     assert Checkpoints(tmp_path / "checkpoints").newest(pytest.fail)["progress"]["step"] == 1

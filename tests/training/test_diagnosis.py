@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vggfast.models import VGG
+from vggfast.report.initialisation import layer_figure, step_figure
 from vggfast.runs.config import TrainConfig
 from vggfast.training import diagnosis
 from vggfast.training.build import build_model
@@ -30,6 +31,13 @@ def test_layers_have_the_papers_order():
     assert names[-4:] == ["conv5_4", "fc1", "fc2", "fc3"]
 
 
+def _assert_figures(result, folder):
+    for draw in (step_figure, layer_figure):
+        draw(result, folder / "figure.png")
+        with Image.open(folder / "figure.png") as image:
+            assert min(image.size) > 400
+
+
 def test_what_is_recorded(photos, tmp_path):
     result = diagnose(_config(photos), ["glorot", "torchvision"], tmp_path, steps=3)
     assert list(result["runs"]) == ["glorot", "torchvision"]
@@ -39,9 +47,7 @@ def test_what_is_recorded(photos, tmp_path):
         assert list(run["gradients"]) == list(run["outputs"]) == list(run["predicted"]) == LAYERS
         assert all(len(norms) == 3 and min(norms) > 0 for norms in run["gradients"].values())
     assert json.loads((tmp_path / "init.json").read_text()) == result
-    for name in ("init-steps.png", "init-layers.png"):
-        with Image.open(tmp_path / name) as image:
-            assert min(image.size) > 400
+    _assert_figures(result, tmp_path)
 
 
 def test_figures_are_those_of_a_plain_step(photos, tmp_path):
@@ -112,7 +118,7 @@ def test_a_run_that_breaks_stops_there_and_says_where(photos, tmp_path):
         assert run["status"].startswith(f"diverged at step {run['broken']['step']}: ")
         assert run["broken"]["where"].split()[-1] in LAYERS
     json.loads((tmp_path / "init.json").read_text(), parse_constant=pytest.fail)  # no NaN that JSON has not
-    assert (tmp_path / "init-layers.png").exists()
+    _assert_figures(result, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["conv3_1", "fc2"])

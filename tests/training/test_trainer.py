@@ -15,13 +15,13 @@ from vggfast.data import Batch
 from vggfast.distributed import DistributedContext
 from vggfast.runs.config import TrainConfig, read_values
 from vggfast.runs.log import read_csv
+from vggfast.tasks import Classification, build_trainer, final_eval
 from vggfast.training.build import build_optimiser
 from vggfast.training.checkpoint import Checkpoints
-from vggfast.training.finish import finish
+from vggfast.training.observer import Observer
 from vggfast.training.presets import PRESETS, preset, preset_for
 from vggfast.training.schedule import Schedule
 from vggfast.training.step import TrainStep
-from vggfast.training.trainer import Trainer
 from vggfast.weights import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -64,9 +64,9 @@ def _rows(path):
 def test_a_resumed_run_equals_one_that_was_never_stopped(photos, tmp_path, options):
     """Stopped by a signal within an epoch and after its last step."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    Trainer(_config(photos, **options), whole).run()
+    build_trainer(_config(photos, **options), whole).run()
     for resume, stop in ((False, 3), (True, 4), (True, 15)):
-        trainer = Trainer(_config(photos, **options), parts, resume=resume)
+        trainer = build_trainer(_config(photos, **options), parts, resume=resume)
         log_step = trainer._log_step
 
         def logged(sums, batch, trainer=trainer, log_step=log_step, stop=stop):
@@ -84,22 +84,24 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(photos, tmp_path, optio
 
 
 def test_it_learns_two_colours(photos, tmp_path):
-    trainer = Trainer(_config(photos, epochs=25, lr=0.01, patience=25, dropout=0.0, colour_shift=0.0), tmp_path / "run")
+    trainer = build_trainer(
+        _config(photos, epochs=25, lr=0.01, patience=25, dropout=0.0, colour_shift=0.0), tmp_path / "run"
+    )
     assert trainer.run()
     assert trainer.progress.epochs[-1]["train_loss"] < 0.1
     assert trainer.progress.best_top1 == 0
 
 
 def test_a_folder_with_a_run_is_not_overwritten(photos, tmp_path):
-    Trainer(_config(photos, steps=1), tmp_path).run()
+    build_trainer(_config(photos, steps=1), tmp_path).run()
     with pytest.raises(FileExistsError, match="holds a run: resume it, overwrite it, or choose another folder"):
-        Trainer(_config(photos), tmp_path)
+        build_trainer(_config(photos), tmp_path)
 
 
 def test_checkpoint_of_another_network(photos, tmp_path):
-    Trainer(_config(photos, steps=1), tmp_path).run()
+    build_trainer(_config(photos, steps=1), tmp_path).run()
     with pytest.raises(ValueError, match="of another network: config is 'A' there and 'B' here"):
-        Trainer(_config(photos, config="B"), tmp_path, resume=True)
+        build_trainer(_config(photos, config="B"), tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -130,27 +132,27 @@ def test_defaults_are_the_papers():
 def test_tiny_imagenet_trains_a_few_steps(tiny_imagenet, tmp_path):
     config = TrainConfig(**{**PRESETS["tiny-imagenet"], "data": f"tiny-imagenet:{tiny_imagenet}", "width": 0.1,
                             "hidden": 32, "steps": 4, "log_every": 1, "workers": 0})  # fmt: skip
-    trainer = Trainer(config, tmp_path)
+    trainer = build_trainer(config, tmp_path)
     assert trainer.run()
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 5
     assert trainer.progress.epochs[-1]["val_top1"] <= 100
 
 
 def test_overwrite_takes_nothing_before_everything_is_checked(photos, tmp_path):
-    Trainer(_config(photos, steps=1), tmp_path / "run").run()
+    build_trainer(_config(photos, steps=1), tmp_path / "run").run()
     (tmp_path / "run" / "mine.txt").write_text("precious")
     before = sorted(path.name for path in (tmp_path / "run").iterdir())
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        Trainer(_config(tmp_path / "nowhere"), tmp_path / "run", overwrite=True)
+        build_trainer(_config(tmp_path / "nowhere"), tmp_path / "run", overwrite=True)
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
-    Trainer(_config(photos, steps=2), tmp_path / "run", overwrite=True).run()
+    build_trainer(_config(photos, steps=2), tmp_path / "run", overwrite=True).run()
     assert (tmp_path / "run" / "mine.txt").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(photos, tmp_path):
     config = _config(photos, init="paper-literal", pixel_std=False, lr=1e6, checkpoint_every=1)
     with pytest.raises(FloatingPointError) as error:
-        Trainer(config, tmp_path).run()
+        build_trainer(config, tmp_path).run()
     text = str(error.value)
     assert text.startswith("the loss is ")
     assert "first not finite, from the output on, in " in text
@@ -181,7 +183,7 @@ def test_warm_up_and_cosine():
 
 
 def test_a_run_gives_up(photos, tmp_path):
-    trainer = Trainer(_config(photos, lr=0.0, early_stop=1, epochs=10), tmp_path)
+    trainer = build_trainer(_config(photos, lr=0.0, early_stop=1, epochs=10), tmp_path)
     assert trainer.run()
     assert len(trainer.progress.epochs) == 2
 
@@ -201,9 +203,9 @@ def _batch(counts=(True,) * 6):
 def _step(batch, **options):
     model = _small("A", dropout=0.0)
     config = TrainConfig(crop=32, scale_min=32, scale_max=32, **options)
-    stepper = TrainStep(config, DistributedContext(), model, build_optimiser(config, model))
+    train_step = TrainStep(config, Classification(), DistributedContext(), model, build_optimiser(config, model))
     before = copy.deepcopy(model)
-    return stepper(batch, 0, 0.1), model, before, stepper
+    return train_step(batch, 0, 0.1), model, before, train_step
 
 
 @pytest.mark.parametrize("accumulate", [1, 4, 9])
@@ -233,13 +235,13 @@ def test_clipping_and_smoothing():
 
 
 def test_a_running_average_is_kept():
-    _, model, _, stepper = _step(_batch(), ema=0.75)
-    assert stepper.result is not model
-    for average, p in zip(stepper.result.parameters(), model.parameters(), strict=True):
+    _, model, _, train_step = _step(_batch(), ema=0.75)
+    assert train_step.result is not model
+    for average, p in zip(train_step.result.parameters(), model.parameters(), strict=True):
         assert torch.equal(average, p)  # it starts from the first weights
     first = copy.deepcopy(model)
-    stepper(_batch(), 1, 0.1)
-    for average, p, old in zip(stepper.result.parameters(), model.parameters(), first.parameters(), strict=True):
+    train_step(_batch(), 1, 0.1)
+    for average, p, old in zip(train_step.result.parameters(), model.parameters(), first.parameters(), strict=True):
         assert torch.allclose(average, 0.75 * old + 0.25 * p, atol=1e-6)
 
 
@@ -297,25 +299,27 @@ def test_yaml_files(tmp_path, text, error, message):
         TrainConfig(**read_values(tmp_path / "c.yaml"))
 
 
-def test_images_that_do_not_decode_are_counted_and_named(photos, tmp_path, capsys):
+def test_images_that_do_not_decode_are_counted_and_named(photos, tmp_path):
     """One of the training images, one of those held out; with "fail", either stops the run."""
     config = _config(photos, epochs=1, on_bad_image="skip", batch_size=6)
-    plain = Trainer(config, tmp_path / "plain")
+    plain = build_trainer(config, tmp_path / "plain")
     bad = [plain.train_set.source(3), plain.val_set.source(0)]
     for path in bad:
         Path(path).write_bytes(b"no image")
-    trainer = Trainer(config, tmp_path / "run")
+    heard = Observer()
+    heard.on_warning = (warnings := []).append
+    trainer = build_trainer(config, tmp_path / "run", observer=heard)
     assert trainer.run()
-    finish(trainer)
-    printed = capsys.readouterr().out.replace("\n", "")
-    assert f"warning: {bad[0]}: not an image that decodes" in printed
+    final_eval(trainer)
+    assert len(warnings) == 2
+    assert warnings[0].startswith(f"{bad[0]}: not an image that decodes")
     row = trainer.progress.epochs[0]
     assert row["bad_images"] == 2
-    assert f"warning: {bad[1]}: not an image that decodes" in printed
+    assert warnings[1].startswith(f"{bad[1]}: not an image that decodes")
     assert row["val_top1"] in (0, 100)  # one is left of two
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluation"]["dense, one scale"]["top1"] in (
         0,
         100,
     )
     with pytest.raises(ValueError, match="not an image that decodes"):
-        Trainer(_config(photos, epochs=1), tmp_path / "fails").run()
+        build_trainer(_config(photos, epochs=1), tmp_path / "fails").run()

@@ -43,8 +43,8 @@ def _folder(parsed: argparse.Namespace) -> Path:
 def run(parsed: argparse.Namespace) -> int:
     from vggfast.console import ProgressBars
     from vggfast.data.cache import build_split
-    from vggfast.data.cache_format import verify
     from vggfast.data.sources import open_splits
+    from vggfast.data.sources.cache import verify
 
     folder = _folder(parsed)
     if parsed.verify:

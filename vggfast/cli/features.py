@@ -41,12 +41,13 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.console import ProgressBars, say
     from vggfast.data import open_dataset
     from vggfast.features import Extractor, extract_dataset
-    from vggfast.io import sha256
-    from vggfast.weights import load_model
+    from vggfast.io import WeightFile
+    from vggfast.weights.files import model_of
 
     if parsed.out.suffix == ".npy":
         raise ValueError(f"--out is {parsed.out}: FILE.npz, or a folder for .npy files, is wanted")
-    model, _ = load_model(parsed.model)
+    file = WeightFile(parsed.model)
+    model, _ = model_of(file)
     if model.preprocessing is None:
         raise ValueError(f"{parsed.model} does not say what preprocessing its network was trained on")
     context = start_alone(parsed, "features")
@@ -54,7 +55,7 @@ def run(parsed: argparse.Namespace) -> int:
     splits = ("train", "val") if parsed.split == "all" else (parsed.split,)
     sets = [open_dataset(parsed.data, split) for split in splits]
     metadata = {
-        "vggfast": __version__, "model": str(parsed.model), "model_sha256": sha256(parsed.model),
+        "vggfast": __version__, "model": str(parsed.model), "model_sha256": file.sha256,
         "data": parsed.data, "split": parsed.split,
     }  # fmt: skip
     with ProgressBars() as bars:

@@ -109,9 +109,7 @@ def _eval(parsed: argparse.Namespace) -> int:
 
 
 def _predict(parsed: argparse.Namespace) -> int:
-    import numpy as np
-
-    from vggfast.data import ImageSet, open_image
+    from vggfast.data import ImageFiles
     from vggfast.io import write_atomically
     from vggfast.localisation import dense_boxes
     from vggfast.report.boxes import draw_boxes
@@ -120,7 +118,7 @@ def _predict(parsed: argparse.Namespace) -> int:
     classes = metadata["classes"]
     top = min(5, len(classes)) if parsed.top is None else parsed.top
     for path in parsed.images:
-        images = ImageSet(str(path), classes, np.zeros(1, np.int64), [path], open_image)
+        images = ImageFiles([str(path)], classes)
         scales = parsed.scales or metadata["scales"]
         found = dense_boxes(model, classifier, images, scales, top=top, merge_threshold=parsed.merge)
         photo = images.image(0)

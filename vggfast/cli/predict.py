@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from vggfast.cli.options import add_machine, add_models, drawn, open_models
 
 if TYPE_CHECKING:
-    from vggfast.data import ImageSet
-    from vggfast.evaluate.evaluation import Evaluation
+    from vggfast.data import ImageFiles
+    from vggfast.evaluate.evaluation import Predictions
     from vggfast.evaluate.networks import Network
 
 
@@ -39,7 +39,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.console import ProgressBars
     from vggfast.distributed import DistributedContext
     from vggfast.evaluate.dataset import Settings
-    from vggfast.evaluate.evaluation import Order, evaluate_networks
+    from vggfast.evaluate.evaluation import predict_networks
     from vggfast.evaluate.fusion import average
 
     networks = open_models(parsed)
@@ -52,10 +52,10 @@ def run(parsed: argparse.Namespace) -> int:
 
         check_sheet(parsed.sheet, len(images))
     scales = [tuple(parsed.scales or network.scales("dense")) for network in networks]
-    order = Order("the images", "val", scales, Settings(memory=parsed.memory))
+    settings = Settings(memory=parsed.memory)
     with DistributedContext.start(parsed.device) as context:
         with drawn(context) as told:
-            done = evaluate_networks(order, networks, images, context, **told)
+            done = predict_networks(networks, scales, settings, images, context, **told)
         if done is None:
             return 0
         _print(done, top)
@@ -71,19 +71,16 @@ def run(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageSet:
-    """Image files as a data set whose labels nobody knows."""
-    import numpy as np
-
-    from vggfast.data import ImageSet, open_image
+def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageFiles:
+    from vggfast.data import ImageFiles
 
     classes = next((network.classes for network in networks if network.classes is not None), None)
     if classes is None:
         raise ValueError(f"{networks[0].path} has no names of its classes: --classes FILE is wanted")
-    return ImageSet("images", classes, np.zeros(len(paths), np.int64), [str(path) for path in paths], open_image)
+    return ImageFiles([str(path) for path in paths], classes)
 
 
-def _print(done: Evaluation, top: int) -> None:
+def _print(done: Predictions, top: int) -> None:
     from vggfast.evaluate.fusion import average
 
     best = average(done.posteriors).topk(top)

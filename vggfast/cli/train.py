@@ -140,14 +140,21 @@ def run(parsed: argparse.Namespace) -> int:
 
 
 def _train(asked: Order, overwrite: bool) -> int:
+    from vggfast.cli.training_bar import TrainingBar
+    from vggfast.console import ProgressBars, print_table, say
     from vggfast.distributed import DistributedContext
+    from vggfast.tasks import final_eval, task_of
     from vggfast.training.trainer import Trainer
 
     with DistributedContext.start(asked.config.device) as context:
         # With --resume auto, a slower rank on another machine may see the folder otherwise.
         asked = context.of_main(asked)
         goes_on = asked.resume or (overwrite and _overwritten(asked))
-        trainer = Trainer(asked.config, asked.out, context, resume=goes_on, overwrite=overwrite and not goes_on)
+        task = task_of(asked.config)
+        trainer = Trainer(
+            asked.config, task, asked.out, context, resume=goes_on, overwrite=overwrite and not goes_on,
+            observer=TrainingBar(task.error_names, quiet=not context.main),
+        )  # fmt: skip
         if context.main:
             _announce(asked, trainer, context.size)
         if not trainer.run():
@@ -158,7 +165,12 @@ def _train(asked: Order, overwrite: bool) -> int:
                     flush=True,
                 )
             return 128 + (trainer.stop_signal or signal.SIGTERM)
-        trainer.task.finish(trainer)
+        with ProgressBars(quiet=not context.main) as bars:
+            final = final_eval(trainer, bars)
+        if final is not None:
+            print_table(final.title, final.columns, final.rows)
+            for path, what in final.files.items():
+                say(f"  {path}  {what}")
     return 0
 
 
@@ -189,10 +201,13 @@ def _diagnose(parsed: argparse.Namespace) -> int:
         raise UsageError("--diagnose-init is for one process: call it without torchrun")
     config, inits, out = diagnosis(parsed)
     from vggfast.console import ProgressBars, print_table, say
+    from vggfast.report.initialisation import layer_figure, step_figure
     from vggfast.training.diagnosis import diagnose, verdicts
 
     steps = 200 if parsed.diagnose_steps is None else parsed.diagnose_steps
     with ProgressBars() as bars:
         result = diagnose(config, inits, out, steps, progress=bars, tell=say)
+    step_figure(result, out / "init-steps.png")
+    layer_figure(result, out / "init-layers.png")
     print_table(f"{config.config} on {config.data}, lr {config.lr:g}", *verdicts(result))
     return 0

@@ -1,6 +1,6 @@
 """Images on their way to a network: data sets, transforms, batches. Needs the extra ``vggfast[train]``.
 
-Nothing is imported before it is asked for, so that the command line can describe :mod:`vggfast.data.cache` without.
+Nothing is imported before it is asked for, so that importing this is light.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vggfast.data.colours import ColourStatistics, colour_statistics, measure_colours
     from vggfast.data.decode import open_image
     from vggfast.data.sources import ImageSet, open_dataset, open_splits
+    from vggfast.data.sources.base import ImageFiles, Images
     from vggfast.data.transforms import Augmentation, CentreCrop, rescale
     from vggfast.preprocessing import Preprocessing
 
@@ -23,7 +24,9 @@ __all__ = [
     "Batches",
     "CentreCrop",
     "ColourStatistics",
+    "ImageFiles",
     "ImageSet",
+    "Images",
     "Preprocessing",
     "build_cache",
     "colour_statistics",
@@ -40,6 +43,7 @@ _HOME = {
     "colours": ("ColourStatistics", "colour_statistics", "measure_colours"),
     "decode": ("open_image",),
     "sources": ("ImageSet", "open_dataset", "open_splits"),
+    "sources.base": ("ImageFiles", "Images"),
     "transforms": ("Augmentation", "CentreCrop", "Preprocessing", "rescale"),
 }
 

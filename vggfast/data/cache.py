@@ -1,4 +1,4 @@
-"""Building a cache of decoded, resized images. The format: :mod:`vggfast.data.cache_format`.
+"""Building a cache of decoded, resized images. The format: :mod:`vggfast.data.sources.cache`.
 
 While a split is being built, SPLIT.journal has a line for each block that is on disk whole: a build that was stopped,
 by whatever, checks those blocks and goes on behind them.
@@ -16,16 +16,18 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vggfast._progress import Progress, StageProgress, silent
-
-if TYPE_CHECKING:
-    from vggfast.data.sources import ImageSet
+from vggfast.data.batches import ON_BAD_IMAGE
+from vggfast.data.sources import ImageSet, open_splits
+from vggfast.data.sources.base import Strings
+from vggfast.data.sources.cache import Index, checksum
+from vggfast.data.transforms import rescale
 
 BLOCK_BYTES = 64 << 20
 _CHUNK = 16  # images that a worker decodes at a time
@@ -74,8 +76,6 @@ class _Decoder(Dataset):
         return _Chunk(indices.stop, torch.from_numpy(flat), shapes, bad)
 
     def _decode(self, index: int) -> np.ndarray:
-        from vggfast.data.transforms import rescale
-
         image = self.images.image(index)
         shrinks = self.size is not None and min(image.size) > self.size
         return np.asarray(rescale(image, self.size) if shrinks and self.size else image)
@@ -126,8 +126,6 @@ class _Writer:
 
     def _resume(self) -> int:
         """Takes up the journal's blocks that are whole; the bytes of its lines that hold."""
-        from vggfast.data.cache_format import checksum
-
         if not self.journal.exists() or not self.pixels.exists():
             return 0
         good = 0
@@ -200,8 +198,6 @@ def build_cache(
         ValueError: an image does not decode, or the folder holds another cache; the text names it.
         OSError: the disk is full, or a folder may not be written; the text says what to do.
     """
-    from vggfast.data.sources import open_splits
-
     return {
         split: build_split(images, spec, split, Path(out), size, workers=workers, on_bad_image=on_bad_image,
                            block_bytes=block_bytes, progress=functools.partial(progress, split))
@@ -215,9 +211,6 @@ def build_split(
     progress: Progress = silent,
 ) -> Built:  # fmt: skip
     """One split of :func:`build_cache`, of images that are open already."""
-    from vggfast.data.batches import ON_BAD_IMAGE
-    from vggfast.data.cache_format import Index
-
     if size is not None and size < 1:
         raise ValueError(f"size is {size}: 1 or more, or None, is wanted")
     if on_bad_image not in ON_BAD_IMAGE:
@@ -297,9 +290,6 @@ def _digest(images: ImageSet) -> str:
 
 def _finish(path: Path, images: ImageSet, identity: dict[str, Any], done: _Blocks, resumed: int) -> Built:
     """Writes the index, with which the split is there."""
-    from vggfast.data.cache_format import Index
-    from vggfast.data.sources.base import Strings
-
     missing = {index for index, _ in done.bad}
     kept = [index for index in range(len(images)) if index not in missing]
     if not kept:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
-from vggfast.engine import _cpu, _cuda
-from vggfast.engine._options import Deviation, Network, Options
-from vggfast.graph.recognise import head_layers, trunk_layers, trunk_of
+from vggfast import graph as read
+from vggfast.engine import cpu, cuda
+from vggfast.engine.options import Deviation, Network, Options
 
 __all__ = ["Deviation", "Engine"]
 
 # Tests put others here.
-OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": _cpu.CpuNetwork, "cuda": _cuda.CudaNetwork}
-_PARAMETERS = {"cpu": _cpu.DTYPES, "cuda": _cuda.DTYPES}
+OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": cpu.CpuNetwork, "cuda": cuda.CudaNetwork}
+_PARAMETERS = {"cpu": cpu.DTYPES, "cuda": cuda.DTYPES}
 
 
 class Engine:
     """A network ready for fast inference, on the CPU or on a CUDA GPU: where the model's parameters are.
 
-    A snapshot of the model as ``model.eval()`` computes it: batch norm folded into the convolutions, dropout gone.
+    A snapshot of the model as ``model.eval()`` computes it: batch norm folded into the convolutions, dropout gone. A
+    model with code that cannot be read, such as hooks, a forward of its own or other layers than a VGG's, is refused.
     Build it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model
     may be deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
     allocated but the results.
@@ -35,7 +35,7 @@ class Engine:
     Args:
         model: one of ours with any head, any of torchvision's VGGs, or an ``nn.Sequential`` of their layers (such as
             ``vgg16().features[:23]``), float32 (on CUDA bfloat16 or float16 too). One without parameters runs on the
-            CPU.
+            CPU. Or a :class:`vggfast.graph.Network`, what was read of one.
         dtype: on the CPU, of the activations between layers, "fp32" or "bf16"; the arithmetic is float32 either way,
             and "bf16" keeps the weights of the FC layers in bfloat16 too. On CUDA, of activations and weights: "fp32",
             "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16"; torch's own switches for
@@ -53,12 +53,13 @@ class Engine:
             hold; larger ones are cut there. While the engine is made, it holds the weights in float32 too.
 
     Raises:
-        ValueError, TypeError: an argument does not fit, or a layer has no counterpart here; the text names it.
+        ValueError: an argument does not fit; the text names it.
+        TypeError: a layer has no counterpart here, or does something that is not known; the text names it.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | read.Network,
         *,
         dtype: str = "fp32",
         weights: str = "fp32",
@@ -71,22 +72,24 @@ class Engine:
         for name, value in {"threads": threads, "batch": batch, "size": size}.items():
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        trunk = trunk_of(model)
-        self._device = _device_of(model)
+        # Not as inference tensors, even under inference_mode: a later call without it writes to them.
+        with torch.inference_mode(False), torch.no_grad():
+            network = model if isinstance(model, read.Network) else read.whole(model)
+        self._device = _device_of(network)
         options = Options(dtype, weights, threads, batch, size, graph, calibration)
         self._network = OF_DEVICE[self._device.type](self._device, options)
         if calibration is not None:
             self._check_images(calibration, "calibration")
         names: list[str] = []
         self._names: dict[str, int] = {}  # of features: the number of the layer that ends it
-        # Not as inference tensors, even under inference_mode: a later call without it writes to them.
+        self._check_tensors(network)
         with torch.inference_mode(False), torch.no_grad():
-            for layer, name in trunk_layers(trunk, self._check):
+            for layer, name in network.trunk_layers():
                 self._network.add(layer)
                 self._names[name] = len(names)
                 names.append(name)
             self._last_feature = self._last = len(names) - 1
-            for layer in head_layers(model, self._check) if model is not trunk else ():
+            for layer in network.head.layers() if network.head else ():
                 self._network.add(layer)
                 self._last += 1
             if self._last < 0:
@@ -177,21 +180,18 @@ class Engine:
                 f"{name} must be {_either(self._network.inputs)} on {self._device}, got {x.dtype} on {x.device}"
             )
 
-    def _check(self, name: str, module: nn.Module) -> None:
-        """Raises TypeError where a module's own parameters are not what the device takes, or lie on another."""
+    def _check_tensors(self, network: read.Network) -> None:
+        """Raises TypeError where a layer's tensors are not what the device takes, or lie on another."""
         dtypes = _PARAMETERS[self._device.type]
-        for parameter in module.parameters(recurse=False):
-            if parameter.dtype not in dtypes or parameter.device != self._device:
-                where = self._device if parameter.device.type in OF_DEVICE else _either(OF_DEVICE)
-                raise TypeError(
-                    f"{name} must be {_either(dtypes)} on {where}, got {parameter.dtype} on {parameter.device}"
-                )
+        for path, tensor in network.tensors():
+            if tensor.dtype not in dtypes or tensor.device != self._device:
+                where = self._device if tensor.device.type in OF_DEVICE else _either(OF_DEVICE)
+                raise TypeError(f"{path} must be {_either(dtypes)} on {where}, got {tensor.dtype} on {tensor.device}")
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter is, if an engine runs there; the CPU else."""
-    tensor = next(chain(model.parameters(), model.buffers()), None)
-    return tensor.device if tensor is not None and tensor.device.type in OF_DEVICE else torch.device("cpu")
+def _device_of(network: read.Network) -> torch.device:
+    """Where a model's first tensor is, if an engine runs there; the CPU else."""
+    return network.device if network.device.type in OF_DEVICE else torch.device("cpu")
 
 
 def _either(values: Iterable[object]) -> str:

@@ -13,7 +13,7 @@ from vggfast._deprecated import renamed
 
 if TYPE_CHECKING:
     from vggfast.evaluate.dataset import Settings, evaluate_set
-    from vggfast.evaluate.evaluation import Evaluation, Order, evaluate_networks
+    from vggfast.evaluate.evaluation import Evaluation, Order, Predictions, evaluate_networks, predict_networks
     from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, SCALES, Evaluator, ScoreMap
     from vggfast.evaluate.fusion import average, vote
     from vggfast.evaluate.metrics import (
@@ -37,6 +37,7 @@ __all__ = [
     "Evaluator",
     "Network",
     "Order",
+    "Predictions",
     "Reliability",
     "ScoreMap",
     "Settings",
@@ -51,6 +52,7 @@ __all__ = [
     "open_networks",
     "per_class",
     "posteriors",
+    "predict_networks",
     "reliability",
     "score_maps",
     "vote",
@@ -58,7 +60,7 @@ __all__ = [
 
 _HOME = {
     "dataset": ("Settings", "evaluate_set"),
-    "evaluation": ("Evaluation", "Order", "evaluate_networks"),
+    "evaluation": ("Evaluation", "Order", "Predictions", "evaluate_networks", "predict_networks"),
     "evaluator": ("MEMORY", "PROTOCOLS", "SCALES", "Evaluator", "ScoreMap"),
     "fusion": ("average", "vote"),
     "metrics": ("ClassRow", "Reliability", "errors", "hits", "interval", "per_class", "reliability"),

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vggfast._progress import Progress, silent
-from vggfast.data import ImageSet
+from vggfast.data import Images
 from vggfast.distributed import DistributedContext
 from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, Evaluator
 from vggfast.models import VGG
@@ -65,7 +65,7 @@ class Chunks(Protocol):
 
 def evaluate_set(
     model: VGG,
-    images: ImageSet,
+    images: Images,
     scales: Sequence[int],
     settings: Settings,
     context: DistributedContext,
@@ -118,17 +118,17 @@ def evaluate_set(
     return result, seconds
 
 
-def _range(images: ImageSet, number: int) -> range:
+def _range(images: Images, number: int) -> range:
     return range(number * CHUNK, min((number + 1) * CHUNK, len(images)))
 
 
-def _span(images: ImageSet, number: int) -> slice:
+def _span(images: Images, number: int) -> slice:
     numbers = _range(images, number)
     return slice(numbers.start, numbers.stop)
 
 
 def _chunk(
-    evaluator: Evaluator, images: ImageSet, number: int, scales: Sequence[int], settings: Settings
+    evaluator: Evaluator, images: Images, number: int, scales: Sequence[int], settings: Settings
 ) -> tuple[np.ndarray, list[str]]:
     """(posteriors of a chunk, what is wrong with images that do not decode)."""
     numbers, bad = _range(images, number), []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vggfast._progress import Progress, StageProgress, silent
-from vggfast.data import ImageSet
+from vggfast.data import Images, ImageSet
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
 from vggfast.evaluate.dataset import CHUNK, Settings, evaluate_set
@@ -64,38 +64,20 @@ class Row:
 
 
 @dataclass
-class Evaluation:
-    """What came out, on rank 0.
+class Predictions:
+    """What networks say of images.
 
     Attributes:
         posteriors: (N, classes) float32 of each network; NaN where an image does not decode.
-        seconds: that each network took.
-        environment: what it was computed with.
     """
 
-    order: Order
     networks: Sequence[Network]
-    images: ImageSet
+    images: Images
     posteriors: list[Tensor]
-    seconds: list[float]
-    environment: dict[str, str]
 
     @property
     def _seen(self) -> Tensor:
         return ~self.posteriors[0].isnan().any(1)
-
-    def rows(self) -> list[Row]:
-        """A row a network; with several, their average's and their vote's."""
-        seen, labels = self._seen, torch.from_numpy(self.images.labels)
-        if not seen.any():
-            raise ValueError(f"{self.images.name}: none of its {len(self.images)} images decodes")
-        labels = labels[seen]
-        kept = [each[seen] for each in self.posteriors]
-        rows = [
-            row_of(str(network.path), values, labels, len(self.images) / seconds)
-            for network, values, seconds in zip(self.networks, kept, self.seconds, strict=True)
-        ]
-        return rows + fused_rows(kept, labels)
 
     def final(self, fusion: str) -> tuple[Tensor, Tensor]:
         """(final class, its confidence) of each image, by all networks; of no use where the image does not decode."""
@@ -103,25 +85,6 @@ class Evaluation:
             confidences, labels = average(self.posteriors).max(1)
             return labels, confidences
         return vote(self.posteriors)
-
-    def content(self, fusion: str) -> dict[str, Any]:
-        """What results.json holds."""
-        order = self.order
-        common = order.scales[0] if len(set(order.scales)) == 1 else None
-        return {
-            "data": order.data, "split": order.split, "images": len(self.images),
-            "bad_images": len(self.images) - int(self._seen.sum()), "classes": self.images.classes,
-            "protocol": order.settings.protocol, "scales": None if common is None else list(common),
-            "flip": order.settings.flip, "pool": order.settings.pool, "fusion": fusion,
-            "models": [
-                {"path": str(each.path), "config": each.arguments["config"], "arguments": each.arguments,
-                 "sha256": each.sha256, "trained_on": trained_on(each.metadata), "scales": list(scales),
-                 "seconds": seconds}
-                for each, scales, seconds in zip(self.networks, order.scales, self.seconds, strict=True)
-            ],
-            "rows": [asdict(row) for row in self.rows()],
-            "environment": self.environment,
-        }  # fmt: skip
 
     def predictions(self, fusion: str) -> Iterator[list[str]]:
         """The lines of predictions.csv, the header first."""
@@ -142,6 +105,55 @@ class Evaluation:
                 csv.writer(file).writerows(self.predictions(fusion))
 
         write_atomically(path, write)
+
+
+@dataclass
+class Evaluation(Predictions):
+    """What networks say of a data set, and how often it is wrong.
+
+    Attributes:
+        images: with their labels.
+        order: what was asked for.
+        seconds: that each network took.
+        environment: what it was computed with.
+    """
+
+    images: ImageSet
+    order: Order
+    seconds: list[float]
+    environment: dict[str, str]
+
+    def rows(self) -> list[Row]:
+        """A row a network; with several, their average's and their vote's."""
+        seen, labels = self._seen, torch.from_numpy(self.images.labels)
+        if not seen.any():
+            raise ValueError(f"{self.images.name}: none of its {len(self.images)} images decodes")
+        labels = labels[seen]
+        kept = [each[seen] for each in self.posteriors]
+        rows = [
+            row_of(str(network.path), values, labels, len(self.images) / seconds)
+            for network, values, seconds in zip(self.networks, kept, self.seconds, strict=True)
+        ]
+        return rows + fused_rows(kept, labels)
+
+    def content(self, fusion: str) -> dict[str, Any]:
+        """What results.json holds."""
+        order = self.order
+        common = order.scales[0] if len(set(order.scales)) == 1 else None
+        return {
+            "data": order.data, "split": order.split, "images": len(self.images),
+            "bad_images": len(self.images) - int(self._seen.sum()), "classes": self.images.classes,
+            "protocol": order.settings.protocol, "scales": None if common is None else list(common),
+            "flip": order.settings.flip, "pool": order.settings.pool, "fusion": fusion,
+            "models": [
+                {"path": str(each.path), "config": each.arguments["config"], "arguments": each.arguments,
+                 "sha256": each.sha256, "trained_on": trained_on(each.metadata), "scales": list(scales),
+                 "seconds": seconds}
+                for each, scales, seconds in zip(self.networks, order.scales, self.seconds, strict=True)
+            ],
+            "rows": [asdict(row) for row in self.rows()],
+            "environment": self.environment,
+        }  # fmt: skip
 
     def table(self) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
         """(title, columns, rows), in words."""
@@ -214,11 +226,11 @@ def evaluate_networks(
         posteriors = [torch.from_numpy(folder.posteriors(k)) for k in range(len(networks))]
         seconds, metadata = [each["seconds"] for each in there["models"]], there["environment"]
     else:
-        posteriors, seconds = _compute(order, networks, images, context, folder, progress, warn)
+        posteriors, seconds = _compute(networks, order.scales, order.settings, images, context, folder, progress, warn)
         metadata = environment(context.size, context.device)
     if not context.main:
         return None
-    done = Evaluation(order, networks, images, posteriors, seconds, metadata)
+    done = Evaluation(networks, images, posteriors, order, seconds, metadata)
     if folder:
         for k, values in enumerate(posteriors if not there else ()):
             folder.save(f"posteriors-{k}.npy", values.numpy())
@@ -228,18 +240,39 @@ def evaluate_networks(
     return done
 
 
+def predict_networks(
+    networks: Sequence[Network], scales: Sequence[tuple[int, ...]], settings: Settings, images: Images,
+    context: DistributedContext, *, progress: StageProgress = silent, warn: Callable[[str], object] = silent,
+) -> Predictions | None:  # fmt: skip
+    """What networks say of images, on all ranks; on rank 0, None on the others.
+
+    Args:
+        networks: whose classes are those of the images.
+        scales: of each network.
+        settings: of all.
+        images: whose labels, if they have any, are not looked at.
+        progress, warn: see :func:`evaluate_networks`.
+
+    Raises:
+        ValueError: classes or scales do not fit, or an image does not decode; the text names it.
+    """
+    for network, own in zip(networks, scales, strict=True):
+        network.check_classes(images.classes, images.name)
+        network.check_scales(own)
+    posteriors, _ = _compute(networks, scales, settings, images, context, None, progress, warn)
+    return Predictions(networks, images, posteriors) if context.main else None
+
+
 def _compute(
-    order: Order, networks: Sequence[Network], images: ImageSet, context: DistributedContext, folder: Folder | None,
-    progress: StageProgress, warn: Callable[[str], object],
+    networks: Sequence[Network], scales: Sequence[tuple[int, ...]], settings: Settings, images: Images,
+    context: DistributedContext, folder: Folder | None, progress: StageProgress, warn: Callable[[str], object],
 ) -> tuple[list[Tensor], list[float]]:  # fmt: skip
     """(posteriors, seconds) of each network, one network in memory at a time."""
 
     def compute(k: int) -> tuple[Tensor, float]:
         model, chunks = networks[k].load().to(context.device), folder.chunks(k) if folder else None
         shown: Progress = functools.partial(progress, str(networks[k].path)) if context.main else silent
-        return evaluate_set(
-            model, images, order.scales[k], order.settings, context, chunks=chunks, progress=shown, warn=warn
-        )
+        return evaluate_set(model, images, scales[k], settings, context, chunks=chunks, progress=shown, warn=warn)
 
     made = [compute(k) for k in range(len(networks))]
     return [posteriors for posteriors, _ in made], [seconds for _, seconds in made]

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from vggfast import ops
+from vggfast import graph, ops
 from vggfast.evaluate.head import Head, Piece
 from vggfast.evaluate.images import Images, Picture, View, check, crops, pictures, whole
 from vggfast.evaluate.trunk import Trunk
@@ -64,18 +64,19 @@ class Evaluator:
             large as they may be, and what is too large alone is computed in tiles, to the same result.
 
     Raises:
-        ValueError, TypeError: a layer that the engine has not, or no head; the text names it.
+        ValueError: there is no head.
+        TypeError: a layer that the engine has not, or that does something that is not known; the text names it.
     """
 
     def __init__(self, model: VGG, preprocessing: Preprocessing | None = None, memory: int = MEMORY) -> None:
-        self._preprocessing = preprocessing or model.preprocessing
+        network = graph.whole(model)
+        if network.head is None:
+            raise ValueError("model must have a head, got one without FC layers")
+        self._preprocessing = preprocessing or getattr(model, "preprocessing", None)
         self._memory = memory
-        self._in_channels: int = model.arguments["in_channels"]
-        self._pool_size: int = model.arguments["pool_size"]
-        linear = model.to_linear_head()
-        self._trunk = Trunk(linear.features, memory * _TRUNK // 8)
-        self._head = Head(linear.classifier, self._pool_size, memory * _HEAD // 8)
-        self._device = next(model.parameters()).device
+        self._trunk = Trunk(network, memory * _TRUNK // 8)
+        self._head = Head(network.head, memory * _HEAD // 8)
+        self._device = network.device
 
     # ---- the protocols -----------------------------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class Evaluator:
     @property
     def _least(self) -> int:
         """Pixels along an axis of which the head sees one place."""
-        return self._trunk.stride * self._pool_size
+        return self._trunk.stride * self._head.size
 
     def _side(self, scales: Sequence[int] | None, grid: int, crop: int | None) -> int:
         """Of a crop."""
@@ -154,7 +155,7 @@ class Evaluator:
         return side
 
     def _check(self, images: Images, scales: Sequence[int] | None) -> None:
-        check(images, self._preprocessing, self._in_channels)
+        check(images, self._preprocessing, self._trunk.in_channels)
         if isinstance(scales, int):
             raise TypeError(f"scales is {scales}: a sequence is wanted, such as [{scales}]")
         if scales is not None and (not scales or min(scales) < self._least):

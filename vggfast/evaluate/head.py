@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vggfast import graph
 from vggfast.engine import Engine
 
 _MOST_ROWS = 1024  # of a product: more would gain nothing
@@ -23,32 +25,29 @@ class Piece(NamedTuple):
     scores: Tensor  # (height, width, classes), float32
 
 
-class _Alone(nn.Module):
-    """A head on windows of feature maps, as an engine takes it."""
-
-    def __init__(self, classifier: nn.Sequential, size: int) -> None:
-        super().__init__()
-        self.features = nn.Sequential()
-        self.avgpool = nn.AdaptiveAvgPool2d((size, size))
-        self.classifier = classifier
-
-
 class Head:
-    """An engine of `classifier`, run at every place of a window of `size` x `size` cells.
+    """An engine of a network's head, run on every window of a map.
 
     Args:
-        classifier: of FC layers, the first of which takes (C, row, column) of a window.
+        head: the FC layers; whether they are dense does not matter.
         memory: bytes for the windows that it reads, the engine's arena, and the scores.
+
+    Attributes:
+        size: cells along an axis of a window.
+        classes: how many scores a window has.
 
     Raises:
         ValueError, TypeError: the engine has no such layer; the text names it.
     """
 
-    def __init__(self, classifier: nn.Sequential, size: int, memory: int) -> None:
-        self._engine = Engine(_Alone(classifier, size), graph=False)
-        layers = [layer for layer in classifier if isinstance(layer, nn.Linear)]
-        self._channels, self._size = layers[0].in_features // size**2, size
-        self.classes = layers[-1].out_features
+    def __init__(self, head: graph.Head, memory: int) -> None:
+        self._engine = Engine(graph.Network((), replace(head, dense=False)), graph=False)
+        weights = head.weights
+        if not weights:
+            raise ValueError("classifier must have an FC layer, got none")
+        self.size = head.size
+        self._channels = weights[0].shape[1] // head.size**2
+        self.classes = weights[-1].shape[0]
         self._rows = bisect.bisect_right(range(1, _MOST_ROWS + 1), memory, key=self._bytes)
 
     @property
@@ -58,14 +57,14 @@ class Head:
 
     def places(self, height: int, width: int) -> tuple[int, int]:
         """Of the window on a map, down and across."""
-        return height - self._size + 1, width - self._size + 1
+        return height - self.size + 1, width - self.size + 1
 
     def __call__(self, maps: Sequence[Tensor]) -> Iterator[Piece]:
         """The scores of all maps (C, h, w), whose sizes may differ, in pieces. `memory` is at least `least`."""
         band: list[tuple[int, int, int, Tensor]] = []
         rows = 0
         for number, each in enumerate(maps):
-            windows = each.unfold(1, self._size, 1).unfold(2, self._size, 1).permute(1, 2, 3, 4, 0)
+            windows = each.unfold(1, self.size, 1).unfold(2, self.size, 1).permute(1, 2, 3, 4, 0)
             for top, left, height, width in rectangles(windows.shape[0], windows.shape[1], self._rows):
                 if rows + height * width > self._rows:
                     yield from self._scores(band)
@@ -88,8 +87,8 @@ class Head:
             yield Piece(number, top, left, each.view(height, width, -1))
 
     def _bytes(self, rows: int) -> int:
-        arena = self._engine.workspace(rows, self._size, self._size, self._channels)
-        return arena + 4 * rows * (self._channels * self._size**2 + self.classes)
+        arena = self._engine.workspace(rows, self.size, self.size, self._channels)
+        return arena + 4 * rows * (self._channels * self.size**2 + self.classes)
 
 
 def rectangles(height: int, width: int, most: int) -> Iterator[tuple[int, int, int, int]]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import sha256
+from vggfast.io import WeightFile
 from vggfast.models import VGG
-from vggfast.weights import load_model
+from vggfast.weights.files import model_of
 
 _PAPER_SCALES = (256, 384, 512)
 PAPER_POOL_SIZE = 7
@@ -28,18 +28,16 @@ def trained_on(metadata: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Network:
-    """A weight file with a head. Its weights are read when :meth:`load` asks for them, and not kept.
+    """A weight file of a network with a head. :meth:`load` makes the network of it, which is not kept.
 
     Attributes:
-        path: the file.
-        sha256: its hash.
+        file: the file, opened once: what is looked up in it later is of the same bytes.
         arguments: of :class:`vggfast.VGG`.
         classes: their names; None where the file has none.
         metadata: what else the file says; of training: data, whole (see :func:`vggfast.data.open_dataset`), scales.
     """
 
-    path: Path
-    sha256: str
+    file: WeightFile
     arguments: dict[str, Any]
     classes: list[str] | None
     metadata: dict[str, Any]
@@ -55,8 +53,8 @@ class Network:
         Raises:
             FileNotFoundError, ValueError: no such file, or one that cannot be evaluated; the text names it.
         """
-        path = Path(path)
-        model, metadata = load_model(path)
+        file = WeightFile(Path(path))
+        model, metadata = model_of(file, empty=True)
         if "predict" in metadata:
             raise ValueError(f"{path} predicts boxes, not classes: vggfast localise is for it")
         if model.head == "none":
@@ -68,10 +66,19 @@ class Network:
             raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
         if names is not None and classes is not None and list(names) != list(classes):
             raise ValueError(f"{path} has names of its own for its classes, and others are given: leave these out")
-        return cls(path, sha256(path), model.arguments, None if names is None else list(names), metadata)
+        return cls(file, model.arguments, None if names is None else list(names), metadata)
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def sha256(self) -> str:
+        """Of the whole file."""
+        return self.file.sha256
 
     def load(self) -> VGG:
-        return load_model(self.path)[0]
+        return model_of(self.file)[0]
 
     def scales(self, protocol: str) -> tuple[int, ...]:
         """The test scales that suit it: its training's, else the paper's, as large as its head wants them.

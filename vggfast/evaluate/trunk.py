@@ -5,36 +5,38 @@ from __future__ import annotations
 import bisect
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vggfast.engine import Engine
 from vggfast.evaluate.images import View
 from vggfast.evaluate.tiles import Span, choose, longest, spans
+from vggfast.graph import Network, geometry
 
 _MOST_VIEWS = 64  # of a batch: more would gain nothing
 _PREPARING = 15  # floats of a pixel that come and go while a view of it is made
 
 
 class Trunk:
-    """An engine of `features`, and the memory that it may take.
+    """An engine of a network's convolutional layers, and the memory that it may take.
 
     Args:
-        features: convolutions, batch norms, ReLUs, LRN and five 2x2 max-pools.
+        network: the layers; its head is left out.
         memory: bytes for the engine's arena, its input and its output.
 
     Raises:
         ValueError, TypeError: the engine has no such layer; the text names it.
     """
 
-    def __init__(self, features: nn.Sequential, memory: int) -> None:
-        self._engine = Engine(features, graph=False)
+    def __init__(self, network: Network, memory: int) -> None:
+        self._engine = Engine(replace(network, head=None), graph=False)
         self._memory = memory
-        self._device = next(features.parameters()).device
-        convolutions = [layer for layer in features if isinstance(layer, nn.Conv2d)]
-        self._in_channels, self._channels = convolutions[0].in_channels, convolutions[-1].out_channels
-        self.stride, self._reach = _geometry(features)
+        self._device = network.device
+        seen = geometry(network.trunk)
+        self.in_channels, self._channels = seen.in_channels, seen.out_channels
+        self.stride, self._reach = seen.stride, seen.reach
         self._batches: dict[tuple[int, int], int] = {}
         self._tiles: dict[tuple[int, int], tuple[list[Span], list[Span]]] = {}
 
@@ -85,7 +87,7 @@ class Trunk:
 
     def _run(self, views: Sequence[View], top: int, left: int, height: int, width: int) -> Tensor:
         """The maps (N, C, h, w) of a part of each view, as if it were all."""
-        shape = (len(views), self._in_channels, height, width)
+        shape = (len(views), self.in_channels, height, width)
         batch = torch.empty(shape, device=self._device, memory_format=torch.channels_last)
         for room, view in zip(batch, views, strict=True):
             room.copy_(view.part(top, left, height, width))
@@ -101,19 +103,6 @@ class Trunk:
         return self._batches[size]
 
     def _bytes(self, count: int, height: int, width: int) -> int:
-        arena = self._engine.workspace(count, height, width, self._in_channels)
-        pixels = height * width * self._in_channels
+        arena = self._engine.workspace(count, height, width, self.in_channels)
+        pixels = height * width * self.in_channels
         return arena + count * self.map_bytes(height, width) + 4 * pixels * count + _PREPARING * 4 * pixels
-
-
-def _geometry(features: nn.Sequential) -> tuple[int, int]:
-    """(pixels of a cell of the map along an axis, pixels that it sees beyond them on each side)."""
-    stride, reach = 1, 0
-    for layer in features:
-        if isinstance(layer, nn.Conv2d):
-            reach += layer.kernel_size[0] // 2 * stride
-        elif isinstance(layer, nn.MaxPool2d):
-            if layer.ceil_mode:
-                raise ValueError(f"features has {layer}: pools whose ceil_mode is False are wanted")
-            stride *= 2
-    return stride, reach

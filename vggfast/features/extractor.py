@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from vggfast.data.decode import open_image, to_rgb
 from vggfast.data.transforms import rescale
 from vggfast.engine import Engine
-from vggfast.models import VGG
+from vggfast.graph import Head, whole
+from vggfast.graph.layers import Elementwise, Linear, Relu
 from vggfast.preprocessing import Preprocessing
 
 PENULTIMATE = "penultimate"
@@ -46,9 +48,9 @@ class Extractor:
     """Pooled features of images, block by block, neither normalised nor combined (see :func:`combine_blocks`).
 
     Args:
-        model: a :class:`vggfast.VGG`; without "penultimate" among the taps, whatever :class:`vggfast.Engine` takes.
-        taps: names of the engine's, as "relu5_3" or "pool5"; or "penultimate": the second FC layer after its ReLU, at
-            every place of the image where the head fits.
+        model: whatever :class:`vggfast.Engine` takes, with FC layers where "penultimate" is among the taps.
+        taps: names of the engine's, as "relu5_3" or "pool5"; or "penultimate": what the last FC layer reads, at every
+            place of the image where the head fits.
         scales: lengths in pixels of the shorter side to which each image is rescaled.
         pool: "mean" or "max" over the places of a map, or several, each a block of its own.
         flip: average with the mirror image's, after the pooling.
@@ -84,7 +86,7 @@ class Extractor:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: 1 or more is wanted")
         self._head = _head_of(model) if PENULTIMATE in self.taps else None
-        least = _SHRINK * (self._head[0] if self._head else 1)
+        least = _SHRINK * (self._head.size if self._head else 1)
         if not self.scales or min(self.scales) < least:
             raise ValueError(f"scales is {list(scales)}: one or more of at least {least} are wanted")
         for name, values in {"taps": self.taps, "scales": self.scales, "pool": self.pools}.items():
@@ -97,7 +99,7 @@ class Extractor:
     def load(self, model: nn.Module) -> None:
         """Makes ready what :meth:`maps` wants of the model; benchmarks put another network in its place."""
         # Photos are of ever new sizes: a CUDA graph for each would be captured and thrown away.
-        trunk = getattr(model, "features", model)
+        trunk = whole(model, head=False)
         self._engine = Engine(trunk, batch=self.batch_size, size=self.scales[0], graph=False)
 
     @torch.inference_mode()
@@ -139,11 +141,18 @@ class Extractor:
         }
 
     def _penultimate(self, x: Tensor) -> Tensor:
-        """(N, hidden, places, 1) of the last map: the first two FC layers at every place where they fit."""
+        """(N, values, places, 1) of the last map: what the last FC layer reads at every place where the head fits."""
         assert self._head is not None
-        size, first, second = self._head
-        windows = F.unfold(x, size).transpose(1, 2)  # (N, places, C * size * size)
-        return F.relu(second(F.relu(first(windows)))).transpose(1, 2)[..., None]
+        rows = F.unfold(x, self._head.size).transpose(1, 2)  # (N, places, C * size * size)
+        for node in self._head.nodes:
+            match node.layer:
+                case Linear(weight, bias):
+                    rows = F.linear(rows, weight, bias)
+                case Relu():
+                    rows = F.relu(rows)
+                case Elementwise():
+                    rows = node.module(rows)
+        return rows.transpose(1, 2)[..., None]
 
     def _pooled(self, x: Tensor) -> Tensor:
         made = [
@@ -167,14 +176,13 @@ class Extractor:
         )
 
 
-def _head_of(model: nn.Module) -> tuple[int, nn.Module, nn.Module]:
-    """(side of the window, first FC layer, second FC layer)."""
-    if not isinstance(model, VGG):
-        raise TypeError(f"model is {type(model).__name__}: for the tap {PENULTIMATE!r} a vggfast.VGG is wanted")
-    if model.head == "none":
+def _head_of(model: nn.Module) -> Head:
+    """The head up to what its last FC layer reads."""
+    head = whole(model).head
+    places = [i for i, node in enumerate(head.nodes) if isinstance(node.layer, Linear)] if head else []
+    if head is None or not places:
         raise ValueError(f"taps has {PENULTIMATE!r}, and the model has no head: a network with FC layers is wanted")
-    classifier = model.to_linear_head().classifier
-    return model.arguments["pool_size"], classifier[0], classifier[3]
+    return replace(head, nodes=head.nodes[: places[-1]])
 
 
 def combine_blocks(

@@ -1,1 +1,30 @@
 """A network as a list of layers: what they are, and who reads them from a tree of modules."""
+
+from vggfast.graph import layers
+from vggfast.graph.compare import differences
+from vggfast.graph.fuse import fold, runs
+from vggfast.graph.geometry import Geometry, geometry
+from vggfast.graph.guard import check, know
+from vggfast.graph.names import fc_names, trunk_names
+from vggfast.graph.network import Head, Network, head_of, linear_head, whole
+from vggfast.graph.recognise import Node, recognise
+
+__all__ = [
+    "Geometry",
+    "Head",
+    "Network",
+    "Node",
+    "check",
+    "differences",
+    "fc_names",
+    "fold",
+    "geometry",
+    "head_of",
+    "know",
+    "layers",
+    "linear_head",
+    "recognise",
+    "runs",
+    "trunk_names",
+    "whole",
+]

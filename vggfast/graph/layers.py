@@ -16,6 +16,25 @@ class Conv:
 
 
 @dataclass(frozen=True)
+class BatchNorm:
+    """In evaluation mode. :func:`vggfast.graph.fold` makes it part of the convolution before it."""
+
+    mean: Tensor
+    var: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+    eps: float
+
+
+@dataclass(frozen=True)
+class WindowConv:
+    """A square convolution without padding, stride 1: an FC layer on each window of a map."""
+
+    weight: Tensor  # (outputs, C, K, K)
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
 class Scaled:
     """Values in units of `scale`."""
 
@@ -79,4 +98,23 @@ class RowMean:
     """Rows (N * places, C) to their average over the places, (N, C)."""
 
 
+@dataclass(frozen=True)
+class AveragePool:
+    """Of maps to size x size places."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class Rows:
+    """(N, ...) to rows (N, values)."""
+
+
+@dataclass(frozen=True)
+class Elementwise:
+    """Another function of each value than ReLU. No engine has it."""
+
+
 Layer = Conv | Relu | MaxPool | Lrn | Flatten | Windows | Linear | RowMean
+# What a tree of modules has beside them; None where a module does nothing in evaluation mode.
+Found = Layer | BatchNorm | WindowConv | AveragePool | Rows | Elementwise | None

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
+import math
+import mmap
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+# The dtypes of .safetensors files.
+_DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
 METADATA = "vggfast"  # the key of a .safetensors file's metadata under which we keep the network's arguments
 
 
@@ -25,31 +37,103 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """(tensors, arguments of the network or None) of a .safetensors, .pth or .pt file. Raises as `read_state_dict`."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such weight file")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors import safe_open
+    file = WeightFile(path)
+    return file.tensors(), file.arguments
 
-            with safe_open(path, "pt") as file:
-                metadata = (file.metadata() or {}).get(METADATA)
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            return tensors, json.loads(metadata) if metadata else None
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-        # torch's first sentence says what is wrong, and its others how to run what a file holds.
-        said = str(error).partition(". ")[0] or "it ends too soon"
-        raise ValueError(f"{path} is not a weight file that can be read: {said}") from error
-    except Exception as error:
-        if type(error).__name__ == "SafetensorError":
-            raise ValueError(f"{path} is not a weight file that can be read: {error}") from error
-        raise
-    arguments = None
-    if isinstance(content, Mapping) and "model" in content:  # a training checkpoint of ours
-        content, arguments = content["model"], content.get("arguments")
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds no state_dict: a mapping from names to tensors is wanted")
-    return dict(content), arguments
+
+class WeightFile:
+    """A .safetensors, .pth or .pt file, opened once: what is asked of it later comes from the same mapped bytes.
+
+    Args:
+        path: the file.
+
+    Attributes:
+        path: the file.
+        arguments: those of the network, where we wrote the file; else None.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
+    """
+
+    def __init__(self, path: Path) -> None:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such weight file")
+        self.path = path
+        self._entries: dict[str, Any] = {}  # of a .safetensors file: dtype, shape and place of each tensor
+        self._loaded: dict[str, Tensor] = {}  # of another file, which is one pickle
+        with self._reading():
+            with open(path, "rb") as file:
+                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if path.suffix == ".safetensors":
+                self.arguments = self._read_header()
+                return
+            mapped: Any = self._content  # which reads and seeks as a file does
+            content = torch.load(mapped, map_location="cpu", weights_only=True)
+        self.arguments = None
+        if isinstance(content, Mapping) and "model" in content:  # a training checkpoint of ours
+            content, self.arguments = content["model"], content.get("arguments")
+        if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+            raise ValueError(f"{path} holds no state_dict: it must be a mapping from names to tensors")
+        self._loaded = dict(content)
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """The SHA-256 of the whole file, in hexadecimal."""
+        return hashlib.sha256(self._content).hexdigest()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors of the file, by name."""
+        with self._reading():
+            return self._loaded or {name: self._tensor(entry) for name, entry in self._entries.items()}
+
+    def shapes(self) -> dict[str, Tensor]:
+        """The tensors without their values, on torch's device "meta"."""
+        if self._loaded:
+            return {name: tensor.to("meta") for name, tensor in self._loaded.items()}
+        return {
+            name: torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]], device="meta")
+            for name, entry in self._entries.items()
+        }
+
+    def _read_header(self) -> dict[str, Any] | None:
+        """Reads what the tensors are; returns the arguments of the network.
+
+        The format: 8 bytes, the length of the header (little-endian); the header, JSON; the tensors' bytes.
+        """
+        length = int.from_bytes(self._content[:8], "little")
+        self._begin = 8 + length
+        if len(self._content) < self._begin:
+            raise ValueError(f"its header of {length} bytes is cut off")
+        header = json.loads(self._content[8 : self._begin])
+        metadata = header.pop("__metadata__", {}).get(METADATA)
+        for name, entry in header.items():
+            first, end = entry["data_offsets"]
+            if entry["dtype"] not in _DTYPES:
+                raise ValueError(f"the dtype of {name} must be one of {', '.join(_DTYPES)}, got {entry['dtype']!r}")
+            if not 0 <= first <= end <= len(self._content) - self._begin:
+                raise ValueError(f"{name} is cut off")
+            if end - first != math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize:
+                raise ValueError(f"{name} has {end - first} bytes, which are not those of its shape {entry['shape']}")
+        self._entries = header
+        return json.loads(metadata) if metadata else None
+
+    def _tensor(self, entry: dict[str, Any]) -> Tensor:
+        first, end = entry["data_offsets"]
+        values = torch.empty(end - first, dtype=torch.uint8)
+        values.numpy()[:] = np.frombuffer(self._content, np.uint8, end - first, self._begin + first)
+        return values.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Whatever a damaged file leads to becomes a ValueError that names the file."""
+        try:
+            yield
+        except (
+            OSError, ValueError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError
+        ) as error:  # fmt: skip
+            # torch's first sentence says what is wrong, and its others how to run what a file holds.
+            said = str(error).partition(". ")[0] or "it ends too soon"
+            raise ValueError(f"{self.path} is not a weight file that can be read: {said}") from error
 
 
 def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:

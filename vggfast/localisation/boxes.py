@@ -27,6 +27,12 @@ def centre_form(boxes: Tensor) -> Tensor:
     return torch.cat([(first + last) / 2, last - first], -1)
 
 
+def true_class_boxes(outputs: Tensor, labels: Tensor) -> Tensor:
+    """(n, 4): of (n, 4) outputs they are the box; of (n, 4 * classes), the four of each label's class."""
+    boxes = outputs.unflatten(1, (-1, 4))
+    return boxes[torch.arange(len(boxes), device=boxes.device), labels % boxes.shape[1]]
+
+
 def areas(boxes: Tensor) -> Tensor:
     """(...) of (..., 4) corners; 0 where right is left of left, or bottom above top."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)

@@ -19,13 +19,12 @@ import torch
 from torch import Tensor
 
 from vggfast._progress import Progress, silent
-from vggfast.data import ImageSet
+from vggfast.data import Images
 from vggfast.data.transforms import CentreCrop, crop_pictures, uncrop_boxes
 from vggfast.evaluate.evaluator import MEMORY, Evaluator, ScoreMap
 from vggfast.evaluate.metrics import interval
-from vggfast.localisation.boxes import MERGE_THRESHOLD, corner_form, iou, merge
+from vggfast.localisation.boxes import MERGE_THRESHOLD, corner_form, iou, merge, true_class_boxes
 from vggfast.localisation.data import BoxSet
-from vggfast.localisation.task import true_class_boxes
 from vggfast.models import VGG
 
 TOP = 5
@@ -194,7 +193,7 @@ def centre_boxes(
 def dense_boxes(
     model: VGG,
     classifier: VGG,
-    images: ImageSet,
+    images: Images,
     scales: Sequence[int],
     *,
     top: int = TOP,

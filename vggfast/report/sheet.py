@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from vggfast._progress import Progress, silent
-from vggfast.data import ImageSet, rescale
+from vggfast.data import Images, rescale
 from vggfast.evaluate.evaluator import Evaluator
 from vggfast.models import VGG
 from vggfast.report.figures import save
@@ -44,7 +44,7 @@ class Entry(NamedTuple):
 
 
 def write_sheet(
-    path: str | Path, model: VGG, images: ImageSet, posteriors: Tensor, top: int = 5, *, progress: Progress = silent
+    path: str | Path, model: VGG, images: Images, posteriors: Tensor, top: int = 5, *, progress: Progress = silent
 ) -> Path:
     """Writes a sheet of photos, their likeliest classes, and heat maps of the first two of these.
 
@@ -97,7 +97,7 @@ def check_sheet(path: str | Path, photos: int) -> None:
         raise ValueError(f"sheet is {str(path)!r}, of {photos} photos: a PNG holds up to {_MOST_PNG}, .html any number")
 
 
-def _entry(images: ImageSet, index: int, best: Any, evaluator: Evaluator, scale: int) -> Entry:
+def _entry(images: Images, index: int, best: Any, evaluator: Evaluator, scale: int) -> Entry:
     """`best`: values and indices of the likeliest classes."""
     photo = images.image(index)
     # Without the mirror image, whose windows lie elsewhere when the width is no multiple of 32.

@@ -6,7 +6,7 @@ import functools
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,15 +16,13 @@ from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
 from vggfast.evaluate.networks import paper_scales, trained_on
 from vggfast.features import PENULTIMATE, Extractor, FeatureFile, caltech_protocol, extract_dataset, load_features
-from vggfast.io import sha256
+from vggfast.io import WeightFile
+from vggfast.localisation import BoxSet, Evaluation, evaluate, open_boxes
+from vggfast.models import VGG
 from vggfast.reproduce import paper
 from vggfast.reproduce.tables import Figure, Line, Result
 from vggfast.weights import load_model
-
-if TYPE_CHECKING:
-    from vggfast.localisation.data import BoxSet
-    from vggfast.localisation.evaluation import Evaluation
-    from vggfast.models import VGG
+from vggfast.weights.files import model_of
 
 _CALTECH_CLASSES = (101, 102)  # without and with its class of anything else
 _CONVOLUTIONS = {"D": "vgg16-conv", "E": "vgg19-conv"}  # files of published convolutions without FC layers
@@ -43,8 +41,6 @@ def run_localisation(
         data, split: images with boxes, as :func:`vggfast.localisation.open_boxes` takes them.
         progress: is told by network how many images are done.
     """
-    from vggfast.localisation import open_boxes
-
     images = open_boxes(data, split)
     lines, trained = [], set()
     for cell in paper.LOCALISATION:
@@ -77,8 +73,6 @@ def _boxes(
     progress: StageProgress,
 ) -> Evaluation:  # fmt: skip
     """The errors of a network's boxes, beside those of the mean box of its training images."""
-    from vggfast.localisation import evaluate
-
     if "predict" not in metadata or "scales" not in metadata:
         raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
     mean_box = metadata.get("mean_box")
@@ -154,10 +148,11 @@ def _extract(
     source: _Source, sets: Sequence[Any], data: str, context: DistributedContext, scales: Sequence[int], folder: Path,
     progress: StageProgress,
 ) -> FeatureFile:  # fmt: skip
-    model, metadata = load_model(source.path)
+    file = WeightFile(source.path)
+    model, metadata = model_of(file)
     wanted = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
     extractor = Extractor(model.to(context.device), [source.tap], wanted)
-    digest = sha256(source.path)
+    digest = file.sha256
     path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
     of = {"model_sha256": digest, "data": data, "split": "all", "sets": [each.digest() for each in sets]}
     if path.exists():

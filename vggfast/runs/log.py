@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vggfast.console import say
+from vggfast._progress import silent
 from vggfast.io import write_atomically
 
 # Errors in per cent, losses in nats, both over the training images since the last row; data_wait is the share of the
@@ -62,13 +62,14 @@ class RunLog:
         out: the run's folder; made when absent.
         step: steps that the run has done. Rows up to and including it are kept; later ones were written after the
             checkpoint that the run goes on from, and it computes them again.
+        warn: is told of rows that cannot be written.
 
     Raises:
         OSError, ValueError: the files of an earlier session cannot be read or trimmed; the text names the file.
     """
 
-    def __init__(self, out: str | Path, step: int) -> None:
-        self._out, self._failing = Path(out), False
+    def __init__(self, out: str | Path, step: int, warn: Callable[[str], object] = silent) -> None:
+        self._out, self._warn, self._failing = Path(out), warn, False
         self._out.mkdir(parents=True, exist_ok=True)
         self._steps = _Table(self._out / "steps.csv", STEP_COLUMNS, step)
         self._epochs = _Table(self._out / "metrics.csv", EPOCH_COLUMNS, step)
@@ -104,7 +105,7 @@ class RunLog:
         """Tries for the last time what still waits; a warning says what is lost."""
         self._write()
         if lost := self._json.waiting.count(b"\n"):
-            say(f"warning: the last {lost} rows of the log could not be written to {self._out}")
+            self._warn(f"the last {lost} rows of the log could not be written to {self._out}")
         if self._scalars is not None:
             self._scalars.close()
 
@@ -126,7 +127,7 @@ class RunLog:
             except OSError as error:
                 problem = problem or error
         if problem is not None and not self._failing:
-            say(f"warning: {self._out}: the log cannot be written ({problem}); rows wait in memory for the next try")
+            self._warn(f"{self._out}: the log cannot be written ({problem}); rows wait in memory for the next try")
         self._failing = problem is not None
 
 

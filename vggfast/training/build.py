@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast.data import Augmentation, ImageSet, measure_colours
+from vggfast.graph import fc_names, trunk_names, whole
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.runs.config import TrainConfig
@@ -32,16 +33,9 @@ _IS_OF: dict[str, Callable[[str], bool]] = {
 
 def named_layers(model: VGG) -> dict[str, Any]:
     """The layers with weights in order, by the paper's places: conv1_1 ... conv5_4, fc1, fc2, fc3."""
-    layers: dict[str, Any] = {}
-    stage, place = 1, 1
-    for layer in model.features:
-        if isinstance(layer, nn.MaxPool2d):
-            stage, place = stage + 1, 1
-        elif isinstance(layer, nn.Conv2d):
-            layers[f"conv{stage}_{place}"] = layer
-            place += 1
-    linears = [layer for layer in model.classifier if isinstance(layer, nn.Linear)]
-    return layers | {f"fc{i}": layer for i, layer in enumerate(linears, 1)}
+    network = whole(model)
+    names = {name: node.module for name, node in trunk_names(network.trunk) if name.startswith("conv")}
+    return names | {name: node.module for name, node in fc_names(network.head.nodes if network.head else ())}
 
 
 def build_model(config: TrainConfig, num_classes: int, resumed: bool = False) -> VGG:

@@ -31,10 +31,10 @@ class Progress:
         step: optimiser steps done.
         epoch: the epoch that the next step belongs to, from 0.
         batch: batches of it done.
-        sums: of those batches: loss, top-1 misses, top-5 misses, images.
+        sums: of those batches: loss, images that count in the task's first and in its second error, images.
         seconds, waited: time that they took, and the part of it spent waiting for images.
         bad_images: images of them that did not decode.
-        best_top1: lowest validation top-1 error so far, per cent.
+        best_top1: lowest first error of a validation so far, per cent.
         epochs: a row per finished validation.
         window: as `sums`, since the last row of steps.csv.
     """

@@ -25,7 +25,6 @@ from vggfast._progress import Progress, StageProgress, silent
 from vggfast.data import Batch, Batches, open_dataset
 from vggfast.io import write_atomically
 from vggfast.models import VGG
-from vggfast.report.initialisation import layer_figure, step_figure
 from vggfast.runs.config import TrainConfig
 from vggfast.training.build import build_model, build_optimiser, named_layers, open_augmentation
 
@@ -41,8 +40,8 @@ def diagnose(
     """Trains `config`'s network from each initialisation for some iterations, and writes down what happens.
 
     All see the same batches. A run ends early once its loss or a gradient is not finite. The folder gets init.json,
-    anew after each initialisation, then init-steps.png and init-layers.png. What init.json already has is kept, so an
-    interrupted call goes on where it was. On the CPU, in float32, with a constant learning rate.
+    anew after each initialisation. What that already has is kept, so an interrupted call goes on where it was. On the
+    CPU, in float32, with a constant learning rate.
 
     Args:
         config: network, data, SGD, dropout and seed; its `init`, `epochs` and `steps` are not used.
@@ -80,8 +79,6 @@ def diagnose(
         run, result["input"] = _run(each, classes, itertools.islice(_endless(batches), steps), steps, shown)
         result["runs"][each.init] = run | {"status": _status(run, result["guess"])}
         _write(result, out / "init.json")
-    step_figure(result, out / "init-steps.png")
-    layer_figure(result, out / "init-layers.png")
     return result
 
 

@@ -20,7 +20,7 @@ from vggfast.data import Batch
 from vggfast.distributed import DistributedContext
 from vggfast.runs.config import TrainConfig
 from vggfast.training.build import set_training
-from vggfast.training.task import task_of
+from vggfast.training.task import Task
 
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LEAST_SCALE = 2.0**-10  # of fp16's losses; below it, no step of any size is left to try
@@ -31,8 +31,7 @@ class StepMetrics:
     """What a step saw, over all ranks: sums over the images, and the norm of the gradient before any clipping."""
 
     loss: float
-    top1: float  # images that count in the task's first error, such as those whose class is not the first
-    top5: float  # and in its second, such as those whose class is not among the first five
+    errors: tuple[float, float]  # images that count in each of the task's two errors (see Task.error_names)
     images: float
     stop: bool  # whether a rank was asked to stop
     bad: bool  # whether a rank had an image that does not decode
@@ -48,15 +47,16 @@ class TrainStep:
     """Forward, backward, averaging, checks and update.
 
     Args:
-        model: on the world's device; its parameters are what changes.
+        task: measures the losses and errors.
+        model: on the context's device; its parameters are what changes.
         optimiser: of these parameters.
     """
 
     def __init__(
-        self, config: TrainConfig, context: DistributedContext, model: nn.Module, optimiser: torch.optim.Optimizer
-    ) -> None:
-        self.config, self.context, self.optimiser = config, context, optimiser
-        self.task = task_of(config)
+        self, config: TrainConfig, task: Task, context: DistributedContext, model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+    ) -> None:  # fmt: skip
+        self.config, self.task, self.context, self.optimiser = config, task, context, optimiser
         self.bare = model
         set_training(model)
         self.model = context.wrap(
@@ -106,7 +106,7 @@ class TrainStep:
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         *own, grad_norm = torch.cat([sums, norm.double()[None]]).tolist()
-        loss, top1, top5, seen, stops, bad = self.context.totals([*own, float(stop), float(len(batch.bad))])
+        loss, first, second, seen, stops, bad = self.context.totals([*own, float(stop), float(len(batch.bad))])
         self._check(step, loss / max(seen, 1), grad_norm)
         if self.config.clip_norm:
             torch.nn.utils.clip_grads_with_norm_(self.bare.parameters(), self.config.clip_norm, norm)
@@ -114,7 +114,7 @@ class TrainStep:
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.bare)
-        return StepMetrics(loss, top1, top5, seen, stops > 0, bad > 0, grad_norm)
+        return StepMetrics(loss, (first, second), seen, stops > 0, bad > 0, grad_norm)
 
     def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
         """Ranks average their gradients in the backward, or leave it to a later one."""

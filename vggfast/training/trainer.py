@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from vggfast.console import ProgressBar, step_text
 from vggfast.data import Batch, Batches, CentreCrop
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
@@ -30,9 +29,10 @@ from vggfast.runs.config import TrainConfig
 from vggfast.runs.log import RunLog
 from vggfast.training.build import build_model, build_optimiser, open_augmentation, set_training
 from vggfast.training.checkpoint import Checkpoints, Progress
+from vggfast.training.observer import Observer
 from vggfast.training.schedule import Schedule
 from vggfast.training.step import StepMetrics, TrainStep
-from vggfast.training.task import task_of
+from vggfast.training.task import Task
 from vggfast.weights import save_model
 
 RUN_FILES = (
@@ -47,10 +47,12 @@ class Trainer:
 
     Args:
         config: what defines the run.
+        task: what it learns; :func:`vggfast.tasks.build_trainer` finds that in `config`.
         out: its folder; made when absent.
         context: the ranks that train together.
         resume: go on from the folder's newest whole checkpoint; from the first step where there is none yet.
         overwrite: replace the run that the folder holds; its files go once everything else has been checked.
+        observer: is told how the run goes.
 
     Raises:
         FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is True.
@@ -58,14 +60,14 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, out: str | Path, context: DistributedContext | None = None, *, resume: bool = False,
-        overwrite: bool = False,
+        self, config: TrainConfig, task: Task, out: str | Path, context: DistributedContext | None = None, *,
+        resume: bool = False, overwrite: bool = False, observer: Observer | None = None,
     ) -> None:  # fmt: skip
-        self.config, self.out, self.context = config, Path(out), context or DistributedContext()
+        self.config, self.task, self.out = config, task, Path(out)
+        self.context, self.observer = context or DistributedContext(), observer or Observer()
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
         if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
-        self.task = task_of(config)
         self.train_set, self.val_set = self.task.open_splits(config)
         self._open_batches()
         resumed = resume and bool(self.checkpoints.paths())
@@ -73,7 +75,7 @@ class Trainer:
         self.model = build_model(config, outputs, resumed).to(self.context.device)
         self.optimiser = build_optimiser(config, self.model)
         self.schedule = Schedule(config, self.total_steps)
-        self.stepper = TrainStep(config, self.context, self.model, self.optimiser)
+        self.train_step = TrainStep(config, task, self.context, self.model, self.optimiser)
         self.progress = Progress()
         self.warnings: list[str] = []
         if resume:
@@ -117,7 +119,7 @@ class Trainer:
             if torn.name.startswith((".step-", *(f".{name}." for name in RUN_FILES))):
                 torn.unlink(missing_ok=True)
         self.config.write(self.out / "config.yaml")
-        self.log = RunLog(self.out, self.progress.step)
+        self.log = RunLog(self.out, self.progress.step, self.observer.on_warning)
         metadata = environment(self.context.size, self.context.device)
         self.log.event("session begins", step=self.progress.step, environment=metadata)
         for text in self.warnings:
@@ -150,8 +152,8 @@ class Trainer:
 
     def _parts(self) -> dict[str, Any]:
         """What has a state of its own."""
-        parts = {"optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.stepper.scaler}
-        return parts if self.stepper.average is None else {**parts, "average": self.stepper.average}
+        parts = {"optimiser": self.optimiser, "schedule": self.schedule, "scaler": self.train_step.scaler}
+        return parts if self.train_step.average is None else {**parts, "average": self.train_step.average}
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -190,7 +192,7 @@ class Trainer:
 
     def _save(self, last: bool = False) -> None:
         """Writes a checkpoint; a failure is a warning, and the run goes on, but for the last one."""
-        self.stepper.share_statistics()
+        self.train_step.share_statistics()
         self.context.assert_equal(list(self.model.state_dict().values()), "weights")
         self._write("a checkpoint", lambda: self.checkpoints.save(self.progress.step, self._content()), last)
 
@@ -203,7 +205,7 @@ class Trainer:
         except OSError as error:
             if must:
                 raise
-            self._live.line(f"warning: {what} was not written: {error}")
+            self.observer.on_warning(f"{what} was not written: {error}")
             self.log.event(f"{what} was not written: {error}", step=self.progress.step)
             return False
 
@@ -218,14 +220,13 @@ class Trainer:
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            quiet = not self.context.main
-            with ProgressBar("training", self.total_steps, self.progress.step, quiet=quiet) as self._live:
-                for text in self.warnings:
-                    self._live.line(f"warning: {text}")
-                while not self._finished():
-                    if not self._train_epoch():
-                        return False
-                    self._close_epoch()
+            self.observer.on_begin(self.progress.step, self.total_steps)
+            for text in self.warnings:
+                self.observer.on_warning(text)
+            while not self._finished():
+                if not self._train_epoch():
+                    return False
+                self._close_epoch()
         except FloatingPointError as error:
             if self.log is not None:
                 self.log.event(str(error), step=self.progress.step)
@@ -235,6 +236,7 @@ class Trainer:
                 signal.signal(number, handler)
             if self.log is not None:
                 self.log.close()
+            self.observer.on_end()
         return True
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
@@ -258,7 +260,7 @@ class Trainer:
         for batch in self._waited(self.batches.epoch(progress.epoch, progress.batch)):
             if progress.step >= self.total_steps:
                 break
-            sums = self.stepper(batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0)
+            sums = self.train_step(batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0)
             now = time.monotonic()
             progress.seconds, began = progress.seconds + now - began, now
             progress.step += 1
@@ -275,18 +277,18 @@ class Trainer:
     def _log_step(self, sums: StepMetrics, batch: Batch) -> None:
         progress = self.progress
         for totals in (progress.sums, progress.window):
-            for i, value in enumerate((sums.loss, sums.top1, sums.top5, sums.images)):
+            for i, value in enumerate((sums.loss, *sums.errors, sums.images)):
                 totals[i] += value
         if sums.bad:
             self._tell_bad(batch.bad, "another image takes its place")
         seconds = max(progress.seconds, 1e-9)
-        loss, top1, top5 = (value / max(progress.window[3], 1) for value in progress.window[:3])
+        loss, first, second = (value / max(progress.window[3], 1) for value in progress.window[:3])
         row = {
-            "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * top1, "top5": 100 * top5,
+            "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * first, "top5": 100 * second,
             "lr": self.schedule.rate(progress.step - 1), "grad_norm": sums.grad_norm,
             "images_per_s": progress.sums[3] / seconds, "data_wait": progress.waited / seconds,
         }  # fmt: skip
-        self._live.to(progress.step, step_text(row, self.task.error_names))
+        self.observer.on_step(row)
         if progress.step % self.config.log_every == 0:
             if self.log is not None:
                 self.log.step(row)
@@ -297,7 +299,7 @@ class Trainer:
         texts = self.context.gather(texts)
         self.progress.bad_images += len(texts)
         for text in texts:
-            self._live.line(f"warning: {text}; {what}")
+            self.observer.on_warning(f"{text}; {what}")
             if self.log is not None:
                 self.log.event(text, step=self.progress.step)
 
@@ -306,11 +308,11 @@ class Trainer:
         progress = self.progress
         self._save()  # a validation may take long
         found = self.validate()
-        loss, top1, top5 = (value / max(progress.sums[3], 1) for value in progress.sums[:3])
+        loss, first, second = (value / max(progress.sums[3], 1) for value in progress.sums[:3])
         seconds = max(progress.seconds, 1e-9)
         row = {
             "epoch": progress.epoch, "step": progress.step, "lr": self.schedule.rate(max(progress.step - 1, 0)),
-            "train_loss": loss, "train_top1": 100 * top1, "train_top5": 100 * top5, **found,
+            "train_loss": loss, "train_top1": 100 * first, "train_top5": 100 * second, **found,
             "seconds": progress.seconds, "images_per_s": progress.sums[3] / seconds,
             "data_wait": progress.waited / seconds, "bad_images": progress.bad_images,
         }  # fmt: skip
@@ -324,31 +326,26 @@ class Trainer:
             best = self.out / "model.safetensors"
             if row["val_top1"] < progress.best_top1 or not best.exists():
                 metadata = self.run_metadata
-                if self._write("the best network", lambda: save_model(self.stepper.result, best, metadata)):
+                if self._write("the best network", lambda: save_model(self.train_step.result, best, metadata)):
                     progress.best_top1 = row["val_top1"]
         self._save(last=self._finished())
-        first, second = self.task.error_names
-        self._live.line(
-            f"epoch {row['epoch']:3d}  step {row['step']:6d}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  "
-            f"validation loss {row['val_loss']:.4f}  {first} error {row['val_top1']:.2f} %  {second} "
-            f"{row['val_top5']:.2f} %  {row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.1%}"
-        )
+        self.observer.on_epoch(row)
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """The task's loss and errors (per cent) on all ranks' validation images, centre crops."""
-        self.stepper.share_statistics()
-        model = self.stepper.result.eval()
+        self.train_step.share_statistics()
+        model = self.train_step.result.eval()
         sums, bad = np.zeros(4), []
         for number, batch in enumerate(self.val_batches.epoch(), 1):
-            self._live.to(self.progress.step, f"validating, batch {number} of {len(self.val_batches)}")
+            self.observer.on_validation_batch(number, len(self.val_batches))
             bad += batch.bad
             images, labels, counts, *boxes = (t.to(self.context.device, non_blocking=True) for t in batch.tensors)
-            found = self.task.measure(self.stepper.forward(model, images), 0.0, labels, *boxes)
+            found = self.task.measure(self.train_step.forward(model, images), 0.0, labels, *boxes)
             sums += torch.stack([*((each * counts).sum() for each in found), counts.sum()]).double().cpu().numpy()
         set_training(self.model)
-        loss, top1, top5, seen = self.context.totals(sums.tolist())
+        loss, first, second, seen = self.context.totals(sums.tolist())
         self._tell_bad(bad, "it counts in no error")
         if not seen:
             raise ValueError(f"{self.val_set.name}: none of its {len(self.val_set)} validation images decodes")
-        return {"val_loss": loss / seen, "val_top1": 100 * top1 / seen, "val_top5": 100 * top5 / seen}
+        return {"val_loss": loss / seen, "val_top1": 100 * first / seen, "val_top5": 100 * second / seen}

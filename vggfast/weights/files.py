@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vggfast.io import METADATA, read_weights, write_atomically
+from vggfast.graph import differences
+from vggfast.io import METADATA, WeightFile, write_atomically
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 
@@ -20,7 +23,8 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
     The model's preprocessing goes into `extra` where that has none.
 
     Raises:
-        ValueError: layers were changed so that the arguments no longer build the network.
+        ValueError: layers were changed so that the arguments no longer build the network, in their settings too, or
+            have code of their own, as a hook; the text names them.
         OSError: it could not be written; the text names the path.
     """
     from safetensors.torch import save_file
@@ -30,12 +34,14 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
     if "classifier.6.weight" in tensors:  # the last layer is what fine-tuning replaces
         arguments["num_classes"] = len(tensors["classifier.6.weight"])
     with torch.device("meta"):
-        wanted = VGG(**arguments, init=None).state_dict()
-    shapes, wanted_shapes = ({name: tuple(t.shape) for name, t in each.items()} for each in (tensors, wanted))
-    if shapes != wanted_shapes:
-        odd = sorted(name for name in shapes.keys() | wanted_shapes if shapes.get(name) != wanted_shapes.get(name))
+        expected = VGG(**arguments, init=None)
+    shapes, expected_shapes = (
+        {name: tuple(t.shape) for name, t in each.items()} for each in (tensors, expected.state_dict())
+    )
+    odd = sorted(name for name in shapes.keys() | expected_shapes if shapes.get(name) != expected_shapes.get(name))
+    if what := f"{', '.join(odd[:4])} differ" if odd else "; ".join(islice(differences(model, expected), 4)):
         raise ValueError(
-            f"model is no longer the network that its arguments name ({', '.join(odd[:4])} differ): "
+            f"model is no longer the network that its arguments name ({what}): "
             "save its state_dict with torch.save instead"
         )
     extra = dict(extra or {})
@@ -53,8 +59,17 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     Raises:
         FileNotFoundError, ValueError: no such file, or not one of ours; the text names the path.
     """
-    path = Path(path)
-    tensors, arguments = read_weights(path)
+    return model_of(WeightFile(Path(path)))
+
+
+def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]]:
+    """As :func:`load_model`, of an opened file.
+
+    Args:
+        file: the file.
+        empty: leave out the values of the weights, which stay on torch's device "meta": for a look at the network.
+    """
+    path, arguments = file.path, file.arguments
     if arguments is None:
         raise ValueError(
             f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
@@ -63,8 +78,9 @@ def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
     arguments = dict(arguments)
     extra = arguments.pop("extra", {})
     try:
-        model = VGG(**arguments, init=None)
-        model.load_state_dict(tensors)
+        with torch.device("meta") if empty else contextlib.nullcontext():
+            model = VGG(**arguments, init=None)
+        model.load_state_dict(file.shapes() if empty else file.tensors())
         if "preprocessing" in extra:
             model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
     except (TypeError, KeyError, RuntimeError, ValueError) as error:

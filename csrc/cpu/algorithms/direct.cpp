@@ -118,8 +118,6 @@ void DirectWgrad<T>::add_up(const T* partial, const T* partial_bias, const Weigh
   });
 }
 
-template class Direct<float>;  // for csrc/engine
-
 namespace {
 
 /// What mask_scatter makes of `in` at `to`, or `in` itself where it has no mask: the direct kernels read none.

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 from vggfast.data.sources.base import SPLITS, ImageSet, check_classes
+from vggfast.data.sources.cache import open_cache
+from vggfast.data.sources.digits import open_digits
+from vggfast.data.sources.folders import open_image_folder
+from vggfast.data.sources.huggingface import open_hugging_face
+from vggfast.data.sources.imagenet import open_imagenet
+from vggfast.data.sources.shards import open_shards
+from vggfast.data.sources.tiny_imagenet import open_tiny_imagenet
 
 
 class _Kind(NamedTuple):
     where: str  # what stands behind the colon
-    opener: str  # module.function(where, split), or (where, split, whole)
+    open: Callable[..., ImageSet]  # of (where, split), or (where, split, whole)
     may_hold_out: bool = False  # without splits of its own, it holds out a part of each class, unless `whole`
 
 
 KINDS = {
-    "digits": _Kind("", "vggfast.data.sources.digits.open_digits", True),
-    "imagefolder": _Kind("DIR", "vggfast.data.sources.folders.open_image_folder", True),
-    "tiny-imagenet": _Kind("DIR", "vggfast.data.sources.tiny_imagenet.open_tiny_imagenet"),
-    "imagenet": _Kind("DIR", "vggfast.data.sources.imagenet.open_imagenet"),
-    "shards": _Kind("PATTERN", "vggfast.data.sources.shards.open_shards", True),
-    "hf": _Kind("NAME_OR_DIR", "vggfast.data.sources.huggingface.open_hugging_face", True),
-    "cache": _Kind("DIR", "vggfast.data.cache_format.open_cache"),
+    "digits": _Kind("", open_digits, True),
+    "imagefolder": _Kind("DIR", open_image_folder, True),
+    "tiny-imagenet": _Kind("DIR", open_tiny_imagenet),
+    "imagenet": _Kind("DIR", open_imagenet),
+    "shards": _Kind("PATTERN", open_shards, True),
+    "hf": _Kind("NAME_OR_DIR", open_hugging_face, True),
+    "cache": _Kind("DIR", open_cache),
 }
 SPECS = ", ".join(f"{name}:{kind.where}" if kind.where else name for name, kind in KINDS.items())
 
@@ -45,9 +52,7 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
     kind = KINDS.get(name)
     if kind is None or bool(kind.where) != bool(where):
         raise ValueError(f"data is {spec!r}: one of {SPECS} is wanted")
-    module, _, function = kind.opener.rpartition(".")
-    options = (whole,) if kind.may_hold_out else ()
-    return getattr(importlib.import_module(module), function)(where, split, *options)
+    return kind.open(where, split, *((whole,) if kind.may_hold_out else ()))
 
 
 def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, ImageSet]:

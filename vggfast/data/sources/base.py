@@ -53,26 +53,23 @@ class Strings(Sequence):
         return self.prefix + self.text[begin : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
 
 
-@dataclass
-class ImageSet:
-    """Labelled images of one split. It travels to other processes cheaply, whatever its length.
+class Images:
+    """Images that a network is to name, whether or not their labels are known.
 
     Attributes:
         name: for messages.
-        classes: class names; a label is an index into them.
-        labels: (n,) int64.
+        classes: class names.
         sources: what `read` makes an image of: a path, or an index.
         read: gives an RGB image, or uint8 (H, W, 3); a ValueError that names the image where it does not decode.
     """
 
     name: str
     classes: list[str]
-    labels: np.ndarray
     sources: Sequence[Any] | np.ndarray
     read: Callable[[Any], Image.Image | np.ndarray]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.sources)
 
     def pixels(self, index: int) -> np.ndarray:
         """The index-th image, uint8 (H, W, 3), which may be part of a mapped file.
@@ -91,6 +88,34 @@ class ImageSet:
         """What the index-th image is called: its path where it has one."""
         found = self.sources[index]
         return found if isinstance(found, str) else f"{self.name}, image {found}"
+
+
+class ImageFiles(Images):
+    """Image files without labels.
+
+    Args:
+        paths: the files.
+        classes: names of those among which a network is to choose.
+    """
+
+    def __init__(self, paths: Sequence[str], classes: list[str]) -> None:
+        self.name, self.classes, self.sources, self.read = "images", classes, paths, open_image
+
+
+@dataclass
+class ImageSet(Images):
+    """Labelled images of one split. They travel to other processes cheaply, however many they are.
+
+    Attributes:
+        labels: (n,) int64, indices into `classes`.
+        The others: see :class:`Images`.
+    """
+
+    name: str
+    classes: list[str]
+    labels: np.ndarray
+    sources: Sequence[Any] | np.ndarray
+    read: Callable[[Any], Image.Image | np.ndarray]
 
     def digest(self) -> str:
         """A SHA-256 of what the images are called, their order and their labels."""

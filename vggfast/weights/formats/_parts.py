@@ -6,6 +6,7 @@ A reader gives a :class:`Raw`; :func:`sort_out` finds which of the paper's netwo
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -16,13 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vggfast.graph import fc_names, trunk_names, whole
 from vggfast.models import CONFIGURATIONS, VGG
 from vggfast.preprocessing import Preprocessing
 
-_WEIGHT = ("weight", "bias")
 # Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
-_BATCH_NORM = (*_WEIGHT, "running_mean", "running_var", _OPTIONAL)
 _FC_INDICES = (0, 3, 6)
 
 
@@ -79,24 +79,14 @@ class Parts:
         return any(key.startswith("classifier") for key in self.tensors)
 
 
+@functools.cache
 def places(config: str, batch_norm: bool) -> dict[str, tuple[str, str]]:
     """By our key, the layer's place in the paper and the kind of tensor: "features.2.weight": ("conv1_2", "weight")."""
-    found: dict[str, tuple[str, str]] = {}
-    index, stage, place = 0, 1, 0
-    for item in CONFIGURATIONS[config]:
-        if item == "M":
-            stage, place, index = stage + 1, 0, index + 1
-        elif item == "LRN":
-            index += 1
-        else:
-            place += 1
-            found |= {f"features.{index}.{kind}": (f"conv{stage}_{place}", kind) for kind in _WEIGHT}
-            if batch_norm:
-                found |= {f"features.{index + 1}.{kind}": (f"bn{stage}_{place}", kind) for kind in _BATCH_NORM}
-            index += 3 if batch_norm else 2
-    for i, index in enumerate(_FC_INDICES, 1):
-        found |= {f"classifier.{index}.{kind}": (f"fc{i}", kind) for kind in _WEIGHT}
-    return found
+    with torch.device("meta"):
+        network = whole(VGG(config, batch_norm=batch_norm, init=None))
+    assert network.head is not None
+    named = (*trunk_names(network.trunk), *fc_names(network.head.nodes))
+    return {f"{node.path}.{kind}": (name, kind) for name, node in named for kind in node.module.state_dict()}
 
 
 def _listed(names: Sequence[str], most: int = 4) -> str:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor
 
 from vggfast._version import __version__
+from vggfast.graph import Network, Node, geometry, whole
+from vggfast.graph.layers import BatchNorm, Conv, Linear, Lrn, MaxPool, Relu
 from vggfast.io import write_atomically
 from vggfast.models import VGG
 
@@ -26,24 +29,26 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
         What sizes the graph takes.
 
     Raises:
-        ImportError, ValueError, OSError: no onnx package; a layer that no VGG has; it could not be written.
+        ImportError, OSError: no onnx package; it could not be written.
+        ValueError, TypeError: a layer that no VGG has, or that does something that is not known; the text names it.
     """
     try:
         import onnx
     except ModuleNotFoundError as error:
         raise ImportError("writing ONNX wants the package onnx: pip install 'vggfast[convert]'") from error
 
-    fixed = 32 * model.arguments["pool_size"] if model.head == "linear" else None
-    nodes, output = _nodes(onnx.helper, model)
-    shape = ["N", model.arguments["num_classes"]] if model.head != "none" else ["N", None, None, None]
+    network = whole(model)
+    head, seen = network.head, geometry(network.trunk)
+    fixed = seen.stride * head.size if head and not head.dense else None
+    nodes, tensors, output = _nodes(onnx.helper, network)
+    shape: list[str | int | None] = ["N", head.weights[-1].shape[0]] if head else ["N", None, None, None]
     floats = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         nodes, f"VGG {model.arguments['config']}",
         [onnx.helper.make_tensor_value_info(
-            "images", floats, ["N", model.arguments["in_channels"], fixed or "H", fixed or "W"])],
+            "images", floats, ["N", seen.in_channels, fixed or "H", fixed or "W"])],
         [onnx.helper.make_tensor_value_info(output, floats, shape)],
-        [onnx.numpy_helper.from_array(tensor.detach().float().numpy(), name)
-         for name, tensor in model.state_dict().items() if tensor.is_floating_point()],
+        [onnx.numpy_helper.from_array(tensor.float().cpu().numpy(), name) for name, tensor in tensors.items()],
     )  # fmt: skip
     file = onnx.helper.make_model(
         graph, producer_name="vggfast", producer_version=__version__,
@@ -55,44 +60,54 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
     return f"takes N x {fixed or 'H'} x {fixed or 'W'} images"
 
 
-def _nodes(helper: Any, model: VGG) -> tuple[list[Any], str]:
-    """(the graph's nodes, the name of its output)."""
-    layers = [(f"features.{i}", layer) for i, layer in enumerate(model.features)]
-    if model.head != "none":
-        if model.head == "linear":
-            layers.append(("flatten", nn.Flatten()))
-        layers += [(f"classifier.{i}", layer) for i, layer in enumerate(model.classifier)]
-        if model.head == "conv":
-            layers += [("average", nn.AdaptiveAvgPool2d(1)), ("flatten", nn.Flatten())]
-    layers = [(name, layer) for name, layer in layers if not isinstance(layer, nn.Dropout)]
-    nodes, previous, output = [], "images", "features" if model.head == "none" else "scores"
-    for i, (name, layer) in enumerate(layers):
-        result = output if i == len(layers) - 1 else f"{name}.output"
-        op, tensors, settings = _op(name, layer)
-        inputs = [previous, *(f"{name}.{tensor}" for tensor in tensors)]
-        nodes.append(helper.make_node(op, inputs, [result], name, **settings))
+def _nodes(helper: Any, network: Network) -> tuple[list[Any], dict[str, Tensor], str]:
+    """(the graph's nodes, its tensors, the name of its output)."""
+    steps: list[tuple[str, str, dict[str, Tensor | None], dict[str, Any]]]
+    steps = [(node.path, *_op(node, 1, False)) for node in network.trunk if node.layer is not None]
+    if head := network.head:
+        steps += [] if head.dense else [("flatten", "Flatten", {}, {})]
+        size = head.size
+        for node in head.nodes:
+            if node.layer is not None:
+                steps.append((node.path, *_op(node, size, head.dense)))
+                size = 1 if isinstance(node.layer, Linear) else size
+        steps += [("average", "GlobalAveragePool", {}, {}), ("flatten", "Flatten", {}, {})] if head.dense else []
+    nodes: list[Any] = []
+    tensors: dict[str, Tensor] = {}
+    previous, output = "images", "scores" if head else "features"
+    for i, (name, op, inputs, settings) in enumerate(steps):
+        result = output if i == len(steps) - 1 else f"{name}.output"
+        named = {f"{name}.{kind}": tensor for kind, tensor in inputs.items() if tensor is not None}
+        nodes.append(helper.make_node(op, [previous, *named], [result], name, **settings))
+        tensors |= named
         previous = result
-    return nodes, output
+    return nodes, tensors, output
 
 
-def _op(name: str, layer: nn.Module) -> tuple[str, tuple[str, ...], dict[str, Any]]:
-    """(ONNX operator, its tensors, its settings) of a layer."""
-    weights = ("weight", "bias")
-    match layer:
-        case nn.Conv2d():
-            return "Conv", weights, {"kernel_shape": layer.kernel_size, "pads": [*layer.padding, *layer.padding]}
-        case nn.BatchNorm2d():
-            return "BatchNormalization", (*weights, "running_mean", "running_var"), {"epsilon": layer.eps}
-        case nn.Linear():
-            return "Gemm", weights, {"transB": 1}
-        case nn.LocalResponseNorm():
-            return "LRN", (), {"size": layer.size, "alpha": layer.alpha, "beta": layer.beta, "bias": layer.k}
-        case nn.MaxPool2d():
-            return "MaxPool", (), {"kernel_shape": (2, 2), "strides": (2, 2)}
-        case nn.ReLU():
-            return "Relu", (), {}
-        case nn.AdaptiveAvgPool2d():
-            return "GlobalAveragePool", (), {}
-        case nn.Flatten():
-            return "Flatten", (), {}
-    raise ValueError(f"{name} is {layer}: no layer of a VGG")
+def _op(node: Node, size: int, dense: bool) -> tuple[str, dict[str, Tensor | None], dict[str, Any]]:
+    """(ONNX operator, its tensors, its settings) of a layer. In a dense head, an FC layer reads size x size cells."""
+    match node.layer:
+        case Conv(weight, bias):
+            extent = weight.shape[2]
+            return "Conv", {"weight": weight, "bias": bias}, _window(extent, extent // 2)
+        case BatchNorm(mean, var, weight, bias, eps):
+            affine = {
+                "weight": torch.ones_like(mean) if weight is None else weight,
+                "bias": torch.zeros_like(mean) if bias is None else bias,
+            }
+            return "BatchNormalization", {**affine, "running_mean": mean, "running_var": var}, {"epsilon": eps}
+        case Linear(weight, bias) if dense:
+            return "Conv", {"weight": weight.unflatten(1, (-1, size, size)), "bias": bias}, _window(size, 0)
+        case Linear(weight, bias):
+            return "Gemm", {"weight": weight, "bias": bias}, {"transB": 1}
+        case Lrn(length, alpha, beta, k):
+            return "LRN", {}, {"size": length, "alpha": alpha, "beta": beta, "bias": k}
+        case MaxPool():
+            return "MaxPool", {}, {"kernel_shape": (2, 2), "strides": (2, 2)}
+        case Relu():
+            return "Relu", {}, {}
+    raise ValueError(f"{node.path} is {node.module}, which is no layer of a VGG")
+
+
+def _window(extent: int, padding: int) -> dict[str, Any]:
+    return {"kernel_shape": (extent, extent), "pads": (padding,) * 4}

@@ -12,7 +12,8 @@ import torch
 
 from tests.engine.test_engine import small
 from vggfast import Engine, engine
-from vggfast.engine import _cuda, _graph
+from vggfast.engine import capture
+from vggfast.engine.cuda import PLANS_KEPT, CudaNetwork
 from vggfast.ops import _backends
 
 
@@ -69,7 +70,7 @@ def cuda(monkeypatch):
             log(f"{fake.current().cuda_stream} replays")
             self.run()
 
-    record = _graph.Arena._record
+    record = capture.Arena._record
 
     def recorded(arena, bound):
         graph = record(arena, bound)
@@ -83,12 +84,12 @@ def cuda(monkeypatch):
         "is_current_stream_capturing": lambda: fake.capturing,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, stub)
-    monkeypatch.setattr(_graph.Arena, "_record", recorded)
-    monkeypatch.setitem(engine.OF_DEVICE, "cpu", _cuda.CudaNetwork)
+    monkeypatch.setattr(capture.Arena, "_record", recorded)
+    monkeypatch.setitem(engine.OF_DEVICE, "cpu", CudaNetwork)
     monkeypatch.setitem(_backends.OF_DEVICE, "cpu", lambda index: _backends.TorchBackend())
-    _graph._side_stream.cache_clear()
+    capture._side_stream.cache_clear()
     yield fake
-    _graph._side_stream.cache_clear()
+    capture._side_stream.cache_clear()
 
 
 FIRST = ["1 waits for the last call", "host waits for the last call", "2 waits for 1", "2 captures, thread_local",
@@ -141,12 +142,12 @@ def test_within_a_capture_nothing_outside_is_waited_for(cuda):
     cuda.capturing = True
     assert calls(cuda, lambda: made(x)) == []
     assert torch.equal(made(x), expected)
-    for width in range(40, 40 + _cuda.PLANS_KEPT):
+    for width in range(40, 40 + PLANS_KEPT):
         assert calls(cuda, lambda width=width: made(torch.randn(1, 3, 32, width))) == []
     cuda.capturing = False
-    assert len(made._network._plans) > _cuda.PLANS_KEPT
+    assert len(made._network._plans) > PLANS_KEPT
     assert "host waits for the last call" in calls(cuda, lambda: made(x))
-    assert len(made._network._plans) == _cuda.PLANS_KEPT
+    assert len(made._network._plans) == PLANS_KEPT
 
 
 def test_a_failure_leaves_no_turn_taken(cuda, monkeypatch):

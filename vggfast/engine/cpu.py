@@ -9,15 +9,15 @@ from torch import Tensor
 
 from vggfast import _native
 from vggfast._native import view
-from vggfast.engine._options import Options
-from vggfast.engine._plan import Shape
+from vggfast.engine.options import Options
+from vggfast.engine.plan import Shape
 from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, Windows
 
 DTYPES = (torch.float32,)  # that a model's parameters may have
 
 
 class CpuNetwork:
-    """See :class:`vggfast.engine._options.Network`."""
+    """See :class:`vggfast.engine.options.Network`."""
 
     inputs: tuple[torch.dtype, ...] = (torch.float32,)
 
@@ -68,11 +68,11 @@ class CpuNetwork:
     def workspace(self, shape: Shape, last: int) -> int:
         return self._core.workspace(last, *shape, self.threads)
 
-    def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        outputs = []
-        for layer in wanted:
+    def run(self, x: Tensor, outputs: Sequence[int]) -> list[Tensor]:
+        results = []
+        for layer in outputs:
             shape = self._core.output_shape(layer, *x.shape)
             memory_format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
-            outputs.append(_native.empty(shape, torch.float32, memory_format))
-        self._core.run(view(x), list(zip(wanted, map(view, outputs), strict=True)), self.threads)
-        return outputs
+            results.append(_native.empty(shape, torch.float32, memory_format))
+        self._core.run(view(x), list(zip(outputs, map(view, results), strict=True)), self.threads)
+        return results

@@ -1,7 +1,7 @@
 // What an engine does at its edges: images in, rows for the FC layers, and elementwise leftovers.
 #pragma once
 
-#include "engine/layer.h"
+#include "cpu/engine/layer.h"
 
 namespace vggfast::engine {
 
@@ -11,14 +11,14 @@ void load_images(const Tensor& x, S* to, int threads);
 
 /// The average over each cell of a size x size grid, as torch's adaptive_avg_pool2d, to rows in (C, row, column) order.
 template <class S>
-void flatten(const S* from, const Shape& in, int64_t size, float* rows, int threads);
+void flatten(const S* from, const cpu::Extent& in, int64_t size, float* rows, int threads);
 
 /// Each place of a size x size window, in raster order, to a row in (C, row, column) order.
 template <class S>
-void windows(const S* from, const Shape& in, int64_t size, float* rows, int threads);
+void windows(const S* from, const cpu::Extent& in, int64_t size, float* rows, int threads);
 
 /// Rows (images * places, C) to their average over the places.
-void row_mean(const float* from, const Shape& in, int64_t images, float* to);
+void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* to);
 
 void relu(const float* from, int64_t count, float* to, int threads);
 

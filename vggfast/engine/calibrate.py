@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from vggfast.engine._options import Deviation, Network
-from vggfast.engine._plan import E4M3, Fused, fuse, output_shapes
+from vggfast.engine.options import Deviation, Network
+from vggfast.engine.plan import E4M3, fuse, output_shapes
 from vggfast.graph.layers import Conv, Layer, Scaled, ScaledConv
 
 LARGEST = torch.finfo(E4M3).max
@@ -53,7 +54,7 @@ class Calibration:
         self._exact = exact
         self._images = images
         self._given: list[Layer] = []
-        self._runs: list[Fused] = []  # of layers that one kernel computes
+        self._runs: list[Any] = []  # of layers that one kernel computes, as `fuse` finds them
 
     def add(self, layer: Layer) -> None:
         """The network's next layer, its weights as they were given."""
@@ -94,12 +95,12 @@ class Calibration:
         sums = torch.zeros(len(self._runs), 2, dtype=torch.float64, device=self._images.device)
         agreeing = 0
         for images in self._batches():
-            y = wanted = images
-            for i, (y, wanted) in enumerate(zip(outputs(images), self._outputs(images), strict=True)):
-                exact = wanted.double()
+            y = expected = images
+            for i, (y, expected) in enumerate(zip(outputs(images), self._outputs(images), strict=True)):
+                exact = expected.double()
                 sums[i] += torch.stack([(y - exact).square().sum(), exact.square().sum()])
             if len(self._given) > len(names):
-                agreeing += int((y.argmax(1) == wanted.argmax(1)).sum())
+                agreeing += int((y.argmax(1) == expected.argmax(1)).sum())
         errors = [(off / (total or 1)) ** 0.5 for off, total in sums.tolist()]
         ends = [run.last for run in self._runs]
         layers = {names[end]: error for end, error in zip(ends, errors, strict=True) if end < len(names)}

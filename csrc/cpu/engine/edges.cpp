@@ -1,4 +1,4 @@
-#include "engine/edges.h"
+#include "cpu/engine/edges.h"
 
 #include <algorithm>
 #include <bit>
@@ -38,7 +38,7 @@ void load_images(const Tensor& x, S* to, int threads) {
 }
 
 template <class S>
-void flatten(const S* from, const Shape& in, int64_t size, float* rows, int threads) {
+void flatten(const S* from, const cpu::Extent& in, int64_t size, float* rows, int threads) {
   cpu::parallel_for(in.n * size * size, threads, [&](int64_t task, int) {
     const int64_t n = task / (size * size), i = task / size % size, j = task % size;
     const int64_t y_begin = i * in.h / size, y_end = cpu::ceil_div((i + 1) * in.h, size);
@@ -55,7 +55,7 @@ void flatten(const S* from, const Shape& in, int64_t size, float* rows, int thre
 }
 
 template <class S>
-void windows(const S* from, const Shape& in, int64_t size, float* rows, int threads) {
+void windows(const S* from, const cpu::Extent& in, int64_t size, float* rows, int threads) {
   const int64_t down = in.h - size + 1, across = in.w - size + 1, row_values = in.c * size * size;
   cpu::parallel_for(in.n * down * across, threads, [&](int64_t row, int) {
     const int64_t n = row / (down * across), top = row / across % down, left = row % across;
@@ -68,7 +68,7 @@ void windows(const S* from, const Shape& in, int64_t size, float* rows, int thre
   });
 }
 
-void row_mean(const float* from, const Shape& in, int64_t images, float* to) {
+void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* to) {
   const int64_t places = in.n / images;
   for (int64_t n = 0; n < images; ++n) {
     for (int64_t c = 0; c < in.c; ++c) {
@@ -87,9 +87,9 @@ void relu(const float* from, int64_t count, float* to, int threads) {
 
 template void load_images(const Tensor&, float*, int);
 template void load_images(const Tensor&, Bf16*, int);
-template void flatten(const float*, const Shape&, int64_t, float*, int);
-template void flatten(const Bf16*, const Shape&, int64_t, float*, int);
-template void windows(const float*, const Shape&, int64_t, float*, int);
-template void windows(const Bf16*, const Shape&, int64_t, float*, int);
+template void flatten(const float*, const cpu::Extent&, int64_t, float*, int);
+template void flatten(const Bf16*, const cpu::Extent&, int64_t, float*, int);
+template void windows(const float*, const cpu::Extent&, int64_t, float*, int);
+template void windows(const Bf16*, const cpu::Extent&, int64_t, float*, int);
 
 }  // namespace vggfast::engine

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggfast.engine._fp8 import Calibration
-from vggfast.engine._graph import Arena, Captured, Turns
-from vggfast.engine._options import Deviation, Options
-from vggfast.engine._plan import E4M3, Plan, Shape, make_plan, output_shapes
-from vggfast.engine._steps import PRECISIONS, Bound, Steps, is_a_view
+from vggfast.engine.calibrate import Calibration
+from vggfast.engine.capture import Arena, Captured, StreamLock
+from vggfast.engine.options import Deviation, Options
+from vggfast.engine.plan import E4M3, Plan, Shape, make_plan, output_shapes
+from vggfast.engine.steps import PRECISIONS, Bound, Steps, is_a_view
 from vggfast.graph.layers import Conv, Flatten, Layer, Linear, ScaledConv, Windows
 from vggfast.ops._backends import backend_of
 
@@ -24,7 +24,7 @@ FORMATS = {4: torch.channels_last, 2: torch.contiguous_format}  # of outputs, by
 
 
 @dataclass
-class Kept:
+class CachedPlan:
     """A plan, and its graph once it was captured."""
 
     plan: Plan
@@ -32,10 +32,10 @@ class Kept:
 
 
 class CudaNetwork:
-    """See :class:`vggfast.engine._options.Network`."""
+    """See :class:`vggfast.engine.options.Network`."""
 
     threads = 1  # the caller's, which launches
-    turns_on, arena_on = Turns, Arena
+    lock_type, arena_type = StreamLock, Arena
 
     def __init__(self, device: torch.device, options: Options) -> None:
         self._precision = PRECISIONS[options.one_of("dtype", PRECISIONS, device)]
@@ -49,9 +49,9 @@ class CudaNetwork:
         self._rows: int | None = None  # the number of the layer that makes rows, until an FC layer reads them
         self._backend = backend_of(torch.empty(0, device=device))
         self._steps = Steps(self._backend, self._precision)
-        self._plans: OrderedDict[tuple, Kept] = OrderedDict()  # the one used last comes last
-        self._arena = self.arena_on(device) if options.graph else None
-        self._turns = self.turns_on(self, device)
+        self._plans: OrderedDict[tuple, CachedPlan] = OrderedDict()  # the one used last comes last
+        self._arena = self.arena_type(device) if options.graph else None
+        self._lock = self.lock_type(self, device)
         self._calibration = self._calibrates(options)
 
     @property
@@ -96,12 +96,12 @@ class CudaNetwork:
             self._layers = self._calibration.quantise(self._layers, names)
             deviation = self._calibration.deviation(self._step_by_step, names)
             self._calibration = None  # and its float32 weights
-        self._turns.wait_for_stream()
+        self._lock.wait_for_stream()
         return deviation
 
     def _step_by_step(self, x: Tensor) -> Iterator[Tensor]:
         """The output of each step for these images, in float32, as the next one reads it."""
-        with self._turns:
+        with self._lock:
             last = len(self._layers) - 1
             plan = make_plan(self._layers, tuple(x.shape), (last,), self._precision.dtype, self._steps.scratch_of)
             arena = self._backend.empty(x, (plan.bytes,), torch.uint8)
@@ -137,37 +137,42 @@ class CudaNetwork:
 
     # ---- running -----------------------------------------------------------------------------------------------------
 
-    def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
-        shape, wanted = tuple(x.shape), tuple(wanted)
+    def run(self, x: Tensor, outputs: Sequence[int]) -> list[Tensor]:
+        shape, outputs = tuple(x.shape), tuple(outputs)
         if x.numel() == 0:
-            return self._nothing(shape, wanted)
-        with self._turns as turns:
-            kept = self._kept(shape, wanted)
-            if turns.capturing():  # it may wait for nothing outside; the finished graph is its owner's to order
-                return self._launch(kept.plan, x)
-            turns.begin()
+            return self._nothing(shape, outputs)
+        with self._lock as lock:
+            cached = self._cached(shape, outputs)
+            if lock.capturing():  # it may wait for nothing outside; the finished graph is its owner's to order
+                return self._launch(cached.plan, x)
+            lock.begin()
             try:
                 self._drop_old_plans()
                 if self._arena is None:
-                    return self._launch(kept.plan, x)
-                captured = kept.captured or self._capture(kept, self._arena)
+                    return self._launch(cached.plan, x)
+                captured = cached.captured or self._capture(cached, self._arena)
                 captured.bound.input.copy_(x)
                 captured.graph.replay()
                 return _results(captured.bound)
             finally:
-                turns.end()
+                lock.end()
 
     def workspace(self, shape: Shape, last: int) -> int:
         return self._plan_of(shape, (last,)).bytes
 
-    def _plan_of(self, shape: Shape, wanted: tuple[int, ...]) -> Plan:
+    def _plan_of(self, shape: Shape, outputs: tuple[int, ...]) -> Plan:
         return make_plan(
-            self._layers, shape, wanted, self._precision.dtype, self._steps.scratch_of, self._steps.takes_block
+            self._layers,
+            shape,
+            outputs,
+            self._precision.dtype,
+            self._steps.scratch_of,
+            block1=self._steps.takes_block1(self._layers),
         )
 
-    def _nothing(self, shape: Shape, wanted: Sequence[int]) -> list[Tensor]:
+    def _nothing(self, shape: Shape, outputs: Sequence[int]) -> list[Tensor]:
         """The outputs for no images."""
-        shapes = output_shapes(self._layers, shape, wanted)
+        shapes = output_shapes(self._layers, shape, outputs)
         if shape[0] > 0:
             raise ValueError(f"x must have H and W of at least 1, got shape {shape}")
         return [
@@ -175,18 +180,18 @@ class CudaNetwork:
             for each in shapes
         ]
 
-    def _kept(self, shape: Shape, wanted: tuple[int, ...]) -> Kept:
+    def _cached(self, shape: Shape, outputs: tuple[int, ...]) -> CachedPlan:
         """The plan for this shape and these outputs, which becomes the last of the plans."""
-        kept = self._plans.get((shape, wanted))
-        if kept is None:
-            kept = self._plans[shape, wanted] = Kept(self._plan_of(shape, wanted))
+        cached = self._plans.get((shape, outputs))
+        if cached is None:
+            cached = self._plans[shape, outputs] = CachedPlan(self._plan_of(shape, outputs))
         else:
-            self._plans.move_to_end((shape, wanted))
-        return kept
+            self._plans.move_to_end((shape, outputs))
+        return cached
 
     def _drop_old_plans(self) -> None:
         while len(self._plans) > PLANS_KEPT:
-            self._turns.wait()  # the plan's graph may be running
+            self._lock.wait()  # the plan's graph may be running
             self._plans.popitem(last=False)
 
     def _launch(self, plan: Plan, x: Tensor) -> list[Tensor]:
@@ -197,14 +202,14 @@ class CudaNetwork:
             bound.run()
             return _results(bound)
 
-    def _capture(self, kept: Kept, arena: Arena) -> Captured:
-        if kept.plan.bytes > arena.bytes:
-            self._turns.wait()
+    def _capture(self, cached: CachedPlan, arena: Arena) -> Captured:
+        if cached.plan.bytes > arena.bytes:
+            self._lock.wait()
             for each in self._plans.values():  # they read and write the memory that goes
                 each.captured = None
             arena.free()
-        kept.captured = arena.capture(kept.plan.bytes, lambda memory: self._steps.bind(kept.plan, memory))
-        return kept.captured
+        cached.captured = arena.capture(cached.plan.bytes, lambda memory: self._steps.bind(cached.plan, memory))
+        return cached.captured
 
 
 def _weights(layer: Layer) -> list[Tensor | None]:

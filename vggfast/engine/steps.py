@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vggfast.engine._plan import E4M3, Activation, Plan, Step
-from vggfast.graph.layers import Conv, Flatten, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
+from vggfast.engine.plan import E4M3, Activation, Plan, Step
+from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
 from vggfast.ops._backends import NARROW, Backend, TorchBackend, torch_rounds
 
 Call = Callable[[], Any]
@@ -68,8 +68,14 @@ class Steps:
         x, y = (_shaped(each) for each in (step.source, step.target))
         return self._backend.workspace("conv_fprop", *_conv_arguments(step, x, y), tf32=self._precision.tf32)
 
-    def takes_block(self, first: Conv, second: Conv) -> bool:
-        """Whether one kernel computes the first two convolutions, their ReLUs and the pool after them."""
+    def takes_block1(self, layers: Sequence[Layer]) -> bool:
+        """Whether one kernel computes the first two convolutions, if the layers begin with such, with their ReLUs and
+        the pool after them."""
+        match layers[:3]:
+            case [Conv() as first, _, Conv() as second]:
+                pass
+            case _:
+                return False
         if not isinstance(self._backend, Backend) or not self._backend.has("conv_block1"):
             return False
         if isinstance(second, ScaledConv) and second.leaving:
@@ -97,9 +103,7 @@ class Steps:
             case Conv(weight, bias) if step.then:
                 return partial(run, "conv_block1", x, weight, bias, step.then.weight, step.then.bias, y)
             case Conv():
-                begin = step.scratch.offset
-                scratch = arena[begin : begin + step.scratch.bytes]
-                return partial(run, "conv_fprop", *_conv_arguments(step, x, y), workspace=scratch)
+                return partial(run, "conv_fprop", *_conv_arguments(step, x, y), workspace=arena[step.scratch])
             case MaxPool():
                 return partial(run, "max_pool2x2", x, y, None)
             case Lrn(size, alpha, beta, k):
@@ -119,7 +123,7 @@ class Steps:
 
 def is_a_view(step: Step) -> bool:
     """Whether what the step makes is there already, under another shape."""
-    return step.source.place is step.target.place and not isinstance(step.layer, Relu)
+    return step.in_place and not isinstance(step.layer, Relu)
 
 
 def _shaped(value: Activation) -> Tensor:

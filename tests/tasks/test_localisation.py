@@ -12,12 +12,12 @@ from tests.localisation.test_evaluation import PLAIN, _network
 from vggfast.cli import main
 from vggfast.data import Batches, CentreCrop
 from vggfast.localisation import corner_form, iou, open_boxes
+from vggfast.localisation.boxes import true_class_boxes
 from vggfast.localisation.data import BoxSet
-from vggfast.localisation.task import Localisation, true_class_boxes
 from vggfast.report import write_report
 from vggfast.runs.config import TrainConfig
 from vggfast.runs.log import read_csv
-from vggfast.training.trainer import Trainer
+from vggfast.tasks import Localisation, build_trainer, final_eval
 from vggfast.weights import load_model, save_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -99,14 +99,14 @@ def _config(tiny, **changes):
 @pytest.fixture
 def classifier(tiny, tmp_path):
     """The file of a classification network on it, hardly trained."""
-    Trainer(_config(tiny, epochs=1, steps=2), tmp_path / "classifier").run()
+    build_trainer(_config(tiny, epochs=1, steps=2), tmp_path / "classifier").run()
     return tmp_path / "classifier" / "model.safetensors"
 
 
 @pytest.mark.parametrize(("predict", "layers"), [("boxes", "all"), ("box", "fc")])
 def test_a_run_starts_from_a_classifier_and_learns_boxes(tiny, classifier, tmp_path, predict, layers):
     options = {"predict": predict, "init_from": str(classifier), "init_layers": "body", "train_layers": layers}
-    trainer = Trainer(_config(tiny, **options, epochs=6, optimiser="adam", lr=3e-3), tmp_path / "run")
+    trainer = build_trainer(_config(tiny, **options, epochs=6, optimiser="adam", lr=3e-3), tmp_path / "run")
     start, donor = trainer.model.state_dict(), load_model(classifier)[0].state_dict()
     last = {"classifier.6.weight", "classifier.6.bias"}
     for name in start.keys() - last:
@@ -123,7 +123,7 @@ def test_a_run_starts_from_a_classifier_and_learns_boxes(tiny, classifier, tmp_p
     changed = {name for name, tensor in trainer.model.state_dict().items() if not torch.equal(tensor, before[name])}
     assert any(name.startswith("features") for name in changed) is (layers == "all")
     assert last < changed
-    trainer.task.finish(trainer)
+    final_eval(trainer)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["localisation"]
     best = min(rows, key=lambda row: row["val_top1"])
     assert metrics["errors"]["true_class"]["percent"] <= best["val_top1"] + 1e-9  # boxes are cut off at the edge
@@ -133,8 +133,8 @@ def test_a_run_starts_from_a_classifier_and_learns_boxes(tiny, classifier, tmp_p
 
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(tiny, tmp_path):
-    Trainer(_config(tiny, predict="boxes"), tmp_path / "whole").run()
-    first = Trainer(_config(tiny, predict="boxes"), tmp_path / "parts")
+    build_trainer(_config(tiny, predict="boxes"), tmp_path / "whole").run()
+    first = build_trainer(_config(tiny, predict="boxes"), tmp_path / "parts")
     log_step = first._log_step
 
     def stop_at_7(sums, batch):
@@ -143,7 +143,7 @@ def test_a_resumed_run_equals_one_that_was_never_stopped(tiny, tmp_path):
 
     first._log_step = stop_at_7
     assert not first.run()
-    assert Trainer(_config(tiny, predict="boxes"), tmp_path / "parts", resume=True).run()
+    assert build_trainer(_config(tiny, predict="boxes"), tmp_path / "parts", resume=True).run()
     whole, parts = (load_model(tmp_path / name / "model.safetensors")[0].state_dict() for name in ("whole", "parts"))
     for name in whole:
         assert torch.equal(whole[name], parts[name]), name

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vggfast.engine._steps import Bound
+from vggfast.engine.steps import Bound
 
 _one_capture = threading.Lock()  # torch allows no more than one at a time in a process
 
@@ -28,8 +28,8 @@ class Captured:
     bound: Bound
 
 
-class Turns:
-    """Lets calls from any threads and streams run on a device one after the other: `with` it, a thread has its turn.
+class StreamLock:
+    """A lock for calls from any threads and streams: on the device, too, they run one after the other.
 
     Args:
         owner: what holds the memory that the calls work on. When nothing refers to it any more, the last call is waited
@@ -43,7 +43,7 @@ class Turns:
         self._last: int | None = None  # the stream of the last call
         weakref.finalize(owner, self._done.synchronize).atexit = False
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> StreamLock:
         self._lock.acquire()
         self._on_device = torch.cuda.device(self._device)
         self._on_device.__enter__()

@@ -89,7 +89,7 @@ class Network(Protocol):
             ValueError: a layer cannot take its input.
         """
 
-    def run(self, x: Tensor, wanted: Sequence[int]) -> list[Tensor]:
+    def run(self, x: Tensor, outputs: Sequence[int]) -> list[Tensor]:
         """The outputs of the layers of these numbers, ascending: float32, NHWC or rows. x: (N, C, H, W), of a dtype in
         `inputs`, on the network's device, of any strides.
 

@@ -1,0 +1,184 @@
+#include "vggfast/engine.h"
+
+#include <algorithm>
+#include <list>
+#include <mutex>
+
+#include "cpu/algorithms/conv_algorithm.h"
+#include "cpu/engine/run.h"
+#include "plan/plan.h"
+#include "vggfast/error.h"
+
+namespace vggfast {
+
+using namespace engine;
+using plan::Kind;
+using plan::Plan;
+using plan::Shape;
+
+namespace {
+
+constexpr size_t plans_kept = 16;
+
+void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
+  VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu,
+                "weight must be float32 of ", axes, " axes on cpu, got ", name_of(weight.dtype), " of shape ",
+                describe(weight.shape), " on ", name_of(weight.device));
+  VGGFAST_CHECK(axes == 2 || (weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3)),
+                "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1), got ", describe(weight.shape));
+  if (bias) {
+    check_like(*bias, "bias", {weight.size(0)}, DType::f32, Device::cpu);
+    VGGFAST_CHECK(bias->stride(0) == 1 || bias->size(0) == 1, "bias is not contiguous");
+  }
+}
+
+}  // namespace
+
+class Engine::Impl {
+ public:
+  struct Kept {
+    Shape images;
+    std::vector<int64_t> outputs;
+    int threads;
+    Plan plan;
+  };
+
+  explicit Impl(EngineOptions given) : options(given), isa(cpu::kernels().name), extent(given.size) {
+    VGGFAST_CHECK(options.batch > 0, "batch must be at least 1, got ", options.batch);
+    VGGFAST_CHECK(options.size > 0, "size must be at least 1, got ", options.size);
+  }
+
+  void add(plan::Layer layer, Packed packed = {}) {
+    layers.push_back(layer);
+    this->packed.push_back(std::move(packed));
+  }
+
+  void add_conv(const Tensor& weight, const Tensor* bias) {
+    check_weight(weight, bias, 4);
+    const int64_t cout = weight.size(0), cin = weight.size(1);
+    const cpu::ConvPlan plan = cpu::choose({.dtype = options.bf16 ? DType::bf16 : DType::f32,
+                                            .in = {options.batch, extent, extent, cin},
+                                            .cout = cout,
+                                            .kernel = weight.size(2),
+                                            .packed = true,
+                                            .threads = options.threads});
+    cpu::ConvProblem pooled = plan.problem;
+    pooled.epilogue.pool = true;
+    add({.kind = Kind::conv, .cin = cin, .channels = cout, .fuses_pool = plan.algorithm->supports(pooled)},
+        {.conv = plan, .weights = pack(plan, weight, bias)});
+  }
+
+  void add_linear(const Tensor& weight, const Tensor* bias) {
+    check_weight(weight, bias, 2);
+    const int64_t cout = weight.size(0), cin = weight.size(1);
+    const cpu::ConvPlan plan = cpu::plan_with(cpu::pointwise_conv, {.in = {options.batch, 1, 1, cin},
+                                                                    .cout = cout,
+                                                                    .kernel = 1,
+                                                                    .packed = true,
+                                                                    .bf16_weights = options.bf16_weights,
+                                                                    .threads = options.threads});
+    add({.kind = Kind::linear, .cin = cin, .channels = cout}, {.conv = plan, .weights = pack(plan, weight, bias)});
+  }
+
+  const Plan& plan_for(const Shape& images, const std::vector<int64_t>& outputs, int threads) {
+    const auto same = [&](const Kept& kept) {
+      return kept.images == images && kept.outputs == outputs && kept.threads == threads;
+    };
+    const auto found = std::find_if(plans.begin(), plans.end(), same);
+    if (found != plans.end()) {
+      plans.splice(plans.begin(), plans, found);
+    } else {
+      plans.push_front({images, outputs, threads, make_plan(images, outputs, threads)});
+      if (plans.size() > plans_kept) plans.pop_back();
+    }
+    const Plan& plan = plans.front().plan;
+    if (plan.bytes > arena.bytes()) {
+      arena = Buffer();  // first: both at a time would be the peak
+      arena = Buffer(plan.bytes);
+    }
+    return plan;
+  }
+
+  Plan make_plan(const Shape& images, const std::vector<int64_t>& outputs, int threads) const {
+    return plan::make_plan(layers, images, outputs, backend(layers, packed, options.bf16, threads));
+  }
+
+  const EngineOptions options;
+  const std::string isa;
+  int64_t extent;  // of the activation after the layers so far
+  std::vector<plan::Layer> layers;
+  std::vector<Packed> packed;  // of each layer
+  std::list<Kept> plans;       // the one used last comes first
+  Buffer arena;
+  std::mutex mutex;
+};
+
+Engine::Engine(EngineOptions options) : impl_(std::make_unique<Impl>(options)) {}
+Engine::~Engine() = default;
+
+void Engine::add_conv(const Tensor& weight, const Tensor* bias) { impl_->add_conv(weight, bias); }
+void Engine::add_linear(const Tensor& weight, const Tensor* bias) { impl_->add_linear(weight, bias); }
+void Engine::add_relu() { impl_->add({.kind = Kind::relu}); }
+void Engine::add_row_mean() { impl_->add({.kind = Kind::row_mean}); }
+void Engine::add_max_pool(bool ceil_mode) {
+  impl_->add({.kind = Kind::max_pool, .ceil_mode = ceil_mode});
+  impl_->extent = std::max<int64_t>(impl_->extent / 2, 1);
+}
+void Engine::add_lrn(LrnParams params) { impl_->add({.kind = Kind::lrn}, {.lrn = params}); }
+void Engine::add_flatten(int64_t size) { impl_->add({.kind = Kind::flatten, .size = size}); }
+void Engine::add_windows(int64_t size) { impl_->add({.kind = Kind::windows, .size = size}); }
+
+int64_t Engine::layers() const { return static_cast<int64_t>(impl_->layers.size()); }
+
+std::vector<int64_t> Engine::output_shape(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) const {
+  VGGFAST_CHECK(layer >= 0 && layer < layers(), "layer must be 0 to ", layers() - 1, ", got ", layer);
+  const Shape shape = plan::output_shapes(impl_->layers, {n, h, w, c}, {layer}).front();
+  if (shape.rows) return {shape.n, shape.c};
+  return {shape.n, shape.c, shape.h, shape.w};
+}
+
+void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, Context context) {
+  VGGFAST_CHECK(x.dim() == 4 && x.dtype == DType::f32 && x.device == Device::cpu,
+                "x must be float32 (N, C, H, W) on cpu, got ", name_of(x.dtype), " of shape ", describe(x.shape),
+                " on ", name_of(x.device));
+  VGGFAST_CHECK(!outputs.empty(), "outputs must name at least one layer, got none");
+  std::vector<int64_t> layers;
+  for (const auto& [layer, y] : outputs) {
+    VGGFAST_CHECK(layers.empty() || layer > layers.back(), "outputs must be in the order of the layers, got layer ",
+                  layer, " after ", layers.back());
+    check_like(y, "output", output_shape(layer, x.size(0), x.size(1), x.size(2), x.size(3)), DType::f32, Device::cpu);
+    if (y.dim() == 4) check_nhwc(y, "output");
+    layers.push_back(layer);
+  }
+  const std::lock_guard lock(impl_->mutex);
+  VGGFAST_CHECK(impl_->isa == cpu::kernels().name, "the engine's weights are packed for ", impl_->isa, ", and ",
+                cpu::kernels().name, " is set now: build another engine");
+  const int threads = std::max(context.threads, 1);
+  const Plan& plan = impl_->plan_for({x.size(0), x.size(2), x.size(3), x.size(1)}, layers, threads);
+  if (x.size(0) > 0) {
+    run_plan({impl_->layers, impl_->packed, plan, impl_->arena, threads}, impl_->options.bf16, x, outputs);
+  }
+}
+
+size_t Engine::workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const {
+  output_shape(layer, n, c, h, w);  // checks
+  const int threads = std::max(context.threads, 1);
+  return Buffer::whole_pages(impl_->make_plan({n, h, w, c}, {layer}, threads).bytes);
+}
+
+size_t Engine::bytes() const {
+  const std::lock_guard lock(impl_->mutex);
+  size_t total = impl_->arena.bytes();
+  for (const Packed& layer : impl_->packed) total += layer.weights.bytes();
+  return total;
+}
+
+std::vector<std::string> Engine::algorithms() const {
+  std::vector<std::string> names;
+  for (size_t i = 0; i < impl_->layers.size(); ++i) {
+    if (impl_->layers[i].kind == Kind::conv) names.push_back(impl_->packed[i].conv.algorithm->name);
+  }
+  return names;
+}
+
+}  // namespace vggfast

@@ -1,0 +1,30 @@
+// An engine's plan on the CPU: which kernels compute its steps, and their run on the arena.
+#pragma once
+
+#include <utility>
+#include <vector>
+
+#include "cpu/engine/layer.h"
+#include "vggfast/tensor.h"
+
+namespace vggfast::engine {
+
+/// A conv or FC layer's weights, (Cout, Cin, K, K) or (Cout, Cin), and bias (or null), packed.
+Buffer pack(const cpu::ConvPlan& plan, const Tensor& weight, const Tensor* bias);
+
+/// What the planner asks of the CPU; it refers to the layers. `bf16`: of maps. Rows are float32.
+plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<Packed>& packed, bool bf16,
+                      int threads);
+
+struct Run {
+  const std::vector<plan::Layer>& layers;
+  const std::vector<Packed>& packed;
+  const plan::Plan& plan;
+  const Buffer& arena;
+  int threads;
+};
+
+/// Computes the outputs, each of the layer of that number, as the plan was made for.
+void run_plan(const Run& run, bool bf16, const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs);
+
+}  // namespace vggfast::engine

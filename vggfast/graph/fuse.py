@@ -1,0 +1,76 @@
+"""Neighbours that run as one: batch norm in its convolution, and convolution, ReLU and pool in one op."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggfast.graph.guard import is_bare, unknown
+from vggfast.graph.layers import BatchNorm, Conv
+from vggfast.graph.recognise import Node
+from vggfast.layers import Conv1x1, Conv3x3, MaxPool2x2
+
+
+def fold(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The layers that do something, each batch norm within the convolution before it.
+
+    Raises:
+        TypeError: a batch norm follows no convolution; the text names it.
+    """
+    waiting: Node | None = None  # a convolution whose batch norm may be next
+    for node in nodes:
+        if node.layer is None:
+            continue
+        if isinstance(node.layer, BatchNorm):
+            if waiting is None:
+                raise unknown(node.path, node.module, "a batch norm must be right behind a convolution")
+            yield replace(waiting, layer=_folded(waiting.layer, node.layer))
+            waiting = None
+            continue
+        if waiting is not None:
+            yield waiting
+        waiting = node if isinstance(node.layer, Conv) else None
+        if waiting is None:
+            yield node
+    if waiting is not None:
+        yield waiting
+
+
+def _folded(conv: Any, norm: BatchNorm) -> Conv:
+    """The convolution with its batch norm, computed in float64."""
+    scale = (norm.var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
+    bias = (bias - norm.mean.double()) * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias.double()
+    weight: Tensor = conv.weight.double() * scale[:, None, None, None]
+    return Conv(weight.float(), bias.float())
+
+
+def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] | None]]:
+    """(convolution, (relu, pool)) for modules that one op computes now, (module, None) for any other."""
+    i = 0
+    while i < len(modules):
+        conv = _bare(modules, i, Conv3x3) or _bare(modules, i, Conv1x1)
+        if conv is None or not conv.is_ours():
+            yield modules[i], None
+            i += 1
+            continue
+        i += 1
+        relu = _bare(modules, i, nn.ReLU) is not None
+        i += relu
+        pool = _bare(modules, i, MaxPool2x2)
+        fused = pool is not None and pool.is_ours() and not pool.ceil_mode
+        i += fused
+        yield conv, (relu, fused)
+
+
+def _bare(modules: Sequence[nn.Module], i: int, kind: type) -> Any:
+    """The i-th module where it is exactly of this kind and bare, else None."""
+    return modules[i] if i < len(modules) and type(modules[i]) is kind and is_bare(modules[i]) else None

@@ -1,0 +1,158 @@
+"""Whether a module runs the code of its class, and no other: no subclass's, no hook's, nothing put in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules import module as _module
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+from vggfast.layers import PLAIN
+
+# The methods that a call passes through. A subclass may have the others of nn.Module of its own.
+_CALLED = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattribute__", "__getattr__", "forward")
+_HARMLESS = {"reset_parameters", "__constants__"}
+
+_Class = TypeVar("_Class", bound=nn.Module)
+_known: dict[type[nn.Module], dict[str, Any]] = {}
+
+
+def know(kind: type[_Class]) -> type[_Class]:
+    """A decorator: the guard trusts this class, as its code is now."""
+    _known[kind] = {name: getattr(kind, name, None) for name in (*_CALLED, "_conv_forward", "score_map")}
+    return kind
+
+
+def is_bare(module: nn.Module) -> bool:
+    """Whether nobody watches or replaces this module's own forward."""
+    return not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+    )
+
+
+def any_global_hooks() -> bool:
+    return bool(
+        _module._global_forward_hooks
+        or _module._global_forward_pre_hooks
+        or _module._global_backward_hooks
+        or _module._global_backward_pre_hooks
+    )
+
+
+def check(path: str, module: nn.Module, backward: bool = False) -> None:
+    """Raises TypeError where a module may compute something else than its class says.
+
+    Args:
+        path: the module's name in the text.
+        module: the module itself; its children are not looked at.
+        backward: whether gradients count too, and so hooks on them.
+    """
+    if (strange := next(_oddities(module, backward), None)) is not None:
+        name = type(module).__name__
+        raise unknown(path, f"{name}, {strange}", "what it computes only the model itself knows, so call the model")
+
+
+def unknown(path: str, module: object, why: str) -> TypeError:
+    """The error for a module that is not known, or not known in its place."""
+    return TypeError(f"{path} is {' '.join(str(module).split())}: {why}")
+
+
+def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
+    kind = known_class(module)
+    if kind is None:
+        yield "a class that is not known"
+        return
+    above = type(module).__mro__[: type(module).__mro__.index(kind)]
+    if own := {name for each in above for name in vars(each) if hasattr(kind, name) and _counts(name, module)}:
+        yield f"a {kind.__name__} whose {_all(own)} is its own"
+    if patched := {name for name, code in _known[kind].items() if getattr(kind, name, None) is not code}:
+        yield f"and the {_all(patched)} of that class was replaced"
+    methods = {name for name in vars(module) if callable(getattr(type(module), name, None))}
+    if replaced := {name for name in methods if _counts(name, module)}:
+        yield f"whose {_all(replaced)} was replaced"
+    hooks = {"forward hook": module._forward_hooks, "forward pre-hook": module._forward_pre_hooks}
+    everybody = [_module._global_forward_hooks, _module._global_forward_pre_hooks]
+    if backward:
+        hooks |= {"backward hook": module._backward_hooks, "backward pre-hook": module._backward_pre_hooks}
+        everybody += [_module._global_backward_hooks, _module._global_backward_pre_hooks]
+    for name, found in hooks.items():
+        for hook in found.values():
+            if backward or _recomputed(hook) is None:
+                yield f"with a {name} ({getattr(hook, '__qualname__', type(hook).__name__)})"
+    if any(everybody):
+        yield "and there is a hook on all modules (register_module_forward_hook or one like it)"
+
+
+def _counts(name: str, module: nn.Module) -> bool:
+    """Whether a method of this name has a say in what a module computes in evaluation mode."""
+    if name in ("train", "eval"):
+        return module.training
+    return name in _CALLED or not (hasattr(nn.Module, name) or name in _HARMLESS)
+
+
+def _all(names: set[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def known_class(module: nn.Module) -> type[nn.Module] | None:
+    """The nearest class that is trusted among those that a module is of."""
+    for kind in type(module).__mro__:
+        if kind in _known:
+            return kind
+        if (kind.__module__, kind.__qualname__) == ("torchvision.models.vgg", "VGG"):  # an optional package
+            if vars(kind)["forward"].__globals__["__name__"] != kind.__module__:
+                return None
+            return know(kind)
+    return None
+
+
+# ---- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def tensor_of(path: str, module: nn.Module, name: str) -> Tensor | None:
+    """A module's tensor as its forward reads it in evaluation mode, without a gradient.
+
+    One that a parametrisation or a hook of weight_norm, spectral_norm or prune computes is computed now.
+
+    Raises:
+        TypeError: it is no plain tensor; the text names it.
+    """
+    computed = (_recomputed(hook, name) for hook in module._forward_pre_hooks.values())
+    compute = next(filter(None, computed), None)
+    training = [each for each in module.modules() if each.training]
+    try:
+        if type(module) is not known_class(module):  # a property, whose parametrisation may look at the mode
+            for each in training:
+                each.training = False
+        value = getattr(module, name) if compute is None else compute(module)
+    finally:
+        for each in training:
+            each.training = True
+    if value is None:
+        return None
+    if not isinstance(value, FakeTensor) and (type(value) not in PLAIN or value.layout is not torch.strided):
+        raise unknown(path, module, f"{name} must be a strided tensor, got {type(value).__name__} of {value.layout}")
+    return value.detach()
+
+
+def _recomputed(hook: object, name: str | None = None) -> Callable[[nn.Module], Tensor] | None:
+    """What computes a tensor anew, where a hook of torch's does so before each call."""
+    match hook:
+        case WeightNorm() if name in (None, hook.name) and type(hook) is WeightNorm:
+            return hook.compute_weight
+        case SpectralNorm() if name in (None, hook.name) and type(hook) is SpectralNorm:
+            return lambda module: hook.compute_weight(module, do_power_iteration=False)
+        case BasePruningMethod() if name in (None, hook._tensor_name):
+            standard = (type(hook).apply_mask, type(hook).__call__)
+            return hook.apply_mask if standard == (BasePruningMethod.apply_mask, BasePruningMethod.__call__) else None
+    return None
