@@ -80,7 +80,7 @@ def evaluate_set(
     rank 0 has them, and keeps them.
 
     Args:
-        model: with a head, its preprocessing and the data set's classes, on the world's device.
+        model: with a head, its preprocessing and the data set's classes, on the context's device.
         images: N of them.
         scales: of `settings.protocol`.
         chunks: where rank 0 keeps them; nowhere when None.

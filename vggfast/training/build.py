@@ -109,7 +109,7 @@ def _check_pixels(donor: VGG, path: Path, preprocessing: str) -> None:
 
 
 def open_augmentation(config: TrainConfig, images: ImageSet) -> Augmentation:
-    """Random crops of a training set, with the colour axes measured on it, and means and deviations if so wanted."""
+    """Random crops of a training set. Its colour axes are measured, and means and deviations where `config` says so."""
     statistics = measure_colours(images, on_bad_image=config.on_bad_image)
     std = statistics.std if config.pixel_std else np.ones(3)
     measured = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))
