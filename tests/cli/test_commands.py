@@ -145,14 +145,32 @@ _COMMANDS = [
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
-def test_help_and_unknown_options(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    assert "usage: vggfast" in capsys.readouterr().out
+def test_help_and_unknown_options(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    _check_help([command], capsys)
     with pytest.raises(SystemExit) as stop:
         main([command, "--colour"])
     assert stop.value.code == 2
+
+
+def _check_help(command, capsys):
+    """The usage, an example of it, what it does: within 100 columns."""
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    called = " ".join(["vggfast", *command])
+    usage, examples, description = out.split("\n\n")[:3]
+    assert usage.startswith(f"usage: {called} ")
+    assert re.match(rf"examples?:\n  (torchrun .* -m )?{called}\b", examples)
+    assert re.match(r"[A-Z]\w+s ", description)
+    assert [line for line in out.splitlines() if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("command", ["localise eval", "localise predict", "weights list", "weights get"])
+def test_help_of_parts(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    _check_help(command.split(), capsys)
 
 
 def test_help_lists_the_commands(capsys):
