@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "cpu/kernels/mask_bits.h"
+#include "cpu/kernels/epilogue.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -19,13 +19,13 @@ void store_channels(T* p, int64_t c, int64_t channels, typename Vec<T>::Value v)
 
 /// The bytes of output pixel (row, x) in the first plane of a mask; rows are counted over (n, oh).
 template <class T>
-uint8_t* mask_at(const SelectArgs<T>& a, int64_t row, int64_t x, int64_t bytes) {
+uint8_t* mask_at(const MaskArgs<T>& a, int64_t row, int64_t x, int64_t bytes) {
   const int64_t planes = (a.relu ? 1 : 0) + (a.pool ? 2 : 0), n = row / a.oh, y = row % a.oh;
   return a.mask + ((n * planes * a.oh + y) * a.ow + x) * bytes;
 }
 
 template <class T>
-void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void max_pool(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c, bytes = (channels + 7) / 8, plane = a.oh * a.ow * bytes;
   for (int64_t row = row_begin; row < row_end; ++row) {
@@ -61,7 +61,7 @@ void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
 /// it pass; it is all ones without ReLU. inside(i) says whether the window has element i: a window that the image's
 /// edge cuts lacks some, whatever the bits say.
 template <class T, class Visit>
-inline __attribute__((always_inline)) void for_each_masked(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end,
+inline __attribute__((always_inline)) void for_each_masked(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end,
                                                            Visit visit) {
   using V = Vec<T>;
   const int64_t channels = a.big.c, bytes = (channels + 7) / 8, plane = a.oh * a.ow * bytes;
@@ -96,7 +96,7 @@ Mask is_element(int i, Mask column, Mask below) {
 }
 
 template <class T>
-void mask_gather(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void mask_gather(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
   for_each_masked(
@@ -112,7 +112,7 @@ void mask_gather(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
 }
 
 template <class T>
-void mask_scatter(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void mask_scatter(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
   if (a.pool) {  // an odd last row or column belongs to no window
