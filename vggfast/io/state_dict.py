@@ -146,12 +146,10 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
     if isinstance(weights, str | Path):
         if not Path(weights).is_file():
             raise FileNotFoundError(
-                f"{weights}: no such weight file; a path, a state_dict or a torchvision weights enum "
-                "(torchvision.models.VGG16_Weights.DEFAULT) is wanted"
+                f"{weights}: no such weight file; weights must be a path, a state_dict or a torchvision weights enum "
+                "(torchvision.models.VGG16_Weights.DEFAULT)"
             )
         return read_state_dict(weights)
     if hasattr(weights, "get_state_dict"):
         return dict(weights.get_state_dict(progress=progress, check_hash=True))
-    raise TypeError(
-        f"weights is {type(weights).__name__}: a path, a state_dict or a torchvision weights enum is wanted"
-    )
+    raise TypeError(f"weights must be a path, a state_dict or a torchvision weights enum, got {type(weights).__name__}")
