@@ -8,7 +8,7 @@ namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
 /// Stores channels [c, c + lanes) of output pixel `pixel` (of the whole batch) from its sums: sums[0], or with Pool the
-/// four of its window, row-major.
+/// four sums of its window, row-major.
 template <bool Pool, class T, class S>
 inline __attribute__((always_inline)) void store_output(const ConvOutput<S>& out, int64_t pixel, int64_t c,
                                                         typename Vec<T>::Value bias,
