@@ -169,7 +169,7 @@ def test_weights_are_those_of_our_networks(network, cache):
     ("argument", "value"), [("network", "F"), ("part", "head"), ("batch", 0), ("size", 48), ("width", 0)]
 )
 def test_spec_refuses(argument, value):
-    with pytest.raises(ValueError, match=f"^{argument} is "):
+    with pytest.raises(ValueError, match=f"^{argument} must be .*, got {value!r}$"):
         Spec(**{argument: value})
 
 

@@ -171,7 +171,7 @@ def test_networks_that_cannot_be(pictures):
         ValueError, match="model must be a network with FC layers for the tap 'penultimate', and has no head"
     ):
         extract(bare, pictures, ["penultimate"])
-    with pytest.raises(ValueError, match="with FC layers for the tap .penultimate., and has no head"):
+    with pytest.raises(ValueError, match="with FC layers for the tap 'penultimate', and has no head"):
         extract(bare.features, pictures, ["penultimate"], preprocessing=PREPROCESSING)
     bare.preprocessing = None
     with pytest.raises(ValueError, match=r"preprocessing must be .* where the model has none of its own, got None"):

@@ -201,5 +201,5 @@ def test_what_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"top must be 1 to 3, the number of classes, got 5"):
         dense_boxes(boxer, namer, images, (64,))
     boxer.preprocessing = None
-    with pytest.raises(ValueError, match=r"model has 12 outputs and the preprocessing None"):
+    with pytest.raises(ValueError, match=r"model must be .*, got 12 outputs and the preprocessing None"):
         evaluate(boxer, images, scale=64)

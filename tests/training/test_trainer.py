@@ -92,6 +92,44 @@ def test_it_learns_two_colours(photos, tmp_path):
     assert trainer.progress.best_top1 == 0
 
 
+class _Recorder(Observer):
+    def __init__(self):
+        self.events = []
+
+    def on_begin(self, step, total_steps):
+        self.events.append(("begin", step, total_steps))
+
+    def on_step(self, row):
+        self.events.append(("step", row["step"]))
+
+    def on_validation_batch(self, number, batches):
+        self.events.append(("validation", number, batches))
+
+    def on_epoch(self, row):
+        self.events.append(("epoch", row["epoch"], row["step"]))
+
+    def on_end(self):
+        self.events.append(("end",))
+
+
+def test_a_run_tells_how_it_goes_and_prints_nothing(photos, tmp_path, capfd):
+    recorder = _Recorder()
+    assert build_trainer(_config(photos, steps=6, batch_size=6), tmp_path, observer=recorder).run()
+    validation = [("validation", 1, 1)]
+    assert recorder.events == [
+        ("begin", 0, 6), ("step", 1), ("step", 2), ("step", 3), *validation, ("epoch", 0, 3),
+        ("step", 4), ("step", 5), ("step", 6), *validation, ("epoch", 1, 6), ("end",),
+    ]  # fmt: skip
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_observer_hears_the_end_of_a_run_that_fails(photos, tmp_path):
+    recorder = _Recorder()
+    with pytest.raises(FloatingPointError):
+        build_trainer(_config(photos, lr=1e30), tmp_path, observer=recorder).run()
+    assert recorder.events[-1] == ("end",)
+
+
 def test_a_folder_with_a_run_is_not_overwritten(photos, tmp_path):
     build_trainer(_config(photos, steps=1), tmp_path).run()
     with pytest.raises(FileExistsError, match="holds a run: resume it, overwrite it, or choose another folder"):
