@@ -24,10 +24,10 @@ struct ConvChoice {
   double clocks;
   bool chosen;
 };
-/// The tiles that "auto" chooses among for a 3x3 or 1x1 fprop, least clocks first, for values of 2 or 4 bytes on a GPU
-/// of so many multiprocessors. For dgrad, cin is gy's channels and cout is x's.
+/// What "auto" chooses among for fprop (for dgrad, cin is gy's channels), least clocks first: 3x3 or 1x1, of values of
+/// 2 or 4 bytes, on a GPU of so many SMs.
 std::vector<ConvChoice> conv_choices(int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel,
-                                     bool pool, int64_t bytes, int multiprocessors);
+                                     bool pool, int64_t bytes, int num_sms);
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
