@@ -3,7 +3,7 @@ bucket it travels in, and how long the step lasts once the gradients of all rank
 
 Seconds and bytes throughout. There is one stream of communication: buckets are reduced one after the other, each as
 soon as its last gradient is ready, beside what is left of the backward pass. What the model leaves out: that reducing
-takes memory bandwidth and multiprocessors from the backward pass, ranks that wait for the slowest, and input.
+takes memory bandwidth and SMs from the backward pass, ranks that wait for the slowest, and input.
 """
 
 from __future__ import annotations
