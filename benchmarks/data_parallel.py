@@ -128,7 +128,7 @@ class Cluster:
         near = min(gpus, self.per_node)
         nodes, left = divmod(gpus, near)
         if left:
-            raise ValueError(f"gpus is {gpus}: a multiple of per_node, {self.per_node}, or less is wanted")
+            raise ValueError(f"gpus must be a multiple of per_node, {self.per_node}, or less, got {gpus}")
         if self.way == "root":
             return 2 * (gpus - 1) * (size / (self.inside.rate * self.achieved) + self.inside.latency)
         hops = 2 * (nodes - 1) if self.way == "ring" else 2 * math.ceil(math.log2(nodes))

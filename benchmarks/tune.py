@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def require_hopper(made: argparse.ArgumentParser) -> None:
     """Ends with a sentence where no GPU is here that runs the kernels."""
     if why := choice.why_no_gpu():
-        made.error(f"{why}; tune.py wants a GPU of sm_90")
+        made.error(f"{why}; tune.py needs a GPU of sm_90")
     major, minor = torch.cuda.get_device_capability()
     if major != 9:
         made.error(f"the GPU is of sm_{major}{minor}; the Hopper kernels want one of sm_90")
@@ -105,9 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = made.parse_args(arguments)
     if options.rounds < 2:
-        made.error(f"--rounds is {options.rounds}: 2 or more is wanted (quartiles are taken)")
+        made.error(f"--rounds must be at least 2 (quartiles are taken), got {options.rounds}")
     if min(options.batches) < 1:
-        made.error(f"--batches has {min(options.batches)}: 1 or more is wanted")
+        made.error(f"--batches must be at least 1, got {min(options.batches)}")
     require_hopper(made)
     torch.manual_seed(0)
     metadata = timing.gpu()

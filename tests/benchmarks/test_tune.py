@@ -94,7 +94,7 @@ def test_without_a_gpu_a_sentence_says_so(capsys):
     with pytest.raises(SystemExit) as stopped:
         tune.main([])
     assert stopped.value.code == 2
-    assert f"torch {torch.__version__} sees no CUDA GPU here; tune.py wants a GPU of sm_90" in capsys.readouterr().err
+    assert f"torch {torch.__version__} sees no CUDA GPU here; tune.py needs a GPU of sm_90" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_other_gpus_and_builds_are_refused(capability, tiles, text, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--rounds", "1"], "--rounds is 1: 2 or more is wanted"),
-        (["--batches", "8", "0"], "--batches has 0: 1 or more is wanted"),
+        (["--rounds", "1"], "--rounds must be at least 2 (quartiles are taken), got 1"),
+        (["--batches", "8", "0"], "--batches must be at least 1, got 0"),
         (["--dtypes", "fp32"], "'fp32'"),
     ],
 )

@@ -147,7 +147,7 @@ class TestOver2To31Elements:
     def _room(self, backend):
         free, _ = torch.cuda.mem_get_info()
         if free < 40 << 30:
-            pytest.skip(f"{free >> 30} GiB of GPU memory are free: 40 are wanted")
+            pytest.skip(f"{free >> 30} GiB of GPU memory are free: this needs 40")
         yield
         torch.cuda.empty_cache()
 

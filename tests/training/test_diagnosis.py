@@ -69,14 +69,14 @@ def test_figures_are_those_of_a_plain_step(photos, tmp_path):
 
 
 def test_every_initialisation_sees_the_same_batches(photos, tmp_path, monkeypatch):
-    seen = []
+    seen, endless = [], diagnosis._endless
 
-    def watching(config, classes):
-        model = build_model(config, classes)
-        model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
-        return model
+    def watched(batches):
+        for batch in endless(batches):
+            seen.append(batch.images.clone())
+            yield batch
 
-    monkeypatch.setattr(diagnosis, "build_model", watching)
+    monkeypatch.setattr(diagnosis, "_endless", watched)
     diagnose(_config(photos), ["glorot", "paper"], tmp_path, steps=2)
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[3])
@@ -170,9 +170,9 @@ def test_a_folder_of_another_configuration_is_kept(photos, tmp_path):
 @pytest.mark.parametrize(
     ("inits", "steps", "message"),
     [
-        (["glorot"], 0, "steps is 0: 1 or more is wanted"),
-        ([], 1, "inits is empty: at least one name"),
-        (["xavier"], 1, "init is 'xavier': one of glorot, "),
+        (["glorot"], 0, "steps must be at least 1, got 0"),
+        ([], 1, "inits must have at least one name of an initialisation, got none"),
+        (["xavier"], 1, "init must be one of glorot, .*, got 'xavier'"),
     ],
 )
 def test_arguments_that_cannot_be(photos, tmp_path, inits, steps, message):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vggfast import _native
+from vggfast._deprecated import renamed_argument
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import OF_DEVICE, backend_of
 
@@ -28,10 +29,10 @@ def _check_images(images: Tensor) -> None:
 def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtype, *per_image: int) -> None:
     if t is None:
         return
-    wanted = (images.shape[0], *per_image)
-    if t.dtype != dtype or tuple(t.shape) != wanted or t.device != images.device:
+    expected = (images.shape[0], *per_image)
+    if t.dtype != dtype or tuple(t.shape) != expected or t.device != images.device:
         raise ValueError(
-            f"{name} must be {dtype} of shape {wanted} on {images.device}, "
+            f"{name} must be {dtype} of shape {expected} on {images.device}, "
             f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
         )
 
@@ -84,6 +85,7 @@ def _check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
             raise ValueError(f"{name} must have 3 values, got {len(values)}")
 
 
+@renamed_argument("deviation", "std")
 def prepare_images(
     images: Tensor,
     size: int | tuple[int, int],
@@ -125,6 +127,7 @@ def prepare_images(
     )
 
 
+@renamed_argument("deviation", "std")
 def crop_images(
     pictures: Sequence[np.ndarray],
     size: int | tuple[int, int],
