@@ -93,7 +93,7 @@ class Called(nn.Sequential):
 
 class Backwards(nn.Sequential):
     def __iter__(self):
-        return iter(nn.Sequential(nn.ReLU(), *super().__iter__()))
+        return iter(nn.Sequential(nn.Hardtanh(0, 0.5), *super().__iter__()))
 
 
 class Ours(nn.Conv2d):
