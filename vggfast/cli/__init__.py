@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(str(error))
         return 2
     except ModuleNotFoundError as error:
-        tell(f"{error}: this command wants the extra, pip install 'vggfast[train]'")
+        tell(f"{error}: this command needs the extra, pip install 'vggfast[train]'")
         return 1
     except (OSError, ValueError, TypeError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("VGGFAST_TRACEBACK"):

@@ -37,7 +37,7 @@ def _size(text: str) -> int | None:
     if text == "none":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: 1 or more, or none, is wanted")
+        raise argparse.ArgumentTypeError(f"must be at least 1, or none, got {text!r}")
     return int(text)
 
 

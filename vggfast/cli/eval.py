@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(parsed: argparse.Namespace) -> int:
     if parsed.protocol == "single" and len(parsed.scales or [0]) != 1:
-        raise UsageError(f"--scales is {parsed.scales}: the protocol 'single' wants one")
+        raise UsageError(f"--scales must be one scale for the protocol 'single', got {parsed.scales}")
     from vggfast.console import print_table
     from vggfast.data import open_dataset
     from vggfast.distributed import DistributedContext
@@ -96,5 +96,5 @@ def _trained_on(networks: Sequence[Network]) -> tuple[str, bool]:
     found = next(iter(said))
     if len(said) > 1 or not found[0]:
         listed = "; ".join(f"{path} {data or 'does not say'}" for (data, _), path in said.items())
-        raise UsageError(f"--data is wanted; what the networks were trained with: {listed}")
+        raise UsageError(f"--data must be given; what the networks were trained with: {listed}")
     return found

@@ -50,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.weights.files import model_of
 
     if parsed.out.suffix == ".npy":
-        raise ValueError(f"--out is {parsed.out}: FILE.npz, or a folder for .npy files, is wanted")
+        raise ValueError(f"--out must be FILE.npz, or a folder for .npy files, got {parsed.out}")
     file = WeightFile(parsed.model)
     model, _ = model_of(file)
     if model.preprocessing is None:

@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_predict(commands.add_parser("predict", help="print the classes and boxes of image files"))
 
 
-def _add_networks(parser: argparse.ArgumentParser, classifier_wanted: bool, text: str) -> None:
+def _add_networks(parser: argparse.ArgumentParser, classifier_required: bool, text: str) -> None:
     parser.add_argument("--model", metavar="FILE", type=Path, required=True,
                         help="model.safetensors of a run that learnt boxes, or one of its checkpoints")  # fmt: skip
-    parser.add_argument("--classifier", metavar="FILE", type=Path, required=classifier_wanted, help=text)
+    parser.add_argument("--classifier", metavar="FILE", type=Path, required=classifier_required, help=text)
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
                         help="shorter sides of the rescaled images where whole images are evaluated (default: those "
                         "of the training)")  # fmt: skip
@@ -91,15 +91,14 @@ def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
 
     model, metadata = load_model(parsed.model)
     if missing := {"predict", "classes", "mean_box", "scales"} - metadata.keys():
-        raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: a network that predicts boxes is "
-                         "wanted, as vggfast train --predict boxes makes it")  # fmt: skip
+        raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: --model must be a network that predicts "
+                         "boxes, as vggfast train --predict boxes makes it")  # fmt: skip
     device = start_alone(parsed, "localise").device
     if parsed.classifier is None:
         return model.to(device), metadata, None
     classifier, theirs = load_model(parsed.classifier)
     if theirs.get("classes") != metadata["classes"] or "predict" in theirs:
-        raise ValueError(f"{parsed.classifier} does not predict the classes of {parsed.model}: a network that does is "
-                         "wanted")  # fmt: skip
+        raise ValueError(f"--classifier must predict the classes of {parsed.model}, and {parsed.classifier} does not")
     return model.to(device), metadata, classifier.to(device)
 
 

@@ -99,7 +99,7 @@ def parse_bytes(text: str) -> int:
     """A number of bytes, with K, M or G behind it for 2^10, 2^20 or 2^30."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number of bytes, such as 512M or 2G, is wanted")
+        raise argparse.ArgumentTypeError(f"must be a number of bytes, such as 512M or 2G, got {text!r}")
     return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
@@ -113,5 +113,5 @@ def open_models(parsed: argparse.Namespace) -> list[Network]:
     from vggfast.evaluate.networks import class_names, open_networks
 
     if not parsed.models:
-        raise UsageError("--models is wanted: one file or more")
+        raise UsageError("--models must be given: one file or more")
     return open_networks(parsed.models, class_names(parsed.classes) if parsed.classes else None)

@@ -50,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
     images = _open(parsed.images, networks)
     top = min(5, len(images.classes)) if parsed.top is None else parsed.top
     if not 1 <= top <= len(images.classes):
-        raise ValueError(f"--top is {top}: 1 to {len(images.classes)}, the number of classes, is wanted")
+        raise ValueError(f"--top must be 1 to {len(images.classes)}, the number of classes, got {top}")
     if parsed.sheet:
         from vggfast.report.sheet import check_sheet, write_sheet
 
@@ -80,7 +80,7 @@ def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageFiles:
 
     classes = next((network.classes for network in networks if network.classes is not None), None)
     if classes is None:
-        raise ValueError(f"{networks[0].path} has no names of its classes: --classes FILE is wanted")
+        raise ValueError(f"{networks[0].path} has no names of its classes: give --classes FILE")
     return ImageFiles([str(path) for path in paths], classes)
 
 

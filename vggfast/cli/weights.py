@@ -37,5 +37,5 @@ def run(parsed: argparse.Namespace) -> int:
     path, there = place_of(parsed.name), place_of(parsed.name).is_file()
     if not there:
         published(parsed.name, lambda line: print(line, flush=True))
-    print(f"{path}{' is there already' if there else ''}\n{PUBLISHED[parsed.name].credit}")
+    print(f"{path}{' exists already' if there else ''}\n{PUBLISHED[parsed.name].credit}")
     return 0

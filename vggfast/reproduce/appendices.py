@@ -74,7 +74,7 @@ def _boxes(
 ) -> Evaluation:  # fmt: skip
     """The errors of a network's boxes, beside those of the mean box of its training images."""
     if "predict" not in metadata or "scales" not in metadata:
-        raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
+        raise ValueError(f"{path} must be what vggfast train --predict box or boxes wrote, and does not predict boxes")
     mean_box = metadata.get("mean_box")
     return evaluate(
         model.to(context.device), images, scale=metadata["scales"][1], progress=functools.partial(progress, str(path)),
@@ -150,10 +150,10 @@ def _extract(
 ) -> FeatureFile:  # fmt: skip
     file = WeightFile(source.path)
     model, metadata = model_of(file)
-    wanted = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
-    extractor = Extractor(model.to(context.device), [source.tap], wanted)
+    requested = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
+    extractor = Extractor(model.to(context.device), [source.tap], requested)
     digest = file.sha256
-    path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
+    path = folder / f"{source.path.stem}-{'-'.join(map(str, requested))}-{digest[:8]}.npz"
     of = {"model_sha256": digest, "data": data, "split": "all", "sets": [each.digest() for each in sets]}
     if path.exists():
         found = load_features(path)

@@ -119,32 +119,30 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, wanted = getattr(self, field.name), type(field.default)
-            if wanted is float and type(value) is int:
+            value, expected = getattr(self, field.name), type(field.default)
+            if expected is float and type(value) is int:
                 value = float(value)
                 setattr(self, field.name, value)
-            if type(value) is not wanted:
-                raise TypeError(f"{field.name} is {value!r}: {_kind(wanted)} is wanted")
+            if type(value) is not expected:
+                raise TypeError(f"{field.name} must be {_kind(expected)}, got {value!r}")
             choices = field.metadata["choices"]
             if choices and value not in choices:
-                raise ValueError(f"{field.name} is {value!r}: one of {', '.join(choices)} is wanted")
+                raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
         for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
             for name in names:
                 if not least <= getattr(self, name) < math.inf:
-                    raise ValueError(f"{name} is {getattr(self, name)}: {least} or more is wanted")
+                    raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
         for name in _FRACTIONS:
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: 0 or more and less than 1 is wanted")
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
         if self.predict != "classes" and self.label_smoothing:
-            raise ValueError(
-                f"label_smoothing is {self.label_smoothing}: 0 is wanted where predict is {self.predict!r}"
-            )
+            raise ValueError(f"label_smoothing must be 0 where predict is {self.predict!r}, got {self.label_smoothing}")
         if self.crop % 32:
-            raise ValueError(f"crop is {self.crop}: a multiple of 32 is wanted, what the five pools divide by")
+            raise ValueError(f"crop must be a multiple of 32, what the five pools divide by, got {self.crop}")
         if not self.crop <= self.scale_min <= self.scale_max:
             raise ValueError(
-                f"crop, scale_min and scale_max are {self.crop}, {self.scale_min}, {self.scale_max}: "
-                "crop <= scale_min <= scale_max is wanted"
+                "crop, scale_min and scale_max must be crop <= scale_min <= scale_max, "
+                f"got {self.crop}, {self.scale_min}, {self.scale_max}"
             )
 
     @property
@@ -178,8 +176,8 @@ class TrainConfig:
         return cls(**read_values(path))
 
 
-def _kind(wanted: type) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[wanted]
+def _kind(expected: type) -> str:
+    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -198,9 +196,9 @@ def read_values(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     names = {field.name for field in dataclasses.fields(TrainConfig)} | {"preset"}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no values: lines such as 'lr: 0.01' are wanted")
+        raise ValueError(f"{path} must hold lines such as 'lr: 0.01', and holds no values")
     if strangers := [str(name) for name in values if name not in names]:
-        raise ValueError(f"{path} has {', '.join(strangers)}: names among {', '.join(sorted(names))} are wanted")
+        raise ValueError(f"{path} must have names among {', '.join(sorted(names))}, got {', '.join(strangers)}")
     # YAML 1.1 reads 1e-3 as a text; a number is meant.
     floats = {field.name for field in dataclasses.fields(TrainConfig) if isinstance(field.default, float)}
     return {name: _number(value) if name in floats else value for name, value in values.items()}

@@ -209,7 +209,7 @@ class _Table:
     def add(self, row: Mapping[str, float]) -> None:
         if row.keys() != set(self._columns):
             raise ValueError(
-                f"row has {', '.join(row)}: {', '.join(self._columns)} are wanted for {self.lines.path.name}"
+                f"row must have {', '.join(self._columns)} for {self.lines.path.name}, got {', '.join(row)}"
             )
         self.lines.add(self._text(row))
         self.last = (row["epoch"], row["step"])

@@ -91,9 +91,9 @@ def start_from(model: VGG, path: Path, layers: str, preprocessing: str = "measur
             for net in (model, donor)
         )  # fmt: skip
     for name, value in target.items():
-        wanted, found = (tuple(t.shape) if t is not None else None for t in (value, source.get(name)))
-        if wanted != found:
-            raise ValueError(f"init_from is {path}: {name} has shape {found} there, and {wanted} is wanted")
+        expected, found = (tuple(t.shape) if t is not None else None for t in (value, source.get(name)))
+        if expected != found:
+            raise ValueError(f"init_from is {path}, whose {name} must have shape {expected}, got {found}")
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(source[name])
@@ -104,7 +104,7 @@ def _check_pixels(donor: VGG, path: Path, preprocessing: str) -> None:
     if theirs is None or theirs == ours or (ours is None and theirs not in _PUBLISHED.values()):
         return
     raise ValueError(
-        f"init_from is {path}, trained on {theirs}, and preprocessing is {preprocessing!r}: the same is wanted"
+        f"init_from is {path}, which must be trained on this run's preprocessing, {preprocessing!r}, got {theirs}"
     )
 
 

@@ -72,7 +72,7 @@ class Trainer:
             self._restore()
         if self.context.totals([self.progress.step])[0] != self.context.size * self.progress.step:
             raise ValueError(
-                f"{self.checkpoints.folder} is not the same for all ranks: a folder that all share is wanted"
+                f"{self.checkpoints.folder} must be a folder that all ranks share, and is not the same for all"
             )
         self.stop_signal = 0  # the number of the signal that asks to stop
         self._prepare_folder(overwrite)

@@ -6,7 +6,7 @@
 
 using namespace vggfast;
 using namespace vggfast::test;
-using cuda::hopper::WgradPlan;
+using cuda::sm90::WgradPlan;
 
 namespace {
 
@@ -47,15 +47,15 @@ Array whole_numbers(int64_t n, int64_t c, int64_t h, int64_t w, Random& random) 
   return values;
 }
 
-/// Whether the splits of `partial`, added up, are `wanted`, which lies in the order of a split.
-void check_sums(const OnGpu& partial, int splits, const std::vector<double>& wanted, const std::string& name) {
+/// Whether the splits of `partial`, added up, are `expected`, which lies in the order of a split.
+void check_sums(const OnGpu& partial, int splits, const std::vector<double>& expected, const std::string& name) {
   const Tensor& t = partial;
-  const auto count = static_cast<int64_t>(wanted.size());
+  const auto count = static_cast<int64_t>(expected.size());
   for (int64_t i = 0; i < count; ++i) {
     double sum = 0;
     for (int split = 0; split < splits; ++split) sum += get(t, split * count + i);
-    if (sum != wanted[static_cast<size_t>(i)]) {
-      return CHECK_EQUAL(sum, wanted[static_cast<size_t>(i)], name, ", value ", i);
+    if (sum != expected[static_cast<size_t>(i)]) {
+      return CHECK_EQUAL(sum, expected[static_cast<size_t>(i)], name, ", value ", i);
     }
   }
   ++checks;
@@ -65,19 +65,19 @@ void check_case(const Case& c, DType dtype, bool with_bias) {
   Random random(1);
   const Array x = whole_numbers(c.n, c.cin, c.h, c.w, random), gz = whole_numbers(c.n, c.cout, c.h, c.w, random);
   const Array gw = conv_weight_gradient(x, gz, 3), gb = channel_sums(gz);
-  std::vector<double> wanted;
+  std::vector<double> expected;
   for (int64_t out = 0; out < c.cout; ++out)
     for (int64_t tap = 0; tap < 9; ++tap)
-      for (int64_t in = 0; in < c.cin; ++in) wanted.push_back(gw.at(out, in, tap / 3, tap % 3));
+      for (int64_t in = 0; in < c.cin; ++in) expected.push_back(gw.at(out, in, tap / 3, tap % 3));
   const OnGpu x_there = gpu_nhwc(dtype, x), gz_there = gpu_nhwc(dtype, gz);
   const std::string name = text(name_of_case(c), with_bias ? "" : ", without bias");
   in_orders(name, [&] {
     const OnGpu partial(DType::f32, {c.splits, c.cout * 9 * c.cin}, {0, 1}),
         bias(DType::f32, {c.splits, c.cout}, {0, 1});
     const Tensor &sums = partial, &bias_sums = bias;
-    cuda::hopper::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(),
-                            with_bias ? bias_sums.as<float>() : nullptr, {});
-    check_sums(partial, c.splits, wanted, name);
+    cuda::sm90::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(), with_bias ? bias_sums.as<float>() : nullptr,
+                          {});
+    check_sums(partial, c.splits, expected, name);
     if (with_bias) check_sums(bias, c.splits, gb.values, name + ", bias");
   });
 }
@@ -100,7 +100,7 @@ void check_plans() {
     for (const int64_t size : {1, 7, 13, 14, 16, 28, 56, 224}) {
       const OnGpu x = gpu_nhwc(DType::bf16, n, 8, size, size);
       for (const int64_t cout : {64, 512}) {
-        const WgradPlan plan = cuda::hopper::plan_wgrad(x, cout);
+        const WgradPlan plan = cuda::sm90::plan_wgrad(x, cout);
         const Case c{n, size, size, 8, cout, plan.rows, plan.phases, plan.abreast, plan.splits};
         CHECK(size % plan.phases == 0 && plan.abreast * plan.images == 8, name_of_case(c));
         CHECK_EQUAL(plan.steps, plan_of(c).steps, name_of_case(c));

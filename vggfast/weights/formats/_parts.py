@@ -110,16 +110,16 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
     )
     if not any(name in raw.tensors for name in names.values()):
-        wanted = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
+        listed = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
         raise ValueError(
-            f"{path} holds no VGG with the names of {label} files ({wanted} ...); it has {_listed(sorted(raw.tensors))}"
+            f"{path} holds no VGG with the names of {label} files ({listed} ...); it has {_listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
     if features_only:
         has_features, has_head = True, False
-    wanted_names = (features if has_features else {}) | (head if has_head else {})
-    missing = [name for key, name in wanted_names.items() if name not in raw.tensors and not key.endswith(_OPTIONAL)]
-    left_over = [] if features_only else sorted(raw.tensors.keys() - set(wanted_names.values()))
+    needed = (features if has_features else {}) | (head if has_head else {})
+    missing = [name for key, name in needed.items() if name not in raw.tensors and not key.endswith(_OPTIONAL)]
+    left_over = [] if features_only else sorted(raw.tensors.keys() - set(needed.values()))
     if missing or left_over:
         what = [f"{kind} {_listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
         near = f"configuration {config}{' with batch norm' if batch_norm else ''}" if has_features else "the FC layers"
@@ -127,13 +127,13 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     if has_head and raw.stranger:
         raise ValueError(f"{path}: {raw.stranger}")
     tensors = {}
-    for key, name in wanted_names.items():
+    for key, name in needed.items():
         if name in raw.tensors:
             tensors[key] = _as_ours(path, raw, key, name, config, batch_norm)
     conv3_3 = next((key for key, (place, _) in places(config, batch_norm).items() if place == "conv3_3"), None)
     if config == "D" and has_features and tensors[str(conv3_3)].shape[-1] == 1:
         config = "C"
-    return Parts(path, raw, tensors, wanted_names, config if has_features else None, batch_norm)
+    return Parts(path, raw, tensors, needed, config if has_features else None, batch_norm)
 
 
 def _candidates(raw: Raw) -> list[tuple[str, bool, dict[str, str]]]:
@@ -159,11 +159,13 @@ def _as_ours(path: Path, raw: Raw, key: str, name: str, config: str, batch_norm:
     if kind == _OPTIONAL:
         return tensor
     if not tensor.is_floating_point():
-        raise ValueError(f"{path}: {name} has dtype {tensor.dtype}; floating-point numbers are wanted")
+        raise ValueError(f"{path}: {name} must have a floating-point dtype, got {tensor.dtype}")
     ours = raw.layout(place, kind, tensor)
     dims = 1 if kind != "weight" or place.startswith("bn") else 2 if place.startswith("fc") else 4
     if ours.dim() != dims:
-        raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}; the {kind} of {place} is wanted")
+        raise ValueError(
+            f"{path}: {name} must have {dims} axes, as the {kind} of {place}, got shape {tuple(tensor.shape)}"
+        )
     return ours.float().contiguous()
 
 
@@ -186,14 +188,14 @@ def build(parts: Parts) -> VGG:
             _reorder(parts.tensors, len(convs[-1]), arguments["pool_size"])
     with torch.device("meta"):
         model = VGG(**arguments, init=None, head="linear" if parts.has_head else "none")
-    for key, wanted in model.state_dict().items():
+    for key, expected in model.state_dict().items():
         if key not in parts.tensors and key.endswith(_OPTIONAL):
             parts.tensors[key] = torch.zeros((), dtype=torch.long)
         found, place = parts.tensors[key], " ".join(layers[key])
-        if found.shape != wanted.shape:
+        if found.shape != expected.shape:
             raise ValueError(
-                f"{parts.path}: {parts.names[key]}, the {place}, has shape {tuple(found.shape)} in our layout; "
-                f"{tuple(wanted.shape)} is wanted by the rest of the network"
+                f"{parts.path}: {parts.names[key]}, the {place}, must have shape {tuple(expected.shape)} in our layout "
+                f"to fit the rest of the network, got {tuple(found.shape)}"
             )
     model.load_state_dict(parts.tensors, assign=True)
     return model.eval()
@@ -227,8 +229,8 @@ def _head_arguments(parts: Parts, channels: int) -> dict[str, int]:
     pool_size = math.isqrt(first.shape[1] // channels)
     if pool_size < 1 or pool_size**2 * channels != first.shape[1]:
         raise ValueError(
-            f"{parts.path}: {parts.names['classifier.0.weight']} has {first.shape[1]} inputs; a square number times "
-            f"the {channels} channels of the last convolution is wanted"
+            f"{parts.path}: the inputs of {parts.names['classifier.0.weight']} must be a square number times the "
+            f"{channels} channels of the last convolution, got {first.shape[1]}"
         )
     return {"hidden": len(first), "num_classes": len(last), "pool_size": pool_size}
 

@@ -35,7 +35,7 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise ImportError("writing ONNX wants the package onnx: pip install 'vggfast[convert]'") from error
+        raise ImportError("writing ONNX needs the package onnx: pip install 'vggfast[convert]'") from error
 
     network = whole(model)
     head, seen = network.head, geometry(network.trunk)
