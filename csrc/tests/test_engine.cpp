@@ -117,14 +117,14 @@ Outputs run(Engine& engine, const Tensor& x, const std::vector<int64_t>& layers,
   return held;
 }
 
-void check_outputs(const Outputs& got, const std::vector<Array>& wanted, double bound, const std::string& name) {
+void check_outputs(const Outputs& got, const std::vector<Array>& expected, double bound, const std::string& name) {
   for (const auto& [layer, held] : got) {
-    const Array& want = wanted.at(static_cast<size_t>(layer));
-    Array size = want;
+    const Array& exact = expected.at(static_cast<size_t>(layer));
+    Array size = exact;
     double most = 0;
-    for (double v : want.values) most = std::max(most, std::fabs(v));
+    for (double v : exact.values) most = std::max(most, std::fabs(v));
     for (double& v : size.values) v = most;
-    CHECK_NEAR(held, want, bound / epsilon(DType::f32), size, name, ", layer ", layer);
+    CHECK_NEAR(held, exact, bound / epsilon(DType::f32), size, name, ", layer ", layer);
   }
 }
 
@@ -163,13 +163,13 @@ void check_net(int64_t n, int64_t c, int64_t h, int64_t w, Build build, const st
     const std::string name = setting + " " + what + " of " + describe({n, c, h, w});
     Net net(kind.options);
     build(net, n);
-    const std::vector<Array> wanted = net.forward(x);
+    const std::vector<Array> expected = net.forward(x);
     std::vector<int64_t> all(net.layers.size());
     for (size_t i = 0; i < all.size(); ++i) all[i] = static_cast<int64_t>(i);
     for (const std::vector<int64_t>& layers : {std::vector<int64_t>{all.back()}, all}) {
       const Held image = put(DType::f32, x), strided = put(DType::f32, x, {3, 1, 0, 2}, 3);
       const Outputs first = run(net.engine, image, layers, 1);
-      check_outputs(first, wanted, kind.bound, name);
+      check_outputs(first, expected, kind.bound, name);
       for (int threads : {1, 2, 3}) {
         const Outputs again = run(net.engine, threads == 2 ? strided : image, layers, threads);
         for (size_t i = 0; i < first.size(); ++i) {
