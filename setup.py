@@ -27,7 +27,7 @@ class CMakeBuild(build_ext):
 
         cmake, ninja = tool("cmake"), tool("ninja")
         if not cmake or not ninja:
-            sys.exit("vggfast: cmake and ninja are wanted for the build: pip install cmake ninja")
+            sys.exit("vggfast: cmake and ninja are needed for the build: pip install cmake ninja")
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent

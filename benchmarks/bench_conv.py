@@ -70,7 +70,9 @@ def measure(layer: tuple[int, int, int], which: str, batch: int, rounds: int, ce
     errors = {name: relative_error(call(), reference) for name, call in calls.items()}
     for name in ALGORITHMS:
         if not errors[name] < ERROR_LIMIT:
-            raise AssertionError(f"{layer} {which}, {name}: error {errors[name]:.1e}: under {ERROR_LIMIT} is wanted")
+            raise AssertionError(
+                f"{layer} {which}, {name}: error must be less than {ERROR_LIMIT}, got {errors[name]:.1e}"
+            )
     del reference
     samples = timing.interleaved(calls, rounds)
     return {"layer": layer, "pass": which, "batch": batch, "errors": errors, "seconds": samples,

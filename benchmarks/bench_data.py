@@ -40,7 +40,7 @@ def subset(images: ImageSet, count: int) -> ImageSet:
     large = (i for i in np.random.default_rng(0).permutation(len(images)) if _is_large(images.source(i)))
     chosen = list(itertools.islice(large, count))
     if len(chosen) < BATCH:
-        raise SystemExit(f"{images.name} has {len(chosen)} images of at least {SIZE} x {SIZE}: {BATCH} are wanted")
+        raise SystemExit(f"{images.name} must have {BATCH} images of at least {SIZE} x {SIZE}, got {len(chosen)}")
     names = Strings(images.source(i) for i in chosen)
     return ImageSet(images.name, images.classes, images.labels[chosen], names, images.read)
 

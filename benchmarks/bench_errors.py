@@ -38,7 +38,9 @@ def load_photos(folder: Path, count: int) -> Tensor:
             photos.append((pixels.permute(2, 0, 1) - MEAN) / SCALE)
         if len(photos) == count:
             return torch.stack(photos)
-    raise SystemExit(f"--photos is {folder}: {count} JPEG images of at least 224 x 224 are wanted")
+    raise SystemExit(
+        f"--photos must be a folder of {count} JPEG images of at least 224 x 224, got {folder} with {len(photos)}"
+    )
 
 
 def load_trunk(path: Path) -> nn.Sequential:
@@ -80,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for every error")
     arguments = parser.parse_args()
     if (arguments.weights is None) != (arguments.photos is None):
-        parser.error("--weights and --photos are wanted together")
+        parser.error("--weights and --photos must be given together")
     torch.manual_seed(0)
     sources = {"random": {layer: random_layer(layer, arguments.batch) for layer in LAYERS}}
     if arguments.weights is not None:

@@ -3,7 +3,7 @@ bucket it travels in, and how long the step lasts once the gradients of all rank
 
 Seconds and bytes throughout. There is one stream of communication: buckets are reduced one after the other, each as
 soon as its last gradient is ready, beside what is left of the backward pass. What the model leaves out: that reducing
-takes memory bandwidth and multiprocessors from the backward pass, ranks that wait for the slowest, and input.
+takes memory bandwidth and SMs from the backward pass, ranks that wait for the slowest, and input.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Cluster:
         near = min(gpus, self.per_node)
         nodes, left = divmod(gpus, near)
         if left:
-            raise ValueError(f"gpus is {gpus}: a multiple of per_node, {self.per_node}, or less is wanted")
+            raise ValueError(f"gpus must be a multiple of per_node, {self.per_node}, or less, got {gpus}")
         if self.way == "root":
             return 2 * (gpus - 1) * (size / (self.inside.rate * self.achieved) + self.inside.latency)
         hops = 2 * (nodes - 1) if self.way == "ring" else 2 * math.ceil(math.log2(nodes))

@@ -27,14 +27,16 @@ NETWORK = [(64, 64, 224, True), (64, 128, 112, False), (128, 128, 112, True), (1
            (512, 512, 28, True), (512, 512, 14, False), (512, 512, 14, False), (512, 512, 14, True)]  # fmt: skip
 # What came when: each step has the tiles of those before it too.
 STEPS = {
-    "rows, three shifted boxes": ["rows-128x224", "rows-128x112"],
-    "flat, im2col": ["flat-128x128"],
-    "64 channels in turns, resident weights": ["rows-64x224-resident", "rows-64x224", "rows-64x112", "flat-64x64"],
-    "multicast in clusters": ["rows-128x224-weights2", "flat-128x256-pixels2", "flat-128x192-pixels2"],
-    "channels split in clusters": [
-        "rows-128x128-split2", "rows-128x128-split4", "rows-128x128-split8", "flat-128x128-split8",
+    "halo, three shifted boxes": ["halo-128x224", "halo-128x112"],
+    "im2col": ["im2col-128x128"],
+    "64 channels in ping-pong, stationary weights": [
+        "halo-64x224-stationary", "halo-64x224", "halo-64x112", "im2col-64x64",
     ],
-    "flat tiles pool": ["flat-128x224-pixels2"],
+    "multicast in clusters": ["halo-128x224-weights2", "im2col-128x256-pixels2", "im2col-128x192-pixels2"],
+    "channels split in clusters": [
+        "halo-128x128-split2", "halo-128x128-split4", "halo-128x128-split8", "im2col-128x128-split8",
+    ],
+    "im2col tiles pool": ["im2col-128x224-pixels2"],
 }  # fmt: skip
 
 

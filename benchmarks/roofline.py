@@ -4,10 +4,10 @@ same layer, it stands beside them.
 
 Each launch is run for some of its blocks and scaled up to all, so that whole layers of VGG-16 can be counted. Where
 blocks stay for several tiles, those that run are among the busiest: the others count as if they were. Waves are blocks
-per multiprocessor. In MB: "asked" is what all threads load; "L2" what each block loads once or more, which a perfect L1
+per SM. In MB: "asked" is what all threads load; "L2" what each block loads once or more, which a perfect L1
 lets through; "operands" what products read of shared memory.
 
-"est. ms" is the greatest of the bounds that the counters give (of products and shared memory, for the multiprocessor
+"est. ms" is the greatest of the bounds that the counters give (of products and shared memory, for the SM
 that has the most blocks) and, for the Hopper fprop and dgrad, of their own model ("model"), which knows of waves and
 epilogues; "tile" is what they chose. The model's clocks count at the rate at which the products' peak is the measured
 one. "share" is the layer's own multiply-adds, without tiles' overhang, of what the peak would do in that time; "of
@@ -46,16 +46,16 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, 
 class Ceilings:
     """An H200's: measured through PyTorch (product, copy), published or reckoned from the clock (the others)."""
 
-    multiprocessors: int = 132
+    num_sms: int = 132
     flops: float = 788e12  # a large bf16 product; tf32 takes half, fp32 by FFMA a fraction
     memory: float = 4.3e12  # bytes/s of a device copy
     l2: float = 8e12  # bytes/s, about
-    shared: float = 132 * 128 * 1.755e9  # 128 bytes a clock and multiprocessor
+    shared: float = 132 * 128 * 1.755e9  # 128 bytes a clock and SM
 
     @property
     def clock(self) -> float:
         """Hz at which all tensor cores together do `flops`: under them the GPU does not keep its highest clock."""
-        return self.flops / (self.multiprocessors * 2 * MACS)
+        return self.flops / (self.num_sms * 2 * MACS)
 
     def of(self, dtype: str) -> float:
         return self.flops / {"bf16": 1, "fp16": 1, "tf32": 2, "fp32": 788 / 60}[dtype]
@@ -126,8 +126,8 @@ def estimate(
     """A launch's milliseconds, and what says so: what it cannot beat, or its kernel's model. `moved`: bytes of the op
     that it belongs to; `clocks`: the model's, where there is one."""
     helps = kernel.startswith(("pack_weights", "reduce_wgrad"))  # what these move stays in L2
-    waves = c["blocks"] / c["launches"] / ceilings.multiprocessors
-    busiest = math.ceil(waves) / waves  # of the multiprocessors, beside all of them on average
+    waves = c["blocks"] / c["launches"] / ceilings.num_sms
+    busiest = math.ceil(waves) / waves  # of the SMs, beside all of them on average
     bounds = [
         (busiest * 2 * c["multiply_adds"] / ceilings.of(dtype), "products"),
         (0 if helps else moved / ceilings.memory, "memory"),
@@ -160,7 +160,7 @@ def launches(
         tile, clocks = None, None
         if layer and kernel == KERNEL:
             problem = fprop_of(*layer[:3], arguments.batch, layer.which, layer.pool, arguments.dtype)
-            chosen = next(c for c in choices(module.cuda, problem, ceilings.multiprocessors) if c.chosen)
+            chosen = next(c for c in choices(module.cuda, problem, ceilings.num_sms) if c.chosen)
             tile, clocks = chosen.tile, chosen.clocks
         milliseconds, bound = estimate(kernel, counts, moved, arguments.dtype, ceilings, clocks)
         rows.append({"kernel": kernel, "estimate_ms": milliseconds, "bound": bound, "tile": tile, **counts})
@@ -183,7 +183,7 @@ def line(row: dict[str, Any], got: float | None, ceilings: Ceilings) -> list[str
                                                        "shared_read")]  # fmt: skip
     shares = [f"{row[name]:.0%}" if name in row else "" for name in ("share", "share_of_all")]
     return [row["layer"], row["kernel"].removesuffix("_kernel"), f"{row['blocks']}",
-            f"{row['blocks'] / ceilings.multiprocessors:.1f}", *megabytes, f"{row['multiply_adds'] / 1e9:.2f}",
+            f"{row['blocks'] / ceilings.num_sms:.1f}", *megabytes, f"{row['multiply_adds'] / 1e9:.2f}",
             f"{row['estimate_ms']:.3f}", row["bound"], *shares, "" if got is None else f"{got:.3f}",
             row["tile"] or ""]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """Which tiles the Hopper kernels could take for a layer, and what the kernels' own model of them says (`conv_choices`).
 
-The model counts clocks of the multiprocessors; its shares of the peak need no clock rate. Nobody has measured it: all
+The model counts clocks of the SMs; its shares of the peak need no clock rate. Nobody has measured it: all
 that comes of it is an estimate.
 """
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
-MULTIPROCESSORS = 132  # of an H200
-MACS = 2048  # multiply-adds of a clock and multiprocessor, of 16-bit values; twice as many of e4m3, half of TF32
+NUM_SMS = 132  # of an H200
+MACS = 2048  # multiply-adds of a clock and SM, of 16-bit values; twice as many of e4m3, half of TF32
 BYTES = {"bf16": 2, "fp16": 2, "tf32": 4, "e4m3": 1}
 KERNEL = "conv_fprop_hopper_kernel"
 
@@ -37,9 +37,9 @@ class Fprop(NamedTuple):
         return self.cin >= 16 and self.cin % 8 == 0 and self.cout % 8 == 0
 
 
-def share(multiply_adds: int, clocks: float, bytes_: int, multiprocessors: int = MULTIPROCESSORS) -> float:
+def share(multiply_adds: int, clocks: float, bytes_: int, num_sms: int = NUM_SMS) -> float:
     """Of the most products, of values of so many bytes, that so many clocks could do."""
-    return multiply_adds / (clocks * multiprocessors * MACS * 2 / bytes_)
+    return multiply_adds / (clocks * num_sms * MACS * 2 / bytes_)
 
 
 def fprop_of(cin: int, cout: int, size: int, batch: int, which: str, pool: bool, dtype: str) -> Fprop:
@@ -49,7 +49,7 @@ def fprop_of(cin: int, cout: int, size: int, batch: int, which: str, pool: bool,
     return Fprop(BYTES[dtype], cin, cout, size, size, batch, pool)
 
 
-def choices(cuda: ModuleType, f: Fprop, multiprocessors: int = MULTIPROCESSORS) -> Sequence[Any]:
+def choices(cuda: ModuleType, f: Fprop, num_sms: int = NUM_SMS) -> Sequence[Any]:
     """The tiles that fit, the least of the model's clocks first: each with `tile`, `clocks`, and `chosen`, whether
     "auto" takes it."""
-    return cuda.conv_choices(f.n, f.cin, f.h, f.w, f.cout, 3, f.pool, f.bytes, multiprocessors)
+    return cuda.conv_choices(f.n, f.cin, f.h, f.w, f.cout, 3, f.pool, f.bytes, num_sms)

@@ -123,7 +123,7 @@ def gpu() -> dict[str, Any]:
     device = torch.cuda.get_device_properties(torch.cuda.current_device())
     return {
         "name": device.name, "capability": f"{device.major}.{device.minor}", "memory": device.total_memory,
-        "multiprocessors": device.multi_processor_count, "l2": device.L2_cache_size, "cuda": torch.version.cuda,
+        "num_sms": device.multi_processor_count, "l2": device.L2_cache_size, "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(), "driver": _nvidia_smi(["driver_version"])[0],
     }  # fmt: skip
 

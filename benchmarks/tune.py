@@ -1,6 +1,6 @@
 """Measures every tile of the Hopper convolutions on this machine's GPU, for each distinct 3x3 layer of VGG-16 but the
-first, and writes the table of the fastest, csrc/cuda/conv/sm90/fprop/tuned.h, which the kernels' choice reads when built
-anew.
+first, and writes the table of the fastest, csrc/cuda/conv/sm90/fprop/tuned.h. The kernels' choice reads it when they
+are built anew.
 
 All tiles are compared with the exact answer, and value by value with the default one, before any is timed. They take
 turns; figures are medians by the GPU's events, after the L2 was overwritten. Both files are written after each layer.
@@ -25,7 +25,7 @@ from simulated import ROOT
 
 from vggfast.console import ProgressBar, console
 
-TABLE = ROOT / "csrc" / "cuda" / "conv" / "hopper" / "tuned.h"
+TABLE = ROOT / "csrc" / "cuda" / "conv" / "sm90" / "fprop" / "tuned.h"
 RESULTS = ROOT / "benchmarks" / "results" / "tune-cuda.json"
 
 
@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def require_hopper(made: argparse.ArgumentParser) -> None:
     """Ends with a sentence where no GPU is here that runs the kernels."""
     if why := choice.why_no_gpu():
-        made.error(f"{why}; tune.py wants a GPU of sm_90")
+        made.error(f"{why}; tune.py needs a GPU of sm_90")
     major, minor = torch.cuda.get_device_capability()
     if major != 9:
         made.error(f"the GPU is of sm_{major}{minor}; the Hopper kernels want one of sm_90")
@@ -90,7 +90,7 @@ def sweep(options: argparse.Namespace, metadata: Mapping[str, Any]) -> tuple[lis
             except Exception as error:  # after an error of the GPU's nothing else will run: what there is counts
                 return rows, f"{case}: the run ends here: {reason(error)}"
             timing.write_results(options.out, rows, gpu=metadata)
-            tuning.write_table(options.table, rows, options.multiprocessors, by(metadata, rows, len(cases)))
+            tuning.write_table(options.table, rows, options.num_sms, by(metadata, rows, len(cases)))
             longest = max(longest, time.monotonic() - start)
             live.line(" | ".join(verdict(rows[-1])))
     return rows, ""
@@ -105,13 +105,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = made.parse_args(arguments)
     if options.rounds < 2:
-        made.error(f"--rounds is {options.rounds}: 2 or more is wanted (quartiles are taken)")
+        made.error(f"--rounds must be at least 2 (quartiles are taken), got {options.rounds}")
     if min(options.batches) < 1:
-        made.error(f"--batches has {min(options.batches)}: 1 or more is wanted")
+        made.error(f"--batches must be at least 1, got {min(options.batches)}")
     require_hopper(made)
     torch.manual_seed(0)
     metadata = timing.gpu()
-    options.multiprocessors = metadata["multiprocessors"]
+    options.num_sms = metadata["num_sms"]
     with torch.no_grad():
         rows, ended = sweep(options, metadata)
     columns = ["case", "default", "us", "fastest", "us", "default / fastest", "est."]

@@ -199,7 +199,7 @@ stage_ncu() {
     return 0
   fi
   [ -f "$report.ncu-rep" ] && ncu --import "$report.ncu-rep" --page details --csv >"$report.csv"
-  # The details say what is wanted; a large report would not fit with the rest.
+  # The details say what is needed; a large report would not fit with the rest.
   [ -f "$report.ncu-rep" ] && [ "$(wc -c <"$report.ncu-rep")" -gt 6000000 ] && rm "$report.ncu-rep"
   return "$code"
 }
@@ -319,7 +319,7 @@ main() {
       --help | -h) usage && exit 0 ;;
       --dry-run) dry=yes ;;
       --stages | --archs | --commit)
-        [ $# -ge 2 ] || fail "$1 wants a value"
+        [ $# -ge 2 ] || fail "$1 needs a value"
         case "$1" in
           --stages) wanted="$2" ;;
           --archs) ARCHS="$2" ;;
@@ -327,22 +327,22 @@ main() {
         esac
         shift
         ;;
-      -*) fail "option is '$1': one of --dry-run, --stages, --archs, --commit, --help is wanted" ;;
+      -*) fail "option must be one of --dry-run, --stages, --archs, --commit, --help, got '$1'" ;;
       *) break ;;
     esac
     shift
   done
-  [ $# -eq 2 ] || fail "$# arguments are given: OUT and SECONDS are wanted (--help says more)"
+  [ $# -eq 2 ] || fail "arguments must be OUT and SECONDS, got $# of them (--help says more)"
   OUT="$1" LIMIT="$2"
-  [[ "$LIMIT" =~ ^[1-9][0-9]*$ ]] && [ "$LIMIT" -ge 60 ] || fail "SECONDS is '$2': a whole number from 60 on is wanted"
+  [[ "$LIMIT" =~ ^[1-9][0-9]*$ ]] && [ "$LIMIT" -ge 60 ] || fail "SECONDS must be a whole number of at least 60, got '$2'"
   for stage in $wanted; do
-    [[ " $STAGES " == *" $stage "* ]] || fail "--stages has '$stage': of $STAGES are wanted"
+    [[ " $STAGES " == *" $stage "* ]] || fail "--stages must be among $STAGES, got '$stage'"
   done
   CHOSEN=""
   for stage in $STAGES; do
     [[ " $wanted " == *" $stage "* ]] && CHOSEN="$CHOSEN $stage"
   done
-  [ -n "$CHOSEN" ] || fail "--stages is '$wanted': at least one of $STAGES is wanted"
+  [ -n "$CHOSEN" ] || fail "--stages must be at least one of $STAGES, got '$wanted'"
   plan
   [ "$dry" = no ] || exit 0
   session "$commit"
@@ -351,7 +351,7 @@ main() {
 session() { # COMMIT, IF SAID
   local stage failures=0
   nvidia-smi >/dev/null 2>&1 || fail "no GPU: nvidia-smi is missing or fails here"
-  mkdir -p "$OUT" || fail "OUT is '$OUT': a folder that can be written is wanted"
+  mkdir -p "$OUT" || fail "OUT must be a folder that can be written, got '$OUT'"
   OUT=$(cd "$OUT" && pwd)
   cd "$ROOT" || exit 2
   COMMIT="${1:-$(git describe --always --dirty 2>/dev/null || echo unknown)}"

@@ -145,14 +145,14 @@ def compare(found: Found, budget: dict[str, dict[str, dict[str, int]]]) -> list[
     lines = []
     for (name, arch), resources in found.items():
         if resources.spills:
-            lines.append(f"{name}, {arch}: spills {resources.spills} bytes: 0 is wanted")
+            lines.append(f"{name}, {arch}: spills must be 0 bytes, got {resources.spills}")
         allowed = budget.get(name, {}).get(arch)
         if allowed is None:
             lines.append(f"{name}, {arch}: not in the budget: --write adds it")
             continue
         for what in COUNTED:
             if getattr(resources, what) > allowed[what]:
-                lines.append(f"{name}, {arch}: {what} {getattr(resources, what)}: at most {allowed[what]} is wanted")
+                lines.append(f"{name}, {arch}: {what} must be at most {allowed[what]}, got {getattr(resources, what)}")
     archs = {arch for _, arch in found}
     gone = [(name, arch) for name in budget for arch in budget[name] if arch in archs and (name, arch) not in found]
     return lines + [f"{name}, {arch}: in the budget, but not built: --write removes it" for name, arch in gone]
@@ -204,7 +204,7 @@ def kept(build: Path) -> str:
 def dumped(path: Path) -> str:
     """What a built file says of its kernels."""
     if not path.is_file():
-        raise WantedError(f"--object is {path}: a file is wanted")
+        raise WantedError(f"--object must be a file, got {path}")
     dump = tool("cuobjdump", ", or leave --object out")
     done = subprocess.run([dump, "--dump-resource-usage", str(path)], capture_output=True, text=True)
     if done.returncode:

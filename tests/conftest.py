@@ -175,7 +175,7 @@ def _seed():
 
 @functools.cache
 def _torchvision_ops() -> torch.library.Library:
-    """The two ops that torchvision's Python code wants to find, for a torchvision whose compiled part does not load."""
+    """The two ops that torchvision's Python code looks for, for a torchvision whose compiled part does not load."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
         if not hasattr(torch.ops.torchvision, schema.split("(")[0]):

@@ -63,7 +63,7 @@ class DistributedContext:
 
     @classmethod
     def start(cls, device: str = "auto") -> DistributedContext:
-        """Joins the group that torchrun's environment describes; without one, a world of one process.
+        """Joins the group that torchrun's environment describes; without one, a context of one process.
 
         Args:
             device: "cpu", "cuda" (local rank r takes GPU r), or "auto": GPUs where there are any.
@@ -100,7 +100,7 @@ class DistributedContext:
         return sums.tolist()
 
     def wrap(self, model: nn.Module, example: Tensor, compress: bool = False) -> nn.Module:
-        """The model whose backward averages gradients over the ranks; in a world of one, the model itself.
+        """The model whose backward averages gradients over the ranks; with one rank, the model itself.
 
         Args:
             model: on this rank's device, with equal weights on every rank.

@@ -30,9 +30,10 @@ class _Conv(nn.Conv2d):
         super().__init__(in_channels, out_channels, self._kernel, padding=self._padding, bias=bias)
 
     def is_ours(self) -> bool:
-        """Whether the settings are still those that our kernels compute."""
+        """Whether the settings, and torch's own part of the computation, are still those that our kernels replace."""
         return (
-            self.kernel_size == (self._kernel,) * 2
+            type(self)._conv_forward is nn.Conv2d._conv_forward
+            and self.kernel_size == (self._kernel,) * 2
             and self.padding == (self._padding,) * 2
             and self.stride == self.dilation == (1, 1)
             and self.groups == 1

@@ -1,4 +1,4 @@
-"""Which side of a benchmark runs, and what --device cuda wants."""
+"""Which side of a benchmark runs, and what --device cuda needs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def why_no_gpu() -> str | None:
 def require_gpu(parser: argparse.ArgumentParser) -> None:
     """Ends with a sentence where there is no GPU for us."""
     if why := why_no_gpu():
-        parser.error(f"--device is 'cuda': {why}; 'cpu' is wanted")
+        parser.error(f"--device must be 'cpu' here, got 'cuda': {why}")
 
 
 def lacks_fp8() -> bool:

@@ -172,9 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = made.parse_args(arguments)
     if options.rounds < 2:
-        made.error(f"--rounds is {options.rounds}: 2 or more is wanted (quartiles are taken)")
+        made.error(f"--rounds must be at least 2 (quartiles are taken), got {options.rounds}")
     if options.batch < 1:
-        made.error(f"--batch is {options.batch}: 1 or more is wanted")
+        made.error(f"--batch must be at least 1, got {options.batch}")
     options.out = options.out or Path(choice.out_file("conv", options.dtype))
     choice.require_gpu(made)
     run(options)

@@ -44,7 +44,7 @@ def checked(
                 reasons[name] = reason(error)
                 continue
             if not errors[name] <= LIMITS[dtype]:
-                reasons[name] = f"wrong: relative error {errors[name]:.1e}: at most {LIMITS[dtype]:.0e} is wanted"
+                reasons[name] = f"wrong: relative error must be at most {LIMITS[dtype]:.0e}, got {errors[name]:.1e}"
     return errors, reasons
 
 

@@ -63,7 +63,7 @@ def parse(made: argparse.ArgumentParser, arguments: Sequence[str] | None, name: 
     """The options, checked; the result file gets its default name."""
     options = made.parse_args(arguments)
     if getattr(options, "rounds", 3) < 3:
-        made.error(f"--rounds is {options.rounds}: 3 or more is wanted (quartiles are taken)")
+        made.error(f"--rounds must be at least 3 (quartiles are taken), got {options.rounds}")
     if options.out is None:
         options.out = Path(choice.out_file(name, options.dtype))
     return options
@@ -81,7 +81,7 @@ def chosen(known: dict[str, Engine], options: argparse.Namespace, default: Seque
     """
     for name in [*(options.engines or []), *options.without]:
         if name not in known:
-            raise ValueError(f"engine is {name!r}: one of {', '.join(known)} is wanted")
+            raise ValueError(f"engine must be one of {', '.join(known)}, got {name!r}")
     return [known[name] for name in options.engines or default if name not in options.without]
 
 

@@ -83,7 +83,7 @@ def strays(found: Mapping[str, convs.Candidate], default: str, wrong: Mapping[st
 
 def measure(case: convs.Case, options: argparse.Namespace, flush: Callable[[], Any]) -> dict[str, Any]:
     """Errors and samples of every tile of a case. No tile is timed that is not right."""
-    tiles = choices(kernels(), problem(case), options.multiprocessors)
+    tiles = choices(kernels(), problem(case), options.num_sms)
     default = next(c.tile for c in tiles if c.chosen)
     layer = convs.Layer(case)
     found = candidates(layer, [c.tile for c in tiles])
@@ -127,13 +127,18 @@ def entries(rows: Sequence[Mapping[str, Any]]) -> dict[Fprop, str]:
     return {key: tile for key, tile in found.items() if tile}
 
 
-def table_text(found: Mapping[Fprop, str], multiprocessors: int, by: str) -> str:
+def tile_id(tile: str) -> str:
+    """The enumerator (fprop/tile_id.h) of a tile's name."""
+    return "TileId::" + tile.replace("-", "_")
+
+
+def table_text(found: Mapping[Fprop, str], num_sms: int, by: str) -> str:
     """tuned.h. `by` says which run wrote it."""
     about = ("The fastest tiles of fprop and dgrad, as benchmarks/tune.py measured them; it writes this file (choice.h"
              f" says how it is read). By: {by}.")  # fmt: skip
     about = textwrap.fill(about, 120, initial_indent="// ", subsequent_indent="// ", break_on_hyphens=False)
     order = sorted(found, key=lambda f: (f.bytes, f.cin, f.cout, f.h, f.w, f.pool, f.n))
-    lines = [f'    {{{f.bytes}, {f.cin}, {f.cout}, {f.h}, {f.w}, {f.n}, {str(f.pool).lower()}, "{found[f]}"}},\n'
+    lines = [f"    {{{f.bytes}, {f.cin}, {f.cout}, {f.h}, {f.w}, {f.n}, {str(f.pool).lower()}, {tile_id(found[f])}}},\n"
              for f in order]  # fmt: skip
     return f"""{about}
 #pragma once
@@ -142,9 +147,9 @@ def table_text(found: Mapping[Fprop, str], multiprocessors: int, by: str) -> str
 
 #include "cuda/conv/sm90/fprop/choice.h"
 
-namespace vggfast::cuda::hopper {{
+namespace vggfast::cuda::sm90 {{
 
-constexpr int tuned_multiprocessors = {multiprocessors};
+constexpr int tuned_num_sms = {num_sms};
 
 // clang-format off
 constexpr std::array<TunedTile, {len(lines)}> tuned_tiles{{{{
@@ -152,11 +157,11 @@ constexpr std::array<TunedTile, {len(lines)}> tuned_tiles{{{{
 {"".join(lines)}}}}};
 // clang-format on
 
-}}  // namespace vggfast::cuda::hopper
+}}  // namespace vggfast::cuda::sm90
 """
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], multiprocessors: int, by: str) -> None:
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], num_sms: int, by: str) -> None:
     """Writes tuned.h anew, or leaves the old one whole."""
-    text = table_text(entries(rows), multiprocessors, by)
+    text = table_text(entries(rows), num_sms, by)
     write_atomically(path, lambda temporary: temporary.write_text(text))

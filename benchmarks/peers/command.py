@@ -60,7 +60,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, out:
     """The options, checked; files get their default names."""
     options = parser.parse_args(arguments)
     if options.rounds is not None and options.rounds < 3:
-        parser.error(f"--rounds is {options.rounds}: 3 or more is wanted (quartiles are taken)")
+        parser.error(f"--rounds must be at least 3 (quartiles are taken), got {options.rounds}")
     if not options.quick and options.out is None:
         options.out = Path(out)
     options.cache = options.cache.resolve()  # engines of another checkout run in its folder

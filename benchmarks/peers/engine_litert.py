@@ -1,6 +1,6 @@
 """LiteRT (TensorFlow Lite), whose XNNPACK delegate is on by default, in float32.
 
-Its converter wants TensorFlow, or JAX and half of a language-model stack; the file is a flatbuffer of few layers, and
+Its converter needs TensorFlow, or JAX and half of a language-model stack; the file is a flatbuffer of few layers, and
 is written here directly. Images are NHWC, as LiteRT's users have them.
 """
 

@@ -19,7 +19,7 @@ def resident(field: str) -> int:
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}: Linux is wanted")
+    raise OSError(f"/proc/self/status has no {field}: this needs Linux")
 
 
 def reset_peak() -> None:

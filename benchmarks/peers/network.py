@@ -52,14 +52,14 @@ class Spec:
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: one of {', '.join(allowed)} is wanted")
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name in ("batch", "threads", "hidden", "classes"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: 1 or more is wanted")
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.size < 32 or self.size % 32:
-            raise ValueError(f"size is {self.size}: a multiple of 32 is wanted")
+            raise ValueError(f"size must be a multiple of 32, got {self.size}")
         if self.width <= 0:
-            raise ValueError(f"width is {self.width}: more than 0 is wanted")
+            raise ValueError(f"width must be greater than 0, got {self.width}")
 
     @property
     def extent(self) -> int:
@@ -186,7 +186,7 @@ def _write_reference(spec: Spec, cache: Path, path: Path) -> None:
 def relative_error(got: np.ndarray, exact: np.ndarray) -> float:
     """Relative L2 error, summed in float64 a piece at a time (gradients of a whole network are large)."""
     if got.shape != exact.shape:
-        raise ValueError(f"the output has shape {got.shape}: {exact.shape} is wanted")
+        raise ValueError(f"the output must have shape {exact.shape}, got {got.shape}")
     got, exact = got.reshape(-1), exact.reshape(-1)
     off = total = 0.0
     for start in range(0, got.size, 1 << 22):

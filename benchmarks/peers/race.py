@@ -167,7 +167,7 @@ def _check(outcome: Outcome, child: Child, reference: Path) -> None:
     outcome.error = error = answer["error"]
     limit, alone = outcome.engine.error_limit, answer["seconds"]
     if not error <= limit:
-        outcome.status, outcome.reason = "wrong", f"relative error {error:.1e}: at most {limit:.0e} is wanted"
+        outcome.status, outcome.reason = "wrong", f"relative error must be at most {limit:.0e}, got {error:.1e}"
     else:
         # A first call is a slow one, which matters where it decides how many calls fill a sample.
         if alone is None or alone < 1:

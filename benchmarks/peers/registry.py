@@ -1,4 +1,4 @@
-"""The engines by name: how each is built, what it computes in, and the environment its process wants."""
+"""The engines by name: how each is built, what it computes in, and the environment its process needs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def chosen(known: Mapping[str, Engine], names: Iterable[str]) -> list[Engine]:
     names = list(names)
     for name in names:
         if name not in known:
-            raise ValueError(f"engine is {name!r}: one of {', '.join(known)} is wanted")
+            raise ValueError(f"engine must be one of {', '.join(known)}, got {name!r}")
     return [known[name] for name in names]
 
 

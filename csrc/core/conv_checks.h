@@ -1,13 +1,13 @@
-// What every back end's convolutions check of their arguments.
+// Checks of the arguments of convolutions, which every back end shares.
 #pragma once
 
 #include "vggfast/conv.h"
 
 namespace vggfast {
 
-/// `channels` of `input` must be weight's along `channel_axis`.
+/// Throws unless `weight` is a 3x3 or 1x1 kernel with `channels` on axis `channel_axis`, as many as `input` has.
 void check_kernel(const Tensor& weight, int64_t channels, int channel_axis, const char* input);
-/// gy must be the gradient of an h x w map, or of what the mask's epilogue made of it.
+/// Throws unless gy has the extents of an h x w map, or of what the mask's epilogue makes of such a map.
 void check_gradient(const Tensor& gy, const Masked& masked, int64_t h, int64_t w);
 void check_workspace(Workspace workspace, size_t wanted);
 

@@ -14,27 +14,27 @@ namespace {
 
 constexpr size_t huge_page = size_t{2} << 20;
 
-/// Asks for huge pages; without them, ordinary ones serve.
+/// Asks the system for huge pages; where it has none, ordinary pages are used.
 void advise([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #ifdef MADV_HUGEPAGE
   madvise(data, bytes, MADV_HUGEPAGE);
 #endif
 }
 
-/// A range of addresses as large as the machine's memory, handed out page by huge page, the lowest ones first: blocks
-/// of all sizes share the same pages, and what they leave unused lies at the end.
+/// A range of addresses as large as the machine's memory, handed out in huge pages, the lowest first, so that blocks of
+/// all sizes share the same pages and the unused pages lie at the end.
 class Pool {
  public:
   Pool() {
     const size_t bytes = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
     void* mapped = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapped == MAP_FAILED) return;  // a limit on addresses: blocks are mappings of their own then
+    if (mapped == MAP_FAILED) return;  // addresses are limited: each block is then a mapping of its own
     const size_t before = (huge_page - reinterpret_cast<uintptr_t>(mapped) % huge_page) % huge_page;
     base_ = static_cast<std::byte*>(mapped) + before;
     room_ = (bytes - before) / huge_page;
   }
 
-  /// Null where there is no room.
+  /// Returns null where there is no room.
   void* take(size_t count) {
     const std::lock_guard lock(mutex_);
     size_t begin = 0;
@@ -110,7 +110,7 @@ Pool& pool() {
 
 size_t Buffer::whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge_page * huge_page; }
 
-// Mappings of their own: what an allocator's heap is given back, it may keep.
+// Each Buffer is a mapping of its own, because an allocator may keep memory that is given back to its heap.
 Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
   if (bytes == 0) return;
   void* mapped = bytes_ < bytes

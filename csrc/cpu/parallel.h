@@ -1,4 +1,4 @@
-// Sharing the units of an op among threads.
+// Dividing the work of an op among threads.
 #pragma once
 
 #include <cstdint>

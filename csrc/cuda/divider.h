@@ -7,6 +7,9 @@
 
 namespace vggfast::cuda {
 
+/// How many parts of `part` it takes to cover `whole`.
+constexpr int64_t ceil_div(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
 struct Divider {
   uint32_t divisor = 1, factor = 1u << 31;
   int shift = 31;

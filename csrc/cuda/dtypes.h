@@ -7,10 +7,17 @@
 
 namespace vggfast::cuda {
 
+/// Throws unless `t` is on cuda and of a floating dtype that for_float has.
+inline void check_float(const Tensor& t, const char* name) {
+  VGGFAST_CHECK(t.device == Device::cuda, name, " must be on cuda, got ", name_of(t.device));
+  VGGFAST_CHECK(t.dtype == DType::bf16 || t.dtype == DType::f16 || t.dtype == DType::f32 || t.dtype == DType::f64, name,
+                " must be bfloat16, float16, float32 or float64, got ", name_of(t.dtype));
+}
+
 /// Calls body.operator()<T>() for the floating dtype of `t`: T is bf16, f16, float or double.
 template <class Body>
 auto for_float(const Tensor& t, const char* name, Body body) {
-  VGGFAST_CHECK(t.device == Device::cuda, name, " must be on cuda, got ", name_of(t.device));
+  check_float(t, name);
   switch (t.dtype) {
     case DType::bf16:
       return body.template operator()<bf16>();
@@ -18,10 +25,8 @@ auto for_float(const Tensor& t, const char* name, Body body) {
       return body.template operator()<f16>();
     case DType::f32:
       return body.template operator()<float>();
-    case DType::f64:
-      return body.template operator()<double>();
     default:
-      fail(name, " must be bfloat16, float16, float32 or float64, got ", name_of(t.dtype));
+      return body.template operator()<double>();
   }
 }
 

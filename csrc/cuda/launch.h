@@ -31,7 +31,7 @@ void launch(const char* name, void (*kernel)(Params...), const Grid& grid, const
 }
 
 /// Of the current device.
-inline int multiprocessors() { return sim::settings().multiprocessors; }
+inline int num_sms() { return sim::settings().num_sms; }
 inline bool is_hopper() { return true; }
 
 #else
@@ -69,7 +69,7 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 }
 
 /// Of the current device.
-inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
+inline int num_sms() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 inline bool is_hopper() {
   return device_attribute(cudaDevAttrComputeCapabilityMajor) == 9 &&
          device_attribute(cudaDevAttrComputeCapabilityMinor) == 0;

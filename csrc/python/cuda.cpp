@@ -9,22 +9,22 @@ namespace vggfast::python {
 
 namespace {
 
-const Ops cuda_ops{cuda::conv_fprop_workspace,
-                   cuda::conv_dgrad_workspace,
-                   cuda::conv_wgrad_workspace,
-                   cuda::conv_fprop,
-                   cuda::conv_dgrad,
-                   cuda::conv_wgrad,
-                   cuda::max_pool2x2,
-                   cuda::mask_gather,
-                   cuda::mask_scatter,
-                   cuda::sum_pool,
-                   cuda::mean_posteriors,
-                   cuda::mean_posteriors_dgrad,
-                   cuda::lrn_fprop,
-                   cuda::lrn_dgrad_workspace,
-                   cuda::lrn_dgrad,
-                   cuda::prepare_images};
+constexpr Ops cuda_ops{.conv_fprop_workspace = cuda::conv_fprop_workspace,
+                       .conv_dgrad_workspace = cuda::conv_dgrad_workspace,
+                       .conv_wgrad_workspace = cuda::conv_wgrad_workspace,
+                       .conv_fprop = cuda::conv_fprop,
+                       .conv_dgrad = cuda::conv_dgrad,
+                       .conv_wgrad = cuda::conv_wgrad,
+                       .max_pool2x2 = cuda::max_pool2x2,
+                       .mask_gather = cuda::mask_gather,
+                       .mask_scatter = cuda::mask_scatter,
+                       .sum_pool = cuda::sum_pool,
+                       .mean_posteriors = cuda::mean_posteriors,
+                       .mean_posteriors_dgrad = cuda::mean_posteriors_dgrad,
+                       .lrn_fprop = cuda::lrn_fprop,
+                       .lrn_dgrad_workspace = cuda::lrn_dgrad_workspace,
+                       .lrn_dgrad = cuda::lrn_dgrad,
+                       .prepare_images = cuda::prepare_images};
 
 }  // namespace
 

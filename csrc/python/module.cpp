@@ -15,22 +15,22 @@ using namespace vggfast;
 
 namespace {
 
-const python::Ops cpu_ops{conv_fprop_workspace,
-                          conv_dgrad_workspace,
-                          conv_wgrad_workspace,
-                          conv_fprop,
-                          conv_dgrad,
-                          conv_wgrad,
-                          max_pool2x2,
-                          mask_gather,
-                          mask_scatter,
-                          sum_pool,
-                          mean_posteriors,
-                          mean_posteriors_dgrad,
-                          lrn_fprop,
-                          lrn_dgrad_workspace,
-                          lrn_dgrad,
-                          prepare_images};
+constexpr Ops cpu_ops{.conv_fprop_workspace = conv_fprop_workspace,
+                      .conv_dgrad_workspace = conv_dgrad_workspace,
+                      .conv_wgrad_workspace = conv_wgrad_workspace,
+                      .conv_fprop = conv_fprop,
+                      .conv_dgrad = conv_dgrad,
+                      .conv_wgrad = conv_wgrad,
+                      .max_pool2x2 = max_pool2x2,
+                      .mask_gather = mask_gather,
+                      .mask_scatter = mask_scatter,
+                      .sum_pool = sum_pool,
+                      .mean_posteriors = mean_posteriors,
+                      .mean_posteriors_dgrad = mean_posteriors_dgrad,
+                      .lrn_fprop = lrn_fprop,
+                      .lrn_dgrad_workspace = lrn_dgrad_workspace,
+                      .lrn_dgrad = lrn_dgrad,
+                      .prepare_images = prepare_images};
 
 void bind_algorithms(py::module_& m) {
   m.def("set_conv_algorithm", &set_conv_algorithm);

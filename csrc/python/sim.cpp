@@ -42,7 +42,7 @@ PYBIND11_MODULE(_sim, m) {
   m.def("clear_counters", [] { sim::counters().clear(); });
   m.def("set_seed", [](uint64_t seed) { sim::settings().seed = seed; });
   m.def(
-      "set_multiprocessors", [](int count) { sim::settings().multiprocessors = count; },
+      "set_num_sms", [](int count) { sim::settings().num_sms = count; },
       "How many the GPU has, 132 unless told; blocks that stay compute more tiles where there are few.");
   m.def(
       "set_blocks", [](int64_t blocks) { sim::settings().blocks = blocks; },

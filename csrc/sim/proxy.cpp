@@ -17,13 +17,13 @@ void record(std::vector<uint32_t>& fences) {
   tick(me);
 }
 
-constexpr unsigned registers_of_a_multiprocessor = 65536;
+constexpr unsigned registers_of_an_sm = 65536;
 
 /// What the compiler gives each thread where launch bounds name only the block: the most that fits.
 unsigned granted_registers(const Block& block) {
   constexpr unsigned most = 255, multiple = 8;
   const unsigned warps = (block.threads + 31) / 32;
-  return std::min(most, registers_of_a_multiprocessor / (warps * 32)) / multiple * multiple;
+  return std::min(most, registers_of_an_sm / (warps * 32)) / multiple * multiple;
 }
 
 unsigned registers_in_use(const Block& block) {

@@ -74,7 +74,9 @@ def test_without_a_gpu_a_sentence_says_so(name, monkeypatch, capsys):
         importlib.import_module(name).main()
     assert stopped.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.endswith(f"error: --device is 'cuda': torch {torch.__version__} sees no CUDA GPU here; 'cpu' is wanted")
+    assert last.endswith(
+        f"error: --device must be 'cpu' here, got 'cuda': torch {torch.__version__} sees no CUDA GPU here"
+    )
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -95,12 +97,12 @@ def test_every_option_has_help(side):
 @pytest.mark.parametrize(
     ("side", "arguments", "text"),
     [
-        (model, ["--engines", "abacus"], "engine is 'abacus': one of vggfast"),
-        (train, ["--without", "abacus"], "engine is 'abacus': one of vggfast"),
-        (memory, ["--size", "100"], "size is 100: a multiple of 32"),
-        (model, ["--rounds", "2"], "--rounds is 2: 3 or more is wanted"),
-        (conv, ["--rounds", "1"], "--rounds is 1: 2 or more is wanted"),
-        (conv, ["--batch", "0"], "--batch is 0: 1 or more is wanted"),
+        (model, ["--engines", "abacus"], "engine must be one of vggfast"),
+        (train, ["--without", "abacus"], "engine must be one of vggfast"),
+        (memory, ["--size", "100"], "size must be a multiple of 32, got 100"),
+        (model, ["--rounds", "2"], "--rounds must be at least 3 (quartiles are taken), got 2"),
+        (conv, ["--rounds", "1"], "--rounds must be at least 2 (quartiles are taken), got 1"),
+        (conv, ["--batch", "0"], "--batch must be at least 1, got 0"),
         (train, ["--dtype", "fp8"], "'fp8'"),
     ],
 )
@@ -177,7 +179,7 @@ def test_wrong_and_failing_candidates_are_not_timed(on_cpu):
     }
     errors, reasons = measuring.checked(found, lambda name: right.double(), "bf16")
     assert errors["right"] == 0
-    assert reasons["wrong"] == "wrong: relative error 1.0e-01: at most 1e-02 is wanted"
+    assert reasons["wrong"] == "wrong: relative error must be at most 1e-02, got 1.0e-01"
     assert reasons["broken"] == "RuntimeError: no kernel"
     assert set(reasons) == {"wrong", "flat", "nan", "broken"}
     assert set(measuring.timed(found, reasons, 2, lambda: None)) == {"right"}

@@ -23,7 +23,7 @@ from tiles import Fprop, fprop_of, share  # noqa: E402
 
 from vggfast.ops import _backends  # noqa: E402
 
-FACTS = {"name": "a GPU", "multiprocessors": 132, "driver": "1", "cuda": "13.0"}
+FACTS = {"name": "a GPU", "num_sms": 132, "driver": "1", "cuda": "13.0"}
 LAYER = Fprop(2, 64, 64, 224, 224, 8, True)
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 
@@ -94,7 +94,7 @@ def test_without_a_gpu_a_sentence_says_so(capsys):
     with pytest.raises(SystemExit) as stopped:
         tune.main([])
     assert stopped.value.code == 2
-    assert f"torch {torch.__version__} sees no CUDA GPU here; tune.py wants a GPU of sm_90" in capsys.readouterr().err
+    assert f"torch {torch.__version__} sees no CUDA GPU here; tune.py needs a GPU of sm_90" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,8 +113,8 @@ def test_other_gpus_and_builds_are_refused(capability, tiles, text, monkeypatch,
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--rounds", "1"], "--rounds is 1: 2 or more is wanted"),
-        (["--batches", "8", "0"], "--batches has 0: 1 or more is wanted"),
+        (["--rounds", "1"], "--rounds must be at least 2 (quartiles are taken), got 1"),
+        (["--batches", "8", "0"], "--batches must be at least 1, got 0"),
         (["--dtypes", "fp32"], "'fp32'"),
     ],
 )
@@ -240,7 +240,7 @@ def test_sweep_on_the_simulated_gpu(clock, small, sim, dtype, tmp_path, monkeypa
     assert len(rows) == 2
     for found in rows:
         assert found["not timed"] == {}
-        assert set(found["seconds"]) == set(found["estimates"]) >= {"rows-64x112", "rows-128x224"}
+        assert set(found["seconds"]) == set(found["estimates"]) >= {"halo-64x112", "halo-128x224"}
     assert "conv_fprop_hopper_kernel" in sim.counters()
     assert "conv_fprop_kernel" not in sim.counters()
     assert sim.cuda.conv_tile() == "auto"
@@ -264,13 +264,14 @@ def test_between_tiles_as_fast_the_estimate_decides():
 
 def test_table_is_sorted_and_written_whole(tmp_path):
     path = tmp_path / "tuned.h"
-    rows = [row({"b": 1.0}, LAYER._replace(n=64)), row({"a": 1.0}, LAYER._replace(n=1)),
-            row({"a": 1.0}, LAYER._replace(pool=False, n=128))]  # fmt: skip
+    rows = [row({"im2col-64x64": 1.0}, LAYER._replace(n=64)), row({"halo-64x112": 1.0}, LAYER._replace(n=1)),
+            row({"halo-64x112": 1.0}, LAYER._replace(pool=False, n=128))]  # fmt: skip
     tuning.write_table(path, rows, 132, "a run")
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip().startswith("{")]
-    assert lines == ['{2, 64, 64, 224, 224, 128, false, "a"},', '{2, 64, 64, 224, 224, 1, true, "a"},',
-                     '{2, 64, 64, 224, 224, 64, true, "b"},']  # fmt: skip
-    assert "tuned_multiprocessors = 132;" in path.read_text()
+    assert lines == ["{2, 64, 64, 224, 224, 128, false, TileId::halo_64x112},",
+                     "{2, 64, 64, 224, 224, 1, true, TileId::halo_64x112},",
+                     "{2, 64, 64, 224, 224, 64, true, TileId::im2col_64x64},"]  # fmt: skip
+    assert "tuned_num_sms = 132;" in path.read_text()
     assert [p.name for p in tmp_path.iterdir()] == ["tuned.h"]
     assert max(map(len, path.read_text().splitlines())) <= 120
 
@@ -278,11 +279,11 @@ def test_table_is_sorted_and_written_whole(tmp_path):
 def test_the_table_of_the_tree_is_as_it_was_written():
     """Nobody has edited it by hand."""
     text = tune.TABLE.read_text()
-    entry = re.compile(r'\{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (true|false), "([\w-]+)"\},')
-    found = {Fprop(*map(int, e[:6]), e[6] == "true"): e[7] for e in entry.findall(text)}
+    entry = re.compile(r"\{(\d+), (\d+), (\d+), (\d+), (\d+), (\d+), (true|false), TileId::(\w+)\},")
+    found = {Fprop(*map(int, e[:6]), e[6] == "true"): e[7].replace("_", "-") for e in entry.findall(text)}
     header = " ".join(line.removeprefix("// ") for line in text.split("#pragma")[0].splitlines())
-    multiprocessors = int(re.search(r"tuned_multiprocessors = (\d+);", text)[1])
-    assert text == tuning.table_text(found, multiprocessors, header.partition(" By: ")[2].removesuffix("."))
+    num_sms = int(re.search(r"tuned_num_sms = (\d+);", text)[1])
+    assert text == tuning.table_text(found, num_sms, header.partition(" By: ")[2].removesuffix("."))
 
 
 # ---- predictions ----------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ def test_sizes_of_the_command(many, tmp_path, capsys):
     )
     with pytest.raises(SystemExit):
         command(many, "--size", "0")
-    assert "'0': 1 or more, or none, is wanted" in capsys.readouterr().err
+    assert "argument --size: must be at least 1, or none, got '0'" in capsys.readouterr().err
 
 
 def test_the_command_is_described_without_the_extra():

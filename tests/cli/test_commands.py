@@ -107,9 +107,9 @@ def test_info_says_why_the_module_does_not_load(tmp_path):
     ("arguments", "message"),
     [
         (["eval", "--model", "nothing.safetensors"], "nothing.safetensors: no such weight file"),
-        (["train", "--data", "cifar"], "data is 'cifar': one of digits, imagefolder:DIR"),
+        (["train", "--data", "cifar"], "data must be one of digits, imagefolder:DIR"),
         (["train", "--resume", "nowhere"], "config.yaml: not there, so there is no run to resume"),
-        (["train", "--data", "digits", "--lr", "-1"], "lr is -1.0: 0 or more is wanted"),
+        (["train", "--data", "digits", "--lr", "-1"], "lr must be at least 0, got -1.0"),
     ],
 )
 def test_errors_are_one_line(capsys, tmp_path, monkeypatch, arguments, message):
@@ -131,9 +131,12 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
     model = run_folder / "model.safetensors"
     (tmp_path / "a.png").write_text("no image")
     assert "a.png: not an image that decodes" in _run(capsys, "predict", "--model", model, tmp_path / "a.png")[2]
-    assert "--top is 11: 1 to 10" in _run(capsys, "predict", "--model", model, "--top", 11, tmp_path / "a.png")[2]
+    assert (
+        "--top must be 1 to 10, the number of classes, got 11"
+        in _run(capsys, "predict", "--model", model, "--top", 11, tmp_path / "a.png")[2]
+    )
     assert "classes that are not the 2" in _run(capsys, "eval", "--model", model, "--data", f"imagefolder:{photos}")[2]
-    assert "'single' wants one" in _run(
+    assert "must be one scale for the protocol 'single', got " in _run(
         capsys, "eval", "--model", model, "--protocol", "single", "--scales", 32, 36
     )[2]  # fmt: skip
 
@@ -145,14 +148,32 @@ _COMMANDS = [
 
 
 @pytest.mark.parametrize("command", _COMMANDS)
-def test_help_and_unknown_options(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    assert "usage: vggfast" in capsys.readouterr().out
+def test_help_and_unknown_options(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    _check_help([command], capsys)
     with pytest.raises(SystemExit) as stop:
         main([command, "--colour"])
     assert stop.value.code == 2
+
+
+def _check_help(command, capsys):
+    """The usage, an example of it, what it does: within 100 columns."""
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    called = " ".join(["vggfast", *command])
+    usage, examples, description = out.split("\n\n")[:3]
+    assert usage.startswith(f"usage: {called} ")
+    assert re.match(rf"examples?:\n  (torchrun .* -m )?{called}\b", examples)
+    assert re.match(r"[A-Z]\w+s ", description)
+    assert [line for line in out.splitlines() if len(line) > 100] == []
+
+
+@pytest.mark.parametrize("command", ["localise eval", "localise predict", "weights list", "weights get"])
+def test_help_of_parts(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    _check_help(command.split(), capsys)
 
 
 def test_help_lists_the_commands(capsys):
@@ -172,7 +193,7 @@ def test_help_lists_the_commands(capsys):
         (RuntimeError("out of\n  memory"), 1, "vggfast: out of memory\n"),
         (KeyboardInterrupt(), 130, "vggfast: interrupted\n"),
         (ModuleNotFoundError("No module named 'rich'"), 1,
-         "vggfast: No module named 'rich': this command wants the extra, pip install 'vggfast[train]'\n"),
+         "vggfast: No module named 'rich': this command needs the extra, pip install 'vggfast[train]'\n"),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_is_a_line_and_a_code(monkeypatch, capsys, error, code, line):

@@ -132,7 +132,7 @@ def test_single_and_no_flip(nets, capsys, tmp_path):
 def test_converted_networks(capsys, tmp_path, photos):
     """They have neither data nor scales nor, at times, names of their classes."""
     plain = _save(tmp_path / "plain.safetensors")
-    assert "--data is wanted; what the networks were trained with" in _run(capsys, "eval", "--model", plain)[2]
+    assert "--data must be given; what the networks were trained with" in _run(capsys, "eval", "--model", plain)[2]
     found = tmp_path / "found.json"
     code, _, err = _run(capsys, "eval", "--model", plain, "--data", f"imagefolder:{photos}", "--json", found)
     assert (code, err) == (0, "")
@@ -149,7 +149,7 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
     data = ["--data", f"imagefolder:{photos}"]
     for models, text in (
         ([nets[0], tmp_path / "other.safetensors"], "other.safetensors knows 3 classes that are not the 2 of"),
-        ([nets[0], nets[0]], "A.safetensors twice: each network is wanted once"),
+        ([nets[0], nets[0]], "A.safetensors twice"),
         ([_save(tmp_path / "bare.safetensors", preprocessing=False)], "does not say how its images are prepared"),
         (
             [_save(tmp_path / "boxes.safetensors", outputs=8, predict="boxes")],
@@ -160,7 +160,7 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
         code, _, err = _run(capsys, "eval", *data, "--models", *models)
         assert (code, text in err) == (1, True), err
     code, _, err = _run(capsys, "eval", *data)
-    assert (code, err) == (2, "vggfast: --models is wanted: one file or more\n")
+    assert (code, err) == (2, "vggfast: --models must be given: one file or more\n")
     names = tmp_path / "names.txt"
     names.write_text("one\ntwo\nthree\n")
     err = _run(capsys, "eval", *data, "--model", _save(tmp_path / "two.safetensors"), "--classes", names)[2]
@@ -179,7 +179,7 @@ def test_features_alone_are_refused(capsys, tmp_path):
     model.preprocessing = Preprocessing()
     save_model(model, tmp_path / "features.safetensors")
     err = _run(capsys, "eval", "--model", tmp_path / "features.safetensors", "--data", "digits")[2]
-    assert "features.safetensors has convolutions alone: a network with FC layers is wanted" in err
+    assert "features.safetensors must hold a network with FC layers, and has convolutions alone" in err
 
 
 def test_images_that_do_not_decode(nets, capsys, tmp_path, photos):
@@ -218,7 +218,7 @@ def test_predict_wants_names(capsys, tmp_path):
     Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
     plain = _save(tmp_path / "plain.safetensors")
     err = _run(capsys, "predict", tmp_path / "a.png", "--model", plain)[2]
-    assert "plain.safetensors has no names of its classes: --classes FILE is wanted" in err
+    assert "plain.safetensors has no names of its classes: give --classes FILE" in err
     (tmp_path / "names.txt").write_text("left\nright\n")
     code, out, _ = _run(capsys, "predict", tmp_path / "a.png", "--model", plain, "--classes", tmp_path / "names.txt",
                         "--top", 2)  # fmt: skip

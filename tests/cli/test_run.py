@@ -176,7 +176,7 @@ def _torchrun(*arguments):
 def test_torchrun_prints_an_error_once():
     done = _torchrun("train", "--lr", "-1")
     assert done.returncode != 0
-    assert len(re.findall(r"^vggfast: .*lr is -1\.0: 0 or more is wanted$", done.stderr, re.M)) == 1
+    assert len(re.findall(r"^vggfast: .*lr must be at least 0, got -1\.0$", done.stderr, re.M)) == 1
 
 
 @pytest.mark.slow

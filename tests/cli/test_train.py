@@ -92,14 +92,14 @@ def test_a_stored_configuration_is_a_recipe(tmp_path):
     ("text", "message"),
     [
         ("lr: [", r"recipe\.yaml is not a YAML file: while parsing"),
-        ("- lr", r"recipe\.yaml holds no values: lines such as 'lr: 0\.01' are wanted"),
-        ("learning_rate: 1", r"recipe\.yaml has learning_rate: names among .*batch_size.* are wanted"),
-        ("lr: fast", r"lr is 'fast': a number is wanted"),
-        ("flip: 1", r"flip is 1: true or false is wanted"),
-        ("epochs: 2.5", r"epochs is 2\.5: a whole number is wanted"),
-        ("optimiser: lion", r"optimiser is 'lion': one of sgd, adam, adamw is wanted"),
-        ("preset: paper-F", r"preset is 'paper-F': one of paper-A, .*tiny-imagenet is wanted"),
-        ("preset: [A]", r"preset is \"\['A'\]\": one of paper-A"),
+        ("- lr", r"recipe\.yaml must hold lines such as 'lr: 0\.01', and holds no values"),
+        ("learning_rate: 1", r"recipe\.yaml must have names among .*batch_size.*, got learning_rate"),
+        ("lr: fast", r"lr must be a number, got 'fast'"),
+        ("flip: 1", r"flip must be true or false, got 1"),
+        ("epochs: 2.5", r"epochs must be a whole number, got 2\.5"),
+        ("optimiser: lion", r"optimiser must be one of sgd, adam, adamw, got 'lion'"),
+        ("preset: paper-F", r"preset must be one of paper-A, .*tiny-imagenet.*, got 'paper-F'"),
+        ("preset: [A]", r"preset must be one of paper-A.*, got \"\['A'\]\""),
     ],
 )
 def test_files_that_are_no_recipe(yaml_file, text, message):
@@ -206,8 +206,8 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("-d 13 -c11", r"-c11 is the net of 16 layers with 1x1 convolutions: -d is 13, and 16 is wanted"),
-        ("-d 13 --config A", r"-d 13 means --config B, and --config is A: one is wanted"),
+        ("-d 13 -c11", r"-d must be 16 with -c11, the net of 16 layers with 1x1 convolutions, got 13"),
+        ("-d 13 --config A", r"-d 13 means --config B, and --config is A: give only one of them"),
         ("-d 16 --config C", r"-d 16 means --config D, and --config is C"),
         ("-c11 --config D", r"-c11 means --config C, and --config is D"),
         ("-i paper --init glorot", r"-i paper means --init paper, and --init is glorot"),
@@ -227,7 +227,7 @@ def test_contradictions_are_wrong_usage(arguments, message, capsys):
 
 
 def test_a_weight_file_that_is_not_there():
-    with pytest.raises(ValueError, match=r"-i is 'vgg': a weight file or one of glorot, .*paper, .* is wanted"):
+    with pytest.raises(ValueError, match=r"-i must be a weight file or one of glorot, .*paper, .*, got 'vgg'"):
         _order("-i", "vgg")
 
 

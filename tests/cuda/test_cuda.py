@@ -116,7 +116,7 @@ def test_the_same_bits_every_time(backend):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_block_1_in_one_kernel(backend, dtype):
-    """On as many multiprocessors as there are."""
+    """On as many SMs as there are."""
     ours = _backends.backend_of(torch.empty(0))
     if not ours.ops.has_conv_block1():
         pytest.skip("the GPU is not of compute capability 9.0")
@@ -147,7 +147,7 @@ class TestOver2To31Elements:
     def _room(self, backend):
         free, _ = torch.cuda.mem_get_info()
         if free < 40 << 30:
-            pytest.skip(f"{free >> 30} GiB of GPU memory are free: 40 are wanted")
+            pytest.skip(f"{free >> 30} GiB of GPU memory are free: this needs 40")
         yield
         torch.cuda.empty_cache()
 

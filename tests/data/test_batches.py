@@ -207,9 +207,9 @@ def test_no_image_decodes(shuffle):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rank": 2, "ranks": 2}, "rank is 2 and ranks 2: 0 <= rank < ranks is wanted"),
-        ({"on_bad_image": "ignore"}, "on_bad_image is 'ignore': one of fail, skip is wanted"),
-        ({"workers": -1}, "workers is -1: 0 or more is wanted"),
+        ({"rank": 2, "ranks": 2}, "rank must be at least 0 and less than ranks, 2, got 2"),
+        ({"on_bad_image": "ignore"}, "on_bad_image must be one of fail, skip, got 'ignore'"),
+        ({"workers": -1}, "workers must be at least 0, got -1"),
     ],
 )
 def test_arguments_that_cannot_be(options, message):
@@ -218,7 +218,7 @@ def test_arguments_that_cannot_be(options, message):
 
 
 def test_no_images():
-    with pytest.raises(ValueError, match="images is empty: at least one image of pictures is wanted"):
+    with pytest.raises(ValueError, match="images must have at least one image of pictures, got none"):
         batches(pictures(0), 5)
 
 

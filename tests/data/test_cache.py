@@ -173,7 +173,10 @@ def test_bad_images_of_an_earlier_build_count(many, tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"size": 0}, "size is 0: 1 or more, or None"), ({"on_bad_image": "x"}, "on_bad_image is 'x': one of fail, skip")],
+    [
+        ({"size": 0}, "size must be at least 1, or None, got 0"),
+        ({"on_bad_image": "x"}, "on_bad_image must be one of fail, skip, got 'x'"),
+    ],
 )
 def test_arguments_that_cannot_be(many, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
@@ -211,10 +214,10 @@ def test_a_damaged_index_is_found(built, where):
 def test_pixels_of_another_size_are_found(built):
     with (built / "val.pixels").open("ab") as file:
         file.write(b"x")
-    with pytest.raises(ValueError, match=r"val\.pixels has \d+ bytes: \d+ are wanted; delete"):
+    with pytest.raises(ValueError, match=r"val\.pixels must have \d+ bytes, got \d+: delete"):
         open_dataset(f"cache:{built}", "val")
     (built / "val.pixels").unlink()
-    with pytest.raises(ValueError, match=r"val\.pixels has 0 bytes"):
+    with pytest.raises(ValueError, match=r"val\.pixels must have \d+ bytes, got 0"):
         open_dataset(f"cache:{built}", "val")
 
 

@@ -58,12 +58,12 @@ def test_folder_with_splits(photos, tmp_path):
     [
         (
             "mnist",
-            "data is .mnist.: one of digits, imagefolder:DIR, .*, shards:PATTERN, hf:NAME_OR_DIR, cache:DIR",
+            "data must be one of digits, imagefolder:DIR, .*, shards:PATTERN, hf:NAME_OR_DIR, cache:DIR, got .mnist.",
         ),
-        ("imagefolder:", "data is 'imagefolder:'"),
-        ("digits:8", "data is 'digits:8'"),
+        ("imagefolder:", "data must be one of .*, got 'imagefolder:'"),
+        ("digits:8", "data must be one of .*, got 'digits:8'"),
         ("imagefolder:nowhere", "nowhere: no such folder"),
-        ("tiny-imagenet:nowhere", "wnids.txt: not there; Tiny-ImageNet's own layout is wanted"),
+        ("tiny-imagenet:nowhere", "wnids.txt: not there; the folder must have Tiny-ImageNet's own layout"),
     ],
 )
 def test_unknown_data(spec, message, tmp_path, monkeypatch):
@@ -74,7 +74,7 @@ def test_unknown_data(spec, message, tmp_path, monkeypatch):
 
 def test_empty_class_folder_is_named(photos):
     (photos / "green").mkdir()
-    with pytest.raises(ValueError, match="green has no images"):
+    with pytest.raises(ValueError, match=r"green must have at least one image of \.jpg, .*, got none"):
         open_dataset(f"imagefolder:{photos}", "train")
 
 
@@ -127,7 +127,7 @@ def test_flip_is_drawn():
 
 
 def test_crop_larger_than_the_image_is_refused():
-    with pytest.raises(ValueError, match="crop is 16 and the scales 10 to 14"):
+    with pytest.raises(ValueError, match="crop and scales must be 1 <= crop <= low <= high, got 16 and 10 to 14"):
         _augmentation(crop=16)
 
 
@@ -139,7 +139,10 @@ def test_centre_crop():
     assert crop[0, 0].nonzero().flatten().tolist() == [4, 5]
 
 
-@pytest.mark.parametrize(("size", "message"), [(0, "batch_size is 0"), (19, "batch_size is 19: at most 18")])
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [(0, "batch_size must be at least 1, got 0"), (19, "batch_size must be at most 18, .*, got 19")],
+)
 def test_batch_size_that_cannot_be(photos, size, message):
     images = open_dataset(f"imagefolder:{photos}", "train")
     with pytest.raises(ValueError, match=message):
@@ -191,5 +194,5 @@ def test_strings():
     assert list(found) == [f"x/{word}" for word in words]
     assert found[-1] == "x/end"
     assert found[1:3] == ["x/a", "x/żółw"]
-    with pytest.raises(IndexError, match="index is 5: less than 5 is wanted"):
+    with pytest.raises(IndexError, match="index must be less than 5, got 5"):
         found[5]

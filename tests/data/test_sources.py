@@ -128,8 +128,11 @@ def _strange_wnid(root):
         (lambda root: None, "none of val.txt, LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt with"),
         (_drop_an_image, r"ILSVRC2012_val_00000003\.JPEG: not there, and 0 more that have a label"),
         (_drop_a_label, r"ILSVRC2012_val_00000004\.JPEG has no label, nor have 0 more"),
-        (_strange_wnid, r"val\.txt says 'ILSVRC2012_val_00000001\.JPEG n09999999': a file and its class"),
-        (lambda root: by_devkit(root, (7, 5, 6)), "ground_truth.txt has 3 labels, and val/ has 4 images"),
+        (_strange_wnid, r"val\.txt must name a file and its class, .*, got 'ILSVRC2012_val_00000001\.JPEG n09999999'"),
+        (
+            lambda root: by_devkit(root, (7, 5, 6)),
+            "ground_truth.txt must have a label for each of the 4 images of val/, got 3",
+        ),
         (lambda root: by_devkit(root, (7, 5, 6, 8)), "has '8' for ILSVRC2012_val_00000004.JPEG, which is no class"),
         (lambda root: by_devkit(root, (7, 5, 6, 9)), "has '9' for ILSVRC2012_val_00000004.JPEG, which is no class"),
     ],
@@ -173,7 +176,10 @@ def test_tiny_imagenet(tiny):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("v.png\tn09999999\n", r"val_annotations\.txt, line 1 is 'v\.png\\tn09999999': a file and a class of wnids"),
+        (
+            "v.png\tn09999999\n",
+            r"annotations\.txt, line 1 must be a file and a class of wnids\.txt, got 'v\.png\\tn09999999'",
+        ),
         ("v.png\tn02000000\nw.png\tn02000000\n", r"w\.png: not there, and 0 more of val_annotations\.txt"),
     ],
 )
@@ -244,13 +250,16 @@ def test_classes_of_shards_have_names(shards):
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"v.png": png(1), "v.cls": b"9"}, r"val-00\.tar:v\.png has class 9: 0 to 4 are wanted \(1 such samples\)"),
-        ({"v.png": png(1), "v.cls": b"-1"}, r"val-00\.tar:v\.png has class -1: 0 to 4 are wanted"),
-        ({"v.png": png(1), "v.cls": b"cat"}, r"val-00\.tar:v\.cls is b'cat': a whole number is wanted"),
-        ({"v.png": png(1), "v.json": b'{"label": "cat"}'}, r"v\.json is .*: a JSON object with a whole number"),
-        ({"v.png": png(1), "v.json": b"{"}, r"v\.json is b'{': a JSON object with a whole number"),
-        ({"v.png": png(1)}, r"val-00\.tar:v\.png has no label: a \.cls or \.json of its name is wanted"),
-        ({"v.cls": b"1"}, r"val-00\.tar has no images"),
+        ({"v.png": png(1), "v.cls": b"9"}, r"val-00\.tar:v\.png must have a class of 0 to 4, got 9 \(1 such samples\)"),
+        ({"v.png": png(1), "v.cls": b"-1"}, r"val-00\.tar:v\.png must have a class of 0 to 4, got -1"),
+        ({"v.png": png(1), "v.cls": b"cat"}, r"val-00\.tar:v\.cls must be a whole number, got b'cat'"),
+        (
+            {"v.png": png(1), "v.json": b'{"label": "cat"}'},
+            r"v\.json must be a JSON object with a whole number \"label\", got b'{\"label\": \"cat\"}'",
+        ),
+        ({"v.png": png(1), "v.json": b"{"}, r"v\.json must be a JSON object with a whole number \"label\", got b'{'"),
+        ({"v.png": png(1)}, r"val-00\.tar:v\.png must have a \.cls or \.json of its name, got no label"),
+        ({"v.cls": b"1"}, r"val-00\.tar must have images, names that end in one of \.jpg, .*, got none"),
     ],
 )
 def test_mislabelled_samples(shards, members, message):
@@ -290,7 +299,7 @@ def test_patterns(tmp_path):
 
 def test_hugging_face_is_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match="data is 'hf:cifar10', which wants Hugging Face's package: pip install"):
+    with pytest.raises(ImportError, match="data 'hf:cifar10' needs Hugging Face's package: pip install"):
         open_dataset("hf:cifar10", "train")
 
 
@@ -328,8 +337,8 @@ def test_hugging_face_columns_that_do_not_fit(monkeypatch):
     rows = types.SimpleNamespace(features={"a": image(), "b": image(), "y": label()})
     fake = types.SimpleNamespace(Image=image, ClassLabel=label, load_dataset=lambda name: {"train": rows})
     monkeypatch.setitem(sys.modules, "datasets", fake)
-    with pytest.raises(ValueError, match="twins has the columns a, b, y, of which 2 are of type Image: one is wanted"):
+    with pytest.raises(ValueError, match="twins must have one column of type Image, got 2 among the columns a, b, y"):
         open_dataset("hf:twins", "train")
     fake.load_dataset = lambda name: {"test": rows}
-    with pytest.raises(ValueError, match="twins has the splits test: train is wanted"):
+    with pytest.raises(ValueError, match="twins must have the split train, got test"):
         open_dataset("hf:twins", "train")

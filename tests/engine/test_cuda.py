@@ -181,7 +181,7 @@ def test_taps(build, config, batch_norm):
 @kernels
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_snapshot_of_the_weights(build, precision):
-    """Those that lie as the engine wants them already are copied as well."""
+    """Those that lie as the engine needs them already are copied as well."""
     model = small(batch_norm=True, pool_size=2, **THIN).to(memory_format=torch.channels_last)
     del model.features[1]  # a convolution without a norm
     x = torch.randn(1, 3, 64, 70)

@@ -200,7 +200,7 @@ def test_scales(fp8, config, letters):
 
 @pytest.mark.parametrize("config", ["A", "C"])
 def test_taps(fp8, build, config):
-    """Where every layer is wanted, none leaves as e4m3, and all is as in bfloat16."""
+    """Where every layer is an output, none leaves as e4m3, and all is as in bfloat16."""
     model = network(config, head="none")
     names, x = named(model.features), torch.randn(1, 3, 33, 35)
     engine = fp8(model, x)

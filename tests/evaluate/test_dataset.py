@@ -196,9 +196,9 @@ def test_scores_may_be_summed(images):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"protocol": "sparse"}, "protocol is 'sparse': one of 'single', 'dense', 'multi-crop', 'both'"),
-        ({"on_bad_image": "hide"}, "on_bad_image is 'hide': one of 'fail', 'skip'"),
-        ({"pool": "sum", "protocol": "both"}, "pool is 'sum' and protocol 'both'"),
+        ({"protocol": "sparse"}, "protocol must be one of 'single', 'dense', 'multi-crop', 'both', got 'sparse'"),
+        ({"on_bad_image": "hide"}, "on_bad_image must be one of 'fail', 'skip', got 'hide'"),
+        ({"pool": "sum", "protocol": "both"}, "pool must be 'mean' with protocol 'both', .*, got 'sum'"),
     ],
 )
 def test_settings_that_cannot_be(values, message):
@@ -222,7 +222,7 @@ def _order(**settings):
 
 def test_a_folder_holds_everything(images, networks, tmp_path):
     out = tmp_path / "out"
-    with pytest.raises(ValueError, match="fusion is 'mean': one of 'average', 'vote' is wanted"):
+    with pytest.raises(ValueError, match="fusion must be one of 'average', 'vote', got 'mean'"):
         evaluate_networks(_order(), networks, images, DistributedContext(), out, fusion="mean")
     done = evaluate_networks(_order(), networks, images, DistributedContext(), out)
     assert {path.name for path in out.iterdir()} == {
@@ -308,7 +308,7 @@ def test_results_of_something_else_are_not_taken(images, networks, tmp_path):
 
 
 def test_scales_are_checked_before_a_folder_is_made(images, networks, tmp_path):
-    with pytest.raises(ValueError, match=r"one\.safetensors are \[31\]: one or more of at least 32 are wanted"):
+    with pytest.raises(ValueError, match=r"one\.safetensors must be one or more of at least 32, got \[31\]"):
         evaluate_networks(
             Order("noise", "val", [(31,), SCALES], Settings()), networks, images, DistributedContext(), tmp_path / "out"
         )

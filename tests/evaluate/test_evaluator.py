@@ -155,23 +155,39 @@ def test_an_evaluator_packs_its_network_once(monkeypatch):
 
 @pytest.mark.parametrize("scales", [(), (31, 64)])
 def test_scales_that_cannot_be(scales):
-    with pytest.raises(ValueError, match=r"scales is \[.*\]: one or more of at least 32"):
+    with pytest.raises(ValueError, match=r"scales must be one or more of at least 32, got \[.*\]"):
         dense(_network(pool_size=1), [Image.new("RGB", (40, 40))], scales, preprocessing=PREPROCESSING)
 
 
 @pytest.mark.parametrize(
     ("images", "arguments", "message"),
     [
-        ([], {"preprocessing": PREPROCESSING}, "images is empty"),
-        (torch.zeros(0, 3, 64, 64), {}, "images is empty"),
+        ([], {"preprocessing": PREPROCESSING}, "images must have at least one image, got none"),
+        (torch.zeros(0, 3, 64, 64), {}, "images must have at least one image, got none"),
         ([Image.new("RGB", (99, 99))], {}, "preprocessing is None.*Preprocessing.torchvision"),
         (torch.zeros(1, 3, 64, 64), {"preprocessing": PREPROCESSING}, "preprocessing is given, and images is a tensor"),
-        (torch.zeros(1, 4, 64, 64), {}, r"images has shape \(1, 4, 64, 64\).*\(N, 3, H, W\)"),
-        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), {}, "images has shape .* and dtype torch.uint8"),
-        (torch.zeros(1, 3, 63, 80), {"scales": None}, r"images\[0\] has 63 x 80 pixels: at least 64"),
-        (torch.zeros(1, 3, 64, 80), {"pool": "max"}, "pool is 'max': 'mean' or 'sum'"),
-        (torch.zeros(1, 3, 64, 80), {"memory": 4096}, r"memory is 4096: at least \d+ bytes .* images\[0\], of 64 x 80"),
-        ([Image.new("F", (64, 64))], {"preprocessing": PREPROCESSING}, r"images\[0\]: its mode is F"),
+        (torch.zeros(1, 4, 64, 64), {}, r"images must be \(N, 3, H, W\) .*, got shape \(1, 4, 64, 64\)"),
+        (
+            torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+            {},
+            "images must be .* of a floating dtype, .*, got shape .* and dtype torch.uint8",
+        ),
+        (
+            torch.zeros(1, 3, 63, 80),
+            {"scales": None},
+            r"images\[0\] must have at least 64 pixels along each side, got 63 x 80",
+        ),
+        (torch.zeros(1, 3, 64, 80), {"pool": "max"}, "pool must be 'mean' or 'sum', got 'max'"),
+        (
+            torch.zeros(1, 3, 64, 80),
+            {"memory": 4096},
+            r"memory must be at least \d+ bytes for images\[0\], of 64 x 80 pixels, got 4096",
+        ),
+        (
+            [Image.new("F", (64, 64))],
+            {"preprocessing": PREPROCESSING},
+            r"images\[0\]: its pixels must be of 8 or 16 bits, got mode F",
+        ),
         (["missing.png"], {"preprocessing": PREPROCESSING}, "missing.png: no such image file"),
     ],
 )
@@ -181,25 +197,27 @@ def test_arguments_that_cannot_be(images, arguments, message):
 
 
 def test_one_image_or_scale_is_no_sequence():
-    with pytest.raises(TypeError, match=r"images\[1\] is Tensor: a PIL image or the path of one is wanted; tensors "):
+    with pytest.raises(TypeError, match=r"images\[1\] must be a PIL image or the path of one, got Tensor; tensors "):
         dense(_network(), ["a.png", torch.zeros(3, 64, 64)])
     for run in (dense, multi_crop):
-        with pytest.raises(TypeError, match=r"scales is 256: a sequence is wanted, such as \[256\]"):
+        with pytest.raises(TypeError, match=r"scales must be a sequence, such as \[256\], got 256"):
             run(_network(), torch.zeros(1, 3, 64, 64), 256)
-    with pytest.raises(TypeError, match=r"images is one PosixPath: a sequence is wanted"):
+    with pytest.raises(TypeError, match=r"images must be a sequence, such as \[image\], got one PosixPath"):
         dense(_network(), Path("a.png"), preprocessing=PREPROCESSING)
 
 
 def test_a_picture_too_small_has_no_score_map():
-    with pytest.raises(ValueError, match=r"images\[0\] has 63 x 80 pixels: at least 64"):
+    with pytest.raises(ValueError, match=r"images\[0\] must have at least 64 pixels along each side, got 63 x 80"):
         score_maps(_network(), torch.zeros(1, 3, 63, 80), None)
 
 
 def test_protocols_that_cannot_be():
     x = torch.zeros(1, 3, 64, 64)
-    with pytest.raises(ValueError, match="protocol is 'triple': one of 'single', 'dense', 'multi-crop', 'both'"):
+    with pytest.raises(
+        ValueError, match="protocol must be one of 'single', 'dense', 'multi-crop', 'both', got 'triple'"
+    ):
         posteriors(_network(), x, "triple", (64,))
-    with pytest.raises(ValueError, match=r"scales is \[64, 96\]: the protocol 'single' wants one"):
+    with pytest.raises(ValueError, match=r"scales must be one scale for the protocol 'single', got \[64, 96\]"):
         posteriors(_network(), x, "single", (64, 96))
 
 

@@ -21,7 +21,7 @@ def test_ties_and_nan_go_against_the_network():
 
 
 def test_no_images():
-    with pytest.raises(ValueError, match="scores is empty"):
+    with pytest.raises(ValueError, match="scores must have at least one image, got none"):
         errors(torch.zeros(0, 3), torch.zeros(0, dtype=torch.long))
 
 
@@ -43,7 +43,11 @@ def test_an_interval_holds_the_error_and_narrows():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((101, 5), "errors is 101"), ((10, 0), "n is 0"), ((10, 5, 1.0), "level is 1.0: between 0 and 1")],
+    [
+        ((101, 5), "errors must be 0 to 100, got 101"),
+        ((10, 0), "n must be at least 1, got 0"),
+        ((10, 5, 1.0), "level must be between 0 and 1, got 1.0"),
+    ],
 )
 def test_intervals_that_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -78,9 +82,9 @@ def test_reliability_is_its_definition():
 
 def test_shapes_that_do_not_fit():
     posteriors, labels = torch.full((2, 3), 1 / 3), torch.tensor([0, 1])
-    with pytest.raises(ValueError, match="classes has 2 names: 3"):
+    with pytest.raises(ValueError, match="classes must have 3 names, as many as posteriors, got 2"):
         per_class(posteriors, labels, ["a", "b"])
-    with pytest.raises(ValueError, match=r"labels \(1,\)"):
+    with pytest.raises(ValueError, match=r"posteriors and labels must have shapes .*, got \(2, 3\) and \(1,\)"):
         reliability(posteriors, labels[:1])
-    with pytest.raises(ValueError, match="bins is 0"):
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
         reliability(posteriors, labels, bins=0)

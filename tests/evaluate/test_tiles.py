@@ -99,11 +99,13 @@ def test_tiled_is_whole(config, batch_norm, size):
 def test_the_least_memory_does_and_less_is_refused():
     model = vggfast.VGG("A", num_classes=4, width=0.1, hidden=16, pool_size=1, init="he").eval()
     x = torch.randn(1, 3, 193, 130)
-    with pytest.raises(ValueError, match=r"memory is 1: at least \d+ bytes .* images\[0\], of 193 x 130") as error:
+    with pytest.raises(
+        ValueError, match=r"memory must be at least \d+ bytes for images\[0\], of 193 x 130 pixels, got 1"
+    ) as error:
         dense(model, x, None, memory=1)
     least = int(re.search(r"at least (\d+) bytes", str(error.value))[1])
     torch.testing.assert_close(dense(model, x, None, memory=least), dense(model, x, None), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=f"memory is {least - 1}: at least {least} bytes"):
+    with pytest.raises(ValueError, match=f"memory must be at least {least} bytes .*, got {least - 1}"):
         dense(model, x, None, memory=least - 1)
 
 

@@ -149,15 +149,15 @@ def test_a_row_of_zeros_stays():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"taps": ["relu9_1"]}, r"taps must be among .*, got 'relu9_1'"),
-        ({"taps": ["pool5", "pool5"]}, r"taps is \['pool5', 'pool5'\]: each only once"),
-        ({"taps": []}, r"taps must have at least one name"),
-        ({"pool": "sum"}, r"pool is 'sum': one or more of 'mean', 'max'"),
-        ({"scales": []}, r"scales is \[\]"),
-        ({"scales": [31]}, r"scales is \[31\]: one or more of at least 32"),
-        ({"scales": [63], "taps": ["penultimate"]}, r"scales is \[63\]: one or more of at least 64"),
-        ({"combine": "sum"}, r"combine is 'sum': one of 'stack', 'average'"),
-        ({"batch_size": 0}, r"batch_size is 0"),
+        ({"taps": ["relu9_1"]}, r"taps must be among conv1_1, .*, got 'relu9_1'"),
+        ({"taps": ["pool5", "pool5"]}, r"taps must have each value only once, got \['pool5', 'pool5'\]"),
+        ({"taps": []}, r"taps must have at least one name, got none"),
+        ({"pool": "sum"}, r"pool must be one or more of 'mean', 'max', got 'sum'"),
+        ({"scales": []}, r"scales must be one or more of at least 32, got \[\]"),
+        ({"scales": [31]}, r"scales must be one or more of at least 32, got \[31\]"),
+        ({"scales": [63], "taps": ["penultimate"]}, r"scales must be one or more of at least 64, got \[63\]"),
+        ({"combine": "sum"}, r"combine must be one of 'stack', 'average', got 'sum'"),
+        ({"batch_size": 0}, r"batch_size must be at least 1, got 0"),
     ],
 )
 def test_arguments_that_cannot_be(model, pictures, options, message):
@@ -167,12 +167,14 @@ def test_arguments_that_cannot_be(model, pictures, options, message):
 
 def test_networks_that_cannot_be(pictures):
     bare = _model(head="none")
-    with pytest.raises(ValueError, match="the model has no head: a network with FC layers is wanted"):
+    with pytest.raises(
+        ValueError, match="model must be a network with FC layers for the tap 'penultimate', and has no head"
+    ):
         extract(bare, pictures, ["penultimate"])
-    with pytest.raises(ValueError, match="the model has no head: a network with FC layers is wanted"):
+    with pytest.raises(ValueError, match="with FC layers for the tap 'penultimate', and has no head"):
         extract(bare.features, pictures, ["penultimate"], preprocessing=PREPROCESSING)
     bare.preprocessing = None
-    with pytest.raises(ValueError, match="preprocessing is None, and the model has none"):
+    with pytest.raises(ValueError, match=r"preprocessing must be .* where the model has none of its own, got None"):
         extract(bare, pictures)
 
 
@@ -215,7 +217,7 @@ def test_what_was_stopped_goes_on(model, photos, tmp_path, name):
     np.testing.assert_allclose(read.features, alone, rtol=1e-4, atol=1e-6)
     through = extract_dataset(extractor, sets, tmp_path / "through.npz", {"model": "m"}, chunk=7)
     np.testing.assert_array_equal(read.features, through.features)
-    with pytest.raises(FileExistsError, match="is there already"):
+    with pytest.raises(FileExistsError, match="exists already: choose another name"):
         extract_dataset(extractor, sets, out, {"model": "m"}, chunk=7)
 
 
@@ -261,7 +263,7 @@ def test_blocks_are_selected_by_name(model, photos, tmp_path):
     check(file.select(["pool4.mean", "pool4.mean@32"]), ["pool4"], [32, 48])
     check(file.select(), ["pool4", "pool5"], [32, 48], pool=("mean", "max"))
     for wrong in ("pool3", "pool5@64", "pool5.sum", "@32", ""):
-        with pytest.raises(ValueError, match=f"use has '{wrong}': among pool4.mean@32, .* is wanted"):
+        with pytest.raises(ValueError, match=f"use must be among pool4.mean@32, .*, got '{wrong}'"):
             file.select([wrong])
 
 
@@ -274,9 +276,9 @@ def test_files_are_joined(model, photos, tmp_path):
         "pool4.mean@32", "pool5.mean@32", "pool4.mean@48", "pool5.mean@48"
     ]  # fmt: skip
     np.testing.assert_array_equal(joined.features, np.hstack([file.features for file in files]))
-    with pytest.raises(ValueError, match=r"pool4\.mean@32 is in more than one file"):
+    with pytest.raises(ValueError, match=r"files must have each block once, and pool4\.mean@32 is in more than one"):
         join([files[0], files[0]])
-    with pytest.raises(ValueError, match="files are of other images"):
+    with pytest.raises(ValueError, match="files must be of the same images in the same order"):
         join([files[0], extract_dataset(large, [train], tmp_path / "2.npz", {})])
 
 
@@ -341,13 +343,16 @@ def test_recall_is_the_mean_over_classes_and_accuracy_that_over_images():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"train": 8}, "train is 8, and class number 0 has 8 images: at most 7 is wanted"),
-        ({"train": 0}, "train is 0: 1 or more"),
-        ({"splits": 0}, "splits is 0: 1 or more"),
-        ({"train": 2}, "train is 2: to choose c, 3 or more"),
-        ({"train": 4, "c": -1.0}, "c is -1.0: more than 0"),
-        ({"train": 4, "labels": np.zeros(3, int)}, r"features has shape \(17, 2\): \(3, D\)"),
-        ({"train": 4, "labels": np.zeros(17, int)}, "labels has 1 class: 2 or more"),
+        ({"train": 8}, "train must be at most 7, which leaves one of the 8 images of class number 0 to test, got 8"),
+        ({"train": 0}, "train must be at least 1, got 0"),
+        ({"splits": 0}, "splits must be at least 1, got 0"),
+        ({"train": 2}, "train must be at least 3 to choose c, got 2"),
+        ({"train": 4, "c": -1.0}, "c must be greater than 0, got -1.0"),
+        (
+            {"train": 4, "labels": np.zeros(3, int)},
+            r"features must have shape \(3, D\), a row for each label, got \(17, 2\)",
+        ),
+        ({"train": 4, "labels": np.zeros(17, int)}, "labels must have at least 2 classes, got 1"),
         ({"train": 4, "features": np.full((17, 2), np.nan)}, "features has values that are not finite"),
     ],
 )
@@ -375,9 +380,9 @@ def test_the_two_commands(model, photos, tmp_path, capsys):
     figures = json.loads(found.read_text())
     assert (figures["mean"], figures["use"], figures["recalls"]) == (100, ["pool1"], [100, 100, 100])
     assert main(["svm", str(out), "--use", "pool3"]) == 1
-    assert "use has 'pool3': among pool1.mean@64, pool5.mean@64 is wanted" in capsys.readouterr().err
+    assert "use must be among pool1.mean@64, pool5.mean@64, got 'pool3'" in capsys.readouterr().err
     assert main(list(map(str, ["features", *given, "--out", tmp_path / "f.npy"]))) == 1
-    assert "f.npy: FILE.npz, or a folder for .npy files, is wanted" in capsys.readouterr().err
+    assert "--out must be FILE.npz, or a folder for .npy files, got " in capsys.readouterr().err
 
 
 def test_the_command_is_for_one_process(model, photos, tmp_path, capsys, monkeypatch):

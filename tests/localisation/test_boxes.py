@@ -105,9 +105,9 @@ def test_few_boxes_and_odd_ones_merge():
 @pytest.mark.parametrize(
     ("boxes", "scores", "threshold", "text"),
     [
-        ((3, 4), (2,), 1.0, r"boxes and scores are \(3, 4\) and \(2,\)"),
+        ((3, 4), (2,), 1.0, r"boxes and scores must have shapes \(n, 4\) and \(n,\), got \(3, 4\) and \(2,\)"),
         ((3, 5), (3,), 1.0, r"\(3, 5\)"),
-        ((3, 4), (3,), -1.0, "threshold is -1.0: 0 or more"),
+        ((3, 4), (3,), -1.0, "threshold must be at least 0, got -1.0"),
     ],
 )
 def test_merge_refuses(boxes, scores, threshold, text):

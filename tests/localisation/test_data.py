@@ -53,7 +53,9 @@ def test_tiny_imagenet(tiny):
 def test_a_line_that_is_no_box_is_named(tiny, line):
     path = tiny / "train" / "n1" / "n1_boxes.txt"
     path.write_text(f"n1_1.JPEG\t1\t2\t3\t4\n{line}\nn1_0.JPEG\t1\t2\t3\t4\n")
-    with pytest.raises(ValueError, match=r"n1_boxes.txt, line 2 is .*: left, top, right and bottom are wanted"):
+    with pytest.raises(
+        ValueError, match=r"n1_boxes.txt, line 2 must have left, top, right and bottom in its last columns, .*, got "
+    ):
         open_boxes(f"tiny-imagenet:{tiny}", "train")
 
 
@@ -65,13 +67,13 @@ def test_a_file_of_boxes_that_is_not_there_is_named(tiny):
 
 def test_validation_rows_without_boxes_are_refused(tiny):
     (tiny / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn1\nval_1.JPEG\tn2\n")
-    with pytest.raises(ValueError, match=r"val_annotations.txt, line 1 is 'val_0.JPEG\\tn1'"):
+    with pytest.raises(ValueError, match=r"val_annotations.txt, line 1 must have left, .*, got 'val_0.JPEG\\tn1'"):
         open_boxes(f"tiny-imagenet:{tiny}", "val")
 
 
 @pytest.mark.parametrize("spec", ["digits", "imagefolder:photos", "cache:dir"])
 def test_other_kinds_have_no_boxes(spec):
-    with pytest.raises(ValueError, match=r"one with boxes is wanted, tiny-imagenet:DIR or imagenet:DIR"):
+    with pytest.raises(ValueError, match=r"data must be one with boxes, tiny-imagenet:DIR or imagenet:DIR, got "):
         open_boxes(spec, "train")
 
 
@@ -135,8 +137,11 @@ def test_imagenet(imagenet):
     ("text", "says"),
     [
         ("<annotation>", "no annotation of boxes: no element found"),
-        ("<annotation><object/></annotation>", "size/width is None: a number is wanted"),
-        (None, r"has the box \[60.0, 5.0, 10.0, 50.0\] in a picture of 100x50: xmin < xmax"),
+        ("<annotation><object/></annotation>", "size/width must be a number, got None"),
+        (
+            None,
+            r"must have boxes with xmin < xmax and ymin < ymax, got \[60.0, 5.0, 10.0, 50.0\] in a picture of 100x50",
+        ),
     ],
 )
 def test_an_annotation_that_is_none_is_named(imagenet, text, says):

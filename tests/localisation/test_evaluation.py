@@ -186,18 +186,20 @@ def test_an_error_has_wilsons_interval():
 
 def test_what_does_not_fit_is_named():
     images, boxer, namer = _images([(64, 64)] * 2), _network(12), _network(3)
-    with pytest.raises(ValueError, match=r"threshold is 1.0: 0 or more and less than 1"):
+    with pytest.raises(ValueError, match=r"threshold must be at least 0 and less than 1, got 1.0"):
         evaluate(boxer, images, scale=64, threshold=1.0)
-    with pytest.raises(ValueError, match=r"model has 3 outputs .*: a network that predicts boxes is wanted, 4 or 12"):
+    with pytest.raises(
+        ValueError, match=r"model must be a network that predicts boxes, 4 or 12 outputs .*, got 3 outputs"
+    ):
         evaluate(namer, images, scale=64)
-    with pytest.raises(ValueError, match=r"classifier has 12 classes"):
+    with pytest.raises(ValueError, match=r"classifier must have 3 classes, .*, got 12"):
         evaluate(boxer, images, scale=64, classifier=boxer)
-    with pytest.raises(ValueError, match=r"a head of 64 pixels: 3, some preprocessing and 32 pixels"):
+    with pytest.raises(ValueError, match=r"a head of 32 pixels, got 3, .* and 64"):
         evaluate(boxer, images, scale=64, classifier=_network(3, pool_size=2))
-    with pytest.raises(ValueError, match=r"scales is \[64, 16\]: one or more of at least 32"):
+    with pytest.raises(ValueError, match=r"scales must be one or more of at least 32, got \[64, 16\]"):
         dense_boxes(boxer, namer, images, (64, 16), top=2)
-    with pytest.raises(ValueError, match=r"top is 5: 1 to 3, the number of classes"):
+    with pytest.raises(ValueError, match=r"top must be 1 to 3, the number of classes, got 5"):
         dense_boxes(boxer, namer, images, (64,))
     boxer.preprocessing = None
-    with pytest.raises(ValueError, match=r"model has 12 outputs and the preprocessing None"):
+    with pytest.raises(ValueError, match=r"model must be .*, got 12 outputs and the preprocessing None"):
         evaluate(boxer, images, scale=64)

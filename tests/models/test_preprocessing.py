@@ -42,10 +42,10 @@ def test_it_travels_as_a_dictionary():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"mean": (1.0,)}, r"mean is \(1.0,\): three numbers"),
-        ({"std": (1.0, 0.0, 1.0)}, r"std is \(1.0, 0.0, 1.0\) and top 255.0: more than 0"),
-        ({"top": 0.0}, r"and top 0.0: more than 0"),
-        ({"order": "GBR"}, r"order is 'GBR': one of 'RGB', 'BGR'"),
+        ({"mean": (1.0,)}, r"mean must have three numbers, one a channel, got \(1.0,\)"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std and top must be greater than 0, got \(1.0, 0.0, 1.0\) and 255.0"),
+        ({"top": 0.0}, r"std and top must be greater than 0, got \(1.0, 1.0, 1.0\) and 0.0"),
+        ({"order": "GBR"}, r"order must be one of 'RGB', 'BGR', got 'GBR'"),
     ],
 )
 def test_what_cannot_be(arguments, text):

@@ -27,7 +27,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 """
-pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="timeout of coreutils is wanted")
+pytestmark = pytest.mark.skipif(shutil.which("timeout") is None, reason="needs timeout of coreutils")
 
 
 def run(script, *arguments, **environment):
@@ -92,14 +92,17 @@ def test_help():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "0 arguments are given: OUT and SECONDS are wanted"),
-        (["out"], "1 arguments are given"),
-        (["out", "ten"], "SECONDS is 'ten': a whole number from 60 on is wanted"),
-        (["out", "59"], "SECONDS is '59'"),
-        (["--stages", "build fly", "out", "600"], "--stages has 'fly': of facts build"),
-        (["--stages", "", "out", "600"], "--stages is '': at least one of"),
-        (["--stages"], "--stages wants a value"),
-        (["--fast", "out", "600"], "option is '--fast': one of --dry-run"),
+        ([], "arguments must be OUT and SECONDS, got 0 of them"),
+        (["out"], "arguments must be OUT and SECONDS, got 1 of them"),
+        (["out", "ten"], "SECONDS must be a whole number of at least 60, got 'ten'"),
+        (["out", "59"], "SECONDS must be a whole number of at least 60, got '59'"),
+        (["--stages", "build fly", "out", "600"], "--stages must be among facts build"),
+        (["--stages", "", "out", "600"], "--stages must be at least one of facts build"),
+        (["--stages"], "--stages needs a value"),
+        (
+            ["--fast", "out", "600"],
+            "option must be one of --dry-run, --stages, --archs, --commit, --help, got '--fast'",
+        ),
     ],
 )
 def test_errors_name_the_argument(arguments, text):

@@ -122,9 +122,9 @@ def test_comparing_names_each_kernel_and_what_is_wrong():
         ("b", "sm_80"): Resources(8, 0, 0, 0),
     }
     assert resources.compare(found, budget) == [
-        "a, sm_80: spills 8 bytes: 0 is wanted",
-        "a, sm_80: registers 72: at most 64 is wanted",
-        "a, sm_80: stack 16: at most 0 is wanted",
+        "a, sm_80: spills must be 0 bytes, got 8",
+        "a, sm_80: registers must be at most 64, got 72",
+        "a, sm_80: stack must be at most 0, got 16",
         "b, sm_80: not in the budget: --write adds it",
         "old, sm_80: in the budget, but not built: --write removes it",
     ]
@@ -184,7 +184,7 @@ def test_what_a_build_kept_is_read_and_its_warnings_count(tmp_path, capsys):
     log, budget = fill(tmp_path), tmp_path / "resources.json"
     base = ["--build", str(tmp_path), "--budget", str(budget)]
     assert resources.main([*base, "--write"]) == 1
-    assert "kern<double, 64>, sm_80: spills 24 bytes: 0 is wanted" in capsys.readouterr().out
+    assert "kern<double, 64>, sm_80: spills must be 0 bytes, got 24" in capsys.readouterr().out
     log.write_text(PTXAS.replace("8 bytes spill stores, 16 bytes", "0 bytes spill stores, 0 bytes"))
     assert resources.main(base) == 0
     assert "2 kernels are within resources.json" in capsys.readouterr().out
@@ -227,4 +227,4 @@ def test_the_keeper_passes_arguments_on_as_they_are(tmp_path):
 
 def test_object_that_is_not_there(capsys):
     assert resources.main(["--object", "no/such.a"]) == 2
-    assert "--object is no/such.a: a file is wanted" in capsys.readouterr().err
+    assert "--object must be a file, got no/such.a" in capsys.readouterr().err

@@ -177,7 +177,9 @@ def test_folders_that_are_no_evaluations(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no finished evaluation: results\.json is not there"):
         write_evaluation(tmp_path)
     (tmp_path / "results.json").write_text('{"data": "digits", "split": "val"}')
-    with pytest.raises(ValueError, match=r"results\.json has no bad_images, classes, .*that of vggfast eval --out"):
+    with pytest.raises(
+        ValueError, match=r"results\.json must be that of vggfast eval --out, and has no bad_images, classes, "
+    ):
         write_evaluation(tmp_path)
     folder, _ = _evaluation(tmp_path)
     (folder / "posteriors-0.npy").write_bytes(b"torn")
@@ -193,7 +195,7 @@ def test_a_data_set_that_is_another_one_now(tmp_path):
     results = json.loads((folder / "results.json").read_text())
     results["data"] = _photos(tmp_path / "others", ("x", "y", "z"))
     (folder / "results.json").write_text(json.dumps(results))
-    with pytest.raises(ValueError, match=r"has other images now .* 3 images of 3 classes are wanted"):
+    with pytest.raises(ValueError, match=r"has other images now .* it must have 3 images of 3 classes"):
         write_evaluation(folder)
 
 

@@ -59,12 +59,12 @@ def test_colours_are_those_of_the_bar():
 
 
 def test_maps_that_do_not_fit_their_photo():
-    with pytest.raises(ValueError, match=r"values has shape \(4, 5\): .*170 x 230 pixels.*has shape \(4, 6\)"):
+    with pytest.raises(ValueError, match=r"values must have shape \(4, 6\), .*170 x 230 pixels.*, got \(4, 5\)"):
         heat_map(GREY, np.zeros((4, 5)), window=64)
-    with pytest.raises(ValueError, match="values has shape"):
+    with pytest.raises(ValueError, match=r"values must have shape .*, got "):
         heat_map(GREY, np.zeros((0, 0)), window=256)
     for wrong in (1.5, -0.1, np.nan):
-        with pytest.raises(ValueError, match="0 to 1 is wanted"):
+        with pytest.raises(ValueError, match="values must be 0 to 1, got "):
             heat_map(GREY, np.full((4, 6), wrong), window=64)
 
 
@@ -117,11 +117,13 @@ def test_labels_stay_on_the_photo(box):
 
 def test_boxes_of_a_wrong_shape():
     photo = Image.new("RGB", (64, 64))
-    with pytest.raises(ValueError, match=r"predicted has shape \(4,\): \(boxes, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"predicted must have shape \(boxes, 4\), left, top, right, bottom, got \(4,\)"
+    ):
         draw_boxes(photo, [1, 2, 3, 4])
-    with pytest.raises(ValueError, match=r"true has shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"true must have shape \(boxes, 4\), left, top, right, bottom, got \(1, 3\)"):
         draw_boxes(photo, true=[[1, 2, 3]])
-    with pytest.raises(ValueError, match="ious has length 2: 1, one for each predicted box, or 0 is wanted"):
+    with pytest.raises(ValueError, match="ious must have length 1, one for each predicted box, or 0, got 2"):
         draw_boxes(photo, [[1, 2, 3, 4]], ious=[0.5, 0.5])
 
 
@@ -166,7 +168,7 @@ def test_a_sheet_as_a_picture(tmp_path):
 
 def test_sheets_that_cannot_be(tmp_path, monkeypatch):
     model, images, posteriors = _case(3)
-    with pytest.raises(ValueError, match=r"sheet\.pdf': a name that ends in \.html or \.png is wanted"):
+    with pytest.raises(ValueError, match=r"sheet must be a name that ends in \.html or \.png, got .*sheet\.pdf'"):
         write_sheet(tmp_path / "sheet.pdf", model, images, posteriors)
     monkeypatch.setattr(sheet_module, "_MOST_PNG", 2)
     with pytest.raises(ValueError, match=r"of 3 photos: a PNG holds up to 2, \.html any number"):
@@ -190,7 +192,7 @@ def test_predict_writes_a_sheet(tmp_path, capsys):
     assert str(tmp_path / "a.png") in text
     assert predict("sheet.pdf") == 1
     out, err = capsys.readouterr()
-    assert "a name that ends in .html or .png is wanted" in err
+    assert "must be a name that ends in .html or .png, got " in err
     assert "%" not in out  # refused before the network runs
 
 

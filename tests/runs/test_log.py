@@ -120,7 +120,7 @@ def test_figures_that_are_not_finite(tmp_path, no_tensorboard):
 
 
 def test_a_row_with_other_columns_is_refused(tmp_path, no_tensorboard):
-    with pytest.raises(ValueError, match=r"row has step, loss: step, epoch, .* are wanted for steps\.csv"):
+    with pytest.raises(ValueError, match=r"row must have step, epoch, .* for steps\.csv, got step, loss"):
         RunLog(tmp_path, 0).step({"step": 1, "loss": 1.0})
 
 

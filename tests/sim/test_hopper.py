@@ -54,18 +54,18 @@ def hopper(backend):
 @pytest.fixture
 def tile(hopper):
     """A function that sets the convolutions' tile, and what a simulated GPU is like, until the test ends."""
-    simulated = hasattr(hopper, "set_multiprocessors")
+    simulated = hasattr(hopper, "set_num_sms")
 
     def use(name: str, seed: int = 0) -> None:
         hopper.cuda.set_conv_tile(name)
         if simulated:
-            hopper.set_multiprocessors(max(2, int(name[-1]) if "split" in name else 0))
+            hopper.set_num_sms(max(2, int(name[-1]) if "split" in name else 0))
             hopper.set_seed(seed)
 
     yield use
     hopper.cuda.set_conv_tile("auto")
     if simulated:
-        hopper.set_multiprocessors(132)
+        hopper.set_num_sms(132)
         hopper.set_seed(0)
 
 

@@ -18,10 +18,10 @@ SIZES = [(2, 2), (3, 3), (2, 9), (28, 8), (29, 9), (27, 7), (31, 17), (57, 5), (
 
 @pytest.fixture(autouse=True)
 def small_gpu(sim):
-    """Of two multiprocessors, so that blocks have several tiles and the boxes' ring goes round."""
-    sim.set_multiprocessors(2)
+    """Of two SMs, so that blocks have several tiles and the boxes' ring goes round."""
+    sim.set_num_sms(2)
     yield
-    sim.set_multiprocessors(132)
+    sim.set_num_sms(132)
     sim.set_seed(0)
     sim.set_late_warp(-1)
     sim.cuda.set_conv_tile("auto")
@@ -88,17 +88,17 @@ def test_the_same_bits_as_two_launches(backend, sim, dtype):
     inputs = draw(dtype, 1, 3, 30, 18)
     fused = block1(*inputs)
     a = conv(inputs[0], inputs[1], inputs[2], True, False, False)[0]
-    sim.cuda.set_conv_tile("rows-64x224-resident")
+    sim.cuda.set_conv_tile("halo-64x224-stationary")
     assert_same_bits(fused, conv(a, inputs[3], inputs[4], True, True, False)[0])
 
 
 def test_orders(backend, sim):
-    """The same bits, in whatever order threads run and copies land, and on any number of multiprocessors."""
+    """The same bits, in whatever order threads run and copies land, and on any number of SMs."""
     inputs = draw(torch.bfloat16, 2, 3, 30, 12)
     results = []
-    for seed, multiprocessors in ((1, 2), (2, 1), (3, 3), (4, 132)):
+    for seed, num_sms in ((1, 2), (2, 1), (3, 3), (4, 132)):
         sim.set_seed(seed)
-        sim.set_multiprocessors(multiprocessors)
+        sim.set_num_sms(num_sms)
         results.append(block1(*inputs))
     for other in results[1:]:
         assert_same_bits(results[0], other)

@@ -24,7 +24,7 @@ def _simulator(sim):
     sim.clear_counters()
     yield
     sim.set_seed(0)
-    sim.set_multiprocessors(132)
+    sim.set_num_sms(132)
     sim.cuda.set_conv_tile("auto")
 
 
@@ -101,7 +101,7 @@ def test_shapes(backend, sim, n, cin, h, w, cout):
 
 def test_blocks_of_many_steps(backend, sim):
     """On a small GPU, each block takes several runs."""
-    sim.set_multiprocessors(2)
+    sim.set_num_sms(2)
     x, gy = torch.randn(1, 8, 28, 112).half(), torch.randn(1, 72, 28, 112).half()
     check(sim, x, gy)
     assert sim.counters()[HOPPER]["blocks"] == 2  # one for each tile of gw

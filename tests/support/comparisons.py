@@ -10,7 +10,7 @@ import torch
 @contextlib.contextmanager
 def conv_precision(name: str):
     """torch's own switch for float32 convolutions on a GPU: "ieee" or "tf32"."""
-    switches = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # torch wants the two alike
+    switches = (torch.backends.cudnn.conv, torch.backends.cudnn.rnn)  # torch needs the two to be equal
     before = [switch.fp32_precision for switch in switches]
     for switch in switches:
         switch.fp32_precision = name

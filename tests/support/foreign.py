@@ -288,7 +288,7 @@ def _as_tf(weight, index, channels):
     return weight.T
 
 
-# By kind of file: its name, the tensors of a network, what writes them, and the package that this wants.
+# By kind of file: its name, the tensors of a network, what writes them, and the package that this needs.
 KINDS = {
     "torchvision .pth": ("m.pth", torch_tensors, write_torch, "torch"),
     "torchvision .safetensors": ("m.safetensors", torch_tensors, write_safetensors, "safetensors"),

@@ -177,7 +177,7 @@ def test_ranks_share_boxes(tiny):
 
 
 def test_label_smoothing_means_nothing_to_boxes(tiny):
-    with pytest.raises(ValueError, match=r"label_smoothing is 0.1: 0 is wanted where predict is 'box'"):
+    with pytest.raises(ValueError, match=r"label_smoothing must be 0 where predict is 'box', got 0.1"):
         _config(tiny, predict="box", label_smoothing=0.1)
 
 
@@ -216,7 +216,7 @@ def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys
     metadata = load_model(classifier)[1]
     save_model(_network(8), boxes, {**metadata, "predict": "boxes", "mean_box": [0, 0, 1, 1]})
     assert main(["localise", "eval", "--model", str(classifier)]) == 1
-    assert "has no mean_box, predict: a network that predicts boxes is wanted" in capsys.readouterr().err
+    assert "has no mean_box, predict: --model must be a network that predicts boxes" in capsys.readouterr().err
     assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
     assert "does not predict the classes of" in capsys.readouterr().err
     assert main(["predict", "--model", str(boxes), "a.png"]) == 1

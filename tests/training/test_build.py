@@ -33,9 +33,9 @@ def test_deeper_nets_start_from_a(tmp_path):
 
 def test_a_start_that_does_not_fit(tmp_path):
     save_model(_small("A", hidden=9), tmp_path / "a.safetensors")
-    with pytest.raises(ValueError, match=r"fc1\.weight has shape \(9, 51\) there, and \(8, 51\) is wanted"):
+    with pytest.raises(ValueError, match=r"fc1\.weight must have shape \(8, 51\), got \(9, 51\)"):
         start_from(_small("B"), tmp_path / "a.safetensors", "ends")
-    with pytest.raises(ValueError, match=r"init_from is .*a\.safetensors: features\.2\.weight has shape None there"):
+    with pytest.raises(ValueError, match=r"a\.safetensors, whose features\.2\.weight must have shape .*, got None"):
         start_from(_small("D", hidden=9), tmp_path / "a.safetensors", "all")
 
 

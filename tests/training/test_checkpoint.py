@@ -71,7 +71,7 @@ def test_one_of_another_format_is_named(tmp_path):
     warnings = []
     with pytest.raises(ValueError, match="none is whole"):
         checkpoints.newest(warnings.append)
-    assert "is a checkpoint of format 1: 2 is wanted" in warnings[0]
+    assert "must be a checkpoint of format 2, got 1" in warnings[0]
 
 
 def test_a_full_disk_leaves_the_others(small_disk):

@@ -170,9 +170,9 @@ def test_a_folder_of_another_configuration_is_kept(photos, tmp_path):
 @pytest.mark.parametrize(
     ("inits", "steps", "message"),
     [
-        (["glorot"], 0, "steps is 0: 1 or more is wanted"),
-        ([], 1, "inits is empty: at least one name"),
-        (["xavier"], 1, "init is 'xavier': one of glorot, "),
+        (["glorot"], 0, "steps must be at least 1, got 0"),
+        ([], 1, "inits must have at least one name of an initialisation, got none"),
+        (["xavier"], 1, "init must be one of glorot, .*, got 'xavier'"),
     ],
 )
 def test_arguments_that_cannot_be(photos, tmp_path, inits, steps, message):

@@ -92,6 +92,44 @@ def test_it_learns_two_colours(photos, tmp_path):
     assert trainer.progress.best_top1 == 0
 
 
+class _Recorder(Observer):
+    def __init__(self):
+        self.events = []
+
+    def on_begin(self, step, total_steps):
+        self.events.append(("begin", step, total_steps))
+
+    def on_step(self, row):
+        self.events.append(("step", row["step"]))
+
+    def on_validation_batch(self, number, batches):
+        self.events.append(("validation", number, batches))
+
+    def on_epoch(self, row):
+        self.events.append(("epoch", row["epoch"], row["step"]))
+
+    def on_end(self):
+        self.events.append(("end",))
+
+
+def test_a_run_tells_how_it_goes_and_prints_nothing(photos, tmp_path, capfd):
+    recorder = _Recorder()
+    assert build_trainer(_config(photos, steps=6, batch_size=6), tmp_path, observer=recorder).run()
+    validation = [("validation", 1, 1)]
+    assert recorder.events == [
+        ("begin", 0, 6), ("step", 1), ("step", 2), ("step", 3), *validation, ("epoch", 0, 3),
+        ("step", 4), ("step", 5), ("step", 6), *validation, ("epoch", 1, 6), ("end",),
+    ]  # fmt: skip
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_observer_hears_the_end_of_a_run_that_fails(photos, tmp_path):
+    recorder = _Recorder()
+    with pytest.raises(FloatingPointError):
+        build_trainer(_config(photos, lr=1e30), tmp_path, observer=recorder).run()
+    assert recorder.events[-1] == ("end",)
+
+
 def test_a_folder_with_a_run_is_not_overwritten(photos, tmp_path):
     build_trainer(_config(photos, steps=1), tmp_path).run()
     with pytest.raises(FileExistsError, match="holds a run: resume it, overwrite it, or choose another folder"):
@@ -107,12 +145,12 @@ def test_checkpoint_of_another_network(photos, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"config": "F"}, "config is 'F': one of A, A-LRN, B, C, D, E is wanted"),
-        ({"batch_size": 0}, "batch_size is 0: 1 or more is wanted"),
-        ({"lr": -1.0}, r"lr is -1\.0: 0 or more is wanted"),
-        ({"lr": float("nan")}, "lr is nan: 0 or more is wanted"),
-        ({"crop": 100}, "crop is 100: a multiple of 32 is wanted"),
-        ({"scale_min": 200}, "crop <= scale_min <= scale_max is wanted"),
+        ({"config": "F"}, "config must be one of A, A-LRN, B, C, D, E, got 'F'"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"lr": -1.0}, r"lr must be at least 0, got -1\.0"),
+        ({"lr": float("nan")}, "lr must be at least 0, got nan"),
+        ({"crop": 100}, "crop must be a multiple of 32, .*, got 100"),
+        ({"scale_min": 200}, "must be crop <= scale_min <= scale_max, got "),
     ],
 )
 def test_configurations_that_cannot_be(changes, message):
@@ -269,7 +307,7 @@ def test_presets_of_the_paper():
     assert (later.scale_min, later.scale_max, later.lr, later.init_layers) == (256, 512, 1e-3, "all")
     assert preset_for("tiny-imagenet:x") == "tiny-imagenet"
     assert preset_for("imagefolder:x") == ""
-    with pytest.raises(ValueError, match="preset is 'paper-F': one of paper-A, "):
+    with pytest.raises(ValueError, match=r"preset must be one of paper-A, .*, got 'paper-F'"):
         preset("paper-F")
 
 
@@ -283,11 +321,11 @@ def test_a_configuration_survives_its_file(tmp_path):
     ("text", "error", "message"),
     [
         ("lr: 1e-3", None, ""),
-        ("rate: 1", ValueError, r"c\.yaml has rate: names among accumulate, batch_norm"),
+        ("rate: 1", ValueError, r"c\.yaml must have names among accumulate, batch_norm, .*, got rate"),
         ("lr: [", ValueError, r"c\.yaml is not a YAML file"),
-        ("just text", ValueError, "holds no values: lines such as"),
-        ("epochs: many", TypeError, "epochs is 'many': a whole number is wanted"),
-        ("flip: 1", TypeError, "flip is 1: true or false is wanted"),
+        ("just text", ValueError, r"must hold lines such as 'lr: 0\.01', and holds no values"),
+        ("epochs: many", TypeError, "epochs must be a whole number, got 'many'"),
+        ("flip: 1", TypeError, "flip must be true or false, got 1"),
     ],
 )
 def test_yaml_files(tmp_path, text, error, message):

@@ -84,7 +84,7 @@ def test_fc_layers_alone(tmp_path, kind):
     head = {key: value for key, value in tensors(model).items()
             if ("conv" not in key and "features" not in key) or "fc" in key}  # fmt: skip
     writer(tmp_path / name, head)
-    with pytest.raises(ValueError, match=r"holds the FC layers alone: .*--features FILE, is wanted"):
+    with pytest.raises(ValueError, match=r"holds the FC layers alone: give .*--features FILE"):
         read(tmp_path / name, format)
     donor = network("D", head="none")
     donor.features = model.features
@@ -193,7 +193,9 @@ def test_matconvnet_means_of_other_shapes(tmp_path):
     write_matconvnet(tmp_path / "m.mat", tensors, mean=np.array(MEAN)[:, None])
     assert read(tmp_path / "m.mat").model.preprocessing == vggfast.Preprocessing(MEAN)
     write_matconvnet(tmp_path / "m.mat", tensors, mean=np.zeros((4, 4)))
-    with pytest.raises(ValueError, match=r"averageImage has shape \(4, 4\): \(H, W, 3\), or three numbers"):
+    with pytest.raises(
+        ValueError, match=r"averageImage must have shape \(H, W, 3\), or be three numbers, got \(4, 4\)"
+    ):
         read(tmp_path / "m.mat")
 
 
@@ -301,11 +303,14 @@ def model_size(model):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["m.pth", "out.bin"], "out.bin has the suffix '.bin': .safetensors for ours; .pth, .pt"),
-    (["m.pth", "out.pth", "--to", "onnx"], "out.pth has the suffix '.pth'"),
+    (["m.pth", "out.bin"], "out.bin must have the suffix .safetensors for ours; .pth, .pt, .safetensors for "
+     "torchvision; .onnx for onnx, got '.bin'"),
+    (["m.pth", "out.pth", "--to", "onnx"], "out.pth must have the suffix .safetensors for ours; "
+     ".pth, .pt, .safetensors for torchvision; .onnx for onnx, got '.pth'"),
     (["none.pth", "out.safetensors"], "none.pth: no such weight file"),
     (["m.pth", "out.safetensors", "--classes", "two.txt"], "there are 2 names of classes, and the network has 5"),
-    (["m.pth", "out.safetensors", "--classes", "gap.txt"], "gap.txt has nothing on line 2"),
+    (["m.pth", "out.safetensors", "--classes", "gap.txt"],
+     "gap.txt must have the name of a class on each line, and line 2 is empty"),
     (["m.pth", "out.pth", "--classes", "two.txt"], "out.pth is to be torchvision's, which has no place for names"),
     (["m.pth", "out.safetensors", "--features", "m.pth"], "m.pth holds convolutions itself"),
     (["gap.txt", "out.safetensors"], "gap.txt is a weight file of no format that its content or suffix tells: --from"),
@@ -350,7 +355,7 @@ def test_a_package_that_is_absent_is_named(tmp_path, capsys, monkeypatch, format
     (tmp_path / "m").write_bytes(b"x")
     code, _, err = _run(capsys, tmp_path / "m", tmp_path / "o.safetensors", "--from", format)
     assert (code, err.count("\n")) == (1, 1)
-    assert f"files want the package {package}" in err
+    assert f"files need the package {package}" in err
     assert ("pip install tensorflow" if format == "tf-slim" else "pip install 'vggfast[convert]'") in err
 
 

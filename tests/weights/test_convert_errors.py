@@ -1,4 +1,4 @@
-"""A wrong file of each kind: one line that names the file, the tensor and what is wanted."""
+"""A wrong file of each kind: one line that names the file, the tensor and what is allowed."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ def test_no_such_file(tmp_path, kind, refusal, what):
             if each.is_file():
                 truncate(each)
     err = refusal()
-    said = {"absent": "no such weight file", "empty": "is empty: a weight file is wanted"}
+    said = {"absent": "no such weight file", "empty": "must be a weight file, and is empty"}
     assert said.get(what, "file that can be read") in err
     assert "weights_only" not in err
 
@@ -90,8 +90,8 @@ def test_wrong_shape(tmp_path, kind, refusal):
     cut = NAMES[format][1]
     writer(tmp_path / name, {**tensors, cut: np.ascontiguousarray(tensors[cut][..., :-1])})
     err = refusal()
-    assert f"{cut}, the {'fc2' if 'fc' in cut else 'conv3_1'} weight, has shape (" in err
-    assert "is wanted by the rest of the network" in err
+    assert f"{cut}, the {'fc2' if 'fc' in cut else 'conv3_1'} weight, must have shape (" in err
+    assert "in our layout to fit the rest of the network, got " in err
 
 
 def test_integers_are_no_weights(tmp_path, kind, refusal):
@@ -100,7 +100,7 @@ def test_integers_are_no_weights(tmp_path, kind, refusal):
         pytest.skip("the format's weights are floating-point numbers")
     cut = NAMES[format][1]
     writer(tmp_path / name, {**tensors, cut: tensors[cut].astype(np.int32)})
-    assert f"{cut} has dtype torch.int32; floating-point numbers are wanted" in refusal()
+    assert f"{cut} must have a floating-point dtype, got torch.int32" in refusal()
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "onnx"], indirect=True)
@@ -133,13 +133,17 @@ def test_onnx_graphs_of_other_networks(tmp_path, capsys):
         (
             "Conv",
             {"strides": [2, 2], "pads": [1] * 4},
-            "node y, a 3x3 convolution, has pads [1, 1, 1, 1] and strides [2, 2]: [1, 1, 1, 1] and [1, 1] are",
+            "node y, a 3x3 convolution, must have pads [1, 1, 1, 1] and strides [1, 1], got [1, 1, 1, 1] and [2, 2]",
         ),
-        ("Conv", {}, "has pads [0, 0, 0, 0] and strides [1, 1]: [1, 1, 1, 1] and [1, 1] are wanted"),
-        ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2]}, "node y, a max-pool, has kernel_shape [3, 3]: [2, 2]"),
-        ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "has ceil_mode 1: 0 is wanted"),
+        ("Conv", {}, "must have pads [1, 1, 1, 1] and strides [1, 1], got [0, 0, 0, 0] and [1, 1]"),
+        (
+            "MaxPool",
+            {"kernel_shape": [3, 3], "strides": [2, 2]},
+            "node y, a max-pool, must have kernel_shape [2, 2], got [3, 3]",
+        ),
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}, "must have ceil_mode 0, got 1"),
         ("Sigmoid", {}, "node y is a Sigmoid, which no VGG has there"),
-        ("LRN", {"size": 3}, "'size': 3}; {'size': 5, 'alpha': 0.0001"),
+        ("LRN", {"size": 3}, "node y must have {'size': 5, 'alpha': 0.0001"),
     ):
         inputs = ["x", "w"] if op == "Conv" else ["x"]
         graph = onnx.helper.make_graph(
@@ -182,7 +186,7 @@ def test_layers_that_caffe_and_matconvnet_readers_do_not_take(tmp_path, capsys):
     layers = np.array([{"name": "norm1", "type": "lrn"}], object)
     savemat(tmp_path / "m.mat", {"layers": layers})
     assert main(["convert", str(tmp_path / "m.mat"), str(tmp_path / "o.safetensors")]) == 1
-    assert "layer norm1 is of type lrn: conv, relu, pool" in capsys.readouterr().err
+    assert "layer norm1 must be of type conv, relu, pool, softmax, dropout, got lrn" in capsys.readouterr().err
     savemat(tmp_path / "m.mat", {"weights": np.zeros(3)})
     assert main(["convert", str(tmp_path / "m.mat"), str(tmp_path / "o.safetensors")]) == 1
     assert "it has no list 'layers', but weights" in capsys.readouterr().err

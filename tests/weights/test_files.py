@@ -81,6 +81,18 @@ def test_tensors_of_any_dtype_and_shape(tmp_path):
         assert torch.equal(found[name].double(), tensor.double())
 
 
+def test_tensors_at_any_place(tmp_path):
+    header = b'{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+    for padding in range(4):
+        content = header + b" " * padding + torch.tensor([1.5, -2]).numpy().tobytes()
+        path = tmp_path / f"{padding}.safetensors"
+        path.write_bytes((len(header) + padding).to_bytes(8, "little") + content)
+        found = read_state_dict(path)["w"]
+        assert found.tolist() == [1.5, -2]
+        found.zero_()
+        assert path.read_bytes()[8:] == content
+
+
 @pytest.mark.parametrize(
     ("header", "content", "message"),
     [

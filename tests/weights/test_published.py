@@ -67,7 +67,7 @@ def test_a_second_call_does_nothing(small, capsys, monkeypatch):
     monkeypatch.setattr(subprocess, "run", None)
     assert vggfast.weights.published("tiny") == path
     assert main(["weights", "get", "tiny"]) == 0
-    assert f"{path} is there already\n" in capsys.readouterr().out
+    assert f"{path} exists already\n" in capsys.readouterr().out
     assert main(["weights", "list"]) == 0
     assert f"  {path}\n" in (out := capsys.readouterr().out)
     assert "vgg16-conv  the 13 convolutions" in out
@@ -90,7 +90,7 @@ def test_what_is_not_what_it_should_be_is_not_kept(small, tmp_path, capsys, monk
 
 
 def test_unknown_weights(capsys):
-    with pytest.raises(ValueError, match="name is 'vgg99': one of vgg16-conv is wanted"):
+    with pytest.raises(ValueError, match="name must be one of vgg16-conv, got 'vgg99'"):
         vggfast.weights.published("vgg99")
     with pytest.raises(SystemExit):
         main(["weights", "get", "vgg99"])

@@ -12,22 +12,23 @@ from collections.abc import Sequence
 
 from vggfast._version import __version__
 from vggfast.cli.errors import UsageError, rank, tell
+from vggfast.cli.help import describe
 
 # By command: the module that has its add_arguments(parser) and run(parsed) -> exit code, and what it is for. A module
 # is imported when its command is called, so that each command needs its own packages and no others.
 _COMMANDS = {
     "train": ("vggfast.cli.train", "train a network with the paper's recipe"),
-    "eval": ("vggfast.cli.eval", "top-1 and top-5 error of a trained network"),
-    "reproduce": ("vggfast.cli.reproduce", "the paper's tables on the weights and data that are here"),
-    "predict": ("vggfast.cli.predict", "classes of image files"),
-    "localise": ("vggfast.cli.localise", "boxes of objects: what a network finds, and its error"),
-    "features": ("vggfast.cli.features", "pooled features of a data set, at any layer, several scales"),
-    "svm": ("vggfast.cli.svm", "what a linear SVM makes of features"),
-    "report": ("vggfast.cli.report", "an HTML page of a run, finished or not, or of an evaluation"),
-    "convert": ("vggfast.cli.convert", "networks of other frameworks as ours, and ours as theirs"),
-    "weights": ("vggfast.cli.weights", "published weights, fetched once"),
-    "cache": ("vggfast.cli.cache", "decode and resize a data set once, into a file that training maps into memory"),
-    "info": ("vggfast.cli.info", "what is installed here: versions, build, devices, instruction set, packages"),
+    "eval": ("vggfast.cli.eval", "measure the top-1 and top-5 error of trained networks"),
+    "reproduce": ("vggfast.cli.reproduce", "run a table of the paper, and print it beside the paper's figures"),
+    "predict": ("vggfast.cli.predict", "name the likeliest classes of image files"),
+    "localise": ("vggfast.cli.localise", "find the boxes of objects in images, or measure how often they are wrong"),
+    "features": ("vggfast.cli.features", "extract the features of a data set, at any layer and several scales"),
+    "svm": ("vggfast.cli.svm", "train linear SVMs on features, and print how well they recognise classes"),
+    "report": ("vggfast.cli.report", "write an HTML page about a training run, finished or not, or an evaluation"),
+    "convert": ("vggfast.cli.convert", "convert networks from and to the files of other frameworks"),
+    "weights": ("vggfast.cli.weights", "download published weights, once"),
+    "cache": ("vggfast.cli.cache", "decode and resize a data set once, so that training need not do it in each epoch"),
+    "info": ("vggfast.cli.info", "print what is installed here: versions, build, devices, instruction set, packages"),
 }
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tell(str(error))
         return 2
     except ModuleNotFoundError as error:
-        tell(f"{error}: this command wants the extra, pip install 'vggfast[train]'")
+        tell(f"{error}: this command needs the extra, pip install 'vggfast[train]'")
         return 1
     except (OSError, ValueError, TypeError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("VGGFAST_TRACEBACK"):
@@ -60,9 +61,11 @@ def _run(arguments: list[str]) -> int:
     # All ranks of torchrun's get the same command line: one of them explains it.
     quiet = io.StringIO() if rank() else None
     with contextlib.redirect_stdout(quiet or sys.stdout), contextlib.redirect_stderr(quiet or sys.stderr):
-        parser = argparse.ArgumentParser(
-            prog="vggfast", description="VGG networks on hand-written kernels. Each command has --help."
-        )
+        parser = argparse.ArgumentParser(prog="vggfast")
+        describe(
+            parser, "VGG networks on hand-written kernels. Each command explains itself with --help.",
+            "vggfast train --data digits --out runs/demo", "vggfast train --help",
+        )  # fmt: skip
         parser.add_argument("--version", action="version", version=f"vggfast {__version__}")
         commands = parser.add_subparsers(required=True, metavar="COMMAND")
         for name, (module, text) in _COMMANDS.items():

@@ -8,24 +8,36 @@ import os
 import re
 from pathlib import Path
 
+from vggfast.cli.help import describe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("data", metavar="SPEC", help="the images, as train's --data; or the cache's folder to --verify")
+    describe(
+        parser, "Decodes the images of a data set once, resizes them, and writes them to a folder from which training "
+        "reads them with --data cache:DIR. The same command continues a build that was stopped.",
+        "vggfast cache imagenet:DIR --size 256 --out cache", "vggfast cache cache --verify",
+    )  # fmt: skip
+    parser.add_argument("data", metavar="SPEC", help="images, in any form that vggfast train --data takes; with "
+                        "--verify, the folder of a cache will do")  # fmt: skip
     parser.add_argument("--size", type=_size, default=256, metavar="S",
-                        help="pixels of the shorter side, 256; smaller images, and with none all, stay")  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", type=Path, help="the cache's folder (default cache/<data>-<size>)")
+                        help="shorter side of the images in pixels (default 256); smaller images keep their size, and "
+                        "with 'none' all do")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", type=Path, help="folder of the cache (default "
+                        "cache/<data>-<size>)")  # fmt: skip
     parser.add_argument("--workers", metavar="N", type=int, default=os.cpu_count() or 1,
-                        help="processes that decode (default: as many as processors)")  # fmt: skip
+                        help="number of processes that decode (default: as many as processors)")  # fmt: skip
     parser.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail",
-                        help="where an image does not decode: stop, or leave it out and list it (fail)")  # fmt: skip
-    parser.add_argument("--verify", action="store_true", help="read the cache and compare all checksums, no more")
+                        help="at an image that does not decode: stop (fail), or leave it out and list it (skip) "
+                        "(default fail)")  # fmt: skip
+    parser.add_argument("--verify", action="store_true", help="only read the cache, and compare all "
+                        "checksums")  # fmt: skip
 
 
 def _size(text: str) -> int | None:
     if text == "none":
         return None
     if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: 1 or more, or none, is wanted")
+        raise argparse.ArgumentTypeError(f"must be at least 1, or none, got {text!r}")
     return int(text)
 
 

@@ -5,35 +5,45 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vggfast.cli.help import describe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vggfast.weights.convert import TARGETS
     from vggfast.weights.formats import CONVENTIONS, FORMATS
 
-    parser.description = (
-        "Reads a VGG of another framework, strictly: each tensor must be one of the network's, and none may be "
-        "missing. What it takes (order of channels, range, mean, deviation) is kept in the file that is written."
-    )
-    parser.epilog = "example: vggfast convert vgg16_weights_tf_dim_ordering_tf_kernels.h5 vgg16.safetensors"
+    describe(
+        parser, "Reads a VGG network of another framework, or of ours, and writes it in another format. Every tensor "
+        "of SOURCE must belong to the network, and none may be missing. OUT keeps how images are "
+        "prepared for the network (order of channels, range, mean, standard deviation), if its format has a place for "
+        "that.",
+        "vggfast convert vgg16_weights_tf_dim_ordering_tf_kernels.h5 vgg16.safetensors",
+        "vggfast convert runs/photos/model.safetensors photos.onnx",
+    )  # fmt: skip
     parser.add_argument("source", metavar="SOURCE", type=Path,
-                        help="the file; of a TensorFlow checkpoint of several files, their prefix")  # fmt: skip
-    parser.add_argument("out", metavar="OUT", type=Path, help="the file to write; its suffix may say the format")
+                        help="the file to read; for a TensorFlow checkpoint of several files, the prefix of their "
+                        "names")  # fmt: skip
+    parser.add_argument("out", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument("--from", dest="source_format", choices=FORMATS,
-                        help="the format of SOURCE (default: what its content or suffix says)")  # fmt: skip
+                        help="format of SOURCE (default: told from its content or suffix)")  # fmt: skip
     parser.add_argument("--to", choices=TARGETS,
-                        help="the format of OUT (default: by its suffix, .safetensors being ours)")  # fmt: skip
+                        help="format of OUT (default: told from its suffix; .safetensors is ours)")  # fmt: skip
     parser.add_argument("--preprocessing", choices=CONVENTIONS,
-                        help="what the network takes, if not what the file or its format says: "
-                        "as networks of this format do")  # fmt: skip
-    parser.add_argument("--classes", metavar="FILE", type=Path, help="a text file with a class name a line")
+                        help="prepare images as networks of this format do, instead of as SOURCE or its format "
+                        "says")  # fmt: skip
+    parser.add_argument("--classes", metavar="FILE", type=Path,
+                        help="a text file with the name of a class on each line")  # fmt: skip
     parser.add_argument("--features", metavar="FILE", type=Path,
-                        help="the convolutions, where SOURCE has the FC layers alone")  # fmt: skip
-    parser.add_argument("--features-only", action="store_true", help="leave out whatever is no convolution's")
+                        help="file of the convolutions, if SOURCE has the FC layers alone")  # fmt: skip
+    parser.add_argument(
+        "--features-only", action="store_true", help="convert the convolutions alone, without the FC layers"
+    )
 
 
 def run(parsed: argparse.Namespace) -> int:
     from vggfast.evaluate.networks import class_names
-    from vggfast.weights.convert import describe, target_of, write
+    from vggfast.weights.convert import describe as in_words
+    from vggfast.weights.convert import target_of, write
     from vggfast.weights.formats import CONVENTIONS, read
 
     target = target_of(parsed.out, parsed.to)
@@ -51,7 +61,7 @@ def run(parsed: argparse.Namespace) -> int:
         f"network        {arguments['config']}{' with batch norm' if arguments['batch_norm'] else ''}: {sizes}, "
         f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"
     )
-    print(f"preprocessing  {describe(model.preprocessing)} ({found.origin})")
+    print(f"preprocessing  {in_words(model.preprocessing)} ({found.origin})")
     note = write(found, parsed.out, target, classes)
     print(f"wrote          {parsed.out}: {target}, {note}")
     return 0

@@ -8,55 +8,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vggfast.cli.errors import UsageError
+from vggfast.cli.help import describe
 from vggfast.cli.options import add_images, add_models, drawn, open_models
 
 if TYPE_CHECKING:
     from vggfast.evaluate.networks import Network
 
-_DESCRIPTION = """\
-Evaluates networks on a data set by the paper's protocols:
-  single      dense at one scale: the FC layers as convolutions over the whole image, the class
-              score map averaged, image and mirror image averaged
-  dense       the same, averaged over several scales
-  multi-crop  5 x 5 crops a scale and their mirror images
-  both        the average of dense and multi-crop
-Several networks are evaluated each alone, then by the average of their posteriors, and by a vote.
-
-With --out, what is done stays when the command is stopped, and the same command goes on with it;
-under torchrun, all processes share the images."""
-
-_EPILOG = """\
-examples:
-  vggfast eval --model runs/demo/model.safetensors
-  vggfast eval --models d.safetensors e.safetensors --protocol both --out runs/d-e
-  torchrun --nproc-per-node=8 -m vggfast eval --models d.safetensors --data imagenet:DIR --out runs/d"""
+_DESCRIPTION = (
+    "Measures the top-1 and top-5 error of networks on a data set by one of the paper's protocols:\n"
+    "  single      dense at one scale: the FC layers run as convolutions over the whole image, the class\n"
+    "              score map is averaged, and the image's scores are averaged with its mirror image's\n"
+    "  dense       the same, averaged over several scales\n"
+    "  multi-crop  5 x 5 crops at each scale, and their mirror images\n"
+    "  both        the average of dense and multi-crop\n\n"
+    "Several networks are evaluated one by one, then together: by the average of their posteriors, and by a vote.\n\n"
+    "With --out, results are kept as they are computed, and the same command continues an evaluation that was stopped. "
+    "Under torchrun, the processes share the images."
+)
+_EXAMPLES = (
+    "vggfast eval --model runs/demo/model.safetensors",
+    "vggfast eval --models d.safetensors e.safetensors --protocol both --out runs/d-e",
+    "torchrun --nproc-per-node=8 -m vggfast eval --model d.safetensors --data imagenet:DIR --out runs/d",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    describe(parser, _DESCRIPTION, *_EXAMPLES)
     add_models(parser)
     parser.add_argument("--data", metavar="SPEC",
                         help="images, in any form that vggfast train --data takes (default: those that the networks "
                         "were trained with)")  # fmt: skip
     parser.add_argument("--protocol", choices=("single", "dense", "multi-crop", "both"), default="dense",
-                        help="default dense")  # fmt: skip
+                        help="how to evaluate, see above (default dense)")  # fmt: skip
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
                         help="shorter sides of the rescaled images (default: those of each network's training, or the "
                         "paper's)")  # fmt: skip
     parser.add_argument("--pool", choices=("mean", "sum"), default="mean",
-                        help="how a class score map becomes scores (default mean)")  # fmt: skip
-    parser.add_argument("--out", metavar="DIR", type=Path, help="folder for all results, and to go on from")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there")
+                        help="whether the scores of an image are the mean or the sum of its class score map "
+                        "(default mean)")  # fmt: skip
+    parser.add_argument(
+        "--out", metavar="DIR", type=Path, help="folder for all results; the same command continues from what is there"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the errors and settings to this file")
     parser.add_argument("--csv", metavar="FILE", type=Path,
-                        help="write predictions there: image, the class by each network, final class, "
-                        "confidence")  # fmt: skip
+                        help="write the predictions to this file: image, the class by each network, the final class, "
+                        "its confidence")  # fmt: skip
     add_images(parser)
 
 
 def run(parsed: argparse.Namespace) -> int:
     if parsed.protocol == "single" and len(parsed.scales or [0]) != 1:
-        raise UsageError(f"--scales is {parsed.scales}: the protocol 'single' wants one")
+        raise UsageError(f"--scales must be one scale for the protocol 'single', got {parsed.scales}")
     from vggfast.console import print_table
     from vggfast.data import open_dataset
     from vggfast.distributed import DistributedContext
@@ -94,5 +96,5 @@ def _trained_on(networks: Sequence[Network]) -> tuple[str, bool]:
     found = next(iter(said))
     if len(said) > 1 or not found[0]:
         listed = "; ".join(f"{path} {data or 'does not say'}" for (data, _), path in said.items())
-        raise UsageError(f"--data is wanted; what the networks were trained with: {listed}")
+        raise UsageError(f"--data must be given; what the networks were trained with: {listed}")
     return found

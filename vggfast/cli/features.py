@@ -6,34 +6,39 @@ import argparse
 import functools
 from pathlib import Path
 
+from vggfast.cli.help import describe
 from vggfast.cli.options import add_device, start_alone
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Extracts features as the paper's appendix B: whole images at each scale, their maps pooled over space, "
-        "averaged with the mirror image's. Each tap, pooling and scale stays a block of its own, neither normalised "
-        "nor combined: vggfast svm does that with those that it is told to use. A run that was stopped goes on when "
-        "the same command is given again."
-    )
-    parser.epilog = (
-        "example: vggfast features --model vgg16.safetensors --data imagefolder:DIR --taps relu5_3 pool5 "
-        "--scales 224 320 --pool mean max --out features.npz"
-    )
+    describe(
+        parser, "Extracts features as in the paper's appendix B: from whole images at each scale; the maps of a layer "
+        "are pooled over space and averaged with those of the mirror image.\n\n"
+        "Each combination of layer, pooling and scale stays a block of its own in the file. Blocks are neither "
+        "normalised nor combined: vggfast svm does that with the blocks that it is told to use. The same command "
+        "continues an extraction that was stopped.",
+        "vggfast features --model vgg16.safetensors --data imagefolder:DIR --out features.npz",
+        "vggfast features --model d.safetensors --data digits --taps relu5_3 pool5 --scales 224 --out f.npz",
+    )  # fmt: skip
     parser.add_argument("--model", metavar="FILE", type=Path, required=True,
-                        help="a weight file of ours, with its preprocessing")  # fmt: skip
-    parser.add_argument("--data", metavar="SPEC", required=True, help="images, in any form that vggfast train takes")
-    parser.add_argument("--split", choices=("train", "val", "all"), default="all", help="which images (default all)")
+                        help="a run's model.safetensors, a checkpoint of a run, or a file that vggfast convert or "
+                        "vggfast weights wrote")  # fmt: skip
+    parser.add_argument("--data", metavar="SPEC", required=True, help="images, in any form that vggfast train --data "
+                        "takes")  # fmt: skip
+    parser.add_argument("--split", choices=("train", "val", "all"), default="all", help="which images of the data set "
+                        "(default all)")  # fmt: skip
     parser.add_argument("--taps", metavar="TAP", nargs="+", default=["pool5"],
-                        help="conv1_1 ... relu5_3, pool5, penultimate (default pool5)")  # fmt: skip
+                        help="layers whose maps are taken: conv1_1 ... relu5_3, pool5; or penultimate, the second FC "
+                        "layer (default pool5)")  # fmt: skip
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+", default=[256, 384, 512],
                         help="shorter sides of the rescaled images (default 256 384 512)")  # fmt: skip
     parser.add_argument("--pool", choices=("mean", "max"), nargs="+", default=["mean"],
-                        help="over space (default mean)")  # fmt: skip
-    parser.add_argument("--no-flip", dest="flip", action="store_false", help="leave the mirror image out")
+                        help="how maps are pooled over space; with both, each gives a block "
+                        "(default mean)")  # fmt: skip
+    parser.add_argument("--no-flip", dest="flip", action="store_false", help="do not average with the mirror images")
     add_device(parser)
     parser.add_argument("--out", metavar="FILE.npz|DIR", type=Path, required=True,
-                        help="one file, or a folder of .npy files and features.json")  # fmt: skip
+                        help="file to write, or folder for .npy files and features.json")  # fmt: skip
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -45,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.weights.files import model_of
 
     if parsed.out.suffix == ".npy":
-        raise ValueError(f"--out is {parsed.out}: FILE.npz, or a folder for .npy files, is wanted")
+        raise ValueError(f"--out must be FILE.npz, or a folder for .npy files, got {parsed.out}")
     file = WeightFile(parsed.model)
     model, _ = model_of(file)
     if model.preprocessing is None:

@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from vggfast import _native
 from vggfast._version import __version__
+from vggfast.cli.help import describe
 
 # What is not needed to use the library, and what each is for.
 _PACKAGES = {
@@ -20,7 +21,11 @@ _PACKAGES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Prints versions, how the compiled module was built, devices, and the optional packages."
+    describe(
+        parser, "Prints versions, how the compiled module was built, the devices and instruction sets of this machine, "
+        "and which optional packages are installed; if the module cannot be loaded, why.",
+        "vggfast info",
+    )  # fmt: skip
 
 
 def run(_: argparse.Namespace) -> int:

@@ -7,50 +7,74 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from vggfast.cli.help import describe
 from vggfast.cli.options import add_device, start_alone
 from vggfast.localisation.boxes import MERGE_THRESHOLD
 
+_EXAMPLES = {
+    "eval": "vggfast localise eval --model boxes.safetensors --classifier a.safetensors",
+    "predict": "vggfast localise predict a.png --model boxes.safetensors --classifier a.safetensors",
+}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Evaluates and applies networks that predict boxes, which vggfast train --predict box or boxes makes of a "
-        "classification network."
-    )
+    describe(
+        parser, "Finds the boxes of objects in images, or measures how often they are wrong, with a network that "
+        "vggfast train --predict box or --predict boxes has made of a classification network.",
+        *_EXAMPLES.values(),
+    )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="what")
-    _add_eval(commands.add_parser("eval", help="error by the paper's two protocols, beside the mean box"))
-    _add_predict(commands.add_parser("predict", help="classes and boxes of image files"))
+    _add_eval(
+        commands.add_parser("eval", help="measure the error by the paper's two protocols, beside that of the mean box")
+    )
+    _add_predict(commands.add_parser("predict", help="print the classes and boxes of image files"))
 
 
-def _add_networks(parser: argparse.ArgumentParser, classifier_wanted: bool, text: str) -> None:
+def _add_networks(parser: argparse.ArgumentParser, classifier_required: bool, text: str) -> None:
     parser.add_argument("--model", metavar="FILE", type=Path, required=True,
                         help="model.safetensors of a run that learnt boxes, or one of its checkpoints")  # fmt: skip
-    parser.add_argument("--classifier", metavar="FILE", type=Path, required=classifier_wanted, help=text)
+    parser.add_argument("--classifier", metavar="FILE", type=Path, required=classifier_required, help=text)
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
-                        help="shorter sides of the image for the dense run (default: the training's)")  # fmt: skip
+                        help="shorter sides of the rescaled images where whole images are evaluated (default: those "
+                        "of the training)")  # fmt: skip
     parser.add_argument("--merge", metavar="X", type=float, default=MERGE_THRESHOLD,
-                        help=f"how unlike two boxes may be to become one (default {MERGE_THRESHOLD:g})")  # fmt: skip
+                        help="largest distance of two boxes that are merged into one (default "
+                        f"{MERGE_THRESHOLD:g})")  # fmt: skip
     add_device(parser)
 
 
 def _add_eval(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = (
-        "example: vggfast localise eval --model runs/boxes/model.safetensors --classifier runs/a/model.safetensors"
+    describe(
+        parser, "Measures the error of boxes by the paper's two protocols: that of the box that the network gives for "
+        "the true class, from the centre crop; and, with --classifier, that of the five likeliest classes and their "
+        "boxes, from the whole image. Beside them stands the error of the mean box of the training images.",
+        _EXAMPLES["eval"],
+    )  # fmt: skip
+    _add_networks(parser, False, "classification network that gives the five likeliest classes of an image; without "
+                                 "it, only the box of the true class is evaluated")  # fmt: skip
+    parser.add_argument("--data", metavar="SPEC", help="images with boxes, tiny-imagenet:DIR or imagenet:DIR (default: "
+                        "those of the training)")  # fmt: skip
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="val", help="which images of the data set (default val)"
     )
-    _add_networks(parser, False, "the classification network that names five classes an image; without one, the true "
-                                 "class alone is evaluated")  # fmt: skip
-    parser.add_argument("--data", metavar="SPEC", help="tiny-imagenet:DIR or imagenet:DIR (default: the run's)")
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="which images (default val)")
     parser.add_argument("--threshold", metavar="IOU", type=float, default=0.5,
-                        help="a box is right above this intersection over union (default 0.5)")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+                        help="a box is right if its intersection over union with a true box is larger than this "
+                        "(default 0.5)")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the errors and settings to this file, too")
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
-    _add_networks(parser, True, "the classification network that names the classes")
-    parser.add_argument("--top", metavar="K", type=int, help="classes to print (default 5, or all of fewer)")
+    describe(
+        parser, "Prints the likeliest classes of each image, and a box for each of them: left, top, right and bottom "
+        "in pixels.", _EXAMPLES["predict"],
+    )  # fmt: skip
+    _add_networks(parser, True, "classification network that gives the likeliest classes of an image")
+    parser.add_argument("--top", metavar="K", type=int,
+                        help="number of classes to print (default 5, or all if there are fewer)")  # fmt: skip
     parser.add_argument("--draw", metavar="DIR", type=Path,
-                        help="write each photo there with the likeliest class' box, as <name>-boxes.png")  # fmt: skip
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+                        help="write each image to this folder with the box of its likeliest class drawn in, as "
+                        "<name>-boxes.png")  # fmt: skip
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -67,15 +91,14 @@ def _networks(parsed: argparse.Namespace) -> tuple[Any, dict[str, Any], Any]:
 
     model, metadata = load_model(parsed.model)
     if missing := {"predict", "classes", "mean_box", "scales"} - metadata.keys():
-        raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: a network that predicts boxes is "
-                         "wanted, as vggfast train --predict boxes makes it")  # fmt: skip
+        raise ValueError(f"{parsed.model} has no {', '.join(sorted(missing))}: --model must be a network that predicts "
+                         "boxes, as vggfast train --predict boxes makes it")  # fmt: skip
     device = start_alone(parsed, "localise").device
     if parsed.classifier is None:
         return model.to(device), metadata, None
     classifier, theirs = load_model(parsed.classifier)
     if theirs.get("classes") != metadata["classes"] or "predict" in theirs:
-        raise ValueError(f"{parsed.classifier} does not predict the classes of {parsed.model}: a network that does is "
-                         "wanted")  # fmt: skip
+        raise ValueError(f"--classifier must predict the classes of {parsed.model}, and {parsed.classifier} does not")
     return model.to(device), metadata, classifier.to(device)
 
 

@@ -22,42 +22,54 @@ _BYTES = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 def add_models(parser: argparse.ArgumentParser) -> None:
     """The options --models, --model, --classes, --fusion; :func:`open_models` reads them."""
     parser.add_argument("--models", metavar="FILE", type=Path, nargs="+", action="extend", default=[],
-                        help="networks: a run's model.safetensors, a checkpoint of a run, or what vggfast convert "
-                        "wrote; with several, also what they say together")  # fmt: skip
-    parser.add_argument("--model", metavar="FILE", type=Path, action="append", dest="models", help="one of them")
+                        help="one or more networks: a run's model.safetensors, a checkpoint of a run, or a file that "
+                        "vggfast convert wrote")  # fmt: skip
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        dest="models",
+        help="the same for one network; may be given several times",
+    )
     add_classes(parser)
     parser.add_argument("--fusion", choices=("average", "vote"), default="average",
-                        help="how several networks agree on the final label of --csv: by the average of their "
-                        "posteriors, or by a vote, of which the first decides ties (default average)")  # fmt: skip
+                        help="how several networks choose the final class in --csv: by the average of their "
+                        "posteriors, or by a vote, in which the first network decides a tie (default "
+                        "average)")  # fmt: skip
 
 
 def add_classes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", metavar="FILE", type=Path,
-                        help="names of the classes, one a line, for networks that have none of their own")  # fmt: skip
+                        help="a text file with the name of a class on each line, for networks whose files do not "
+                        "name their classes")  # fmt: skip
 
 
 def add_images(parser: argparse.ArgumentParser) -> None:
     """The options of what is evaluated, and how."""
-    parser.add_argument("--split", choices=("train", "val"), default="val", help="which images (default val)")
-    parser.add_argument("--no-flip", dest="flip", action="store_false", help="leave the mirror images out")
+    parser.add_argument(
+        "--split", choices=("train", "val"), default="val", help="which images of the data set (default val)"
+    )
+    parser.add_argument("--no-flip", dest="flip", action="store_false", help="do not average with the mirror images")
     parser.add_argument("--on-bad-image", choices=("fail", "skip"), default="fail",
-                        help="what an image that does not decode does: stop everything, or count in no error "
+                        help="at an image that does not decode: stop (fail), or leave it out of the errors (skip) "
                         "(default fail)")  # fmt: skip
-    parser.add_argument("--overwrite", action="store_true", help="replace another evaluation in --out")
+    parser.add_argument("--overwrite", action="store_true", help="replace an evaluation with other settings in --out")
     add_machine(parser)
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """The options --memory and --device."""
     parser.add_argument("--memory", metavar="BYTES", type=parse_bytes, default=2 << 30,
-                        help="for activations, such as 512M or 2G; larger images are computed in tiles, to the same "
-                        "result (default 2G)")  # fmt: skip
+                        help="memory for activations, such as 512M or 2G; larger images are computed in tiles, with "
+                        "the same result (default 2G)")  # fmt: skip
     add_device(parser)
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto",
-                        help="where to compute; auto takes a GPU per process when there are any")  # fmt: skip
+                        help="where to compute; auto takes a GPU for each process if there are any (default "
+                        "auto)")  # fmt: skip
 
 
 def start_alone(parsed: argparse.Namespace, name: str) -> DistributedContext:
@@ -87,7 +99,7 @@ def parse_bytes(text: str) -> int:
     """A number of bytes, with K, M or G behind it for 2^10, 2^20 or 2^30."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
     if not match or float(match[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r}: a number of bytes, such as 512M or 2G, is wanted")
+        raise argparse.ArgumentTypeError(f"must be a number of bytes, such as 512M or 2G, got {text!r}")
     return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
@@ -101,5 +113,5 @@ def open_models(parsed: argparse.Namespace) -> list[Network]:
     from vggfast.evaluate.networks import class_names, open_networks
 
     if not parsed.models:
-        raise UsageError("--models is wanted: one file or more")
+        raise UsageError("--models must be given: one file or more")
     return open_networks(parsed.models, class_names(parsed.classes) if parsed.classes else None)

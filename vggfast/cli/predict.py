@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggfast.cli.help import describe
 from vggfast.cli.options import add_machine, add_models, drawn, open_models
 
 if TYPE_CHECKING:
@@ -17,22 +18,25 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Prints the likeliest classes of each image, evaluated densely as by vggfast eval; of several networks, by the "
-        "average of their posteriors."
-    )
-    parser.epilog = "example: vggfast predict a.png b.png --model runs/demo/model.safetensors"
+    describe(
+        parser, "Prints the likeliest classes of each image. Images are evaluated densely, as vggfast eval does; "
+        "several networks decide by the average of their posteriors.",
+        "vggfast predict a.png b.png --model runs/demo/model.safetensors",
+    )  # fmt: skip
     add_models(parser)
-    parser.add_argument("--scales", metavar="Q", type=int, nargs="+", help="as for eval")
-    parser.add_argument("--top", metavar="K", type=int, help="classes to print (default 5, or all of fewer)")
+    parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
+                        help="shorter sides of the rescaled images (default: those of each network's training, or the "
+                        "paper's)")  # fmt: skip
+    parser.add_argument("--top", metavar="K", type=int,
+                        help="number of classes to print (default 5, or all if there are fewer)")  # fmt: skip
     parser.add_argument("--csv", metavar="FILE", type=Path,
-                        help="write predictions there: image, the class by each network, final class, "
-                        "confidence")  # fmt: skip
+                        help="write the predictions to this file: image, the class by each network, the final class, "
+                        "its confidence")  # fmt: skip
     parser.add_argument("--sheet", metavar="FILE", type=Path,
-                        help="write a page (.html) or picture (.png) of the images there: their likeliest classes, and "
-                        "heat maps of where the (first) network sees them")  # fmt: skip
+                        help="write a page (.html) or a picture (.png) that shows each image, its likeliest classes, "
+                        "and heat maps of where the first network sees them")  # fmt: skip
     add_machine(parser)
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -46,7 +50,7 @@ def run(parsed: argparse.Namespace) -> int:
     images = _open(parsed.images, networks)
     top = min(5, len(images.classes)) if parsed.top is None else parsed.top
     if not 1 <= top <= len(images.classes):
-        raise ValueError(f"--top is {top}: 1 to {len(images.classes)}, the number of classes, is wanted")
+        raise ValueError(f"--top must be 1 to {len(images.classes)}, the number of classes, got {top}")
     if parsed.sheet:
         from vggfast.report.sheet import check_sheet, write_sheet
 
@@ -76,7 +80,7 @@ def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageFiles:
 
     classes = next((network.classes for network in networks if network.classes is not None), None)
     if classes is None:
-        raise ValueError(f"{networks[0].path} has no names of its classes: --classes FILE is wanted")
+        raise ValueError(f"{networks[0].path} has no names of its classes: give --classes FILE")
     return ImageFiles([str(path) for path in paths], classes)
 
 

@@ -57,7 +57,7 @@ def order(parsed: argparse.Namespace) -> Order:
             )
         return _resumed(Path(parsed.resume), given)
     if parsed.resume == "auto" and parsed.overwrite:
-        raise UsageError("--resume auto keeps the run that --overwrite would replace: one of them is wanted")
+        raise UsageError("--resume auto keeps the run that --overwrite would replace: give only one of them")
     config = _new(name, given)
     out = parsed.out or Path("runs") / f"{config.data.partition(':')[0]}-{config.config}{scale_of(name)}"
     if parsed.resume == "auto" and (out / "config.yaml").is_file():
@@ -95,7 +95,9 @@ def _typed(parsed: argparse.Namespace) -> dict[str, Any]:
     values = {name: getattr(parsed, name) for name in fields if getattr(parsed, name) is not None}
     for option, name, value in _replicated(parsed):
         if values.setdefault(name, value) != value:
-            raise UsageError(f"{option} means {flag(name)} {value}, and {flag(name)} is {values[name]}: one is wanted")
+            raise UsageError(
+                f"{option} means {flag(name)} {value}, and {flag(name)} is {values[name]}: give only one of them"
+            )
     return values
 
 
@@ -103,7 +105,7 @@ def _replicated(parsed: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
     """(option, field, value) of the flags that another replication has."""
     if parsed.c11:
         if parsed.d not in (None, 16):
-            raise UsageError(f"-c11 is the net of 16 layers with 1x1 convolutions: -d is {parsed.d}, and 16 is wanted")
+            raise UsageError(f"-d must be 16 with -c11, the net of 16 layers with 1x1 convolutions, got {parsed.d}")
         yield "-c11", "config", "C"
     elif parsed.d is not None:
         yield f"-d {parsed.d}", "config", DEPTHS[parsed.d]
@@ -111,7 +113,7 @@ def _replicated(parsed: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
         yield f"-i {parsed.i}", "init", parsed.i
     elif parsed.i is not None:
         if not Path(parsed.i).is_file():
-            raise ValueError(f"-i is {parsed.i!r}: a weight file or one of {', '.join(INITS)} is wanted")
+            raise ValueError(f"-i must be a weight file or one of {', '.join(INITS)}, got {parsed.i!r}")
         yield f"-i {parsed.i}", "init_from", parsed.i
         yield f"-i {parsed.i}", "init_layers", "all"
     for option, name, value in (("-t", "data", parsed.t), ("-v", "val_data", parsed.v)):
@@ -147,10 +149,9 @@ def _check_start(name: str, config: TrainConfig) -> None:
     if config.init_layers not in ("all", "body") or config.init_from:
         return
     if scale := starting_scale(name):
-        raise ValueError(f"{name} goes on from the net of S = {scale}: --init-from RUN/model.safetensors is wanted")
+        raise ValueError(f"{name} goes on from the net of S = {scale}: give --init-from RUN/model.safetensors")
     raise ValueError(
-        f"init_layers is {config.init_layers!r}, and init_from names no net to take them from: --init-from FILE is "
-        "wanted"
+        f"init_layers is {config.init_layers!r}, and init_from names no net to take them from: give --init-from FILE"
     )
 
 

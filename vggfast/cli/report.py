@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from vggfast.cli.help import describe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Writes report.html and curves.png into a run's folder, from the files there; training does so itself at its "
-        "end. Into the folder of an evaluation (vggfast eval --out) it writes evaluation.html and evaluation-*.png."
-    )
-    parser.epilog = "example: vggfast report runs/photos"
+    describe(
+        parser, "Writes report.html and curves.png into the folder of a training run, finished or not, from the files "
+        "that are there; training does so itself at its end. Into the folder of an evaluation (vggfast eval --out) it "
+        "writes evaluation.html and evaluation-*.png.",
+        "vggfast report runs/photos",
+    )  # fmt: skip
     parser.add_argument("out", metavar="FOLDER", type=Path, help="the folder of a run or an evaluation")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggfast.cli.errors import UsageError
+from vggfast.cli.help import describe
 from vggfast.cli.options import add_classes, add_images, drawn
 
 if TYPE_CHECKING:
@@ -17,37 +18,36 @@ TABLES = ("table3", "table4", "table5", "table6", "localisation", "appendix-b")
 # Options that the appendices have no use for, with their defaults.
 _OF_TABLES = {"flip": True, "on_bad_image": "fail", "overwrite": False, "classes": None, "memory": 2 << 30}
 
-_DESCRIPTION = """\
-Runs what a table of the paper needs, and prints it beside the paper's figures; what cannot be run
-says why.
-  table3        one test scale: A, A-LRN, B, C, D, E
-  table4        several test scales, dense
-  table5        dense, multi-crop, and both: D and E
-  table6        D and E together
-  localisation  appendix A: boxes
-  appendix-b    features elsewhere, with a linear SVM
-
-DIR of --weights holds <configuration>-<regime>.safetensors, such as A-LRN-256.safetensors or
-D-jitter.safetensors, of networks trained at S = 256, S = 384 or S from [256, 512]; of smaller networks,
-what corresponds to it. For localisation, D-localise-pcr.safetensors, D-localise-pcr-fc.safetensors and
-D-localise-scr-fc.safetensors. For appendix-b D-*.safetensors and E-*.safetensors, or, of convolutions
-alone, vgg16-conv.safetensors.
-
-With --out, posteriors and features are kept for all tables, and a command that was stopped goes on."""
+_DESCRIPTION = (
+    "Runs what a table of the paper needs, and prints it beside the paper's figures. A row that cannot be run says "
+    "why.\n\n"
+    "  table3        one test scale: A, A-LRN, B, C, D, E\n"
+    "  table4        several test scales, dense\n"
+    "  table5        dense, multi-crop, and both: D and E\n"
+    "  table6        D and E together\n"
+    "  localisation  appendix A: boxes\n"
+    "  appendix-b    appendix B: features for another data set, with a linear SVM\n\n"
+    "The folder --weights holds a file for each network, <configuration>-<regime>.safetensors, such as "
+    "A-LRN-256.safetensors or D-jitter.safetensors. The regimes are the scales of training: 256 and 384 for S = 256 "
+    "and S = 384, jitter for S from [256, 512]; for networks smaller than the paper's, what corresponds to these. "
+    "The table localisation reads D-localise-pcr.safetensors, D-localise-pcr-fc.safetensors and "
+    "D-localise-scr-fc.safetensors. The table appendix-b reads D-*.safetensors and E-*.safetensors, or "
+    "vgg16-conv.safetensors, which has the convolutions alone.\n\n"
+    "With --out, posteriors and features are kept for all tables, and the same command continues one that was stopped."
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = _DESCRIPTION
-    parser.epilog = "example: vggfast reproduce table4 --data imagenet:DIR --weights weights --out runs/paper"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    describe(parser, _DESCRIPTION, "vggfast reproduce table4 --data imagenet:DIR --weights weights --out runs/paper")
     parser.add_argument("table", choices=TABLES, metavar="TABLE", help=", ".join(TABLES))
-    parser.add_argument("--data", metavar="SPEC", required=True, help="images, as for vggfast eval")
-    parser.add_argument("--weights", metavar="DIR", type=Path, required=True, help="the networks")
+    parser.add_argument("--data", metavar="SPEC", required=True, help="images, in any form that vggfast train --data "
+                        "takes")  # fmt: skip
+    parser.add_argument("--weights", metavar="DIR", type=Path, required=True, help="folder of the networks, see above")
     parser.add_argument("--out", metavar="DIR", type=Path,
-                        help="write TABLE.json and TABLE.md there, and what they are made of")  # fmt: skip
+                        help="folder for TABLE.json and TABLE.md, and for what they are made of")  # fmt: skip
     parser.add_argument("--scales", metavar="Q", type=int, nargs="+",
-                        help="appendix-b, which takes the images of both splits: shorter sides of the images "
-                        "(default: those of the networks' training, or 256 384 512)")  # fmt: skip
+                        help="for appendix-b: shorter sides of the rescaled images (default: those of the networks' "
+                        "training, or 256 384 512)")  # fmt: skip
     add_classes(parser)
     add_images(parser)
 

@@ -6,28 +6,33 @@ import argparse
 import functools
 from pathlib import Path
 
+from vggfast.cli.help import describe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.description = (
-        "Trains linear SVMs, one class against all others, on random splits of what vggfast features wrote, and "
-        "prints the mean class recall: the paper's protocol for Caltech-101. Each block is divided by its L2 norm "
-        "before it is combined with others, and the whole again after."
-    )
-    parser.epilog = "example: vggfast svm features.npz --use pool5.mean@224 relu5_3@320 --c 1"
+    describe(
+        parser, "Trains linear SVMs, one class against all others, on random splits of the images whose features "
+        "vggfast features wrote, and prints the mean class recall: the paper's protocol for Caltech-101. Each block is "
+        "divided by its L2 norm before blocks are combined, and the whole is divided by its norm again after.",
+        "vggfast svm features.npz --use pool5.mean@224 relu5_3@320 --c 1",
+    )  # fmt: skip
     parser.add_argument("features", metavar="FEATURES", type=Path, nargs="+",
-                        help="what vggfast features wrote; several files of the same images are joined")  # fmt: skip
+                        help="files or folders that vggfast features wrote; several of the same images are "
+                        "joined")  # fmt: skip
     parser.add_argument("--use", metavar="BLOCK", nargs="+", default=[],
-                        help="blocks, as pool5.mean@224, pool5@224 or pool5 (default: all)")  # fmt: skip
+                        help="blocks to use, such as pool5.mean@224; pool5@224 and pool5 stand for all that match "
+                        "(default: all blocks)")  # fmt: skip
     parser.add_argument("--combine", choices=("stack", "average"), default="stack",
-                        help="what becomes of several scales (default stack)")  # fmt: skip
-    parser.add_argument("--train", metavar="N", type=int, default=30, help="training images a class (default 30)")
+                        help="whether blocks of several scales are stacked or averaged (default stack)")  # fmt: skip
+    parser.add_argument("--train", metavar="N", type=int, default=30, help="training images of each class (default 30)")
     parser.add_argument("--test", metavar="N", type=int, default=50,
-                        help="test images a class, at most, of the others (default 50)")  # fmt: skip
-    parser.add_argument("--splits", metavar="N", type=int, default=3, help="random splits (default 3)")
-    parser.add_argument("--seed", type=int, default=0, help="of the splits (default 0)")
-    parser.add_argument("--c", type=float,
-                        help="of the SVM (default: by cross-validation within the training images)")  # fmt: skip
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+                        help="test images of each class, at most (default 50)")  # fmt: skip
+    parser.add_argument("--splits", metavar="N", type=int, default=3, help="number of random splits (default 3)")
+    parser.add_argument("--seed", metavar="N", type=int, default=0, help="seed of the splits (default 0)")
+    parser.add_argument("--c", metavar="X", type=float,
+                        help="C of the SVM (default: chosen by cross-validation within the training "
+                        "images)")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file, too")
 
 
 def run(parsed: argparse.Namespace) -> int:

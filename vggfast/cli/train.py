@@ -7,12 +7,12 @@ import dataclasses
 import os
 import shlex
 import signal
-import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggfast import _native
 from vggfast.cli.errors import UsageError
+from vggfast.cli.help import describe
 from vggfast.cli.recipe import DEPTHS, MAY_CHANGE, Order, diagnosis, flag, order
 from vggfast.models import INITS
 from vggfast.runs.config import TrainConfig
@@ -21,19 +21,19 @@ from vggfast.training.presets import PRESETS
 if TYPE_CHECKING:
     from vggfast.training.trainer import Trainer
 
-_DESCRIPTION = """\
-Trains a network with the recipe of Simonyan & Zisserman, evaluates it densely, and writes a run
-folder: config.yaml, checkpoints, the best weights (model.safetensors), metrics, curves, a report.
+_DESCRIPTION = (
+    "Trains a network with the recipe of Simonyan & Zisserman, evaluates it densely, and writes everything into a "
+    "folder: config.yaml, checkpoints, the best weights (model.safetensors), metrics, curves and a report.\n\n"
+    "The recipe starts from the defaults. A preset replaces some of them, then a YAML file (--recipe), then the "
+    "options of the command line. The defaults stand in brackets, followed by those of the presets digits and "
+    "tiny-imagenet where they differ. They are the paper's values except for --pixel-std and --init."
+)
 
-The recipe is made of, each over the one before: the defaults, a preset, a YAML file, these options.
-Brackets show the default, which is the paper's value but for --pixel-std and --init, then what the
-presets digits and tiny-imagenet make of it."""
-
-_EPILOG = """\
-examples:
-  vggfast train --data imagefolder:photos --config D --out runs/photos
-  torchrun --nproc-per-node=8 -m vggfast train --preset paper-D --data imagenet:DIR
-  torchrun --nproc-per-node=8 --max-restarts=3 -m vggfast train --recipe mine.yaml --resume auto"""
+_EXAMPLES = (
+    "vggfast train --data imagefolder:photos --config D --out runs/photos",
+    "torchrun --nproc-per-node=8 -m vggfast train --preset paper-D --data imagenet:DIR",
+    "torchrun --nproc-per-node=8 --max-restarts=3 -m vggfast train --recipe mine.yaml --resume auto",
+)
 
 # Short forms of options, as other replications have them.
 _SHORT = {"batch_size": ["-b"], "epochs": ["-e"], "early_stop": ["-es"], "lr": ["-lr"]}
@@ -41,20 +41,9 @@ _METAVARS = {"data": "SPEC", "val_data": "SPEC", "init_from": "FILE"}
 _SMALL = ("digits", "tiny-imagenet")
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Wide enough for our options, and no name of one cut at its hyphens."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=29)
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return textwrap.wrap(text, width, break_on_hyphens=False)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = "vggfast train [options]"
-    parser.description, parser.epilog = _DESCRIPTION, _EPILOG
-    parser.formatter_class = _Help
+    describe(parser, _DESCRIPTION, *_EXAMPLES)
     _add_folder(parser.add_argument_group("folder"))
     _add_recipe(parser.add_argument_group("recipe"))
     groups: dict[str, Any] = {}
@@ -68,13 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_folder(group: Any) -> None:
-    group.add_argument("--out", metavar="DIR", type=Path, help="the run's folder [runs/<kind of data>-<config>]")
-    group.add_argument("--overwrite", action="store_true", help="replace the run that it holds")
+    group.add_argument("--out", metavar="DIR", type=Path, help="folder of the run [runs/<kind of data>-<config>]")
+    group.add_argument("--overwrite", action="store_true", help="replace the run that is in the folder already")
     group.add_argument(
         "--resume",
         metavar="DIR|auto",
-        help=f"go on with the run in DIR; {', '.join(map(flag, MAY_CHANGE))} may change. auto: go on with the run in "
-        "--out where there is one, else start it",
+        help=f"continue the run in DIR; only {', '.join(map(flag, MAY_CHANGE))} may be given anew. auto: continue the "
+        "run in --out if there is one, else start it",
     )
 
 
@@ -83,10 +72,13 @@ def _add_recipe(group: Any) -> None:
         "--preset",
         metavar="NAME",
         choices=(*PRESETS, "none"),
-        help=f"{', '.join(PRESETS)}, or none [the one that suits the kind of data]",
+        help=f"start from a preset: {', '.join(PRESETS)}, or none [the one that suits the kind of data]",
     )
     group.add_argument(
-        "--recipe", metavar="FILE", type=Path, help="YAML: the options below, as 'batch_size: 64', and 'preset'"
+        "--recipe",
+        metavar="FILE",
+        type=Path,
+        help="a YAML file with any of the options below, such as 'batch_size: 64', and 'preset'",
     )
 
 
@@ -114,21 +106,28 @@ def _add_diagnosis(group: Any) -> None:
         metavar="INIT",
         nargs="*",
         choices=tuple(INITS),
-        help="train nothing else: the first steps from each of these initialisations (none named: --init's, or all), "
-        "their logits, losses and gradients, into --out [runs/init-<config>]",
+        help="instead of training a network, run the first steps from each of these initialisations and write their "
+        "logits, losses and gradients into --out [runs/init-<config>]; without a name, from the "
+        "one that --init names, or else from all",
     )
-    group.add_argument("--diagnose-steps", metavar="N", type=int, help="how many first steps [200]")
+    group.add_argument("--diagnose-steps", metavar="N", type=int, help="number of steps from each initialisation [200]")
 
 
 def _add_replication(group: Any) -> None:
     depths = ", ".join(f"{depth} is {config}" for depth, config in DEPTHS.items())
-    group.add_argument("-d", type=int, choices=tuple(DEPTHS), help=f"weight layers: {depths}")
-    group.add_argument("-c11", action="store_true", help="16 layers with 1x1 convolutions: C")
+    group.add_argument("-d", type=int, choices=tuple(DEPTHS), help=f"number of weight layers: {depths}")
+    group.add_argument("-c11", action="store_true", help="configuration C: 16 layers, some of them 1x1 convolutions")
     group.add_argument(
-        "-i", metavar="INIT", help="an initialisation's name, or a weight file: --init-from FILE --init-layers all"
+        "-i",
+        metavar="INIT",
+        help="name of an initialisation (--init), or a weight file (--init-from FILE --init-layers all)",
     )
-    group.add_argument("-t", metavar="DIR", help="training images, a folder of class folders; or as --data")
-    group.add_argument("-v", metavar="DIR", help="validation images, the same")
+    group.add_argument(
+        "-t",
+        metavar="DIR",
+        help="training images: a folder with a folder for each class, or any form that --data takes",
+    )
+    group.add_argument("-v", metavar="DIR", help="validation images, in the same forms")
 
 
 def run(parsed: argparse.Namespace) -> int:

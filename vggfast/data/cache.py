@@ -212,9 +212,9 @@ def build_split(
 ) -> Built:  # fmt: skip
     """One split of :func:`build_cache`, of images that are open already."""
     if size is not None and size < 1:
-        raise ValueError(f"size is {size}: 1 or more, or None, is wanted")
+        raise ValueError(f"size must be at least 1, or None, got {size}")
     if on_bad_image not in ON_BAD_IMAGE:
-        raise ValueError(f"on_bad_image is {on_bad_image!r}: one of {', '.join(ON_BAD_IMAGE)} is wanted")
+        raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     identity = {"spec": spec, "split": split, "size": size, "images": len(images), "digest": _digest(images)}
     index_file = out / f"{split}.index"
     if index_file.exists():

@@ -35,7 +35,7 @@ def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:
         total += channels.sum(1)
         square += channels @ channels.T
     if not count:
-        raise ValueError("images is empty: at least one image is wanted")
+        raise ValueError("images must have at least one image, got none")
     total, square = total / 255, square / 255**2
     mean = total / count
     covariance = square / count - np.outer(mean, mean)

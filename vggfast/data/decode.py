@@ -57,7 +57,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _from_16_bit(np.asarray(image).astype(np.int64), image.mode).convert("RGB")
     if image.mode == "F":
-        raise ValueError("its mode is F, floating pixels: 8 or 16 bits are wanted")
+        raise ValueError("its pixels must be of 8 or 16 bits, got mode F, floating pixels")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
@@ -66,7 +66,5 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_16_bit(values: np.ndarray, mode: str) -> Image.Image:
     if values.size and not 0 <= values.min() <= values.max() <= _MOST_16_BIT:
-        raise ValueError(
-            f"its mode is {mode}, with values of {values.min()} to {values.max()}: 0 to {_MOST_16_BIT} are wanted"
-        )
+        raise ValueError(f"its values must be 0 to {_MOST_16_BIT}, got {values.min()} to {values.max()} in mode {mode}")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))

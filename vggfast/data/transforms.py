@@ -76,7 +76,7 @@ class Augmentation:
     def __post_init__(self) -> None:
         low, high = self.scales
         if not 1 <= self.crop <= low <= high:
-            raise ValueError(f"crop is {self.crop} and the scales {low} to {high}: 1 <= crop <= low <= high is wanted")
+            raise ValueError(f"crop and scales must be 1 <= crop <= low <= high, got {self.crop} and {low} to {high}")
 
     def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
         height, width = rescaled_size(size, int(generator.integers(self.scales[0], self.scales[1] + 1)))
@@ -96,7 +96,7 @@ class CentreCrop:
 
     def __post_init__(self) -> None:
         if not 1 <= self.crop <= self.scale:
-            raise ValueError(f"crop is {self.crop} and the scale {self.scale}: 1 <= crop <= scale is wanted")
+            raise ValueError(f"crop must be 1 to the scale, {self.scale}, got {self.crop}")
 
     def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
         height, width = rescaled_size(size, self.scale)

@@ -47,10 +47,10 @@ class Settings:
         allowed = {"protocol": tuple(PROTOCOLS), "pool": ("mean", "sum"), "on_bad_image": ("fail", "skip")}
         for name, values in allowed.items():
             if getattr(self, name) not in values:
-                raise ValueError(f"{name} is {getattr(self, name)!r}: one of {', '.join(map(repr, values))} is wanted")
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, values))}, got {getattr(self, name)!r}")
         if self.pool == "sum" and self.protocol not in ("single", "dense"):
             raise ValueError(
-                f"pool is 'sum' and protocol {self.protocol!r}: crops have no map to sum; 'mean' is wanted"
+                f"pool must be 'mean' with protocol {self.protocol!r}, whose crops have no map to sum, got 'sum'"
             )
 
 
@@ -80,7 +80,7 @@ def evaluate_set(
     rank 0 has them, and keeps them.
 
     Args:
-        model: with a head, its preprocessing and the data set's classes, on the world's device.
+        model: with a head, its preprocessing and the data set's classes, on the context's device.
         images: N of them.
         scales: of `settings.protocol`.
         chunks: where rank 0 keeps them; nowhere when None.

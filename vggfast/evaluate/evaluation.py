@@ -214,7 +214,7 @@ def evaluate_networks(
         ValueError: classes, scales or fusion do not fit, or an image does not decode; the text names it.
     """
     if fusion not in FUSIONS:
-        raise ValueError(f"fusion is {fusion!r}: one of {', '.join(map(repr, FUSIONS))} is wanted")
+        raise ValueError(f"fusion must be one of {', '.join(map(repr, FUSIONS))}, got {fusion!r}")
     for network, scales in zip(networks, order.scales, strict=True):
         network.check_classes(images.classes, order.data)
         network.check_scales(scales)

@@ -85,7 +85,7 @@ class Evaluator:
     ) -> Tensor:
         """See :func:`vggfast.evaluate.dense`."""
         if pool not in ("mean", "sum"):
-            raise ValueError(f"pool is {pool!r}: 'mean' or 'sum' is wanted")
+            raise ValueError(f"pool must be 'mean' or 'sum', got {pool!r}")
         return self._posteriors(images, scales, [lambda picture: whole(picture, flip)], pool)
 
     def multi_crop(
@@ -106,9 +106,9 @@ class Evaluator:
     ) -> Tensor:
         """See :func:`vggfast.evaluate.posteriors`."""
         if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol is {protocol!r}: one of {', '.join(map(repr, PROTOCOLS))} is wanted")
+            raise ValueError(f"protocol must be one of {', '.join(map(repr, PROTOCOLS))}, got {protocol!r}")
         if protocol == "single" and scales is not None and len(scales) != 1:
-            raise ValueError(f"scales is {list(scales)}: the protocol 'single' wants one")
+            raise ValueError(f"scales must be one scale for the protocol 'single', got {list(scales)}")
         if protocol == "multi-crop":
             return self.multi_crop(images, scales, flip=flip)
         if protocol != "both":
@@ -145,21 +145,21 @@ class Evaluator:
     def _side(self, scales: Sequence[int] | None, grid: int, crop: int | None) -> int:
         """Of a crop."""
         if grid < 1:
-            raise ValueError(f"grid is {grid}: 1 or more is wanted")
+            raise ValueError(f"grid must be at least 1, got {grid}")
         if isinstance(scales, int):
-            raise TypeError(f"scales is {scales}: a sequence is wanted, such as [{scales}]")
+            raise TypeError(f"scales must be a sequence, such as [{scales}], got {scales}")
         side = self._least if crop is None else crop
         if side < self._least or (scales and side > min(scales)):
-            most = f" to {min(scales)}, the smallest of scales," if scales else " or more"
-            raise ValueError(f"crop is {side}: {self._least}{most} is wanted")
+            allowed = f"{self._least} to {min(scales)}, the smallest of scales" if scales else f"at least {self._least}"
+            raise ValueError(f"crop must be {allowed}, got {side}")
         return side
 
     def _check(self, images: Images, scales: Sequence[int] | None) -> None:
         check(images, self._preprocessing, self._trunk.in_channels)
         if isinstance(scales, int):
-            raise TypeError(f"scales is {scales}: a sequence is wanted, such as [{scales}]")
+            raise TypeError(f"scales must be a sequence, such as [{scales}], got {scales}")
         if scales is not None and (not scales or min(scales) < self._least):
-            raise ValueError(f"scales is {list(scales)}: one or more of at least {self._least} are wanted")
+            raise ValueError(f"scales must be one or more of at least {self._least}, got {list(scales)}")
 
     @torch.no_grad()
     def _posteriors(
@@ -204,8 +204,8 @@ class Evaluator:
     def _check_size(self, picture: Picture, size: tuple[int, int]) -> None:
         if min(size) < self._least:
             raise ValueError(
-                f"images[{picture.image}] has {picture.size[0]} x {picture.size[1]} pixels: at least {self._least} "
-                "along each side are wanted"
+                f"images[{picture.image}] must have at least {self._least} pixels along each side, "
+                f"got {picture.size[0]} x {picture.size[1]}"
             )
 
     def _check_memory(self, view: View, count: int) -> int:
@@ -221,8 +221,8 @@ class Evaluator:
         least = max(-(-bytes_ * 8 // eighths) for bytes_, eighths in shares)
         if least > self._memory:
             raise ValueError(
-                f"memory is {self._memory}: at least {least} bytes are wanted for images[{picture.image}], of "
-                f"{picture.size[0]} x {picture.size[1]} pixels"
+                f"memory must be at least {least} bytes for images[{picture.image}], of "
+                f"{picture.size[0]} x {picture.size[1]} pixels, got {self._memory}"
             )
         return held
 

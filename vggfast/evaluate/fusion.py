@@ -50,6 +50,6 @@ def _stacked(posteriors: Sequence[Tensor]) -> Tensor:
     shapes = {tuple(each.shape) for each in posteriors}
     if len(shapes) != 1 or any(len(shape) != 2 for shape in shapes):
         raise ValueError(
-            f"posteriors has tensors of shapes {sorted(shapes)}: one or more of the same shape (N, classes) are wanted"
+            f"posteriors must be one or more tensors of the same shape (N, classes), got shapes {sorted(shapes)}"
         )
     return torch.stack(list(posteriors))

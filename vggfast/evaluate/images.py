@@ -80,8 +80,8 @@ def crops(picture: Picture, grid: int, side: int, flip: bool) -> list[View]:
     """
     if side > min(picture.size):
         raise ValueError(
-            f"crop is {side}, and images[{picture.image}] has {picture.size[0]} x {picture.size[1]} pixels: at most "
-            f"{min(picture.size)} is wanted"
+            f"crop must be at most {min(picture.size)} for images[{picture.image}], of "
+            f"{picture.size[0]} x {picture.size[1]} pixels, got {side}"
         )
     rows, columns = (_corners(extent, grid, side) for extent in picture.size)
     return [
@@ -105,14 +105,14 @@ def check(images: Images, preprocessing: Preprocessing | None, channels: int) ->
     if isinstance(images, Tensor):
         if images.dim() != 4 or images.shape[1] != channels or not images.is_floating_point():
             raise ValueError(
-                f"images has shape {tuple(images.shape)} and dtype {images.dtype}: (N, {channels}, H, W) of a floating "
-                "dtype, normalised, is wanted"
+                f"images must be (N, {channels}, H, W) of a floating dtype, normalised, "
+                f"got shape {tuple(images.shape)} and dtype {images.dtype}"
             )
     elif isinstance(images, str | Path | Image.Image):
-        raise TypeError(f"images is one {type(images).__name__}: a sequence is wanted, such as [image]")
+        raise TypeError(f"images must be a sequence, such as [image], got one {type(images).__name__}")
     elif odd := [i for i, image in enumerate(images) if not isinstance(image, str | Path | Image.Image)]:
         raise TypeError(
-            f"images[{odd[0]}] is {type(images[odd[0]]).__name__}: a PIL image or the path of one is wanted; tensors "
+            f"images[{odd[0]}] must be a PIL image or the path of one, got {type(images[odd[0]]).__name__}; tensors "
             f"come as one, (N, {channels}, H, W), normalised"
         )
     elif preprocessing is None and len(images) > 0:
@@ -121,7 +121,7 @@ def check(images: Images, preprocessing: Preprocessing | None, channels: int) ->
             "vggfast.Preprocessing.torchvision(), .caffe() or Preprocessing(mean, std)"
         )
     if len(images) == 0:
-        raise ValueError("images is empty: at least one image is wanted")
+        raise ValueError("images must have at least one image, got none")
 
 
 def pictures(images: Images, scales: Sequence[int] | None, preprocessing: Preprocessing | None) -> Iterator[Picture]:

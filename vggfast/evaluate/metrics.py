@@ -27,7 +27,7 @@ def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
     """Share of images, in per cent, whose label is not among the k highest scores (see `hits`): {"top1": ..., ...}."""
     if len(scores) == 0:
-        raise ValueError("scores is empty: at least one image is wanted")
+        raise ValueError("scores must have at least one image, got none")
     return {f"top{k}": 100 * (~hits(scores, labels, k)).double().mean().item() for k in ks}
 
 
@@ -45,11 +45,11 @@ def interval(errors: float, n: int, level: float = 0.95) -> tuple[float, float]:
     Source: Wilson, 1927.
     """
     if not 0 <= errors <= 100:
-        raise ValueError(f"errors is {errors}: 0 to 100 is wanted")
+        raise ValueError(f"errors must be 0 to 100, got {errors}")
     if not 0 < level < 1:
-        raise ValueError(f"level is {level}: between 0 and 1 is wanted")
+        raise ValueError(f"level must be between 0 and 1, got {level}")
     if n < 1:
-        raise ValueError(f"n is {n}: 1 or more is wanted")
+        raise ValueError(f"n must be at least 1, got {n}")
     z2 = NormalDist().inv_cdf((1 + level) / 2) ** 2
     share = errors / 100
     middle = share + z2 / (2 * n)
@@ -82,7 +82,7 @@ def per_class(posteriors: Tensor, labels: Tensor, classes: Sequence[str]) -> lis
     """
     _check(posteriors, labels)
     if posteriors.shape[1] != len(classes):
-        raise ValueError(f"classes has {len(classes)} names: {posteriors.shape[1]}, as posteriors has, are wanted")
+        raise ValueError(f"classes must have {posteriors.shape[1]} names, as many as posteriors, got {len(classes)}")
     top1, top5 = (100 * (~hits(posteriors, labels, k)).double() for k in (1, 5))
     predicted = posteriors.argmax(1)
     rows = []
@@ -124,7 +124,7 @@ def reliability(posteriors: Tensor, labels: Tensor, bins: int = 15) -> Reliabili
     """
     _check(posteriors, labels)
     if bins < 1:
-        raise ValueError(f"bins is {bins}: 1 or more is wanted")
+        raise ValueError(f"bins must be at least 1, got {bins}")
     best, predicted = posteriors.double().max(1)
     place = (best * bins).ceil().long().clamp(1, bins) - 1
 
@@ -141,6 +141,6 @@ def reliability(posteriors: Tensor, labels: Tensor, bins: int = 15) -> Reliabili
 def _check(posteriors: Tensor, labels: Tensor) -> None:
     if posteriors.dim() != 2 or len(posteriors) == 0 or labels.shape != posteriors.shape[:1]:
         raise ValueError(
-            f"posteriors has shape {tuple(posteriors.shape)} and labels {tuple(labels.shape)}: (N, classes) and (N,), "
-            "N at least 1, are wanted"
+            "posteriors and labels must have shapes (N, classes) and (N,), N at least 1, "
+            f"got {tuple(posteriors.shape)} and {tuple(labels.shape)}"
         )

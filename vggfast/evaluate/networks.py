@@ -58,7 +58,7 @@ class Network:
         if "predict" in metadata:
             raise ValueError(f"{path} predicts boxes, not classes: vggfast localise is for it")
         if model.head == "none":
-            raise ValueError(f"{path} has convolutions alone: a network with FC layers is wanted")
+            raise ValueError(f"{path} must hold a network with FC layers, and has convolutions alone")
         if model.preprocessing is None:
             raise ValueError(f"{path} does not say how its images are prepared (preprocessing is missing)")
         number, names = model.arguments["num_classes"], metadata.get("classes") or classes
@@ -81,7 +81,7 @@ class Network:
         return model_of(self.file)[0]
 
     def scales(self, protocol: str) -> tuple[int, ...]:
-        """The test scales that suit it: its training's, else the paper's, as large as its head wants them.
+        """The test scales that suit it: its training's, else the paper's, as large as its head needs them.
 
         Source: Simonyan & Zisserman, section 4; "single" has one, in the middle of the training's, or 256.
         """
@@ -105,7 +105,7 @@ class Network:
         """Raises ValueError where there are none, or images so rescaled are too small for the head."""
         least = 32 * self.arguments["pool_size"]
         if not scales or min(scales) < least:
-            raise ValueError(f"scales of {self.path} are {list(scales)}: one or more of at least {least} are wanted")
+            raise ValueError(f"scales of {self.path} must be one or more of at least {least}, got {list(scales)}")
 
 
 def open_networks(paths: Sequence[Path], classes: Sequence[str] | None = None) -> list[Network]:
@@ -115,7 +115,7 @@ def open_networks(paths: Sequence[Path], classes: Sequence[str] | None = None) -
         FileNotFoundError, ValueError: as there; or a file twice, or two of other classes; the text names it.
     """
     if twice := [path for i, path in enumerate(paths) if path in paths[:i]]:
-        raise ValueError(f"models has {twice[0]} twice: each network is wanted once")
+        raise ValueError(f"models must have each network once, got {twice[0]} twice")
     networks = [Network.open(path, classes) for path in paths]
     named = next((network for network in networks if network.classes is not None), networks[0])
     names = named.classes or [""] * named.arguments["num_classes"]
@@ -134,7 +134,7 @@ def class_names(path: Path) -> list[str]:
         raise FileNotFoundError(f"{path}: no such file of class names")
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     if not names:
-        raise ValueError(f"{path} has no lines: the name of a class on each is wanted")
+        raise ValueError(f"{path} must have the name of a class on each line, and has no lines")
     if "" in names:
-        raise ValueError(f"{path} has nothing on line {names.index('') + 1}: the name of a class is wanted")
+        raise ValueError(f"{path} must have the name of a class on each line, and line {names.index('') + 1} is empty")
     return names

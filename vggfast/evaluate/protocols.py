@@ -51,7 +51,7 @@ def dense(
 
     Raises:
         ValueError, TypeError, FileNotFoundError: no image, or one that does not open, or is too small for the head; no
-            preprocessing; too little memory; the text names it and says what is wanted.
+            preprocessing; too little memory; the text names it and says what is allowed.
     """
     return _evaluator(model, images, preprocessing, memory).dense(images, scales, flip=flip, pool=pool)
 

@@ -77,27 +77,27 @@ class Extractor:
     ) -> None:
         preprocessing = preprocessing or getattr(model, "preprocessing", None)
         if preprocessing is None:
-            raise ValueError("preprocessing is None, and the model has none of its own: a Preprocessing is wanted")
+            raise ValueError("preprocessing must be a Preprocessing where the model has none of its own, got None")
         self.preprocessing = preprocessing
         self.taps, self.scales, self.flip, self.batch_size = tuple(taps), tuple(scales), flip, batch_size
         self.pools = (pool,) if isinstance(pool, str) else tuple(pool)
         if not self.pools or set(self.pools) - set(POOLS):
-            raise ValueError(f"pool is {pool!r}: one or more of {', '.join(map(repr, POOLS))} are wanted")
+            raise ValueError(f"pool must be one or more of {', '.join(map(repr, POOLS))}, got {pool!r}")
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: 1 or more is wanted")
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._head = _head_of(model) if PENULTIMATE in self.taps else None
         least = _SHRINK * (self._head.size if self._head else 1)
         if not self.scales or min(self.scales) < least:
-            raise ValueError(f"scales is {list(scales)}: one or more of at least {least} are wanted")
+            raise ValueError(f"scales must be one or more of at least {least}, got {list(scales)}")
         for name, values in {"taps": self.taps, "scales": self.scales, "pool": self.pools}.items():
             if len(set(values)) < len(values):
-                raise ValueError(f"{name} is {list(values)}: each only once is wanted")
+                raise ValueError(f"{name} must have each value only once, got {list(values)}")
         self._device = next(model.parameters()).device
         self.load(model)
         self.blocks = self._blocks(least)
 
     def load(self, model: nn.Module) -> None:
-        """Makes ready what :meth:`maps` wants of the model; benchmarks put another network in its place."""
+        """Makes ready what :meth:`maps` needs of the model; benchmarks put another network in its place."""
         # Photos are of ever new sizes: a CUDA graph for each would be captured and thrown away.
         trunk = whole(model, head=False)
         self._engine = Engine(trunk, batch=self.batch_size, size=self.scales[0], graph=False)
@@ -181,7 +181,7 @@ def _head_of(model: nn.Module) -> Head:
     head = whole(model).head
     places = [i for i, node in enumerate(head.nodes) if isinstance(node.layer, Linear)] if head else []
     if head is None or not places:
-        raise ValueError(f"taps has {PENULTIMATE!r}, and the model has no head: a network with FC layers is wanted")
+        raise ValueError(f"model must be a network with FC layers for the tap {PENULTIMATE!r}, and has no head")
     return replace(head, nodes=head.nodes[: places[-1]])
 
 
@@ -205,7 +205,7 @@ def combine_blocks(
     _check_combine(how)
     ends = np.cumsum([block.dims for block in blocks])
     if not blocks or features.shape[1] != ends[-1]:
-        raise ValueError(f"features has shape {features.shape}: the columns of {[b.name for b in blocks]} are wanted")
+        raise ValueError(f"features must have the columns of {[b.name for b in blocks]}, got shape {features.shape}")
     parts: dict[Any, list[np.ndarray]] = defaultdict(list)
     for block, values in zip(blocks, np.split(features, ends[:-1], axis=1), strict=True):
         key = block if how == "stack" else (block.tap, block.pool)
@@ -216,7 +216,7 @@ def combine_blocks(
 
 def _check_combine(how: str) -> None:
     if how not in COMBINE:
-        raise ValueError(f"combine is {how!r}: one of {', '.join(map(repr, COMBINE))} is wanted")
+        raise ValueError(f"combine must be one of {', '.join(map(repr, COMBINE))}, got {how!r}")
 
 
 def _normalised(values: np.ndarray) -> np.ndarray:

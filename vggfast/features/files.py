@@ -55,10 +55,10 @@ class FeatureFile:
         chosen = [block for block in self.blocks if not use]
         for text in use:
             match = _SELECTION.fullmatch(text)
-            wanted = {} if match is None else {k: v for k, v in match.groupdict().items() if v is not None}
-            found = [b for b in self.blocks if wanted and all(str(getattr(b, k)) == v for k, v in wanted.items())]
+            chosen_by = {} if match is None else {k: v for k, v in match.groupdict().items() if v is not None}
+            found = [b for b in self.blocks if chosen_by and all(str(getattr(b, k)) == v for k, v in chosen_by.items())]
             if not found:
-                raise ValueError(f"use has {text!r}: among {', '.join(block.name for block in self.blocks)} is wanted")
+                raise ValueError(f"use must be among {', '.join(block.name for block in self.blocks)}, got {text!r}")
             chosen += [block for block in found if block not in chosen]
         return combine_blocks(self.columns(chosen), chosen, how, normalise)
 
@@ -77,10 +77,10 @@ def join(files: Sequence[FeatureFile]) -> FeatureFile:
     """
     first = files[0]
     if any(file.names != first.names for file in files):
-        raise ValueError("files are of other images, or in another order: the same are wanted")
+        raise ValueError("files must be of the same images in the same order")
     blocks = tuple(block for file in files for block in file.blocks)
     if twice := [block.name for block in blocks if blocks.count(block) > 1]:
-        raise ValueError(f"{twice[0]} is in more than one file: each block once is wanted")
+        raise ValueError(f"files must have each block once, and {twice[0]} is in more than one")
     return FeatureFile(np.hstack([f.features for f in files]), first.labels, first.names, blocks, first.metadata)
 
 
@@ -105,13 +105,13 @@ def extract_dataset(
         progress: is told the number of images done; its text says how many this call does a second.
 
     Raises:
-        FileExistsError, ValueError: `out` is there already; or OUT.parts are of other features.
+        FileExistsError, ValueError: `out` exists already; or OUT.parts are of other features.
     """
     if out.is_file() or (out / _METADATA).exists():  # of a folder's files, the last to be written
-        raise FileExistsError(f"{out} is there already: another name is wanted")
+        raise FileExistsError(f"{out} exists already: choose another name")
     names = [images.source(i) for images in sets for i in range(len(images))]
     if not names:
-        raise ValueError("sets has no image: at least one is wanted")
+        raise ValueError("sets must have at least one image, got none")
     metadata = {
         **metadata, "images": len(names), "sets": [each.digest() for each in sets],
         "chunk": chunk, "taps": list(extractor.taps), "scales": list(extractor.scales),

@@ -60,11 +60,11 @@ def random_splits(
             raise ValueError(f"{name} must be at least 1, got {value}")
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
-        raise ValueError(f"labels has {len(classes)} class: 2 or more are wanted")
+        raise ValueError(f"labels must have at least 2 classes, got {len(classes)}")
     if counts.min() <= train:
         raise ValueError(
-            f"train is {train}, and class number {classes[counts.argmin()]} has {counts.min()} images: "
-            f"at most {counts.min() - 1} is wanted, which leaves one to test"
+            f"train must be at most {counts.min() - 1}, which leaves one of the {counts.min()} images of class number "
+            f"{classes[counts.argmin()]} to test, got {train}"
         )
     generator = np.random.default_rng(seed)
     for _ in range(splits):
@@ -103,13 +103,13 @@ def caltech_protocol(
     from sklearn.svm import LinearSVC
 
     if features.ndim != 2 or len(features) != len(labels):
-        raise ValueError(f"features has shape {features.shape}: ({len(labels)}, D), a row for each label, is wanted")
+        raise ValueError(f"features must have shape ({len(labels)}, D), a row for each label, got {features.shape}")
     if not np.isfinite(features).all():
         raise ValueError("features has values that are not finite")
     if c is not None and c <= 0:
-        raise ValueError(f"c is {c}: more than 0 is wanted")
+        raise ValueError(f"c must be greater than 0, got {c}")
     if c is None and 0 < train < _FOLDS:
-        raise ValueError(f"train is {train}: to choose c, {_FOLDS} or more are wanted")
+        raise ValueError(f"train must be at least {_FOLDS} to choose c, got {train}")
     recalls, accuracies, cs = [], [], []
     progress(0, splits)
     for done, (known, unknown) in enumerate(random_splits(labels, train, test, splits, seed), 1):

@@ -4,7 +4,7 @@ from vggfast.graph import layers
 from vggfast.graph.compare import differences
 from vggfast.graph.fuse import fold, runs
 from vggfast.graph.geometry import Geometry, geometry
-from vggfast.graph.guard import check, know
+from vggfast.graph.guard import check, know, unknown
 from vggfast.graph.names import fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
 from vggfast.graph.recognise import Node, recognise
@@ -26,5 +26,6 @@ __all__ = [
     "recognise",
     "runs",
     "trunk_names",
+    "unknown",
     "whole",
 ]

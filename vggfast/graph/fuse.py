@@ -14,6 +14,8 @@ from vggfast.graph.layers import BatchNorm, Conv
 from vggfast.graph.recognise import Node
 from vggfast.layers import Conv1x1, Conv3x3, MaxPool2x2
 
+_FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (Conv1x1, Conv3x3, nn.ReLU, MaxPool2x2)}
+
 
 def fold(nodes: Iterable[Node]) -> Iterator[Node]:
     """The layers that do something, each batch norm within the convolution before it.
@@ -71,6 +73,8 @@ def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] 
         yield conv, (relu, fused)
 
 
-def _bare(modules: Sequence[nn.Module], i: int, kind: type) -> Any:
+def _bare(modules: Sequence[nn.Module], i: int, kind: type[nn.Module]) -> Any:
     """The i-th module where it is exactly of this kind and bare, else None."""
-    return modules[i] if i < len(modules) and type(modules[i]) is kind and is_bare(modules[i]) else None
+    if i == len(modules) or type(modules[i]) is not kind or not is_bare(modules[i]):
+        return None
+    return modules[i] if kind.forward is _FORWARDS[kind] else None  # somebody may put another into the class

@@ -57,7 +57,16 @@ def check(path: str, module: nn.Module, backward: bool = False) -> None:
         module: the module itself; its children are not looked at.
         backward: whether gradients count too, and so hooks on them.
     """
-    if (strange := next(_oddities(module, backward), None)) is not None:
+    _raise_first(path, module, _oddities(module, backward))
+
+
+def check_hooks(path: str, module: nn.Module) -> None:
+    """The part of :func:`check` that looks at hooks."""
+    _raise_first(path, module, _hooks(module, backward=False))
+
+
+def _raise_first(path: str, module: nn.Module, oddities: Iterator[str]) -> None:
+    for strange in oddities:
         name = type(module).__name__
         raise unknown(path, f"{name}, {strange}", "what it computes only the model itself knows, so call the model")
 
@@ -80,6 +89,10 @@ def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
     methods = {name for name in vars(module) if callable(getattr(type(module), name, None))}
     if replaced := {name for name in methods if _counts(name, module)}:
         yield f"whose {_all(replaced)} was replaced"
+    yield from _hooks(module, backward)
+
+
+def _hooks(module: nn.Module, backward: bool) -> Iterator[str]:
     hooks = {"forward hook": module._forward_hooks, "forward pre-hook": module._forward_pre_hooks}
     everybody = [_module._global_forward_hooks, _module._global_forward_pre_hooks]
     if backward:

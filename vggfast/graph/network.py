@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast.graph.fuse import fold
-from vggfast.graph.guard import check, known_class, unknown
+from vggfast.graph.guard import check, check_hooks, known_class, unknown
 from vggfast.graph.layers import (
     AveragePool,
     BatchNorm,
@@ -102,6 +102,7 @@ def whole(model: Any, head: bool = True) -> Network:
             what is not known about it.
     """
     if (type(model).__module__, type(model).__name__) == ("torch._dynamo.eval_frame", "OptimizedModule"):
+        check_hooks("model", model)
         model = model._orig_mod  # torch.compile changes how it is computed, not what
     if isinstance(model, nn.Sequential):
         return Network(_trunk(model, "model"), None)

@@ -94,5 +94,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no JSON object: what training wrote is wanted")
+        raise ValueError(f"{path} must be what training wrote, and holds no JSON object")
     return content

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +62,7 @@ class WeightFile:
         self._loaded: dict[str, Tensor] = {}  # of another file, which is one pickle
         with self._reading():
             with open(path, "rb") as file:
-                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             if path.suffix == ".safetensors":
                 self.arguments = self._read_header()
                 return
@@ -118,10 +117,14 @@ class WeightFile:
         return json.loads(metadata) if metadata else None
 
     def _tensor(self, entry: dict[str, Any]) -> Tensor:
-        first, end = entry["data_offsets"]
-        values = torch.empty(end - first, dtype=torch.uint8)
-        values.numpy()[:] = np.frombuffer(self._content, np.uint8, end - first, self._begin + first)
-        return values.view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        """A tensor on the mapped bytes themselves, whose pages are copied where it is written to."""
+        dtype, shape, place = _DTYPES[entry["dtype"]], entry["shape"], self._begin + entry["data_offsets"][0]
+        if not math.prod(shape):
+            return torch.empty(shape, dtype=dtype)
+        if place % dtype.itemsize:  # written without padding, by an early version of the format's library
+            part = bytearray(self._content[place : place + math.prod(shape) * dtype.itemsize])
+            return torch.frombuffer(part, dtype=dtype).reshape(shape)
+        return torch.frombuffer(self._content, dtype=dtype, count=math.prod(shape), offset=place).reshape(shape)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -143,12 +146,10 @@ def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
     if isinstance(weights, str | Path):
         if not Path(weights).is_file():
             raise FileNotFoundError(
-                f"{weights}: no such weight file; a path, a state_dict or a torchvision weights enum "
-                "(torchvision.models.VGG16_Weights.DEFAULT) is wanted"
+                f"{weights}: no such weight file; weights must be a path, a state_dict or a torchvision weights enum "
+                "(torchvision.models.VGG16_Weights.DEFAULT)"
             )
         return read_state_dict(weights)
     if hasattr(weights, "get_state_dict"):
         return dict(weights.get_state_dict(progress=progress, check_hash=True))
-    raise TypeError(
-        f"weights is {type(weights).__name__}: a path, a state_dict or a torchvision weights enum is wanted"
-    )
+    raise TypeError(f"weights must be a path, a state_dict or a torchvision weights enum, got {type(weights).__name__}")

@@ -71,9 +71,11 @@ def merge(boxes: Tensor, scores: Tensor, threshold: float = MERGE_THRESHOLD) -> 
         ValueError: shapes do not fit, or threshold is negative; the text names it.
     """
     if boxes.dim() != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
-        raise ValueError(f"boxes and scores are {(*boxes.shape,)} and {(*scores.shape,)}: (n, 4) and (n,) are wanted")
+        raise ValueError(
+            f"boxes and scores must have shapes (n, 4) and (n,), got {(*boxes.shape,)} and {(*scores.shape,)}"
+        )
     if not threshold >= 0:
-        raise ValueError(f"threshold is {threshold}: 0 or more is wanted")
+        raise ValueError(f"threshold must be at least 0, got {threshold}")
     boxes, scores = boxes.double().clone(), scores.double().clone()
     counts = torch.ones_like(scores)
     match = _match(boxes, boxes).fill_diagonal_(torch.inf)

@@ -82,7 +82,7 @@ def open_boxes(spec: str, split: str) -> BoxSet:
     kind, _, where = spec.partition(":")
     readers = {"tiny-imagenet": _tiny_boxes, "imagenet": _imagenet_boxes}
     if kind not in readers:
-        raise ValueError(f"data is {spec!r}: one with boxes is wanted, {' or '.join(KINDS)}")
+        raise ValueError(f"data must be one with boxes, {' or '.join(KINDS)}, got {spec!r}")
     images = open_dataset(spec, split)
     return with_boxes(images, readers[kind](images, Path(where), split))
 
@@ -114,8 +114,8 @@ def _tiny_rows(file: Path, first: int) -> Iterable[tuple[str, np.ndarray]]:
         box = np.array(pixels)
         if len(box) != 4 or box.min() < 0 or box.max() >= _TINY_SIDE or (box[:2] > box[2:]).any():
             raise ValueError(
-                f"{file}, line {number} is {line[:60]!r}: left, top, right and bottom are wanted in its last columns, "
-                f"in pixels of 0 to {_TINY_SIDE - 1}"
+                f"{file}, line {number} must have left, top, right and bottom in its last columns, in pixels of 0 to "
+                f"{_TINY_SIDE - 1}, got {line[:60]!r}"
             )
         yield row[0], (box + np.array([0, 0, 1, 1])) / _TINY_SIDE
 
@@ -127,7 +127,9 @@ def _imagenet_boxes(images: ImageSet, root: Path, split: str) -> Callable[[int],
     folders = [below / "Annotations" / "CLS-LOC" / split for below in (root, root / "ILSVRC")]
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
-        raise FileNotFoundError(f"{folders[0]}: no such folder, nor {folders[1]}: ImageNet's boxes are wanted there")
+        raise FileNotFoundError(
+            f"{folders[0]}: no such folder, nor {folders[1]}: ImageNet's boxes must be in one of them"
+        )
 
     def boxes_of(index: int) -> list[np.ndarray]:
         image = Path(images.source(index))
@@ -156,8 +158,8 @@ def read_xml(path: Path) -> list[np.ndarray]:
     for box in corners:
         if min(size) <= 0 or not (box[0] < box[2] and box[1] < box[3]):
             raise ValueError(
-                f"{path} has the box {box} in a picture of {size[0]:g}x{size[1]:g}: xmin < xmax and ymin < ymax are "
-                "wanted"
+                f"{path} must have boxes with xmin < xmax and ymin < ymax, got {box} in a picture of "
+                f"{size[0]:g}x{size[1]:g}"
             )
     return [np.clip(np.array(box) / size, 0, 1) for box in corners]
 
@@ -167,4 +169,4 @@ def _number(element: ET.Element, path: str) -> float:
     try:
         return float(text or "")
     except ValueError:
-        raise ValueError(f"{path} is {text!r}: a number is wanted") from None
+        raise ValueError(f"{path} must be a number, got {text!r}") from None

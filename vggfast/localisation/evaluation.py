@@ -104,7 +104,7 @@ def evaluate(
         ValueError: an argument does not fit, or an image does not decode; the text names it.
     """
     if not 0 <= threshold < 1:
-        raise ValueError(f"threshold is {threshold}: 0 or more and less than 1 is wanted")
+        raise ValueError(f"threshold must be at least 0 and less than 1, got {threshold}")
     n, one = len(images), np.zeros((1, 4)) if mean_box is None else np.asarray(mean_box, float)[None]
 
     def error(classes: np.ndarray, boxes: np.ndarray) -> Error:
@@ -159,8 +159,8 @@ def _check_boxes(model: VGG, classes: int) -> None:
     outputs = model.arguments["num_classes"]
     if model.preprocessing is None or outputs not in (4, 4 * classes):
         raise ValueError(
-            f"model has {outputs} outputs and the preprocessing {model.preprocessing}: a network that predicts boxes "
-            f"is wanted, 4 or {4 * classes} outputs for {classes} classes, with its preprocessing"
+            f"model must be a network that predicts boxes, 4 or {4 * classes} outputs for {classes} classes, with its "
+            f"preprocessing, got {outputs} outputs and the preprocessing {model.preprocessing}"
         )
 
 
@@ -250,8 +250,8 @@ def _check(model: VGG, classifier: VGG, classes: int, top: int) -> None:
     known = classifier.arguments["num_classes"]
     if classifier.preprocessing is None or known != classes or crop_of(classifier) != crop_of(model):
         raise ValueError(
-            f"classifier has {known} classes, the preprocessing {classifier.preprocessing} and a head of "
-            f"{crop_of(classifier)} pixels: {classes}, some preprocessing and {crop_of(model)} pixels are wanted"
+            f"classifier must have {classes} classes, some preprocessing and a head of {crop_of(model)} pixels, "
+            f"got {known}, {classifier.preprocessing} and {crop_of(classifier)}"
         )
     if not 1 <= top <= classes:
-        raise ValueError(f"top is {top}: 1 to {classes}, the number of classes, is wanted")
+        raise ValueError(f"top must be 1 to {classes}, the number of classes, got {top}")

@@ -38,7 +38,7 @@ def draw_boxes(
     said, known = _corners("predicted", predicted), _corners("true", true)
     for name, given in (("labels", labels), ("ious", ious)):
         if len(given) not in (0, len(said)):
-            raise ValueError(f"{name} has length {len(given)}: {len(said)}, one for each predicted box, or 0 is wanted")
+            raise ValueError(f"{name} must have length {len(said)}, one for each predicted box, or 0, got {len(given)}")
     times = -(-_LEAST // min(photo.size))
     image = photo.convert("RGB").resize((photo.width * times, photo.height * times), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
@@ -60,7 +60,7 @@ def _corners(name: str, boxes: Sequence[Sequence[float]] | np.ndarray) -> np.nda
     if found.size == 0:
         return np.zeros((0, 4))
     if found.ndim != 2 or found.shape[1] != 4:
-        raise ValueError(f"{name} has shape {found.shape}: (boxes, 4), left, top, right, bottom, is wanted")
+        raise ValueError(f"{name} must have shape (boxes, 4), left, top, right, bottom, got {found.shape}")
     return found
 
 

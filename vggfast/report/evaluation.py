@@ -67,7 +67,7 @@ def write_evaluation(folder: str | Path) -> Path:
     results = read_json(folder / "results.json")
     if missing := _WANTED - results.keys():
         raise ValueError(
-            f"{folder / 'results.json'} has no {', '.join(sorted(missing))}: that of vggfast eval --out is wanted"
+            f"{folder / 'results.json'} must be that of vggfast eval --out, and has no {', '.join(sorted(missing))}"
         )
     answers = _read(folder, results)
     classes = answers.images.classes
@@ -123,8 +123,8 @@ def _open(results: Mapping[str, Any], labels: np.ndarray) -> ImageSet:
         if images.classes == results["classes"] and np.array_equal(images.labels, labels):
             return images
     raise ValueError(
-        f"{results['data']} ({results['split']}) has other images now than when it was evaluated: {len(labels)} images "
-        f"of {len(results['classes'])} classes are wanted, labelled as in labels.npy"
+        f"{results['data']} ({results['split']}) has other images now than when it was evaluated: it must have "
+        f"{len(labels)} images of {len(results['classes'])} classes, labelled as in labels.npy"
     )
 
 

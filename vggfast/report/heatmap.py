@@ -47,11 +47,11 @@ def heat_map(photo: Image.Image, values: np.ndarray, window: int, stride: int = 
     wanted = tuple((extent - window) // stride + 1 for extent in photo.size[::-1])
     if values.shape != wanted or min(wanted) < 1:
         raise ValueError(
-            f"values has shape {values.shape}: a map of a photo of {photo.height} x {photo.width} pixels, window "
-            f"{window} and stride {stride} has shape {wanted}"
+            f"values must have shape {wanted}, as a map of a photo of {photo.height} x {photo.width} pixels, window "
+            f"{window} and stride {stride}, got {values.shape}"
         )
     if not (values.min() >= 0 and values.max() <= 1):
-        raise ValueError(f"values go from {values.min():g} to {values.max():g}: 0 to 1 is wanted")
+        raise ValueError(f"values must be 0 to 1, got {values.min():g} to {values.max():g}")
     left, top, right, bottom = seen_part(values.shape, window, stride)
     grey = 128 + _CONTRAST * (np.asarray(photo.convert("L"), np.float32) - 128)
     made = np.stack([grey] * 3, axis=2)

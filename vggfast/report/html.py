@@ -94,7 +94,7 @@ def _state(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, f
 
 
 def _headline(steps: Sequence[Mapping[str, float]], found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Names and values of the first figures that a reader wants."""
+    """Names and values of the first figures that a reader looks for."""
     if not found:
         return [
             ("step", f"{steps[-1]['step']:,}"), ("training loss", f"{steps[-1]['loss']:.3f}"),
@@ -156,6 +156,6 @@ def _environment(metrics: Mapping[str, Any], events: Sequence[Mapping[str, Any]]
 
 
 def _event(row: Mapping[str, Any]) -> dict[str, Any]:
-    facts = [f"{name} {value}" for name, value in row.items() if name not in ("kind", "time", "text", "step")]
-    text = row["text"] + (f" ({', '.join(facts)})" if facts else "")
+    details = [f"{name} {value}" for name, value in row.items() if name not in ("kind", "time", "text", "step")]
+    text = row["text"] + (f" ({', '.join(details)})" if details else "")
     return {"time": str(row["time"])[:19].replace("T", " "), "step": row.get("step", ""), "text": text}

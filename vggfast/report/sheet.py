@@ -92,7 +92,7 @@ def write_sheet(
 def check_sheet(path: str | Path, photos: int) -> None:
     """Raises ValueError where no sheet of so many photos has such a name."""
     if Path(path).suffix not in KINDS:
-        raise ValueError(f"sheet is {str(path)!r}: a name that ends in {' or '.join(KINDS)} is wanted")
+        raise ValueError(f"sheet must be a name that ends in {' or '.join(KINDS)}, got {str(path)!r}")
     if Path(path).suffix == ".png" and photos > _MOST_PNG:
         raise ValueError(f"sheet is {str(path)!r}, of {photos} photos: a PNG holds up to {_MOST_PNG}, .html any number")
 

@@ -74,7 +74,7 @@ def _boxes(
 ) -> Evaluation:  # fmt: skip
     """The errors of a network's boxes, beside those of the mean box of its training images."""
     if "predict" not in metadata or "scales" not in metadata:
-        raise ValueError(f"{path} does not predict boxes: what vggfast train --predict box or boxes wrote is wanted")
+        raise ValueError(f"{path} must be what vggfast train --predict box or boxes wrote, and does not predict boxes")
     mean_box = metadata.get("mean_box")
     return evaluate(
         model.to(context.device), images, scale=metadata["scales"][1], progress=functools.partial(progress, str(path)),

@@ -27,7 +27,7 @@ class Bench:
         weights: holds <configuration>-<regime>.safetensors.
         data, split: what `images` are.
         settings: but for their protocol.
-        world: the ranks that share the images.
+        context: the ranks that share the images.
         out: the posteriors go into its folder `posteriors`, a folder of ``vggfast eval`` for each network and protocol.
         overwrite: replace what does not fit there.
         classes: names of the classes, for networks without.

@@ -29,8 +29,6 @@ EPOCH_COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1", "train_top5", "val_loss", "val_top1", "val_top5", "seconds",
     "images_per_s", "data_wait", "bad_images",
 )  # fmt: skip
-LOG_FILES = ("steps.csv", "metrics.csv", "log.jsonl")
-TENSORBOARD_FOLDER = "tensorboard"
 # Rooms that are ample. TensorBoard's writer is a thread that dies of a full disk with a traceback on the terminal.
 _BYTES_PER_SCALAR, _BYTES_PER_FILE = 200, 16384
 
@@ -75,7 +73,7 @@ class RunLog:
         self._epochs = _Table(self._out / "metrics.csv", EPOCH_COLUMNS, step)
         self._json = _Lines(self._out / "log.jsonl")
         self._json.keep(lambda line: _belongs(line, step))
-        self._scalars = _Scalars(self._out / TENSORBOARD_FOLDER, step) if _has_tensorboard() else None
+        self._scalars = _Scalars(self._out / "tensorboard", step) if _has_tensorboard() else None
 
     def step(self, row: Mapping[str, float]) -> None:
         """Logs the training since the last such row: a value for each of STEP_COLUMNS.
@@ -153,18 +151,18 @@ class _Lines:
         self.path, self.waiting = path, b""
         self._size = path.stat().st_size if path.exists() else 0
 
-    def keep(self, wanted: Callable[[str], bool]) -> None:
-        """Drops the lines that are not wanted, and a torn last one."""
+    def keep(self, belongs: Callable[[str], bool]) -> None:
+        """Drops the lines that do not belong here any more, and a torn last one."""
         if not self.path.exists():
             return
         before = self.path.read_bytes()
         lines = (line for line in before.splitlines(keepends=True) if line.endswith(b"\n"))
-        self.replace(before, b"".join(line for line in lines if wanted(line.decode(errors="replace"))))
+        self.replace(before, b"".join(line for line in lines if belongs(line.decode(errors="replace"))))
 
     def replace(self, before: bytes, after: bytes) -> None:
         """Makes the file's content `after`, at once."""
         if before.startswith(after):
-            os.truncate(self.path, len(after))  # wants no room, which a full disk would not have
+            os.truncate(self.path, len(after))  # needs no room, which a full disk would not have
         else:
             write_atomically(self.path, lambda temporary: temporary.write_bytes(after))
         self._size = len(after)
@@ -211,7 +209,7 @@ class _Table:
     def add(self, row: Mapping[str, float]) -> None:
         if row.keys() != set(self._columns):
             raise ValueError(
-                f"row has {', '.join(row)}: {', '.join(self._columns)} are wanted for {self.lines.path.name}"
+                f"row must have {', '.join(self._columns)} for {self.lines.path.name}, got {', '.join(row)}"
             )
         self.lines.add(self._text(row))
         self.last = (row["epoch"], row["step"])

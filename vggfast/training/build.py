@@ -93,7 +93,7 @@ def start_from(model: VGG, path: Path, layers: str, preprocessing: str = "measur
     for name, value in target.items():
         wanted, found = (tuple(t.shape) if t is not None else None for t in (value, source.get(name)))
         if wanted != found:
-            raise ValueError(f"init_from is {path}: {name} has shape {found} there, and {wanted} is wanted")
+            raise ValueError(f"init_from is {path}, whose {name} must have shape {wanted}, got {found}")
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(source[name])
@@ -104,12 +104,12 @@ def _check_pixels(donor: VGG, path: Path, preprocessing: str) -> None:
     if theirs is None or theirs == ours or (ours is None and theirs not in _PUBLISHED.values()):
         return
     raise ValueError(
-        f"init_from is {path}, trained on {theirs}, and preprocessing is {preprocessing!r}: the same is wanted"
+        f"init_from is {path}, which must be trained on this run's preprocessing, {preprocessing!r}, got {theirs}"
     )
 
 
 def open_augmentation(config: TrainConfig, images: ImageSet) -> Augmentation:
-    """Random crops of a training set, with the colour axes measured on it, and means and deviations if so wanted."""
+    """Random crops of a training set. Its colour axes are measured, and means and deviations where `config` says so."""
     statistics = measure_colours(images, on_bad_image=config.on_bad_image)
     std = statistics.std if config.pixel_std else np.ones(3)
     measured = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))

@@ -126,5 +126,5 @@ def _load(path: Path) -> dict[str, Any]:
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
         raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
     if content.get("format") != FORMAT:
-        raise ValueError(f"{path} is a checkpoint of format {content.get('format')}: {FORMAT} is wanted")
+        raise ValueError(f"{path} must be a checkpoint of format {FORMAT}, got {content.get('format')}")
     return content

@@ -64,9 +64,9 @@ def diagnose(
     """
     out = Path(out)
     if steps < 1:
-        raise ValueError(f"steps is {steps}: 1 or more is wanted")
+        raise ValueError(f"steps must be at least 1, got {steps}")
     if not inits:
-        raise ValueError("inits is empty: at least one name of an initialisation is wanted")
+        raise ValueError("inits must have at least one name of an initialisation, got none")
     configs = [dataclasses.replace(config, init=init) for init in dict.fromkeys(inits)]  # which checks the names
     result = _earlier(out / "init.json", config, steps)
     classes, batches = _open_batches(config)

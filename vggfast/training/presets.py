@@ -46,7 +46,7 @@ def preset(name: str) -> dict[str, Any]:
         ValueError: there is none of this name; the text lists those that there are.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset is {name!r}: one of {', '.join(PRESETS)} is wanted")
+        raise ValueError(f"preset must be one of {', '.join(PRESETS)}, got {name!r}")
     return PRESETS[name]
 
 

@@ -1,17 +1,12 @@
 """The paper's recipe, on one process or on torchrun's many: a run from its first step, or from its last checkpoint.
 
-Source: Simonyan & Zisserman, sections 3.1 and 3.3. A run is a folder, which rank 0 writes:
-    config.yaml        what defines it
-    checkpoints/       everything the next step depends on; a resumed run equals one that was never stopped
-    model.safetensors  the weights with the lowest validation top-1 error so far
-    steps.csv          step, epoch, loss, errors, learning rate, every few steps
-    metrics.csv        validation after each epoch
-    log.jsonl          both, and what else happened
+Rank 0 writes the run's folder, which :mod:`vggfast.runs` describes. A resumed run equals one that was never stopped.
+
+Source: Simonyan & Zisserman, sections 3.1 and 3.3.
 """
 
 from __future__ import annotations
 
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -26,6 +21,7 @@ from vggfast.data import Batch, Batches, CentreCrop
 from vggfast.distributed import DistributedContext
 from vggfast.environment import environment
 from vggfast.runs.config import TrainConfig
+from vggfast.runs.folder import remove_run, remove_unfinished
 from vggfast.runs.log import RunLog
 from vggfast.training.build import build_model, build_optimiser, open_augmentation, set_training
 from vggfast.training.checkpoint import Checkpoints, Progress
@@ -34,12 +30,6 @@ from vggfast.training.schedule import Schedule
 from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.task import Task
 from vggfast.weights import save_model
-
-RUN_FILES = (
-    "model.safetensors", "steps.csv", "metrics.csv", "log.jsonl", "metrics.json", "report.html", "curves.png",
-    "predictions.png", "confusion.png", "config.yaml",
-)  # fmt: skip
-RUN_FOLDERS = ("checkpoints", "tensorboard")
 
 
 class Trainer:
@@ -82,7 +72,7 @@ class Trainer:
             self._restore()
         if self.context.totals([self.progress.step])[0] != self.context.size * self.progress.step:
             raise ValueError(
-                f"{self.checkpoints.folder} is not the same for all ranks: a folder that all share is wanted"
+                f"{self.checkpoints.folder} must be a folder that all ranks share, and is not the same for all"
             )
         self.stop_signal = 0  # the number of the signal that asks to stop
         self._prepare_folder(overwrite)
@@ -106,18 +96,13 @@ class Trainer:
         )
 
     def _prepare_folder(self, overwrite: bool) -> None:
-        """Takes away what an overwritten run, or a killed one's unfinished writing, left; opens the log."""
+        """Takes away what an overwritten or a killed run left, and opens the log."""
         self.log: RunLog | None = None
         if not self.context.main:
             return
-        for folder in (self.out / name for name in RUN_FOLDERS if overwrite):  # first: no kill leaves them to a new run
-            if folder.exists():
-                shutil.rmtree(folder)
-        for name in RUN_FILES if overwrite else ():
-            (self.out / name).unlink(missing_ok=True)
-        for torn in (*self.out.glob(".*.??*"), *self.checkpoints.folder.glob(".step-*")):
-            if torn.name.startswith((".step-", *(f".{name}." for name in RUN_FILES))):
-                torn.unlink(missing_ok=True)
+        if overwrite:
+            remove_run(self.out)
+        remove_unfinished(self.out)
         self.config.write(self.out / "config.yaml")
         self.log = RunLog(self.out, self.progress.step, self.observer.on_warning)
         metadata = environment(self.context.size, self.context.device)

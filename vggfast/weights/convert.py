@@ -22,8 +22,8 @@ def target_of(out: Path, to: str | None = None) -> str:
     if to is None:
         to = next((name for name, suffixes in TARGETS.items() if out.suffix in suffixes), None)
     if to not in TARGETS or out.suffix not in TARGETS[to]:
-        wanted = "; ".join(f"{', '.join(suffixes)} for {name}" for name, suffixes in TARGETS.items())
-        raise ValueError(f"{out} has the suffix {out.suffix!r}: {wanted} is wanted")
+        allowed = "; ".join(f"{', '.join(suffixes)} for {name}" for name, suffixes in TARGETS.items())
+        raise ValueError(f"{out} must have the suffix {allowed}, got {out.suffix!r}")
     return to
 
 

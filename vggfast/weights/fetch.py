@@ -69,7 +69,7 @@ def place_of(name: str) -> Path:
         ValueError: no such weights; the text names those that there are.
     """
     if name not in PUBLISHED:
-        raise ValueError(f"name is {name!r}: one of {', '.join(PUBLISHED)} is wanted")
+        raise ValueError(f"name must be one of {', '.join(PUBLISHED)}, got {name!r}")
     return cache_folder() / f"{name}.safetensors"
 
 

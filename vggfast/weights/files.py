@@ -72,7 +72,7 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
     path, arguments = file.path, file.arguments
     if arguments is None:
         raise ValueError(
-            f"{path} holds weights but not the network's arguments: a file written by vggfast is wanted; "
+            f"{path} must be a file written by vggfast, and holds weights but not the network's arguments; "
             f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
         )
     arguments = dict(arguments)

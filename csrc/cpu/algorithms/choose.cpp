@@ -78,7 +78,7 @@ ConvPlan choose(const ConvProblem& problem) {
     if (!algorithm->supports(problem)) continue;
     if (!best || rank(*algorithm, problem, asked) < rank(*best, problem, asked)) best = algorithm;
   }
-  VGGFAST_CHECK(best, "no algorithm supports the convolution");
+  VGGFAST_CHECK(best, "no algorithm supports a convolution of kernel ", problem.kernel, " on ", name_of(problem.dtype));
   return plan_with(*best, problem);
 }
 

@@ -20,13 +20,13 @@ enum class Pass { fprop, dgrad, wgrad };
 struct ConvProblem {
   Pass pass = Pass::fprop;
   DType dtype = DType::f32;  // of activations: f32, f64, or bf16 with weights of f32
-  /// The input's: x, or for dgrad what gy's extents would be without a pool.
+  /// The input's extent: of x, or for dgrad of gy before its pool.
   Extent in;
   int64_t cout, kernel;       // output channels (for dgrad: x's), and 1 or 3
   Epilogue epilogue = {};     // of fprop; for dgrad and wgrad, that whose mask gy comes through
   bool masked = false;        // dgrad and wgrad: whether gy comes through a mask
-  bool packed = false;        // fprop: whether weights are packed beforehand
-  bool bf16_weights = false;  // fprop: whether they are kept in bfloat16 then
+  bool packed = false;        // fprop: whether the weights were packed beforehand
+  bool bf16_weights = false;  // where they were: whether they are kept in bfloat16
   int threads = 1;
 };
 
@@ -36,8 +36,7 @@ struct ConvEstimate {
   double other;           // transforms, and the packing of weights or reading them
 };
 
-/// One call of fprop or dgrad. Pointers are to the problem's dtype, those to weights and bias to float where that is
-/// bf16.
+/// One call of fprop or dgrad. Pointers are to values of the problem's dtype.
 struct ConvCall {
   ConvInput<void> in;
   const void* packed = nullptr;  // what pack() wrote, where weights are packed beforehand
@@ -57,12 +56,12 @@ struct WgradCall {
   void* workspace = nullptr;
 };
 
-/// A way to compute convolutions. Functions but `supports` are called for problems that it supports alone.
+/// A way to compute convolutions. Every function but `supports` is called only for problems that it supports.
 struct ConvAlgorithm {
   const char* name;      // as set_conv_algorithm and conv_cost have it; several may share one
   bool settable = true;  // whether set_conv_algorithm knows the name
-  /// How far results may be off, in float roundings of a sum that usually cancels: set_exact's order of preference, and
-  /// what the tests hold an algorithm to.
+  /// The largest error of a result, in roundings of a sum of its usual size. Where set_exact asks for exactness and no
+  /// direct algorithm supports the problem, the one with the fewest is taken; tests hold each algorithm to its own.
   int roundings;
 
   bool (*supports)(const ConvProblem&);
@@ -91,7 +90,7 @@ struct ConvPlan {
 
 /// The cheapest algorithm that supports the problem, or what set_conv_algorithm asked for.
 ConvPlan choose(const ConvProblem& problem);
-/// The same with an algorithm given, as weights that are packed ask for. It must support the problem.
+/// The plan for an algorithm that is given, because weights were packed for it. It must support the problem.
 ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem);
 
 // The table. Where two cost the same, the first is taken.
@@ -99,7 +98,7 @@ extern const ConvAlgorithm stem_conv, direct_conv, pointwise_conv, winograd2_con
 inline constexpr const ConvAlgorithm* conv_algorithms[] = {&stem_conv,      &direct_conv,    &pointwise_conv,
                                                            &winograd2_conv, &winograd4_conv, &winograd6_conv};
 
-/// `pointer` to values of the type that a problem's dtype says.
+/// The same as values of type T, which the problem's dtype says.
 template <class T, class S>
 ConvInput<T> cast(const ConvInput<S>& in) {
   return {static_cast<const T*>(in.data), in.extent, in.mask, in.relu, in.pool, in.stored_h, in.stored_w};

@@ -1,5 +1,4 @@
-#include "cpu/algorithms/direct.h"
-
+// Direct convolution on the CPU: sizes, packing, and how threads divide the tiles. Kernels: cpu/kernels/conv.h.
 #include <algorithm>
 #include <limits>
 
@@ -9,12 +8,46 @@
 namespace vggfast::cpu {
 namespace {
 
-constexpr int64_t cache_bytes = 256 << 10;  // of packed weights that one task may walk through
+constexpr int64_t cache_bytes = 256 << 10;  // of packed weights that one task reads again for each tile: a part of L2
 constexpr int64_t tiles_per_task = 16;
 constexpr int64_t wgrad_tasks = 64;        // pixels are split until there are about as many tasks of wgrad
 constexpr int64_t grain_values = 1 << 14;  // of a masked input that make a piece of work worth a thread
 
-}  // namespace
+/// One layer's direct convolution, 3x3 or 1x1, by the instruction set in use.
+template <class T>
+class Direct {
+ public:
+  Direct(int64_t cin, int64_t cout, int64_t kernel);
+
+  /// Values of the packed weights with the padded bias, and what else fprop reads.
+  int64_t packed_values() const { return blocks_ * (block_values_ + kernels_.block_channels) + cin_; }
+  void pack(const WeightView<T>& weight, const T* bias, T* packed, int threads) const;
+  void fprop(const ConvInput<T>& in, const T* packed, const ConvOutput<T>& out, int threads) const;
+
+ private:
+  const Kernels<T>& kernels_;
+  int64_t cin_, cout_, kernel_, blocks_, block_values_;
+};
+
+/// Its weights' gradient: each task sums one block of weights over its own rows of pixels; groups of rows are added up
+/// at the end.
+template <class T>
+class DirectWgrad {
+ public:
+  DirectWgrad(Extent in, int64_t cout, int64_t kernel);
+  int64_t workspace_values() const { return groups_ * (partial_values_ + bias_values_); }
+  /// `gb` may be null; its stride is in elements.
+  void run(const T* x, const T* gy, const WeightView<T>& shape, T* gw, T* gb, int64_t gb_stride, T* workspace,
+           int threads) const;
+
+ private:
+  void add_up(const T* partial, const T* partial_bias, const WeightView<T>& shape, T* gw, T* gb, int64_t gb_stride,
+              int threads) const;
+
+  const Kernels<T>& kernels_;
+  Extent in_;
+  int64_t cout_, kernel_, blocks_, input_units_, rows_per_group_, groups_, bias_values_, partial_values_;
+};
 
 template <class T>
 Direct<T>::Direct(int64_t cin, int64_t cout, int64_t kernel)
@@ -118,21 +151,19 @@ void DirectWgrad<T>::add_up(const T* partial, const T* partial_bias, const Weigh
   });
 }
 
-namespace {
-
 /// What mask_scatter makes of `in` at `to`, or `in` itself where it has no mask: the direct kernels read none.
 template <class T>
 ConvInput<T> scattered(const ConvInput<T>& in, T* to, int threads) {
   if (!in.mask) return in;
   const Extent e = in.extent;
-  const SelectArgs<T> args{.z = to,
-                           .y = const_cast<T*>(in.data),  // mask_scatter reads it
-                           .mask = const_cast<uint8_t*>(in.mask),
-                           .big = e,
-                           .oh = in.stored_h,
-                           .ow = in.stored_w,
-                           .relu = in.relu,
-                           .pool = in.pool};
+  const MaskArgs<T> args{.z = to,
+                         .y = const_cast<T*>(in.data),  // mask_scatter reads it
+                         .mask = const_cast<uint8_t*>(in.mask),
+                         .big = e,
+                         .oh = in.stored_h,
+                         .ow = in.stored_w,
+                         .relu = in.relu,
+                         .pool = in.pool};
   if (in.stored_h * in.stored_w == 0) {  // a single row or column may have no window
     std::fill_n(to, e.n * e.h * e.w * e.c, T(0));
   } else {
@@ -142,10 +173,14 @@ ConvInput<T> scattered(const ConvInput<T>& in, T* to, int threads) {
   return {.data = to, .extent = e};
 }
 
-bool supports(const ConvProblem& p) { return p.dtype != DType::bf16 && !p.bf16_weights; }
+bool supports(const ConvProblem& p) {
+  if (p.bf16_weights || p.dtype == DType::bf16) return false;
+  return !p.packed || (p.pass == Pass::fprop && p.dtype == DType::f32);
+}
 
 ConvEstimate cost(const ConvProblem& p) {
-  // Only where no other can: it was slower than Winograd for every layer of a VGG but the first.
+  // "auto" takes it only where no other can: its kernels reach 0.75 to 0.96 of the speed of torch's direct ones, which
+  // Winograd's exceed on every layer of a VGG.
   return {p.in.n * p.in.h * p.in.w * p.kernel * p.kernel * p.in.c * p.cout, std::numeric_limits<double>::infinity()};
 }
 

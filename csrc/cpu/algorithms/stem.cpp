@@ -1,19 +1,45 @@
-#include "cpu/algorithms/stem.h"
-
+// The first layer's convolution, 3x3 over RGB, on the CPU: sizes, packing, and how threads divide the rows.
+// Kernels: cpu/kernels/stem.h.
 #include <algorithm>
 
 #include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/parallel.h"
-#include "cpu/streaming.h"
 
 namespace vggfast::cpu {
 namespace {
 
-constexpr int64_t wgrad_groups = 64;  // of rows, each with its own sums: by shape alone, whatever the threads
+// Groups of rows that have sums of their own. Their number depends on the shape alone, so the result does not depend on
+// the number of threads.
+constexpr int64_t wgrad_groups = 64;
 
 int64_t rows_per_group(Extent in) { return std::max<int64_t>(ceil_div(in.n * in.h, wgrad_groups), 1); }
 
-}  // namespace
+class Stem {
+ public:
+  static bool suits(int64_t cin, int64_t kernel) { return cin == channels && kernel == 3; }
+
+  explicit Stem(int64_t cout);
+
+  /// Floats of the packed weights with the padded bias, and of the scratch of `threads` threads.
+  int64_t packed_values() const { return (values + 1) * padded_; }
+  int64_t scratch_values(Extent in, int threads) const { return std::max(threads, 1) * scratch_of(in); }
+
+  void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
+  template <class S>
+  void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
+
+  int64_t wgrad_values(Extent in, int threads) const;
+  /// `gb` may be null; its stride is in elements. `workspace`: wgrad_values().
+  void wgrad(const ConvInput<float>& x, const ConvInput<float>& gy, const WeightView<float>& shape, float* gw,
+             float* gb, int64_t gb_stride, float* workspace, int threads) const;
+
+ private:
+  static constexpr int64_t channels = 3, values = 27;
+  int64_t scratch_of(Extent in) const;
+
+  const KernelTable& kernels_;
+  int64_t cout_, padded_;
+};
 
 Stem::Stem(int64_t cout) : kernels_(kernels()), cout_(cout), padded_(ceil_div(cout, kernels_.lanes) * kernels_.lanes) {}
 
@@ -46,9 +72,6 @@ void Stem::fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S
   });
 }
 
-template void Stem::fprop(const ConvInput<float>&, const float*, const ConvOutput<float>&, float*, int) const;
-template void Stem::fprop(const ConvInput<Bf16>&, const float*, const ConvOutput<Bf16>&, float*, int) const;
-
 int64_t Stem::wgrad_values(Extent in, int threads) const {
   return wgrad_groups * packed_values() + scratch_values(in, threads);
 }
@@ -78,11 +101,9 @@ void Stem::wgrad(const ConvInput<float>& x, const ConvInput<float>& gy, const We
   }
 }
 
-namespace {
-
 bool supports(const ConvProblem& p) {
   if (p.pass == Pass::dgrad || !Stem::suits(p.in.c, p.kernel) || p.bf16_weights) return false;
-  return p.dtype == DType::f32 || (p.dtype == DType::bf16 && p.pass == Pass::fprop && p.packed);
+  return p.packed ? p.pass == Pass::fprop && p.dtype != DType::f64 : p.dtype == DType::f32;
 }
 
 ConvEstimate cost(const ConvProblem& p) {

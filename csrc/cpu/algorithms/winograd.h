@@ -1,4 +1,4 @@
-// Winograd convolution on the CPU: sizes, packing, and the sharing of tiles among threads.
+// Winograd convolution on the CPU: sizes, packing, and how threads divide the tiles.
 // Kernels: cpu/kernels/winograd.h.
 #pragma once
 
@@ -27,7 +27,7 @@ class Winograd {
 
   /// With weights that are packed once, for many calls.
   void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
-  int64_t scratch_values(Extent in, int threads) const { return cut(in, true, true, threads).scratch; }
+  int64_t scratch_values(Extent in, int threads) const { return partition(in, true, true, threads).scratch; }
   template <class S>
   void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
   /// The same for m = 1 with weights in bfloat16, and their bias, padded.
@@ -40,20 +40,20 @@ class Winograd {
              const ConvOutput<float>& out, float* workspace, int threads) const;
 
  private:
-  /// How a batch is cut into tasks: by its tiles, or where these are few, by the output channels, once all tiles are
-  /// transformed.
-  struct Cut {
+  /// How a batch is divided into tasks: by its tiles, or where these are few, by the output channels, after all tiles
+  /// have been transformed.
+  struct Partition {
     TileGrid grid;
     int64_t tiles;
     bool by_blocks;
     int64_t tiles_per_task, blocks_per_task, group;
-    int64_t shared, own, scratch;  // floats: shared by the threads, of each, and in all
+    int64_t shared, own, scratch;  // floats: of all threads together, of each thread, and in all
   };
-  Cut cut(Extent in, bool mosaics, bool packed, int threads) const;
+  Partition partition(Extent in, bool mosaics, bool packed, int threads) const;
   void pad_bias(const float* bias, float* padded) const;
   template <class S, class U, class Kernel>
-  void share(const Cut& cut, const ConvInput<S>& in, const WeightView<float>* weight, const U* packed,
-             const float* bias, const ConvOutput<S>& out, float* scratch, int threads, Kernel outputs) const;
+  void run_parallel(const Partition& part, const ConvInput<S>& in, const WeightView<float>* weight, const U* packed,
+                    const float* bias, const ConvOutput<S>& out, float* scratch, int threads, Kernel outputs) const;
 
   const KernelTable& kernels_;
   const WinogradTable& table_;

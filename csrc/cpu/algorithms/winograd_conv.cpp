@@ -25,8 +25,9 @@ template <int m>
 bool supports(const ConvProblem& p) {
   if (p.kernel != (m == 1 ? 1 : 3)) return false;
   if (m == 1 && p.epilogue.pool) return false;  // its tile is one pixel
-  if (p.bf16_weights) return m == 1 && p.dtype == DType::f32 && p.pass == Pass::fprop && p.packed;
-  return p.dtype == DType::f32 || (p.dtype == DType::bf16 && p.pass == Pass::fprop && p.packed);
+  if (!p.packed) return p.dtype == DType::f32 && !p.bf16_weights;
+  if (p.bf16_weights && (m > 1 || p.dtype == DType::bf16)) return false;
+  return p.pass == Pass::fprop && p.dtype != DType::f64;
 }
 
 template <int m>

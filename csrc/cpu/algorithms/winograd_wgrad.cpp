@@ -13,7 +13,7 @@ constexpr int64_t groups_values = 12 << 20;        // of all groups' dU
 constexpr int64_t group_chunk_values = 160 << 10;  // of V and Z that a task should not exceed: most of L2
 constexpr int64_t least_tiles = 32;                // but with fewer tiles, reading and writing dU costs more
 constexpr int64_t shared_chunk_values = 2 << 20;   // of V and Z that should lie in L3
-constexpr int64_t tiles_per_task = 16;             // to transform, where threads share a chunk
+constexpr int64_t tiles_per_task = 16;             // to transform, where all threads work on one chunk
 constexpr int64_t blocks_per_task = 8;             // of output channels at most, where a task has its own part of dU
 
 }  // namespace

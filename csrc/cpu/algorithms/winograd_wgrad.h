@@ -10,10 +10,10 @@ namespace vggfast::cpu {
 /// The gradient by F(m x m, 3 x 3)'s transpose, or for m = 1 the 1x1 case. Kernels: cpu/kernels/winograd_wgrad.h.
 ///
 /// Where dU is small, groups of tiles have a dU each, and a task goes through its group by itself, with V and Z in its
-/// own cache; the groups' dU are added up at the end. Where dU is large, the threads share each step. A single chunk of
-/// tiles is transformed first, and then a task has a dU for some output channels, which it transforms back at once: dU
-/// never lies in memory as a whole. Groups and chunks depend on the shape alone, so the result does not depend on the
-/// threads.
+/// own cache; the groups' dU are added up at the end. Where dU is large, all threads work on one chunk at a time. A
+/// single chunk of tiles is transformed first, and then a task has a dU for some output channels, which it transforms
+/// back at once: dU never lies in memory as a whole. Groups and chunks depend on the shape alone, so the result does
+/// not depend on the threads.
 class WinogradWgrad {
  public:
   /// `mosaics`: as for Winograd::grid, of gy.
@@ -52,7 +52,7 @@ class WinogradWgrad {
   int64_t cout_, points_, in_blocks_, out_blocks_;
   TileGrid grid_;
   int64_t tiles_;
-  int64_t groups_;  // of tiles, 1 where the threads share each step
+  int64_t groups_;  // of tiles; 1 where all threads work on one chunk
   int64_t chunk_;   // tiles that are transformed at a time
   int64_t sums_;    // partial sums of the bias' gradient
 };

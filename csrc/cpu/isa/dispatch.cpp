@@ -36,8 +36,8 @@ const cpu::KernelTable& find(const std::string& name, const char* source) {
 }
 
 const cpu::KernelTable& initial() {
-  const char* wanted = std::getenv("VGGFAST_CPU_ISA");
-  return wanted && *wanted ? find(wanted, "VGGFAST_CPU_ISA") : *available().back();
+  const char* asked = std::getenv("VGGFAST_CPU_ISA");
+  return asked && *asked ? find(asked, "VGGFAST_CPU_ISA") : *available().back();
 }
 
 std::atomic<const cpu::KernelTable*>& current() {

@@ -1,10 +1,10 @@
-// The kernels for AVX2 and FMA: 16 registers, 8 of them accumulators.
+// The kernels for AVX2 and FMA, which have 16 registers.
 #define VGGFAST_ISA avx2
 #define VGGFAST_VECTOR_BYTES 32
-#define VGGFAST_CONV_PIXELS 4
-#define VGGFAST_CONV_VECTORS 2
-#define VGGFAST_GEMM_ROWS 6
-#define VGGFAST_WGRAD_ROWS 4
-#define VGGFAST_STEM_ROWS 1
+#define VGGFAST_CONV_PIXELS 4   // of a register tile of the direct convolution,
+#define VGGFAST_CONV_VECTORS 2  // by vectors of float output channels
+#define VGGFAST_GEMM_ROWS 6     // of a register tile of Winograd's products and the first layer, by 2 vectors
+#define VGGFAST_WGRAD_ROWS 4    // of a register tile of wgrad's products, by up to 3 vectors
+#define VGGFAST_STEM_ROWS 1     // kernel rows whose sums are in registers in the first layer's wgrad
 
 #include "cpu/kernels/table.h"

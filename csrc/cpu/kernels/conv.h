@@ -1,12 +1,14 @@
 // Direct convolution as an implicit GEMM over NHWC, stride 1, kernel 3 (pad 1) or 1.
 //
-// fprop   a tile of P pixels x a block of V vectors of output channels stays in registers while taps and input
-//         channels run; P pointers per tap say where each pixel's inputs lie, outside the image at a row of zeros.
-//         A pooled tile holds P / 4 windows, four pixels each in a row, so that the pool stays in registers too.
-// dgrad   fprop with the weights transposed and flipped when they are packed.
-// wgrad   P input channels x V vectors of output channels in registers while pixels run, one tap after another over
-//         chunks of rows that fit the first caches; each chunk is summed by itself, which also bounds the rounding.
-// Cache   a packed block (taps * cin * block_channels) is meant for L2, a tile's inputs for L1.
+// fprop   The sums of a tile of P pixels x a block of V vectors of output channels stay in registers during the loop
+//         over taps and input channels. P pointers per tap say where each pixel's inputs lie; a tap outside the image
+//         reads a row of zeros. A tile of a pooled output holds P / 4 windows of four consecutive pixels each, so
+//         that the pool stays in registers too.
+// dgrad   fprop with weights that were transposed and flipped when they were packed.
+// wgrad   The sums of P input channels x V vectors of output channels stay in registers during the loop over pixels,
+//         one tap after another over chunks of rows that fit the first caches. Each chunk is summed by itself, which
+//         also bounds the rounding.
+// Cache   A packed block (taps * cin * block_channels values) is meant to stay in L2, a tile's inputs in L1.
 #pragma once
 
 #include "cpu/kernels/epilogue.h"
@@ -21,7 +23,7 @@ struct ConvTraits {
   static constexpr int64_t lanes = Vec<T>::lanes;
   static constexpr int64_t channels = vectors * lanes;  // of a block
   static constexpr int max_taps = 9;
-  static constexpr int64_t partial_terms = 128;  // summed by themselves, which bounds the rounding of long sums
+  static constexpr int64_t partial_terms = 128;  // so many are summed by themselves, which bounds the rounding
   static_assert(pixels % 4 == 0 && channels % 8 == 0);
 };
 
@@ -79,7 +81,7 @@ inline __attribute__((always_inline)) void flush(Accumulators<T>& acc, Accumulat
   }
 }
 
-/// Where the inputs of each of a tile's pixels lie, tap by tap: rows[tap * P + p].
+/// Writes rows[tap * P + p]: where pixel p of the tile has its inputs for each tap.
 template <class T>
 void find_rows(const ConvArgs<T>& a, int64_t tile, const T** rows) {
   constexpr int P = ConvTraits<T>::pixels;
@@ -105,7 +107,7 @@ void find_rows(const ConvArgs<T>& a, int64_t tile, const T** rows) {
   }
 }
 
-/// The epilogue of one tile and one block.
+/// Applies the epilogue to one block of one tile, and stores it.
 template <class T>
 void store_tile(const ConvArgs<T>& a, int64_t tile, int64_t block, const Accumulators<T>& acc) {
   using Traits = ConvTraits<T>;
@@ -139,7 +141,7 @@ void conv_fprop(const ConvArgs<T>& a, int64_t tile_begin, int64_t tile_end, int6
     for (int64_t block = block_begin; block < block_end; ++block) {
       const T* packed = a.packed + block * taps * a.in.c * Traits::channels;
       Accumulators<T> total{}, acc{};
-      int64_t terms = 0;  // in acc
+      int64_t terms = 0;  // summed in acc
       for (int64_t tap = 0; tap < taps; ++tap) {
         multiply_add<T>(acc, rows + tap * Traits::pixels, 1, packed + tap * a.in.c * Traits::channels, Traits::channels,
                         a.in.c);
@@ -154,7 +156,7 @@ void conv_fprop(const ConvArgs<T>& a, int64_t tile_begin, int64_t tile_end, int6
   }
 }
 
-/// The sums of one tap over rows [row_begin, row_end), added to partial[input][channel of the block].
+/// Adds the sums of one tap over rows [row_begin, row_end) to partial[input][channel of the block].
 template <class T, bool Whole>
 void wgrad_tap(const WgradArgs<T>& a, int64_t row_begin, int64_t row_end, int64_t tap, int64_t input, int64_t block,
                T* partial) {
@@ -167,7 +169,7 @@ void wgrad_tap(const WgradArgs<T>& a, int64_t row_begin, int64_t row_end, int64_
     const int64_t y = row % a.in.h + dy;
     if (y < 0 || y >= a.in.h) continue;
     const T* pixel = a.x + ((row + dy) * a.in.w + x_begin + dx) * a.in.c;
-    const T* inputs[Traits::pixels];  // past the last input channel: that channel again, and not stored
+    const T* inputs[Traits::pixels];  // past the last input channel, that one is read again and not stored
     for (int p = 0; p < Traits::pixels; ++p) inputs[p] = pixel + min(input + p, a.in.c - 1);
     multiply_add<T, Whole>(acc, inputs, a.in.c, a.gy + (row * a.in.w + x_begin) * a.cout + channel, a.cout,
                            x_end - x_begin, a.cout - channel);
@@ -180,7 +182,7 @@ void wgrad_tap(const WgradArgs<T>& a, int64_t row_begin, int64_t row_end, int64_
   }
 }
 
-/// The sums of gy over the pixels of rows [row_begin, row_end), added to a.partial_bias.
+/// Adds the sums of gy over the pixels of rows [row_begin, row_end) to a.partial_bias.
 template <class T>
 void wgrad_bias(const WgradArgs<T>& a, int64_t row_begin, int64_t row_end, int64_t block) {
   using Traits = ConvTraits<T>;

@@ -1,11 +1,12 @@
-// One crop of one picture, uint8 HWC, to (rows, columns, 3): resampled by a triangle filter, mirrored, normalised.
-// A row is made at a time: the picture's rows that it reads are summed with their weights, vectors running along the
-// values; then the columns, four lanes to a pixel, of which the fourth is overwritten by the next. Where the picture is
-// not resampled, its values are converted and normalised, a vector at a time. All of it stays in the first cache.
+// One crop of one picture, from uint8 HWC to (rows, columns, 3): resampled by a triangle filter, mirrored, normalised.
+// The crop is made row by row. First the rows of the picture that a row reads are summed with their weights, a vector
+// of values at a time. Then the columns are summed in four lanes to a pixel, of which the next pixel overwrites the
+// fourth. Where the picture is not resampled, its values are converted and normalised, a vector at a time. All of this
+// stays in the first cache.
 #pragma once
 
-#include "cpu/kernel_table.h"
 #include "cpu/isa/simd.h"
+#include "cpu/kernel_table.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -21,8 +22,8 @@ struct Crop {
     return __builtin_convertvector(__builtin_convertvector(bytes, V::Mask), V::Value);
   }
 
-  /// to (columns, 3): the pixels of `from` from the last to the first; a fourth byte goes along with each but the
-  /// first, and is overwritten by the next.
+  /// Writes `to` (columns, 3): the pixels of `from` from the last to the first. All but the first are copied with a
+  /// fourth byte, which the next pixel overwrites.
   static void mirror(const uint8_t* from, int64_t columns, uint8_t* to) {
     for (int64_t c = 0; c < 3; ++c) to[c] = from[3 * (columns - 1) + c];
     for (int64_t t = 1; t < columns; ++t) __builtin_memcpy(to + 3 * t, from + 3 * (columns - 1 - t), 4);
@@ -44,7 +45,7 @@ struct Crop {
     for (; i < values; ++i) to[i] = (float)from[i] * a.scale[i % 3] + a.offset[i % 3];
   }
 
-  /// to (values): the weighted sum of the rows that row `s` of the crop reads.
+  /// Writes `to` (values): the weighted sum of the picture's rows that row `s` of the crop reads.
   static void sum_rows(const CropArgs& a, int64_t s, int64_t values, float* to) {
     const Taps& taps = a.down;
     const float* weights = taps.weights + s * taps.most;
@@ -63,7 +64,7 @@ struct Crop {
     }
   }
 
-  /// to (columns, 3): the weighted sums along a row, normalised. `row` has a value to spare at its end, and `to` too.
+  /// Writes `to` (columns, 3): the weighted sums along `row`, normalised. Both have a spare value at their end.
   static void sum_columns(const CropArgs& a, const float* row, float* to) {
     const Taps& taps = a.across;
     const Pixel scale = {a.scale[0], a.scale[1], a.scale[2], 0}, offset = {a.offset[0], a.offset[1], a.offset[2], 0};
@@ -82,7 +83,7 @@ struct Crop {
     }
   }
 
-  /// A row of the crop, as floats. `scratch`: as CropArgs says.
+  /// Makes row `s` of the crop, as floats in `scratch`, and returns it. CropArgs says how large `scratch` is.
   static float* make_row(const CropArgs& a, int64_t s, float* scratch) {
     const int64_t values = 3 * a.columns;
     if (a.across.weights == nullptr) {
@@ -97,14 +98,14 @@ struct Crop {
       const int64_t read = 3 * (a.column_end - a.column_begin);
       float* summed = scratch + values + 4;
       sum_rows(a, s, read, summed);
-      summed[read] = 0;  // the fourth lane of the last pixel: any number will do, memory of before might hold a NaN
+      summed[read] = 0;  // the fourth lane of the last pixel: any number will do, but old memory may hold a NaN
       sum_columns(a, summed, scratch);
     }
     return scratch;
   }
 };
 
-/// Rows [begin, end) of a crop into y (rows, columns, 3).
+/// Writes rows [begin, end) of a crop to y (rows, columns, 3).
 template <class T>
 void crop_rows(const CropArgs& a, int64_t begin, int64_t end, T* y, float* scratch) {
   using V = Vec<float>;

@@ -1,14 +1,31 @@
-// What a convolution does to its sums before it stores them: bias, ReLU, 2x2/2 max-pool, mask.
+// What a convolution does to its sums before it stores them: bias, ReLU, 2x2/2 max-pool, mask; and the bit planes of a
+// mask (vggfast/mask.h), read and written a vector of channels at a time.
 #pragma once
 
+#include "cpu/isa/simd.h"
 #include "cpu/kernel_table.h"
-#include "cpu/kernels/mask_bits.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
+/// The bits of channels [c, c + lanes) of one pixel's plane of `bytes` bytes. c is a multiple of `lanes`.
+template <class T>
+typename Vec<T>::Mask load_bits(const uint8_t* plane, int64_t bytes, int64_t c) {
+  uint32_t bits = plane[c / 8];
+  if (Vec<T>::lanes > 8 && c / 8 + 1 < bytes) bits |= (uint32_t)plane[c / 8 + 1] << 8;
+  return Vec<T>::from_bits((bits >> (c % 8)) & ((1u << Vec<T>::lanes) - 1));
+}
+
+/// Writes them. Bytes shared by several vectors are begun by the vector that holds their first bit.
+template <class T>
+void store_bits(uint8_t* plane, int64_t bytes, int64_t c, typename Vec<T>::Mask mask) {
+  uint32_t bits = Vec<T>::bits(mask) << (c % 8);
+  plane[c / 8] = (uint8_t)(c % 8 == 0 ? bits : plane[c / 8] | bits);
+  if (Vec<T>::lanes > 8 && c / 8 + 1 < bytes) plane[c / 8 + 1] = (uint8_t)(bits >> 8);
+}
+
 /// Stores channels [c, c + lanes) of output pixel `pixel` (of the whole batch) from its sums: sums[0], or with Pool the
-/// four of its window, row-major.
+/// four sums of its window, row-major.
 template <bool Pool, class T, class S>
 inline __attribute__((always_inline)) void store_output(const ConvOutput<S>& out, int64_t pixel, int64_t c,
                                                         typename Vec<T>::Value bias,

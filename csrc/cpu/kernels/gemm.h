@@ -1,12 +1,12 @@
-// A register tile of a matrix product: Rows x Vecs accumulators, the sum over k of a's scalars times b's vectors,
-// stored to c or added to it.
+// A register tile of a matrix product: Rows x Vecs accumulators, each the sum over k of a scalar of a times a vector of
+// b. They are stored to c or added to it.
 //
-// Matrices lie in blocks of `lanes` columns, [block][row][lanes], so that every vector is one whole cache line and the
-// scalars of a tile lie close together. RowStep and KStep say which of a's axes is the row:
-//   fprop   a's blocks run over k:    RowStep = lanes, KStep = 1, `outer` blocks of `inner` columns
-//   wgrad   a's blocks run over rows: RowStep = 1, KStep = lanes, one block, `inner` rows of it
+// Matrices are stored in blocks of `lanes` columns, [block][row][lanes], so that no vector crosses a cache line and the
+// scalars of a tile are close together. RowStep and KStep are the steps in a from one row and from one k to the next:
+//   fprop   a's blocks are along k:    RowStep = lanes, KStep = 1, `outer` blocks of `inner` columns
+//   wgrad   a's blocks are along rows: RowStep = 1, KStep = lanes, one block of k, `last_inner` long
 // b may be bfloat16 in memory.
-// Cache   b's vectors stream from L2 or beyond, once per tile; a's scalars are read from L1 after the first touch.
+// Cache   b's vectors are read from L2 or beyond, once per tile; a's scalars are in L1 after the first touch.
 #pragma once
 
 #include "cpu/isa/simd.h"
@@ -17,11 +17,12 @@ namespace {
 struct GemmShape {
   int64_t outer, inner, last_inner;  // blocks of k; the last one may be narrower
   int64_t a_outer;                   // elements from one block of a to the next
-  int64_t b_step, b_vector;          // of b: elements from one row, from one block of columns to the next
+  int64_t b_step, b_vector;          // of b: elements from one row to the next, from one block of columns to the next
   int64_t c_vector;                  // of c: elements from one block of columns to the next
 };
 
-// Rows of b ahead of use: a few into L1, and many, a whole call's share, into L2. The hardware's own prefetch is late.
+// Rows of b that are fetched ahead of their use: a few into L1, and as many as a whole call reads into L2. The
+// hardware's own prefetch comes late. Of four other distances, none made a difference.
 constexpr int64_t rows_to_l1 = 16, rows_to_l2 = 128;
 
 template <class T, class U, int Rows, int Vecs, int RowStep, int KStep, bool Accumulate>

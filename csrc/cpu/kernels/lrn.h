@@ -5,13 +5,13 @@
 
 #include <math.h>
 
-#include "cpu/kernel_table.h"
 #include "cpu/isa/simd.h"
+#include "cpu/kernel_table.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-/// s^-beta, without pow for the paper's beta.
+/// s^-beta, without pow for the paper's beta, 0.75.
 inline float inverse_power(float s, float beta) {
   return beta == 0.75f ? 1.0f / (__builtin_sqrtf(s) * __builtin_sqrtf(__builtin_sqrtf(s))) : ::powf(s, -beta);
 }

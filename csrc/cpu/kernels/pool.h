@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
-#include "cpu/kernels/mask_bits.h"
+#include "cpu/kernels/epilogue.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -17,15 +17,15 @@ void store_channels(T* p, int64_t c, int64_t channels, typename Vec<T>::Value v)
   c + Vec<T>::lanes <= channels ? Vec<T>::store(p + c, v) : Vec<T>::store(p + c, v, channels - c);
 }
 
-/// The first plane's bytes of output pixel (row, x) of a mask, row counted over (n, oh).
+/// The bytes of output pixel (row, x) in the first plane of a mask; rows are counted over (n, oh).
 template <class T>
-uint8_t* mask_at(const SelectArgs<T>& a, int64_t row, int64_t x, int64_t bytes) {
+uint8_t* mask_at(const MaskArgs<T>& a, int64_t row, int64_t x, int64_t bytes) {
   const int64_t planes = (a.relu ? 1 : 0) + (a.pool ? 2 : 0), n = row / a.oh, y = row % a.oh;
   return a.mask + ((n * planes * a.oh + y) * a.ow + x) * bytes;
 }
 
 template <class T>
-void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void max_pool(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c, bytes = (channels + 7) / 8, plane = a.oh * a.ow * bytes;
   for (int64_t row = row_begin; row < row_end; ++row) {
@@ -56,11 +56,12 @@ void max_pool(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
   }
 }
 
-/// Calls visit(y, z, c, inside, masks...) for each vector of channels of each output: which element of z it came from.
-/// inside(i) says whether the window has element i: one that the image's edge cuts lacks some, whatever the bits say.
-/// `pass` is all ones without ReLU; column and row are all zeros without pool.
+/// Calls visit(y, z, c, inside, pass, column, below) for each vector of channels of each output. column and below say
+/// which element of its window in z the output came from; they are all zeros without pool. pass says whether ReLU let
+/// it pass; it is all ones without ReLU. inside(i) says whether the window has element i: a window that the image's
+/// edge cuts lacks some, whatever the bits say.
 template <class T, class Visit>
-inline __attribute__((always_inline)) void for_each_masked(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end,
+inline __attribute__((always_inline)) void for_each_masked(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end,
                                                            Visit visit) {
   using V = Vec<T>;
   const int64_t channels = a.big.c, bytes = (channels + 7) / 8, plane = a.oh * a.ow * bytes;
@@ -88,14 +89,14 @@ inline __attribute__((always_inline)) void for_each_masked(const SelectArgs<T>& 
   }
 }
 
-/// The lanes of which the selected element is number `i` (row-major) of its window.
+/// The lanes whose bits point to element number `i` (row-major) of the window.
 template <class T, class Mask = typename Vec<T>::Mask>
 Mask is_element(int i, Mask column, Mask below) {
   return (i & 1 ? column : ~column) & (i & 2 ? below : ~below);
 }
 
 template <class T>
-void mask_gather(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void mask_gather(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
   for_each_masked(
@@ -111,7 +112,7 @@ void mask_gather(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
 }
 
 template <class T>
-void mask_scatter(const SelectArgs<T>& a, int64_t row_begin, int64_t row_end) {
+void mask_scatter(const MaskArgs<T>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   const int64_t channels = a.big.c;
   if (a.pool) {  // an odd last row or column belongs to no window

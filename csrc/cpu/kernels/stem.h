@@ -1,12 +1,12 @@
-// The first 3x3 layer: direct convolution of RGB images, whose 27 products per output are too few for a transform.
+// The first 3x3 layer: direct convolution of RGB images. Its 27 products per output are too few for a transform.
 //
 // The rows of the image that one row of outputs needs are copied into lines with a zero pixel at either end, so that
 // the 9 values of one kernel row lie side by side for every pixel: [kernel row][pixel][3 taps x 3 channels].
-// fprop   products of P pixels x 2 vectors of output channels in registers;
-//         a pool or a mask takes them from memory
-// wgrad   the 9 or 27 weights' sums of one vector of output channels in registers;
-//         the pixels of a segment go by
-// Cache   lines, weights (27 x cout), a segment's gradients of one vector: L1
+// fprop   The sums of P pixels x 2 vectors of output channels stay in registers. They are stored from there, or go
+//         through memory to an epilogue with a pool or a mask.
+// wgrad   The sums of 9 or 27 weights of one vector of output channels stay in registers during the loop over the
+//         pixels of a segment.
+// Cache   Lines, weights (27 x cout) and a segment's gradients of one vector are meant to stay in L1.
 #pragma once
 
 #include "cpu/kernels/winograd.h"
@@ -24,7 +24,7 @@ struct Stem {
 /// Floats of a line of `w` pixels.
 inline int64_t line_values(int64_t w) { return (w + 2) * Stem::channels; }
 
-/// Row `y` of image `n`, zeros outside the image.
+/// Copies row `y` of image `n` to `line`, with zeros outside the image.
 template <class S>
 void load_line(const ConvInput<S>& in, int64_t n, int64_t y, float* line) {
   const Extent e = in.extent;
@@ -41,14 +41,14 @@ void load_line(const ConvInput<S>& in, int64_t n, int64_t y, float* line) {
   if (i < count) Vf::store(to + i, Vf::load(from + i, count - i), count - i);
 }
 
-/// Asks for the cache lines of `count` values, to be written with Write.
+/// Prefetches the cache lines of `count` values, to be written where Write is 1, else to be read.
 template <int Write, class S>
 void prefetch_lines(const S* values, int64_t count) {
   for (int64_t i = 0; i < count; i += 64 / (int64_t)sizeof(S)) __builtin_prefetch(values + i, Write, 2);
 }
 
-/// Channels [c, c + lanes) of the gradients of pixels [begin, end) of a row, side by side: where they lie, with `step`
-/// values from pixel to pixel, or copied to `gz`.
+/// Channels [c, c + lanes) of the gradients of pixels [begin, end) of a row, with `step` values from pixel to pixel:
+/// where they are stored, if they can be read as they are, else copied to `gz`.
 template <class S>
 const float* gradients_of(const ConvInput<S>& in, int64_t n, int64_t y, int64_t begin, int64_t end, int64_t c,
                           float* gz, int64_t& step) {
@@ -69,7 +69,7 @@ const float* gradients_of(const ConvInput<S>& in, int64_t n, int64_t y, int64_t 
 }
 
 /// Adds the products of `pixels` gradients with the values of `Rows` kernel rows to sums[value], and the gradients
-/// themselves to `bias`, unless null.
+/// themselves to `bias`, unless it is null.
 template <int Rows>
 void add_products(const float* g, int64_t step, int64_t pixels, const float* lines, int64_t line, float* sums,
                   int64_t sum_step, float* bias) {
@@ -88,7 +88,7 @@ void add_products(const float* g, int64_t step, int64_t pixels, const float* lin
   if (bias) Vf::store(bias, Vf::load(bias) + total);
 }
 
-/// Rows pixels x Vecs vectors of outputs, with bias and ReLU, straight from registers.
+/// Computes Rows pixels x Vecs vectors of outputs, with bias and ReLU, and stores them straight from registers.
 template <int Rows, int Vecs, bool Stream, class S>
 void stem_tile(const float* lines, int64_t line, const float* packed, const float* bias, bool relu, S* y,
                int64_t y_step) {
@@ -126,7 +126,7 @@ void stem_tile(const float* lines, int64_t line, const float* packed, const floa
   }
 }
 
-/// The tile that writes as `stream` says; only float is streamed.
+/// The stem_tile that streams its stores, or not, as `stream` says; only float is streamed.
 template <int Rows, class S>
 auto stem_tile_of(bool stream) {
   if constexpr (sizeof(S) == sizeof(float)) {
@@ -135,7 +135,8 @@ auto stem_tile_of(bool stream) {
   return stem_tile<Rows, 2, false, S>;
 }
 
-/// The general case of one pair of blocks: products of `pixels` pixels by way of memory, then any epilogue.
+/// The general case, for one pair of blocks: writes the sums of `pixels` pixels to `products`, then applies the
+/// epilogue.
 template <class S>
 void stem_segment(const StemArgs<S>& a, const float* lines, int64_t line, int64_t pixels, int64_t first, int64_t block,
                   float* products) {
@@ -176,7 +177,7 @@ void stem_segment(const StemArgs<S>& a, const float* lines, int64_t line, int64_
   }
 }
 
-/// Units: rows of the output. `scratch`: 4 lines, then 2 rows of products of a segment.
+/// Units: rows of the output. `scratch` holds 4 lines, then 2 rows of products of a segment.
 template <class S>
 void stem_fprop(const StemArgs<S>& a, int64_t row_begin, int64_t row_end, float* scratch) {
   constexpr int64_t lanes = Vf::lanes;
@@ -209,8 +210,8 @@ void stem_fprop(const StemArgs<S>& a, int64_t row_begin, int64_t row_end, float*
   if (a.out.stream) Vf::end_stream();
 }
 
-/// Units: rows of the flattened (n, h). Adds to partial[value][cout, padded] and, unless null, to bias[cout, padded].
-/// `scratch`: 3 lines, then a segment's gradients of one vector.
+/// Units: rows of the flattened (n, h). Adds to partial[value][cout, padded] and, unless it is null, to bias[cout,
+/// padded]. `scratch` holds 3 lines, then a segment's gradients of one vector.
 template <class S>
 void stem_wgrad(const ConvInput<S>& in, const ConvInput<S>& gradient, int64_t row_begin, int64_t row_end,
                 float* partial, float* bias, float* scratch) {

@@ -1,15 +1,15 @@
 // 3x3 convolution by Winograd's F(m x m, 3 x 3), m = 2, 4, 6, over NHWC, and 1x1 convolution as its degenerate case
-// m = 1; dgrad is fprop with the weights transposed and flipped, and reads through ReLU's and the pool's mask.
+// m = 1. dgrad is fprop with the weights transposed and flipped; it reads gy through the mask of ReLU and pool.
 //
 //   V [point][channel block][tile][lanes]  the transformed inputs of one range of tiles
 //   U [point][pair][cin][2][lanes]         the transformed weights, packed beforehand: pairs of cout blocks, side by
-//                                          side so that a task reads them in one stream; an odd last block by itself
+//                                          side so that a task reads them in one stream; an odd last block is alone
 //   M [point][cout block][tile][lanes]     their products, point by point
 //
-// V is scratch of one thread and its range of tiles, or shared by threads that each see to some output channels
-// (cpu/algorithms/winograd.cpp); M is scratch of one thread. They are meant for L2 when channels are few and for L3 when they are
-// many; U streams once per range. Planes of V and M are an odd number of cache lines long, so that a tile's n * n
-// stores fall into different cache sets.
+// V is scratch of one thread for its range of tiles, or of all threads, each of which computes some output channels
+// (cpu/algorithms/winograd.cpp); M is scratch of one thread. They are meant for L2 when channels are few and for L3
+// when they are many; U streams once per range. Planes of V and M are an odd number of cache lines long, so that a
+// tile's n * n stores fall into different cache sets.
 #pragma once
 
 #include "cpu/kernels/epilogue.h"
@@ -22,7 +22,7 @@ namespace {
 using Vf = Vec<float>;
 
 inline int64_t blocks_of(int64_t channels) { return (channels + Vf::lanes - 1) / Vf::lanes; }
-/// Elements of a plane of so many vectors.
+/// Elements of a plane with room for `vectors` vectors: an odd number of vectors.
 inline int64_t plane_of(int64_t vectors) { return (vectors | 1) * Vf::lanes; }
 
 /// Where tile number `tile` lies: the first image of its mosaic, and its first output pixel in the mosaic.
@@ -35,9 +35,9 @@ struct TilePlace {
   }
 };
 
-/// Where the pixels of a patch of `count` x `count` of a mosaic lie, or of a mosaic pooled by `window`: pixel (i, j) is
-/// number row[i] + column[j] of the batch, and outside every image where either is negative or the sum is not under
-/// `pixels`.
+/// Where the pixels of a `count` x `count` patch of a mosaic (TileGrid) lie, or of a mosaic pooled by `window`. Pixel
+/// (i, j) is number row[i] + column[j] of the batch. It is outside every image where one of the two is negative
+/// or their sum is not less than `pixels`.
 template <int count, int window = 1>
 struct Patch {
   int64_t row[count], column[count], pixels;
@@ -56,27 +56,27 @@ struct Patch {
     }
     inside = inside && at(count - 1, count - 1) >= 0;
   }
-  /// The pixel's number, or a negative one.
+  /// The number of pixel (i, j), negative where it is outside every image.
   int64_t at(int64_t i, int64_t j) const {
     const int64_t pixel = row[i] + column[j];
     return pixel < pixels ? pixel : -1;
   }
 };
 
-/// `count` channels from p on, 0 in the lanes that `pass` leaves out.
+/// Loads `count` channels from p on, with 0 in the lanes that `pass` leaves out.
 template <class S>
 Vf::Value load_masked(const S* p, int64_t count, Vf::Mask pass) {
   return Vf::select(pass, count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count), Vf::zero());
 }
 
-/// Channels [c, c + count) of pixel number `pixel` of what mask_scatter would make of `in`, for a ReLU alone.
+/// Channels [c, c + count) of pixel number `pixel` of what mask_scatter would make of `in`, for a mask of ReLU alone.
 template <class S>
 Vf::Value read_rectified(const ConvInput<S>& in, int64_t pixel, int64_t c, int64_t count) {
   const int64_t bytes = (in.extent.c + 7) / 8;
   return load_masked(in.data + pixel * in.extent.c + c, count, load_bits<float>(in.mask + pixel * bytes, bytes, c));
 }
 
-/// The same of pixel (n, y, x), for a mask with a pool.
+/// The same for pixel (n, y, x) and a mask with a pool.
 template <class S>
 Vf::Value read_unpooled(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x, int64_t c, int64_t count) {
   const int64_t sy = y / 2, sx = x / 2;
@@ -93,8 +93,8 @@ Vf::Value read_unpooled(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x,
   return load_masked(in.data + (n * plane + pixel) * in.extent.c + c, count, pass);
 }
 
-/// Calls body(read) with the cheapest read(i, j) that is right for channels [c, c + lanes) of the `extent` x `extent`
-/// pixels from (y, x) on.
+/// Calls body(read), where read(i, j) loads channels [c, c + lanes) of pixel (i, j) of the `extent` x `extent` pixels
+/// from (y, x) on, in the cheapest way that is right for all of them.
 template <int extent, class S, class Body>
 inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, const Patch<extent>& patch, int64_t n,
                                                        int64_t y, int64_t x, int64_t c, Body body) {
@@ -124,7 +124,7 @@ inline __attribute__((always_inline)) void with_reader(const ConvInput<S>& in, c
   }
 }
 
-/// Bt d B of every channel of tiles [begin, end), as planes of `tiles` tiles from `v` on.
+/// Writes Bt d B of every channel of tiles [begin, end), as planes of `tiles` tiles from `v` on.
 template <int M, class S>
 void transform_inputs(const ConvInput<S>& in, const TileGrid& grid, int64_t begin, int64_t end, int64_t tiles,
                       float* v) {
@@ -156,7 +156,8 @@ void transform_inputs(const ConvInput<S>& in, const TileGrid& grid, int64_t begi
   }
 }
 
-/// At M A, epilogue and store of output channels [block_begin, block_end) * lanes of tiles [begin, end).
+/// Computes At M A of output channels [block_begin, block_end) * lanes of tiles [begin, end), applies the epilogue and
+/// stores.
 template <int M, bool Pool, class S, class U>
 void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, int64_t block_begin, int64_t block_end,
                        const float* products) {
@@ -206,7 +207,7 @@ void transform_outputs(const WinogradArgs<S, U>& a, int64_t begin, int64_t end, 
 template <class U>
 using GemmTile = void (*)(const GemmShape&, const float* a, const U* b, float* c);
 
-/// The register tile of `rows` rows.
+/// The register tile for `rows` rows, at most Rows.
 template <class U, int Vecs, int RowStep, int KStep, bool Accumulate, int Rows>
 GemmTile<U> tile_of(int64_t rows) {
   if constexpr (Rows > 1) {
@@ -215,7 +216,8 @@ GemmTile<U> tile_of(int64_t rows) {
   return gemm_tile<float, U, Rows, Vecs, RowStep, KStep, Accumulate>;
 }
 
-/// The register tile of fprop for `rows` tiles and one or two blocks: stored at the first term, then added.
+/// The register tile of fprop for `rows` tiles and one or two blocks. With `first` it stores its sums, else it adds
+/// them.
 template <class U>
 GemmTile<U> fprop_tile(int64_t rows, bool pair, bool first) {
   constexpr int most = VGGFAST_GEMM_ROWS, lanes = Vf::lanes;
@@ -223,9 +225,9 @@ GemmTile<U> fprop_tile(int64_t rows, bool pair, bool first) {
   return first ? tile_of<U, 1, lanes, 1, false, most>(rows) : tile_of<U, 1, lanes, 1, true, most>(rows);
 }
 
-/// One point's product V [tile][cin] x U [cin][cout block] for `tiles` tiles and `blocks` blocks. Every `partial_terms`
-/// channels are summed by themselves: the transforms that follow magnify the rounding of long sums; and their weights
-/// stay in L1 while the tiles go by.
+/// Computes one point's product V [tile][cin] x U [cin][cout block] for `tiles` tiles and `blocks` blocks. Every
+/// `partial_terms` channels are summed by themselves, for two reasons: the transforms that follow magnify the rounding
+/// of long sums, and the weights of so few channels stay in L1 during the loop over tiles.
 template <class U>
 void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, const U* u, float* products) {
   constexpr int64_t lanes = Vf::lanes, partial_terms = 128;
@@ -251,7 +253,7 @@ void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, 
   }
 }
 
-/// The products of planes `v` of tiles [tile_begin, tile_end), and what they become.
+/// Multiplies planes `v` of tiles [tile_begin, tile_end) with the weights and transforms the products to outputs.
 template <int M, class S, class U>
 void winograd_outputs(const WinogradArgs<S, U>& a, const float* v, int64_t tile_begin, int64_t tile_end,
                       int64_t block_begin, int64_t block_end, float* products) {
@@ -274,7 +276,7 @@ void winograd_outputs(const WinogradArgs<S, U>& a, const float* v, int64_t tile_
   if (a.out.stream) Vf::end_stream();
 }
 
-/// G g Gt of one input channel and `count` output channels, to planes of U.
+/// Writes G g Gt of one input channel and `count` output channels to planes of U.
 template <int M>
 void transform_weights(const float* weight, const WeightView<float>& w, int64_t count, float* out, int64_t plane) {
   using W = Winograd<M>;
@@ -306,7 +308,7 @@ void transform_weights(const float* weight, const WeightView<float>& w, int64_t 
   }
 }
 
-/// U of one pair of blocks of output channels, for every input channel.
+/// Writes U of one pair of blocks of output channels, for every input channel.
 template <int M>
 void winograd_pack(const WeightView<float>& w, int64_t pair, float* packed) {
   const int64_t blocks = blocks_of(w.out), count = min<int64_t>(2, blocks - 2 * pair),

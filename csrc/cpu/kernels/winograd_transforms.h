@@ -4,8 +4,18 @@
 //   dg = Gt [(Bt d) * (A dy)]  wgrad: the same algorithm, differentiated with respect to g
 //
 // The n points are 0, +-p for each p of `points`, and infinity, in this order; row j of each matrix belongs to point j.
-// Rows of +p and -p differ by the sign of their odd terms, so each pair shares two sums. Coefficients are made at
-// compile time from the points; those of m = 4 are chosen for half the rounding error of the usual 1 and 2.
+// Rows of +p and -p differ by the sign of their odd terms, so each pair has two sums in common. Coefficients are made
+// at compile time from the points. F(4, 3) with the points 3/4 and 3/2 has half the rounding error that it has with the
+// usual 1 and 2:
+//
+//   point        Bt (6 x 6)                                  G (6 x 3)                     A (6 x 4), of At
+//      0     81/64     0   -45/16    0     1    0        64/81     0       0          1     0      0      0
+//    3/4         0 -27/16    -9/4  3/4     1    0     -128/243  -32/81   -8/27        1    3/4    9/16   27/64
+//   -3/4         0  27/16    -9/4 -3/4     1    0     -128/243   32/81   -8/27        1   -3/4    9/16  -27/64
+//    3/2         0 -27/32   -9/16  3/2     1    0       32/243   16/81    8/27        1    3/2    9/4    27/8
+//   -3/2         0  27/32   -9/16 -3/2     1    0       32/243  -16/81    8/27        1   -3/2    9/4   -27/8
+//    inf         0  81/64     0  -45/16    0    1          0       0       1          0     0      0      1
+//
 // Source: Lavin & Gray, 2016; Toom and Cook's construction.
 #pragma once
 
@@ -29,7 +39,7 @@ struct WinogradPoints<6> {
   static constexpr double points[] = {1, 2, 0.5};
 };
 
-/// Coefficients of x^0, x^2, x^4, ... in the product of (x^2 - p^2) over the points p but number `left_out`.
+/// Coefficients of x^0, x^2, x^4, ... in the product of (x^2 - p^2) over all p of `points` except number `left_out`.
 template <int M>
 struct EvenPolynomial {
   double of[M / 2 + 1] = {1};
@@ -93,7 +103,7 @@ struct Winograd {
     });
   }
 
-  /// Row j of G, which also serves Gt: weights meet it when they are packed or their gradient is unpacked.
+  /// Row j of G, for weights that are packed; and column j of Gt, for their gradient when it is unpacked.
   static constexpr double weight(int j, int tap) {
     if (j == n - 1) return tap == 2 ? 1 : 0;
     double norm = 1;  // the product of this point's distances to the others
@@ -131,7 +141,7 @@ struct Winograd {
   }
 };
 
-/// F(1, 1), which is to say none: 1x1 convolution by the same products.
+/// F(1, 1), whose transforms change nothing: 1x1 convolution by the same products.
 template <>
 struct Winograd<1> {
   static constexpr int m = 1, n = 1, points = 1, taps = 1;

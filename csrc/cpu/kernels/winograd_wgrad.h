@@ -5,7 +5,8 @@
 //   dU [point][cout block][cin, padded][lanes] their products, summed over the chunks
 //
 // Three steps: transform a chunk of tiles, multiply it point by point into dU, and, after the last chunk, transform dU
-// back; cpu/algorithms/wgrad.cpp shares them among threads. Sums run in an order that the shape alone decides.
+// back; cpu/algorithms/winograd_wgrad.cpp divides them among threads. Sums run in an order that the shape alone
+// decides.
 #pragma once
 
 #include "cpu/kernels/winograd.h"
@@ -13,8 +14,8 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-/// A dy At of every channel of tiles [begin, end), as planes of `tiles` tiles from `z` on; adds the gradients' own sums
-/// to bias[channel], unless it is null.
+/// Writes A dy At of every channel of tiles [begin, end), as planes of `tiles` tiles from `z` on. Adds the sums of dy
+/// itself to bias[channel], unless it is null.
 template <int M, class S>
 void transform_gradients(const ConvInput<S>& in, const TileGrid& grid, int64_t begin, int64_t end, int64_t tiles,
                          float* z, float* bias) {
@@ -50,7 +51,7 @@ void transform_gradients(const ConvInput<S>& in, const TileGrid& grid, int64_t b
   }
 }
 
-/// One point's products of `tiles` tiles for the `vectors` cout blocks from z and du on.
+/// Computes one point's products, summed over p.tiles tiles, of the `vectors` cout blocks from p.z and p.du on.
 template <bool Accumulate>
 void multiply_chunk(const WgradPoint& p, int64_t vectors) {
   constexpr int rows = VGGFAST_WGRAD_ROWS, lanes = Vf::lanes;
@@ -75,7 +76,7 @@ void multiply_gradients(const WgradPoint& p, int64_t vectors, bool add) {
   add ? multiply_chunk<true>(p, vectors) : multiply_chunk<false>(p, vectors);
 }
 
-/// Gt dU G of one cout block, into weights of any strides.
+/// Writes Gt dU G of one cout block to weights of any strides.
 template <int M>
 void winograd_unpack(const float* du, int64_t block, const WeightView<float>& w, float* gw) {
   using W = Winograd<M>;

@@ -6,7 +6,6 @@
 #include "core/checks.h"
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
-#include "cpu/streaming.h"
 #include "vggfast/images.h"
 
 namespace vggfast {

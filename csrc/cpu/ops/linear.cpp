@@ -1,11 +1,10 @@
-// Linear layers on the CPU: checks, and the sharing of outputs or inputs among threads. Kernels: cpu/kernels/linear.h.
+// Linear layers on the CPU: checks, and how threads divide outputs or inputs. Kernels: cpu/kernels/linear.h.
 #include "vggfast/linear.h"
 
 #include <algorithm>
 
 #include "cpu/kernel_table.h"
 #include "cpu/parallel.h"
-#include "cpu/streaming.h"
 #include "vggfast/error.h"
 
 namespace vggfast {

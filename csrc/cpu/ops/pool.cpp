@@ -12,15 +12,15 @@ namespace vggfast {
 namespace {
 
 using cpu::extent_of;
-using cpu::SelectArgs;
+using cpu::MaskArgs;
 
 constexpr int64_t grain_values = 1 << 14;  // values that make a piece of work worth a thread
 
 int64_t rows_worth_a_task(const Tensor& y) { return 1 + grain_values / (1 + y.size(1) * y.size(3)); }
 
-/// The arguments that the three selecting ops share, checked.
+/// The arguments that max_pool2x2 and the two ops on masks have in common, checked.
 template <class T>
-SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* mask, Epilogue e) {
+MaskArgs<T> mask_args(const Tensor& z, const Tensor& y, const Tensor* mask, Epilogue e) {
   check_pool_outputs(z, y, mask, e);
   return {.z = z.as<T>(),
           .y = y.as<T>(),
@@ -37,7 +37,7 @@ SelectArgs<T> select_args(const Tensor& z, const Tensor& y, const Tensor* mask, 
 void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* mask, Context context) {
   const Epilogue pool{.relu = false, .pool = true};
   cpu::for_float(x, "x", [&]<class T>() {
-    const SelectArgs<T> args = select_args<T>(x, y, mask, pool);
+    const MaskArgs<T> args = mask_args<T>(x, y, mask, pool);
     cpu::parallel_ranges(y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
                          [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().max_pool(args, begin, end); });
   });
@@ -45,7 +45,7 @@ void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* mask, Context c
 
 void mask_gather(const Tensor& z, const Tensor& mask, Epilogue e, const Tensor& y, Context context) {
   cpu::for_float(z, "z", [&]<class T>() {
-    const SelectArgs<T> args = select_args<T>(z, y, &mask, e);
+    const MaskArgs<T> args = mask_args<T>(z, y, &mask, e);
     cpu::parallel_ranges(
         y.size(0) * y.size(2), rows_worth_a_task(y), context.threads,
         [&](int64_t begin, int64_t end, int) { cpu::kernels().of<T>().mask_gather(args, begin, end); });
@@ -54,7 +54,7 @@ void mask_gather(const Tensor& z, const Tensor& mask, Epilogue e, const Tensor& 
 
 void mask_scatter(const Tensor& y, const Tensor& mask, Epilogue e, const Tensor& z, Context context) {
   cpu::for_float(z, "z", [&]<class T>() {
-    const SelectArgs<T> args = select_args<T>(z, y, &mask, e);
+    const MaskArgs<T> args = mask_args<T>(z, y, &mask, e);
     if (y.numel() == 0) {  // a single row or column may have no window
       std::fill_n(args.z, z.numel(), T(0));
       return;

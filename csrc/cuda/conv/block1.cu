@@ -1,7 +1,8 @@
 // Block 1 of a VGG as one op: checks, and where it is to be had.
 #include "core/conv_checks.h"
+#include "cuda/conv/conv_algorithm.h"
 #include "cuda/conv/heuristics.h"
-#include "cuda/conv/sm90/block1/run.h"
+#include "cuda/launch.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -40,52 +41,17 @@ void check_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Ten
   check_aligned(y, "y");
 }
 
-#ifdef VGGFAST_SM90
-template <class T>
-void run_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
-                const Tensor& y, const Context& context) {
-  constexpr int c = block1_channels;
-  const hopper::FpropProblem<T> second{.x = nullptr,
-                                       .n = static_cast<int>(x.size(0)),
-                                       .h = static_cast<int>(x.size(2)),
-                                       .w = static_cast<int>(x.size(3)),
-                                       .cin = c,
-                                       .weights = w2.as<T>(),
-                                       .weight_stride = 9 * c,
-                                       .tap_stride = c,
-                                       .kernel = 3,
-                                       .cout = c,
-                                       .bias = b2 ? b2->as<T>() : nullptr,
-                                       .mask = nullptr,
-                                       .y = y.as<T>(),
-                                       .relu = true,
-                                       .pool = true};
-  hopper::run_block1(source_of<T>(x, {}, x.size(2), x.size(3)), fprop_view<T>(w1), b1 ? b1->as<T>() : nullptr, second,
-                     context);
-}
-#endif
-
 }  // namespace
 
-bool has_conv_block1() {
-#ifdef VGGFAST_SM90
-  return is_hopper() && conv_tile() == "auto";
-#else
-  return false;
-#endif
-}
+bool has_conv_block1() { return sm90_library() && is_hopper() && tile_is_auto(); }
 
 void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
-                 const Tensor& y, [[maybe_unused]] Context context) {
+                 const Tensor& y, Context context) {
   check_block1(x, w1, b1, w2, b2, y);
-#ifdef VGGFAST_SM90
+  const Sm90Library* const sm90 = sm90_library();
+  VGGFAST_CHECK(sm90, "conv_block1 is not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
   VGGFAST_CHECK(is_hopper(), "conv_block1 needs a GPU of compute capability 9.0");
-  if (y.numel() == 0) return;
-  if (x.dtype == DType::bf16) return run_block1<bf16>(x, w1, b1, w2, b2, y, context);
-  run_block1<f16>(x, w1, b1, w2, b2, y, context);
-#else
-  fail("conv_block1 is not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
-#endif
+  if (y.numel() > 0) sm90->block1(x, w1, b1, w2, b2, y, context);
 }
 
 }  // namespace vggfast::cuda

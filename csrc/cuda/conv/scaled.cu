@@ -1,6 +1,7 @@
-// Convolution of quantised values: checks, and the choice of types.
+// Convolution of quantised values as an op: checks, and where it is to be had.
 #include "core/conv_checks.h"
-#include "cuda/conv/sm90/fprop/run.h"
+#include "cuda/conv/conv_algorithm.h"
+#include "cuda/launch.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -33,44 +34,15 @@ void check_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, Epi
                 describe(x.shape));
 }
 
-#ifdef VGGFAST_SM90
-template <class T, class U>
-void run_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e, const Tensor& y,
-                const Context& context) {
-  hopper::run_fprop<T, U>({.x = x.as<T>(),
-                           .n = static_cast<int>(x.size(0)),
-                           .h = static_cast<int>(x.size(2)),
-                           .w = static_cast<int>(x.size(3)),
-                           .cin = static_cast<int>(x.size(1)),
-                           .weights = weight.as<T>(),
-                           .weight_stride = weight.size(2) * weight.size(3) * weight.size(1),
-                           .tap_stride = weight.size(1),
-                           .kernel = static_cast<int>(weight.size(2)),
-                           .cout = static_cast<int>(weight.size(0)),
-                           .bias = bias ? bias->as<float>() : nullptr,
-                           .mask = nullptr,
-                           .y = y.as<U>(),
-                           .relu = e.relu,
-                           .pool = e.pool,
-                           .scale = static_cast<float>(scale)},
-                          conv_tile(), context);
-}
-#endif
-
 }  // namespace
 
 void conv_fprop_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e,
-                       const Tensor& y, [[maybe_unused]] Context context) {
+                       const Tensor& y, Context context) {
   check_scaled(x, weight, bias, e, y);
-#ifdef VGGFAST_SM90
+  const Sm90Library* const sm90 = sm90_library();
+  VGGFAST_CHECK(sm90, "float8 convolutions are not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
   VGGFAST_CHECK(is_hopper(), "float8 convolutions need a GPU of compute capability 9.0");
-  if (y.numel() == 0) return;
-  if (x.dtype == DType::bf16) return run_scaled<bf16, e4m3>(x, weight, bias, scale, e, y, context);
-  if (y.dtype == DType::bf16) return run_scaled<e4m3, bf16>(x, weight, bias, scale, e, y, context);
-  run_scaled<e4m3, e4m3>(x, weight, bias, scale, e, y, context);
-#else
-  fail("float8 convolutions are not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
-#endif
+  if (y.numel() > 0) sm90->fprop_scaled(x, weight, bias, scale, e, y, context);
 }
 
 }  // namespace vggfast::cuda

@@ -1,4 +1,4 @@
-// What this binary is: recorded when it was compiled, so that a bug report can say it.
+// How this binary was built: recorded at compile time, for bug reports.
 #pragma once
 
 #include <string>

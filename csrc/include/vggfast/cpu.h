@@ -6,14 +6,14 @@
 
 namespace vggfast {
 
-/// Instruction sets compiled in that this processor and its operating system run, slowest first.
+/// The instruction sets of this build that the processor and its operating system can run, slowest first.
 std::vector<std::string> cpu_isas();
-/// The one in use: VGGFAST_CPU_ISA where it is set, else the last of cpu_isas().
+/// The instruction set in use: at first that of the environment variable VGGFAST_CPU_ISA, else the last of cpu_isas().
 std::string cpu_isa();
-/// Uses `name` from now on; throws Error where it is not one of cpu_isas().
+/// Makes every op use the instruction set `name` from now on. Throws Error where it is not one of cpu_isas().
 void set_cpu_isa(const std::string& name);
 
-/// The OpenMP runtime whose threads are used, as a path, or "none".
+/// The path of the OpenMP runtime whose threads are used, or "none".
 std::string openmp_runtime();
 
 }  // namespace vggfast

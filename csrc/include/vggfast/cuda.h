@@ -1,6 +1,6 @@
 // The CUDA back end's ops. They launch on context.stream and return at once; all tensors lie on the current device,
-// which is of sm_80 or later. Tensors are bfloat16, float16, float32 or float64, sums at least float32; results are
-// bit-equal from run to run. Layouts and meanings are those of the CPU's functions of the same names.
+// which is of sm_80 or later. Tensors are bfloat16, float16, float32 or float64, and sums are at least float32. Results
+// are equal to the bit from run to run. Layouts and meanings are those of the CPU's functions of the same names.
 #pragma once
 
 #include "vggfast/conv.h"
@@ -11,23 +11,23 @@
 
 namespace vggfast::cuda {
 
-/// Uses this tile for convolutions from now on, wherever it can serve: "auto" (by shape); a portable kernel's "large"
-/// (128 pixels x 128 channels), "tall" (128 x 64) or "small" (64 x 64); or one of the Hopper kernels'. For tests and
-/// tuning. Throws Error for a name that conv_tiles() does not have.
+/// Makes convolutions use this tile from now on, wherever the tile supports them: "auto" (chosen by shape); a tile of
+/// the sm_80 kernels, "large" (128 pixels x 128 channels), "tall" (128 x 64) or "small" (64 x 64); or a tile of the
+/// Hopper kernels. For tests and tuning. Throws Error for a name that conv_tiles() does not have.
 void set_conv_tile(const std::string& name);
 std::string conv_tile();
 std::vector<std::string> conv_tiles();
 
-/// One of the Hopper kernels' tiles, the clocks that it is estimated to take, and whether "auto" takes it.
+/// A tile of the Hopper kernels, the clocks that it is estimated to take, and whether "auto" chooses it.
 struct ConvChoice {
   std::string tile;
   double clocks;
   bool chosen;
 };
 /// What "auto" chooses among for fprop (for dgrad, cin is gy's channels), least clocks first: 3x3 or 1x1, of values of
-/// 2 or 4 bytes, on a GPU of so many multiprocessors.
+/// 2 or 4 bytes, on a GPU of so many SMs.
 std::vector<ConvChoice> conv_choices(int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel,
-                                     bool pool, int64_t bytes, int multiprocessors);
+                                     bool pool, int64_t bytes, int num_sms);
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
@@ -40,20 +40,20 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
-/// fprop of quantised values: y = epilogue(scale * conv(x, weight) + bias), for Hopper GPUs alone. x and y are e4m3 or
-/// bfloat16, one of them e4m3, which takes what is too large as its largest finite value. weight is of x's dtype and
-/// dense as (Cout, K, K, Cin); `bias` float32 or null. A pixel of x is a multiple of 16 bytes; Cout of 16 for y of
-/// e4m3, else of 8.
+/// fprop of quantised values, for Hopper GPUs alone: y = epilogue(scale * conv(x, weight) + bias). x and y are e4m3 or
+/// bfloat16, and at least one of them is e4m3; what is too large for e4m3 becomes its largest finite value. weight has
+/// x's dtype and is dense as (Cout, K, K, Cin); `bias` is float32 or null. A pixel of x is a multiple of 16 bytes; Cout
+/// is a multiple of 16 where y is e4m3, else of 8.
 void conv_fprop_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, Epilogue e,
                        const Tensor& y, Context context);
 
-/// Block 1 of a VGG for inference, in one kernel: y (N, 64, H / 2, W / 2) = max-pool(relu(conv(a, w2) + b2)), a =
-/// relu(conv(x, w1) + b1) rounded to the dtype. bfloat16 or float16; x (N, C, H, W) has C of 1 to 4; w1 (64, C, 3, 3)
-/// of any strides; w2 (64, 64, 3, 3) dense as (64, 3, 3, 64); w2 and y begin at multiples of 16 bytes; biases may be
-/// null.
+/// Block 1 of a VGG for inference, in one kernel: y (N, 64, H / 2, W / 2) = max-pool(relu(conv(a, w2) + b2)), where a =
+/// relu(conv(x, w1) + b1) rounded to the dtype, bfloat16 or float16. x (N, C, H, W) has 1 to 4 channels; w1
+/// (64, C, 3, 3) may have any strides; w2 (64, 64, 3, 3) is dense as (64, 3, 3, 64); w2 and y begin at multiples of 16
+/// bytes; the biases may be null.
 void conv_block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
                  const Tensor& y, Context context);
-/// Whether this GPU and build have conv_block1, and no tile was asked for that would not be used there.
+/// Whether this GPU and build have conv_block1, and the tile is "auto": conv_block1 uses no other.
 bool has_conv_block1();
 
 void max_pool2x2(const Tensor& x, const Tensor& y, const Tensor* mask, Context context);

@@ -1,8 +1,8 @@
 // A whole network, ready for inference: weights packed once, one arena, one call per batch.
 //
 // Layers are added in order; then run() computes any of their outputs. For each shape of input a plan is made once and
-// kept: which ReLUs and pools are fused, how the batch is cut, where each activation lies. Unlike the
-// ops, an engine owns memory: packed weights, and one arena that grows to what the largest plan needs.
+// kept: which ReLUs and pools are fused, how the batch is cut, where each activation lies. Unlike the ops, an engine
+// owns memory: packed weights, and one arena that grows to what the largest plan needs.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@ struct EngineOptions {
   bool bf16 = false;              // activations between layers are kept in bfloat16; all arithmetic is float
   bool bf16_weights = false;      // weights of FC layers are kept in bfloat16
   int threads = 1;                // for packing
-  int64_t batch = 1, size = 224;  // of the images to expect: algorithms are chosen for them; any others will do
+  int64_t batch = 1, size = 224;  // of the images expected, for which algorithms are chosen; others run too
 };
 
 class Engine {
@@ -27,28 +27,29 @@ class Engine {
   explicit Engine(EngineOptions options);
   ~Engine();
 
-  // Each adds a layer that reads the one before. Weights and biases are float32 on the CPU, weights of any strides;
-  // they are packed at once, for the algorithm that suits the images expected.
+  // Each of these adds a layer that reads the output of the one before. Weights (of any strides) and biases are float32
+  // on the CPU; they are packed at once, for the algorithm that suits the images expected.
   void add_conv(const Tensor& weight, const Tensor* bias);  // as conv_fprop
   void add_relu();
   void add_max_pool(bool ceil_mode);  // 2x2/2
   void add_lrn(LrnParams params);
-  /// (N, C, H, W) to rows (N, C * size * size) of its average over a size x size grid.
+  /// From (N, C, H, W) to rows (N, C * size * size): the averages over the cells of a size x size grid.
   void add_flatten(int64_t size);
-  /// To rows, one for each place of a size x size window: (N * places, C * size * size), places in raster order.
+  /// From (N, C, H, W) to rows (N * places, C * size * size): the pixels of a size x size window at each of its places,
+  /// in raster order.
   void add_windows(int64_t size);
   void add_linear(const Tensor& weight, const Tensor* bias);
-  /// Rows (N * places, C) to their average over the places, (N, C).
+  /// From rows (N * places, C) to (N, C): the averages over the places.
   void add_row_mean();
 
   int64_t layers() const;
-  /// The shape of layer number `layer`'s output for x of shape (n, c, h, w): 4 axes, or 2 for rows.
+  /// The shape of the output of layer number `layer` for x of shape (n, c, h, w): 4 axes, or 2 for rows.
   std::vector<int64_t> output_shape(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) const;
   /// Computes the outputs of the given layers: float32, NHWC or rows. x: (N, C, H, W), float32, any strides. Any number
-  /// of threads may call; they take turns.
+  /// of threads may call it; they take turns.
   void run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, Context context);
 
-  /// Bytes of arena that run() would take for layer number `layer` alone of x of shape (n, c, h, w).
+  /// Bytes of arena that run() would need to compute layer number `layer` alone, for x of shape (n, c, h, w).
   size_t workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const;
   /// Bytes that the engine holds: packed weights and arena.
   size_t bytes() const;

@@ -1,4 +1,4 @@
-// Input preparation: decoded pictures to what a network's first layer reads.
+// Input preparation: from decoded pictures to the tensor that a network's first layer reads.
 #pragma once
 
 #include <vector>
@@ -7,10 +7,10 @@
 
 namespace vggfast {
 
-/// What to take of each picture. Tensors are contiguous; null ones change nothing.
+/// Which part of each picture to take, and how to change it. Tensors are contiguous; a null one changes nothing.
 struct Crops {
   const Tensor* corners = nullptr;  // int32 (N, 2): top row, left column
-  const Tensor* flips = nullptr;    // uint8 (N): mirrored, left to right, where not 0
+  const Tensor* flips = nullptr;    // uint8 (N): where not 0, the crop is mirrored, left to right
   const Tensor* shifts = nullptr;   // float32 (N, 3): added to each pixel's channels, in units of 0 to 255
 };
 
@@ -20,8 +20,8 @@ struct Normalisation {
   float std[3] = {1, 1, 1};
 };
 
-/// y (N, 3, S, T), NHWC, of a floating dtype, from images uint8 (N, H, W, 3), contiguous: the S x T pixels from each
-/// corner on. A crop that leaves its picture reads the nearest pixel within.
+/// Writes y (N, 3, S, T), NHWC, of a floating dtype, from images uint8 (N, H, W, 3), contiguous: of each image, the
+/// S x T pixels from its corner on. Where a crop reaches outside its image, it reads the nearest pixel inside.
 void prepare_images(const Tensor& images, const Crops& crops, const Normalisation& normalisation, const Tensor& y,
                     Context context);
 
@@ -31,10 +31,10 @@ struct Picture {
   int64_t height, width;
 };
 
-/// y (N, 3, S, T), NHWC, float32 or bfloat16, on the CPU, from N pictures of any sizes: each is rescaled to its row of
-/// `sizes` (int32 (N, 2): height, width; null keeps each picture's own), by a triangle filter as wide as an output
-/// pixel, at least an input pixel, to each side; of that the S x T pixels from its corner on, which must lie within.
-/// What of a picture the crop does not need is not read.
+/// Writes y (N, 3, S, T), NHWC, float32 or bfloat16, on the CPU, from N pictures of any sizes. Each picture is rescaled
+/// to its row of `sizes` (int32 (N, 2): height, width; null keeps its own size) by a triangle filter, which reaches one
+/// output pixel to each side, at least one input pixel. y takes the S x T pixels from the picture's corner on, which
+/// must lie within the rescaled picture. Pixels that the crop does not need are not read.
 void crop_images(const std::vector<Picture>& pictures, const Tensor* sizes, const Crops& crops,
                  const Normalisation& normalisation, const Tensor& y, Context context);
 

@@ -1,4 +1,4 @@
-// Local response normalisation across channels (Krizhevsky et al. 2012), in torch's meaning of alpha:
+// Local response normalisation across channels (Krizhevsky et al. 2012), with alpha as torch defines it:
 // y = x * s^-beta, s = k + alpha / size * (sum of x^2 over channels c - size / 2 ... c + (size - 1) / 2).
 #pragma once
 
@@ -16,7 +16,7 @@ struct LrnParams {
 void lrn_fprop(const Tensor& x, LrnParams p, const Tensor& y, Context context);
 
 size_t lrn_dgrad_workspace(const Tensor& x, Context context);
-/// gx from gy and the input x; s is computed again rather than kept.
+/// Writes gx from gy and the input x; s is computed again rather than kept.
 void lrn_dgrad(const Tensor& gy, const Tensor& x, LrnParams p, const Tensor& gx, Workspace workspace, Context context);
 
 }  // namespace vggfast

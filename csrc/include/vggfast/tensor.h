@@ -71,14 +71,14 @@ struct Tensor {
   }
 };
 
-/// Scratch memory of the caller's. `bytes` must be at least what the op's *_workspace function says.
+/// Scratch memory that the caller owns. `bytes` must be at least what the op's *_workspace function says.
 struct Workspace {
   void* data = nullptr;
   size_t bytes = 0;
 };
 
-/// How a call is to run: CPU threads; or the CUDA stream (a cudaStream_t) to launch on, and whether convolutions of
-/// float32 may round their factors to TF32.
+/// How a call runs: the number of CPU threads; or the CUDA stream (a cudaStream_t) to launch on, and whether
+/// convolutions of float32 may round their factors to TF32.
 struct Context {
   int threads = 1;
   void* stream = nullptr;
@@ -87,7 +87,7 @@ struct Context {
 
 std::string describe(const std::vector<int64_t>& shape);
 
-/// Throws unless `t` is a dense 4-D tensor that lies as NHWC in memory (strides of axes of extent 1 are free).
+/// Throws unless `t` is a dense 4-D tensor that lies as NHWC in memory (an axis of extent 1 may have any stride).
 void check_nhwc(const Tensor& t, const char* name);
 /// Throws unless `t` has this shape, dtype and device.
 void check_like(const Tensor& t, const char* name, const std::vector<int64_t>& shape, DType dtype, Device device);

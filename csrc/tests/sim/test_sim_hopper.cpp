@@ -297,7 +297,7 @@ void test_illegal_maps() {
   CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.data = static_cast<const float*>(m.data) + 1; })),
               "data must begin at a multiple of 16 bytes, got address");
   CHECK_ERROR(cuda::tensor_map(with([](auto& m) { m.swizzle = cuda::MapSwizzle::b64; })),
-              "128 bytes, at most the swizzle's 64");
+              "box[0] must be at most the swizzle's 64 bytes, got 128");
   cuda::Im2colMap column{in.data(), cuda::MapElement::f32, {8, 4, 4, 1}, {32, 128, 512}, {-1, -1}, {-1, -1}, 8,
                          16,        cuda::MapSwizzle::none};
   const sim::Global source(in.data(), in.size() * 4);

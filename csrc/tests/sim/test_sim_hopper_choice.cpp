@@ -1,6 +1,10 @@
 // Which tile the Hopper fprop takes: the one asked for, the table's, the estimate's; and that what the table of tuned.h
 // names exists and fits.
 #include <algorithm>
+#include <atomic>
+#include <set>
+#include <string>
+#include <thread>
 #include <tuple>
 #include <vector>
 
@@ -11,7 +15,7 @@
 
 using namespace vggfast;
 using namespace vggfast::test;
-using namespace vggfast::cuda::hopper;
+using namespace vggfast::cuda::sm90;
 
 namespace {
 
@@ -19,70 +23,111 @@ constexpr int gpu = 132;
 
 Shape layer(int n, bool pool = false) { return {{n, 56, 56, 256}, 128, 3, 2, 2, pool}; }
 
-TunedTile entry(int n, const char* tile, bool pool = false) { return {2, 128, 256, 56, 56, n, pool, tile}; }
+TunedTile entry(int n, TileId tile, bool pool = false) { return {2, 128, 256, 56, 56, n, pool, tile}; }
 
-std::string tile_of(const Shape& shape) { return choose_tile(shape, "auto", gpu, {{}, gpu}); }
+TileId tile_of(const Shape& shape) { return choose_tile(shape, {}, gpu, {{}, gpu}); }
 
 void check_nearest_n() {
-  const std::vector<TunedTile> tiles = {entry(1, "one"), entry(8, "eight"), entry(64, "many")};
+  using enum TileId;
+  const std::vector<TunedTile> tiles = {entry(1, halo_64x112), entry(8, halo_64x224), entry(64, halo_128x224)};
   const auto found = [&](int n) {
-    const char* const tile = tuned_tile({tiles, gpu}, layer(n));
-    return std::string(tile ? tile : "none");
+    const TunedTile* const entry = tuned_tile({tiles, gpu}, layer(n));
+    return entry ? std::optional(entry->tile) : std::nullopt;
   };
-  for (int n : {1, 2}) CHECK_EQUAL(found(n), "one", "n ", n);
-  for (int n : {4, 8, 16}) CHECK_EQUAL(found(n), "eight", "n ", n);
-  for (int n : {32, 64, 5000}) CHECK_EQUAL(found(n), "many", "n ", n);
-  for (int n : {3, 20}) CHECK_EQUAL(found(n), "none", "n ", n);
-  const std::vector<TunedTile> two = {entry(4, "four"), entry(1, "one")};
-  CHECK_EQUAL(std::string(tuned_tile({two, gpu}, layer(2))), "one", "of two as near the smaller");
+  for (int n : {1, 2}) CHECK(found(n) == halo_64x112, "n ", n);
+  for (int n : {4, 8, 16}) CHECK(found(n) == halo_64x224, "n ", n);
+  for (int n : {32, 64, 5000}) CHECK(found(n) == halo_128x224, "n ", n);
+  for (int n : {3, 20}) CHECK(!found(n), "n ", n);
+  const std::vector<TunedTile> two = {entry(4, halo_64x224), entry(1, halo_64x112)};
+  CHECK(tuned_tile({two, gpu}, layer(2))->tile == halo_64x112, "of two as near the smaller");
 }
 
 void check_only_this_layer_counts() {
   const Shape asked = layer(8);
-  CHECK(tuned_tile({{}, gpu}, asked) == nullptr);
-  std::vector<TunedTile> others(6, entry(8, "other"));
+  CHECK(!tuned_tile({{}, gpu}, asked));
+  std::vector<TunedTile> others(6, entry(8, TileId::halo_128x224));
   others[0].bytes = 4;
   others[1].cin = 256;
   others[2].cout = 128;
   others[3].h = 28;
   others[4].w = 28;
   others[5].pool = true;
-  CHECK(tuned_tile({others, gpu}, asked) == nullptr);
+  CHECK(!tuned_tile({others, gpu}, asked));
   Shape narrow = asked;
   narrow.kernel = 1;
-  const std::vector<TunedTile> same = {entry(8, "same")};
-  CHECK(tuned_tile({same, gpu}, narrow) == nullptr, "1x1");
+  const std::vector<TunedTile> same = {entry(8, TileId::halo_128x224)};
+  CHECK(!tuned_tile({same, gpu}, narrow), "1x1");
 }
 
 void check_an_entry_is_obeyed() {
-  const std::string estimated = tile_of(layer(64));
-  const std::string other = estimated == "flat-64x64" ? "flat-128x128" : "flat-64x64";
-  const std::vector<TunedTile> tiles = {entry(64, other.c_str())};
-  CHECK_EQUAL(choose_tile(layer(64), "auto", gpu, {tiles, gpu}), other);
-  CHECK_EQUAL(choose_tile(layer(64), "rows-64x112", gpu, {tiles, gpu}), "rows-64x112", "the one asked for comes first");
-  CHECK_EQUAL(choose_tile(layer(64), "rows-64x224-resident", gpu, {tiles, gpu}), other, "where it fits");
-  CHECK_EQUAL(choose_tile(layer(64), "auto", gpu - 1, {tiles, gpu}), choose_tile(layer(64), "auto", gpu - 1, {}),
+  using enum TileId;
+  const auto chosen = [](const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table) {
+    return std::string(name_of(choose_tile(shape, asked_for, num_sms, table)));
+  };
+  const TileId other = tile_of(layer(64)) == im2col_64x64 ? im2col_128x128 : im2col_64x64;
+  const std::vector<TunedTile> tiles = {entry(64, other)};
+  CHECK_EQUAL(chosen(layer(64), {}, gpu, {tiles, gpu}), name_of(other));
+  CHECK_EQUAL(chosen(layer(64), halo_64x112, gpu, {tiles, gpu}), "halo-64x112", "the one asked for comes first");
+  CHECK_EQUAL(chosen(layer(64), halo_64x224_stationary, gpu, {tiles, gpu}), name_of(other), "where it fits");
+  CHECK_EQUAL(chosen(layer(64), {}, gpu - 1, {tiles, gpu}), chosen(layer(64), {}, gpu - 1, {}),
               "measured on another GPU");
-  for (const char* name : {"gone", "flat-128x128"}) {  // no such tile; one that cannot pool
-    const std::vector<TunedTile> useless = {entry(64, name, true)};
-    CHECK_EQUAL(choose_tile(layer(64, true), "auto", gpu, {useless, gpu}), tile_of(layer(64, true)), name);
+  const std::vector<TunedTile> useless = {entry(64, im2col_128x128, true)};  // it cannot pool
+  CHECK_EQUAL(chosen(layer(64, true), {}, gpu, {useless, gpu}), name_of(tile_of(layer(64, true))));
+}
+
+/// From several threads, of more shapes than the cache keeps, each asked for again and again.
+void check_the_cache() {
+  constexpr int shapes = 5000;
+  std::vector<TileId> wanted;
+  for (int n = 1; n <= shapes; ++n) wanted.push_back(choose_tile(layer(n), {}, gpu));
+  CHECK(std::set(wanted.begin(), wanted.end()).size() > 1);
+  std::atomic<int> wrong = 0;
+  const auto ask = [&](int first) {
+    for (int i = 0; i < 2 * shapes; ++i) {
+      const int n = (first + i) % shapes + 1;
+      if (cached_tile(layer(n), gpu) != wanted[n - 1]) ++wrong;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int first : {0, 1700, 3400}) threads.emplace_back(ask, first);
+  for (std::thread& thread : threads) thread.join();
+  CHECK_EQUAL(int(wrong), 0);
+  for (int num_sms : {gpu, 16, 2}) {
+    const Shape shape = layer(3);
+    for (int times : {1, 2}) CHECK(cached_tile(shape, num_sms) == choose_tile(shape, {}, num_sms), num_sms, times);
   }
+}
+
+void check_names() {
+  const std::vector<std::string> names = cuda::conv_tiles();
+  std::set<std::string> seen;
+  for_each_tile([&]<class Tile>(TileId id) {
+    const std::string name = name_of(id);
+    CHECK(seen.insert(name).second, name);
+    CHECK(std::find(names.begin(), names.end(), name) != names.end(), name);
+    CHECK_EQUAL(name.substr(0, name.find('-')), Tile::halo ? "halo" : "im2col");
+    CHECK(name.find(std::to_string(Tile::channels) + "x" + std::to_string(Tile::pixels)) != std::string::npos, name);
+    CHECK_EQUAL(name.find("stationary") != std::string::npos, Tile::stationary, name);
+    CHECK_EQUAL(name.find("split") != std::string::npos, Tile::split > 1, name);
+    cuda::set_conv_tile(name);
+    CHECK_EQUAL(cuda::conv_tile(), name);
+  });
+  CHECK_EQUAL(seen.size(), tile_names.size());
+  cuda::set_conv_tile("auto");
 }
 
 void check_choices_say_which_is_taken() {
   const auto choices = cuda::conv_choices(8, 128, 56, 56, 256, 3, false, 2, gpu);
-  const Shape shape = layer(8);
+  const std::string chosen = name_of(choose_tile(layer(8), {}, gpu));
   CHECK(choices.size() > 2);
-  for (const auto& choice : choices) {
-    CHECK_EQUAL(choice.chosen, choice.tile == choose_tile(shape, "auto", gpu), choice.tile);
-  }
+  for (const auto& choice : choices) CHECK_EQUAL(choice.chosen, choice.tile == chosen, choice.tile);
 }
 
 /// A row of shared memory takes a product as long whatever its values; so do as many bytes of channels.
 void check_estimates_go_by_bytes() {
   const auto clocks = [](int cin, int bytes) {
     std::vector<double> all;
-    for_each_tile([&]<class Tile>(const char*) {
+    for_each_tile([&]<class Tile>(TileId) {
       const Shape shape{{64, 56, 56, 256}, cin, 3, bytes, bytes, false};
       if (fits<Tile>(shape)) all.push_back(estimate<Tile>(shape, gpu));
     });
@@ -108,7 +153,7 @@ void check_the_tuned_table() {
   for (size_t i = 0; i < tuned_tiles.size(); ++i) {
     const TunedTile& t = tuned_tiles[i];
     const Shape shape{{t.n, t.h, t.w, t.cout}, t.cin, 3, t.bytes, t.bytes, t.pool};
-    CHECK_EQUAL(choose_tile(shape, "auto", tuned_multiprocessors), t.tile, "entry ", i);
+    CHECK_EQUAL(std::string(name_of(choose_tile(shape, {}, tuned_num_sms))), name_of(t.tile), "entry ", i);
     CHECK(i == 0 || order(tuned_tiles[i - 1]) < order(t), "entry ", i, " is out of order");
   }
 }
@@ -119,6 +164,8 @@ int main() {
   check_nearest_n();
   check_only_this_layer_counts();
   check_an_entry_is_obeyed();
+  check_the_cache();
+  check_names();
   check_choices_say_which_is_taken();
   check_estimates_go_by_bytes();
   check_nothing_beats_the_peak();

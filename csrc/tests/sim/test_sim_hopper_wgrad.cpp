@@ -6,7 +6,7 @@
 
 using namespace vggfast;
 using namespace vggfast::test;
-using cuda::hopper::WgradPlan;
+using cuda::sm90::WgradPlan;
 
 namespace {
 
@@ -75,8 +75,8 @@ void check_case(const Case& c, DType dtype, bool with_bias) {
     const OnGpu partial(DType::f32, {c.splits, c.cout * 9 * c.cin}, {0, 1}),
         bias(DType::f32, {c.splits, c.cout}, {0, 1});
     const Tensor &sums = partial, &bias_sums = bias;
-    cuda::hopper::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(),
-                            with_bias ? bias_sums.as<float>() : nullptr, {});
+    cuda::sm90::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(), with_bias ? bias_sums.as<float>() : nullptr,
+                          {});
     check_sums(partial, c.splits, wanted, name);
     if (with_bias) check_sums(bias, c.splits, gb.values, name + ", bias");
   });
@@ -100,7 +100,7 @@ void check_plans() {
     for (const int64_t size : {1, 7, 13, 14, 16, 28, 56, 224}) {
       const OnGpu x = gpu_nhwc(DType::bf16, n, 8, size, size);
       for (const int64_t cout : {64, 512}) {
-        const WgradPlan plan = cuda::hopper::plan_wgrad(x, cout);
+        const WgradPlan plan = cuda::sm90::plan_wgrad(x, cout);
         const Case c{n, size, size, 8, cout, plan.rows, plan.phases, plan.abreast, plan.splits};
         CHECK(size % plan.phases == 0 && plan.abreast * plan.images == 8, name_of_case(c));
         CHECK_EQUAL(plan.steps, plan_of(c).steps, name_of_case(c));

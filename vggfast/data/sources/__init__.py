@@ -44,14 +44,14 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
     Raises:
         FileNotFoundError, ValueError: an unknown spec, a missing folder, an empty class, a class or annotation that
             the training images do not know; the text names it.
-        ImportError: the package that the kind wants is not installed.
+        ImportError: the package that the kind needs is not installed.
     """
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}: one of {', '.join(map(repr, SPLITS))} is wanted")
+        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
     name, _, where = spec.partition(":")
     kind = KINDS.get(name)
     if kind is None or bool(kind.where) != bool(where):
-        raise ValueError(f"data is {spec!r}: one of {SPECS} is wanted")
+        raise ValueError(f"data must be one of {SPECS}, got {spec!r}")
     return kind.open(where, split, *((whole,) if kind.may_hold_out else ()))
 
 

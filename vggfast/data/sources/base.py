@@ -47,7 +47,7 @@ class Strings(Sequence):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"index is {index}: less than {len(self)} is wanted")
+            raise IndexError(f"index must be less than {len(self)}, got {index}")
         index = int(index) % len(self)
         begin = int(self.ends[index - 1]) if index else 0
         return self.prefix + self.text[begin : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
@@ -143,7 +143,7 @@ def own_part(labels: np.ndarray, fraction: float, name: str, split: str, whole: 
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
-            raise ValueError(f"class number {label} of {name} has one image: two are wanted, one of them to hold out")
+            raise ValueError(f"class number {label} of {name} must have two images, one of them to hold out, got one")
         mask[members[: max(1, round(fraction * len(members)))]] = True
     return np.flatnonzero(mask == (split == "val"))
 
@@ -158,7 +158,7 @@ def class_folders(root: Path) -> list[str]:
         raise FileNotFoundError(f"{root}: no such folder")
     classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
     if not classes:
-        raise ValueError(f"{root} has no class folders: DIR/<class>/<image> is wanted")
+        raise ValueError(f"{root} must have class folders, DIR/<class>/<image>, got none")
     return classes
 
 
@@ -175,7 +175,7 @@ def files_by_class(root: Path, subfolder: str = "") -> tuple[list[str], list[str
         found = sorted(_images_below(os.path.join(root, name, subfolder)))
         if not found:
             raise ValueError(
-                f"{root / name / subfolder} has no images: at least one of {', '.join(SUFFIXES)} is wanted"
+                f"{root / name / subfolder} must have at least one image of {', '.join(SUFFIXES)}, got none"
             )
         files += [os.path.join(name, subfolder, file) for file in found]
         labels += [label] * len(found)

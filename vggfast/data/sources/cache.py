@@ -111,9 +111,9 @@ def open_cache(folder: str, split: str) -> ImageSet:
 
 def _open(folder: Path, split: str) -> tuple[Index, Path]:
     index, pixels = Index.read(folder / f"{split}.index"), folder / f"{split}.pixels"
-    wanted, found = int(index.block_bytes.sum()), pixels.stat().st_size if pixels.exists() else 0
-    if wanted != found:
-        raise ValueError(f"{pixels} has {found} bytes: {wanted} are wanted; delete {folder} and build the cache again")
+    expected, found = int(index.block_bytes.sum()), pixels.stat().st_size if pixels.exists() else 0
+    if expected != found:
+        raise ValueError(f"{pixels} must have {expected} bytes, got {found}: delete {folder} and build the cache again")
     return index, pixels
 
 

@@ -38,18 +38,18 @@ def open_hugging_face(name: str, split: str, whole: bool) -> ImageSet:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"data is 'hf:{name}', which wants Hugging Face's package: pip install datasets") from error
+        raise ImportError(f"data 'hf:{name}' needs Hugging Face's package: pip install datasets") from error
     found = (datasets.load_from_disk if Path(name).is_dir() else datasets.load_dataset)(name)
     splits = dict(found) if isinstance(found, dict) else {"train": found}
     if "train" not in splits:
-        raise ValueError(f"{name} has the splits {', '.join(splits)}: train is wanted")
+        raise ValueError(f"{name} must have the split train, got {', '.join(splits)}")
     validation = next((splits[each] for each in _VALIDATION if each in splits), None)
     rows = splits["train"] if split == "train" or validation is None else validation
     image, label = (_column(name, rows.features, kind) for kind in (datasets.Image, datasets.ClassLabel))
     classes = list(splits["train"].features[label].names)
     labels = np.asarray(rows[label], dtype=np.int64)
     if len(odd := np.flatnonzero((labels < 0) | (labels >= len(classes)))):
-        raise ValueError(f"{name}, row {odd[0]} has class {labels[odd[0]]}: 0 to {len(classes) - 1} are wanted")
+        raise ValueError(f"{name}, row {odd[0]} must have a class of 0 to {len(classes) - 1}, got {labels[odd[0]]}")
     chosen = own_part(labels, 0.1, name, split, whole or validation is not None)
     rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return ImageSet(name, classes, labels[chosen], chosen, _Rows(name, rows, image))
@@ -60,7 +60,7 @@ def _column(name: str, features: Any, kind: type) -> str:
     found = [column for column, feature in features.items() if isinstance(feature, kind)]
     if len(found) != 1:
         raise ValueError(
-            f"{name} has the columns {', '.join(features)}, of which {len(found)} are of type {kind.__name__}: "
-            "one is wanted"
+            f"{name} must have one column of type {kind.__name__}, got {len(found)} among the columns "
+            f"{', '.join(features)}"
         )
     return found[0]

@@ -57,7 +57,7 @@ def _words(root: Path) -> dict[str, str]:
 def _flat(root: Path, folder: Path, wnids: list[str], classes: list[str]) -> ImageSet:
     files = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
     if not files:
-        raise ValueError(f"{folder} has no images: val/<wnid>/*.JPEG or val/ILSVRC2012_val_*.JPEG is wanted")
+        raise ValueError(f"{folder} must have images, val/<wnid>/*.JPEG or val/ILSVRC2012_val_*.JPEG, got none")
     label_of = _flat_labels(root, files, wnids)
     if missing := [name for name in files if name not in label_of]:
         raise ValueError(f"{folder / missing[0]} has no label, nor have {len(missing) - 1} more")
@@ -90,8 +90,8 @@ def _rows(path: Path, rows: list[list[str]], wnids: list[str]) -> dict[str, int]
         label = int(name) if name.isdigit() else number_of.get(name, -1)
         if not 0 <= label < len(wnids):
             raise ValueError(
-                f"{path} says {' '.join(row[:2])!r}: a file and its class, a wnid or a number below {len(wnids)}, "
-                "is wanted"
+                f"{path} must name a file and its class, a wnid or a number below {len(wnids)}, in each row, "
+                f"got {' '.join(row[:2])!r}"
             )
         found[os.path.basename(row[0])] = label
     return found
@@ -107,7 +107,7 @@ def _devkit(truth: Path, meta: Path, files: list[str], wnids: list[str]) -> dict
         raise ValueError(f"{meta} is not the devkit's: {' '.join(str(error).split())}") from error
     rows = truth.read_text().split()
     if len(rows) != len(files):
-        raise ValueError(f"{truth} has {len(rows)} labels, and val/ has {len(files)} images: the same number is wanted")
+        raise ValueError(f"{truth} must have a label for each of the {len(files)} images of val/, got {len(rows)}")
     known = set(wnids)
     named = []
     for file, row in zip(files, rows, strict=True):

@@ -65,7 +65,7 @@ def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
         classes = [str(number) for number in range(int(trained.labels.max()) + 1)]
     if len(odd := np.flatnonzero((samples.labels < 0) | (samples.labels >= len(classes)))):
         raise ValueError(
-            f"{samples.name(odd[0])} has class {samples.labels[odd[0]]}: 0 to {len(classes) - 1} are wanted"
+            f"{samples.name(odd[0])} must have a class of 0 to {len(classes) - 1}, got {samples.labels[odd[0]]}"
             f" ({len(odd)} such samples)"
         )
     chosen = own_part(samples.labels, 0.1, pattern, split, whole or own_split)
@@ -142,9 +142,9 @@ def _scan(shard: str) -> dict[str, np.ndarray]:
     except tarfile.TarError as error:
         raise ValueError(f"{shard}: not an uncompressed tar file ({error})") from error
     if lonely := sorted(images.keys() - labels.keys()):
-        raise ValueError(f"{shard}:{images[lonely[0]][0]} has no label: a .cls or .json of its name is wanted")
+        raise ValueError(f"{shard}:{images[lonely[0]][0]} must have a .cls or .json of its name, got no label")
     if not images:
-        raise ValueError(f"{shard} has no images: names that end in one of {', '.join(SUFFIXES)} are wanted")
+        raise ValueError(f"{shard} must have images, names that end in one of {', '.join(SUFFIXES)}, got none")
     names = Strings(name for name, _, _ in images.values())
     return {
         "offsets": np.array([offset for _, offset, _ in images.values()], dtype=np.int64),
@@ -161,5 +161,5 @@ def _label(content: bytes, ending: str, name: str) -> int:
             raise ValueError
         return value
     except (ValueError, KeyError, TypeError):
-        wanted = 'a JSON object with a whole number "label"' if ending == "json" else "a whole number"
-        raise ValueError(f"{name} is {content[:40]!r}: {wanted} is wanted") from None
+        expected = 'a JSON object with a whole number "label"' if ending == "json" else "a whole number"
+        raise ValueError(f"{name} must be {expected}, got {content[:40]!r}") from None

@@ -11,7 +11,7 @@ def open_tiny_imagenet(folder: str, split: str) -> ImageSet:
     root = Path(folder)
     for needed in ("wnids.txt", "words.txt", "train", "val/val_annotations.txt"):
         if not (root / needed).exists():
-            raise FileNotFoundError(f"{root / needed}: not there; Tiny-ImageNet's own layout is wanted")
+            raise FileNotFoundError(f"{root / needed}: not there; the folder must have Tiny-ImageNet's own layout")
     wnids = sorted((root / "wnids.txt").read_text().split())
     words = dict(line.split("\t", 1) for line in (root / "words.txt").read_text().splitlines() if "\t" in line)
     classes = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
@@ -30,9 +30,7 @@ def _val(root: Path, wnids: list[str], classes: list[str]) -> ImageSet:
     for number, line in enumerate(annotations.read_text().splitlines(), 1):
         row = line.split("\t")
         if len(row) < 2 or row[1] not in label_of:
-            raise ValueError(
-                f"{annotations}, line {number} is {line[:60]!r}: a file and a class of wnids.txt are wanted"
-            )
+            raise ValueError(f"{annotations}, line {number} must be a file and a class of wnids.txt, got {line[:60]!r}")
         names.append(row[0])
         labels.append(label_of[row[1]])
     there = {path.name for path in (root / "val" / "images").glob("*")}

@@ -67,7 +67,7 @@ def _check_there(path: Path) -> None:
     if not path.is_file() and not index.is_file():
         raise FileNotFoundError(f"{path}: no such weight file")
     if not (path if path.is_file() else index).stat().st_size:
-        raise ValueError(f"{path} is empty: a weight file is wanted")
+        raise ValueError(f"{path} must be a weight file, and is empty")
 
 
 def detect(path: Path) -> str:
@@ -141,7 +141,7 @@ def read(
     _check_there(path)
     format = format or detect(path)
     if format not in FORMATS:
-        raise ValueError(f"format is {format!r}: one of {', '.join(map(repr, FORMATS))} is wanted")
+        raise ValueError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")
     if format == "ours":
         found = _ours(path, features_only)
     else:
@@ -155,7 +155,7 @@ def read(
     elif found.model.preprocessing is None and found.model.arguments["in_channels"] == 3:
         raise ValueError(
             f"{path} does not say what pixels the network takes, and nothing else does: "
-            f"--preprocessing {'|'.join(CONVENTIONS)} is wanted"
+            f"give --preprocessing {'|'.join(CONVENTIONS)}"
         )
     return found
 
@@ -181,7 +181,7 @@ def _raw(path: Path, format: str) -> Raw:
         return importlib.import_module(f"vggfast.weights.formats.{module}").read(path)
     except ModuleNotFoundError as error:
         source = package if format == "tf-slim" else "'vggfast[convert]'"
-        raise ImportError(f"{path}: {label} files want the package {package}: pip install {source}") from error
+        raise ImportError(f"{path}: {label} files need the package {package}: pip install {source}") from error
     except (ImportError, FileNotFoundError):
         raise
     except Exception as error:
@@ -199,7 +199,7 @@ def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
     if not parts.has_features:
         if features is None:
             raise ValueError(
-                f"{parts.path} holds the FC layers alone: a file with the convolutions, --features FILE, is wanted"
+                f"{parts.path} holds the FC layers alone: give a file with the convolutions, --features FILE"
             )
         donor = read(features)
         parts.tensors |= {key: t for key, t in donor.model.state_dict().items() if key.startswith("features")}

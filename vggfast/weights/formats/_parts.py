@@ -159,11 +159,13 @@ def _as_ours(path: Path, raw: Raw, key: str, name: str, config: str, batch_norm:
     if kind == _OPTIONAL:
         return tensor
     if not tensor.is_floating_point():
-        raise ValueError(f"{path}: {name} has dtype {tensor.dtype}; floating-point numbers are wanted")
+        raise ValueError(f"{path}: {name} must have a floating-point dtype, got {tensor.dtype}")
     ours = raw.layout(place, kind, tensor)
     dims = 1 if kind != "weight" or place.startswith("bn") else 2 if place.startswith("fc") else 4
     if ours.dim() != dims:
-        raise ValueError(f"{path}: {name} has shape {tuple(tensor.shape)}; the {kind} of {place} is wanted")
+        raise ValueError(
+            f"{path}: {name} must have {dims} axes, as the {kind} of {place}, got shape {tuple(tensor.shape)}"
+        )
     return ours.float().contiguous()
 
 
@@ -192,8 +194,8 @@ def build(parts: Parts) -> VGG:
         found, place = parts.tensors[key], " ".join(layers[key])
         if found.shape != wanted.shape:
             raise ValueError(
-                f"{parts.path}: {parts.names[key]}, the {place}, has shape {tuple(found.shape)} in our layout; "
-                f"{tuple(wanted.shape)} is wanted by the rest of the network"
+                f"{parts.path}: {parts.names[key]}, the {place}, must have shape {tuple(wanted.shape)} in our layout "
+                f"to fit the rest of the network, got {tuple(found.shape)}"
             )
     model.load_state_dict(parts.tensors, assign=True)
     return model.eval()
@@ -227,8 +229,8 @@ def _head_arguments(parts: Parts, channels: int) -> dict[str, int]:
     pool_size = math.isqrt(first.shape[1] // channels)
     if pool_size < 1 or pool_size**2 * channels != first.shape[1]:
         raise ValueError(
-            f"{parts.path}: {parts.names['classifier.0.weight']} has {first.shape[1]} inputs; a square number times "
-            f"the {channels} channels of the last convolution is wanted"
+            f"{parts.path}: the inputs of {parts.names['classifier.0.weight']} must be a square number times the "
+            f"{channels} channels of the last convolution, got {first.shape[1]}"
         )
     return {"hidden": len(first), "num_classes": len(last), "pool_size": pool_size}
 

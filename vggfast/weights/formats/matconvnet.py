@@ -34,7 +34,7 @@ def read(path: Path) -> Raw:
     for layer in _items(_field(top, "layers")):
         name, kind = (str(_field(layer, field)) for field in ("name", "type"))
         if kind not in _KNOWN:
-            raise ValueError(f"layer {name} is of type {kind}: {', '.join(_KNOWN)} are wanted")
+            raise ValueError(f"layer {name} must be of type {', '.join(_KNOWN)}, got {kind}")
         tensors |= {f"{name} {kind}": value for kind, value in _weights(layer).items()}
     meta = _field(top, "meta", top)
     mean, origin = _mean(_field(_field(meta, "normalization"), "averageImage"))
@@ -76,7 +76,7 @@ def _mean(image: Any) -> tuple[tuple[float, ...], str]:
     if np.size(image) == 3:
         image = np.reshape(image, 3)
     if np.shape(image)[-1:] != (3,):
-        raise ValueError(f"averageImage has shape {np.shape(image)}: (H, W, 3), or three numbers are wanted")
+        raise ValueError(f"averageImage must have shape (H, W, 3), or be three numbers, got {np.shape(image)}")
     return tuple(map(float, image.reshape(-1, 3).mean(0))), "the file (averageImage)"
 
 

@@ -97,7 +97,7 @@ class _Walk:
         return self._names.get((place, kind), f"{place} {kind}")
 
     def _meet(self, what: str) -> None:
-        """Keeps the first that is strange among the FC layers; it matters to who wants these."""
+        """Keeps the first that is strange among the FC layers; it matters to who needs these."""
         self.stranger = self.stranger or f"{what}, which no VGG has there"
 
     def _keep(self, name: str, tensor: Any) -> None:
@@ -126,8 +126,8 @@ class _Walk:
         strides = list(settings.get("strides", [1, 1]))
         if pads != [extent // 2] * 4 or strides != [1, 1]:
             raise ValueError(
-                f"node {node.name or node.output[0]}, a {extent}x{extent} convolution, has pads {pads} and strides "
-                f"{strides}: {[extent // 2] * 4} and [1, 1] are wanted"
+                f"node {node.name or node.output[0]}, a {extent}x{extent} convolution, must have pads "
+                f"{[extent // 2] * 4} and strides [1, 1], got {pads} and {strides}"
             )
 
     def _batch_norm(self, node: Any, settings: dict[str, Any]) -> None:
@@ -142,14 +142,14 @@ class _Walk:
         found = {"strides": [1, 1], "pads": [0] * 4, "ceil_mode": 0, **settings}
         if odd := [name for name, value in wanted.items() if found.get(name) != value]:
             raise ValueError(
-                f"node {node.name or node.output[0]}, a max-pool, has {odd[0]} {found.get(odd[0])}: "
-                f"{wanted[odd[0]]} is wanted"
+                f"node {node.name or node.output[0]}, a max-pool, must have {odd[0]} {wanted[odd[0]]}, "
+                f"got {found.get(odd[0])}"
             )
 
     def _lrn(self, node: Any, settings: dict[str, Any]) -> None:
         found = {"alpha": 1e-4, "beta": 0.75, "bias": 1.0, **settings}
         if any(not np.isclose(found[name], value) for name, value in _LRN.items()):
-            raise ValueError(f"node {node.name or node.output[0]} has {found}; {_LRN} is wanted")
+            raise ValueError(f"node {node.name or node.output[0]} must have {_LRN}, got {found}")
         self.lrn = True
 
     def _transpose(self, node: Any, settings: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vggfast._version import __version__
-from vggfast.graph import Network, Node, geometry, whole
+from vggfast.graph import Network, Node, geometry, unknown, whole
 from vggfast.graph.layers import BatchNorm, Conv, Linear, Lrn, MaxPool, Relu
 from vggfast.io import write_atomically
 from vggfast.models import VGG
@@ -22,8 +22,8 @@ _OPSET, _IR = 17, 8  # old enough for what runs ONNX, and new enough for all tha
 def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
     """Writes a graph from "images" (N, C, H, W), already preprocessed, to "scores" (N, classes) or "features".
 
-    N may be any number; H and W too, but with FC layers (head "linear"), where they are 32 * pool_size. The metadata
-    have `extra`, such as "preprocessing" and "classes", as JSON.
+    N may be any number; H and W too, but with FC layers on more than one cell (head "linear"): 32 * pool_size. The
+    metadata have `extra`, such as "preprocessing" and "classes", as JSON.
 
     Returns:
         What sizes the graph takes.
@@ -35,11 +35,11 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise ImportError("writing ONNX wants the package onnx: pip install 'vggfast[convert]'") from error
+        raise ImportError("writing ONNX needs the package onnx: pip install 'vggfast[convert]'") from error
 
     network = whole(model)
     head, seen = network.head, geometry(network.trunk)
-    fixed = seen.stride * head.size if head and not head.dense else None
+    fixed = seen.stride * head.size if head and not head.dense and head.size > 1 else None
     nodes, tensors, output = _nodes(onnx.helper, network)
     shape: list[str | int | None] = ["N", head.weights[-1].shape[0]] if head else ["N", None, None, None]
     floats = onnx.TensorProto.FLOAT
@@ -65,13 +65,14 @@ def _nodes(helper: Any, network: Network) -> tuple[list[Any], dict[str, Tensor],
     steps: list[tuple[str, str, dict[str, Tensor | None], dict[str, Any]]]
     steps = [(node.path, *_op(node, 1, False)) for node in network.trunk if node.layer is not None]
     if head := network.head:
-        steps += [] if head.dense else [("flatten", "Flatten", {}, {})]
+        average: tuple[Any, ...] = ("average", "GlobalAveragePool", {}, {}), ("flatten", "Flatten", {}, {})
+        steps += [] if head.dense else average[head.size > 1 :]
         size = head.size
         for node in head.nodes:
             if node.layer is not None:
                 steps.append((node.path, *_op(node, size, head.dense)))
                 size = 1 if isinstance(node.layer, Linear) else size
-        steps += [("average", "GlobalAveragePool", {}, {}), ("flatten", "Flatten", {}, {})] if head.dense else []
+        steps += average if head.dense else []
     nodes: list[Any] = []
     tensors: dict[str, Tensor] = {}
     previous, output = "images", "scores" if head else "features"
@@ -106,7 +107,7 @@ def _op(node: Node, size: int, dense: bool) -> tuple[str, dict[str, Tensor | Non
             return "MaxPool", {}, {"kernel_shape": (2, 2), "strides": (2, 2)}
         case Relu():
             return "Relu", {}, {}
-    raise ValueError(f"{node.path} is {node.module}, which is no layer of a VGG")
+    raise unknown(node.path, node.module, "ONNX files are written with a VGG's layers alone")
 
 
 def _window(extent: int, padding: int) -> dict[str, Any]:

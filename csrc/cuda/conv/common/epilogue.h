@@ -9,6 +9,8 @@
 #include "cuda/conv/common/math.h"
 #include "cuda/conv/common/windows.h"
 #include "cuda/ptx/warp.h"
+#include "cuda/vectors.h"
+#include "vggfast/conv.h"
 
 namespace vggfast::cuda {
 
@@ -21,19 +23,19 @@ struct Output {
   bool relu, pool, vectors;  // vectors: whether eight channels are whole, aligned chunks
 };
 
-__device__ __forceinline__ float widened(bf16 v) { return ptx::cvt_f32(v); }
-__device__ __forceinline__ float widened(f16 v) { return ptx::cvt_f32(v); }
-__device__ __forceinline__ float widened(float v) { return v; }
-__device__ __forceinline__ double widened(double v) { return v; }
-template <class T, class Sum>
-__device__ __forceinline__ T narrowed(Sum v) {
-  if constexpr (sizeof(T) == sizeof(Sum)) {
-    return v;
-  } else if constexpr (std::is_same_v<T, bf16>) {
-    return ptx::cvt_rn_bf16(v);
-  } else {
-    return ptx::cvt_rn_f16(v);
-  }
+/// y is what the epilogue makes of h x w sums.
+template <class T>
+Output<T> output_of(const Tensor& y, int64_t h, int64_t w, Epilogue e = {}, const Tensor* bias = nullptr,
+                    const Tensor* mask = nullptr) {
+  return {.data = y.as<T>(),
+          .bias = bias ? bias->as<T>() : nullptr,
+          .mask = mask ? mask->as<uint8_t>() : nullptr,
+          .h = static_cast<int>(h),
+          .w = static_cast<int>(w),
+          .c = static_cast<int>(y.size(1)),
+          .relu = e.relu,
+          .pool = e.pool,
+          .vectors = y.size(1) % 8 == 0 && reinterpret_cast<uintptr_t>(y.data) % chunk_bytes == 0};
 }
 
 /// Two channels of one pixel, as they lie in memory.
@@ -44,7 +46,7 @@ struct Pair {
 
   template <class Sum>
   __device__ __forceinline__ static Pair of(Sum first, Sum second) {
-    const T values[2] = {narrowed<T>(first), narrowed<T>(second)};
+    const T values[2] = {narrow<T>(first), narrow<T>(second)};
     Pair pair;
     std::memcpy(&pair, values, sizeof(pair));
     return pair;
@@ -153,7 +155,7 @@ __device__ __forceinline__ void store_outputs(const Output<T>& y, const Windows&
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       const int channel = c + i / 2 * 8 + 2 * within + i % 2;
-      if (y.bias && channel < y.c) bias[i / 2][i % 2] = widened(y.bias[channel]);
+      if (y.bias && channel < y.c) bias[i / 2][i % 2] = widen(y.bias[channel]);
     }
 #pragma unroll
     for (int q = 0; q < Tile::down / 2; ++q) {

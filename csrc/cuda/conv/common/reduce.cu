@@ -4,7 +4,9 @@
 // sums follows from the shape alone.
 #include <algorithm>
 
+#include "cuda/conv/common/epilogue.h"
 #include "cuda/conv/common/reduce.h"
+#include "cuda/ptx/sync.h"
 
 namespace vggfast::cuda {
 namespace {
@@ -33,9 +35,9 @@ __global__ void __launch_bounds__(threads) reduce_wgrad_kernel(const ReduceArgs<
     const int64_t out = i / columns;
     const int k = static_cast<int>(i - out * columns), tap = k / a.cin;
     a.gw[out * a.out_stride + (k - tap * a.cin) * a.in_stride + tap / a.kernel * a.row_stride +
-         tap % a.kernel * a.column_stride] = narrowed<T>(sum);
+         tap % a.kernel * a.column_stride] = narrow<T>(sum);
   } else {
-    a.gb[(i - count) * a.gb_stride] = narrowed<T>(sum);
+    a.gb[(i - count) * a.gb_stride] = narrow<T>(sum);
   }
 }
 

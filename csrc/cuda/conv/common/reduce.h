@@ -1,12 +1,13 @@
 // The last step of wgrad: the splits' sums, added up in their order, as gw and gb.
 #pragma once
 
-#include "cuda/conv/sm80/wgrad.h"
+#include <algorithm>
+
+#include "core/conv_checks.h"
+#include "cuda/conv/common/wgrad_args.h"
+#include "cuda/conv/conv_algorithm.h"
 
 namespace vggfast::cuda {
-
-template <class T>
-using SumOf = std::conditional_t<sizeof(T) == 8, double, float>;
 
 template <class T>
 struct ReduceArgs {
@@ -49,6 +50,29 @@ void reduce(const SumOf<T>* partial, const SumOf<T>* bias, int splits, const Ten
                    .gb = gb ? gb->as<T>() : nullptr,
                    .gb_stride = gb ? gb->stride(0) : 0},
                   context);
+}
+
+/// A weight gradient whose pixels `splits` blocks share: `sum` launches the kernel that writes their sums.
+template <class T, class Sum>
+void sum_and_reduce(const ConvWgrad& p, const Source<T>& x, const Source<T>& gz, int splits, Workspace workspace,
+                    Sum sum) {
+  const int64_t columns = p.kernel * p.kernel * x.c;
+  check_workspace(workspace, partial_bytes<T>(splits, gz.c, columns));
+  SumOf<T>* const partial = static_cast<SumOf<T>*>(workspace.data);
+  WgradArgs<T> args{.x = x,
+                    .gz = gz,
+                    .row = Divider(std::max(1, x.w)),
+                    .column = Divider(std::max(1, x.h)),
+                    .pixels = x.n * x.h * x.w,
+                    .kernel = static_cast<int>(p.kernel),
+                    .columns = static_cast<int>(columns),
+                    .row_tiles = 0,
+                    .column_tiles = 0,
+                    .splits = splits,
+                    .partial = partial,
+                    .partial_bias = partial_bias<T>(partial, splits, *p.gw, p.gb)};
+  sum(args);
+  reduce<T>(args.partial, args.partial_bias, splits, *p.gw, p.gb, p.context);
 }
 
 }  // namespace vggfast::cuda

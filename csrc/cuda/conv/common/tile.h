@@ -14,13 +14,13 @@ struct Tile {
   static constexpr int warps_down = 2, warps_across = 2, threads = 32 * warps_down * warps_across;
   static constexpr int warp_rows = Rows / warps_down, warp_columns = Columns / warps_across;
   static constexpr int down = warp_rows / 16, across = warp_columns / 8;  // products of a warp
-  static constexpr int stages = 4;
-  static constexpr int least_blocks = 2;  // of a multiprocessor: up to 255 registers a thread, rather than spills
+  static constexpr int stages = 4;        // 64 KB at most, so that two blocks fit into an SM of sm_80; not measured
+  static constexpr int least_blocks = 2;  // of an SM: up to 255 registers a thread, rather than spills
 };
 
 using LargeTile = Tile<128, 128>;
 using TallTile = Tile<128, 64>;  // for 64 output channels
-using SmallTile = Tile<64, 64>;  // where larger ones would leave multiprocessors idle
+using SmallTile = Tile<64, 64>;  // where larger ones would leave SMs idle
 
 constexpr int row_bytes = 64;
 constexpr int chunk_bytes = 16;
@@ -53,8 +53,16 @@ class Ring {
   int offset_;
 };
 
-/// The warp's place among its block's, and the lane's in the 16 x 8 products: rows `group` and `group + 8`, columns
-/// 2 * `within` and the next.
+/// The warp's place among its block's, and the lane's in the 16 x 8 products of mma.sync. The lane of each sum:
+///
+///            column 0   1   2   3   4   5   6   7
+///   row 0           0   0   1   1   2   2   3   3     sum[0], sum[1]: row `group`, columns 2 within and 2 within + 1
+///   row 1           4   4   5   5   6   6   7   7
+///     ...
+///   row 7          28  28  29  29  30  30  31  31
+///   row 8           0   0   1   1   2   2   3   3     sum[2], sum[3]: row `group` + 8
+///     ...
+///   row 15         28  28  29  29  30  30  31  31
 struct Lane {
   int lane, group, within, warp_down, warp_across;
 

@@ -1,6 +1,6 @@
-// The loop that fprop and wgrad share: a ring of stages in shared memory, filled ahead of the products that use them.
-// Each step waits for its stage's copies, then for all threads, who are then done with the stage before; has that one
-// refilled; and multiplies.
+// The loop that fprop and wgrad share: a ring of stages in shared memory, filled ahead of the products that use them. A
+// step waits for the copies of its stage, then for all threads of the block, which have then finished with the stage of
+// the step before. It starts to refill that one, and multiplies.
 #pragma once
 
 #include "cuda/conv/common/tile.h"

@@ -1,5 +1,5 @@
-// Starting the implicit GEMMs: the variant of a kernel that a tile and a way of reading ask for. One source per kind of
-// arithmetic instantiates these (fprop_*.cu, wgrad_*.cu).
+// Starting the implicit GEMMs: which variant of a kernel a tile and a way of reading need. One source per kind of
+// arithmetic instantiates these (instances/).
 #pragma once
 
 #include "cuda/conv/heuristics.h"

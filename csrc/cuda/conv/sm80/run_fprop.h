@@ -7,10 +7,8 @@ namespace vggfast::cuda {
 
 template <class Math, class Tile, Reads How>
 void launch_fprop(FpropArgs<typename Math::Element>& args, const Context& context) {
-  const auto tiles = [](int extent, int tile) { return (extent + tile - 1) / tile; };
-  args.column_tiles = tiles(args.y.c, Tile::columns);
-  const int row_tiles = tiles(args.windows.count, Tile::rows / 4);
-  const int64_t blocks = int64_t(row_tiles) * args.column_tiles;
+  args.column_tiles = static_cast<int>(ceil_div(args.y.c, Tile::columns));
+  const int64_t blocks = ceil_div(args.windows.count, Tile::rows / 4) * args.column_tiles;
   VGGFAST_CHECK(blocks < int64_t(1) << 31, "x is too large: it must take under 2^31 tiles, got ", blocks);
   launch("conv_fprop_kernel", conv_fprop_kernel<Math, Tile, How>,
          {.blocks = static_cast<unsigned>(blocks),

@@ -7,9 +7,8 @@ namespace vggfast::cuda {
 
 template <class Math, class Tile, Reads Gradients, Reads Inputs>
 void launch_wgrad(WgradArgs<typename Math::Element>& args, const Context& context) {
-  const auto tiles = [](int extent, int tile) { return (extent + tile - 1) / tile; };
-  args.row_tiles = tiles(args.gz.c, Tile::rows);
-  args.column_tiles = tiles(args.columns, Tile::columns);
+  args.row_tiles = static_cast<int>(ceil_div(args.gz.c, Tile::rows));
+  args.column_tiles = static_cast<int>(ceil_div(args.columns, Tile::columns));
   const int64_t blocks = int64_t(args.row_tiles) * args.column_tiles * args.splits;
   VGGFAST_CHECK(blocks < int64_t(1) << 31, "gw is too large: it must take under 2^31 tiles, got ", blocks);
   launch("conv_wgrad_kernel", conv_wgrad_kernel<Math, Tile, Gradients, Inputs>,

@@ -9,24 +9,13 @@
 #pragma once
 
 #include "cuda/conv/common/source.h"
+#include "cuda/conv/common/wgrad_args.h"
+#include "cuda/conv/common/wgrad_math.h"
 #include "cuda/conv/sm80/mainloop.h"
-#include "cuda/conv/sm80/wgrad_math.h"
-#include "cuda/divider.h"
 #include "cuda/ptx/cp_async.h"
 #include "cuda/ptx/warp.h"
 
 namespace vggfast::cuda {
-
-template <class T>
-struct WgradArgs {
-  Source<T> x, gz;
-  Divider row, column;  // pixels of a row, rows of an image
-  int pixels;           // of the batch
-  int kernel;
-  int columns;  // taps * cin
-  int row_tiles, column_tiles, splits;
-  std::conditional_t<sizeof(T) == 8, double, float>*partial, *partial_bias;  // partial_bias may be null
-};
 
 struct Pixel {
   int image, y, x;

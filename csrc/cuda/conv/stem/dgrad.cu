@@ -8,12 +8,11 @@ namespace vggfast::cuda {
 template <class T>
 void stem_dgrad(const Source<T>& gz, const WeightView<T>& weights, T* gx, const Context& context) {
   if (int64_t(gz.n) * gz.h * gz.w == 0) return;
-  const auto tiles = [](int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; };
-  const int64_t strips = tiles(gz.w, StemDgrad::outputs);
-  const int64_t warps = int64_t(multiprocessors()) * StemDgrad::least_blocks<T> * StemDgrad::warps;
+  const int64_t strips = ceil_div(gz.w, StemDgrad::outputs);
+  const int64_t warps = int64_t(num_sms()) * StemDgrad::least_blocks<T> * StemDgrad::warps;
   const int64_t rows =
-      std::clamp<int64_t>(tiles(gz.n * strips * gz.h, warps), StemDgrad::least_rows, StemDgrad::most_rows);
-  const int64_t bands = tiles(gz.h, rows), units = gz.n * bands * strips;
+      std::clamp<int64_t>(ceil_div(gz.n * strips * gz.h, warps), StemDgrad::least_rows, StemDgrad::most_rows);
+  const int64_t bands = ceil_div(gz.h, rows), units = gz.n * bands * strips;
   const StemDgradArgs<T> args{.gz = gz,
                               .weights = weights,
                               .gx = gx,
@@ -24,7 +23,7 @@ void stem_dgrad(const Source<T>& gz, const WeightView<T>& weights, T* gx, const 
                               .rounds = StemDgrad::rounds<T>(gz.c),
                               .weight_bytes = StemDgrad::weight_bytes<T>(gz.c)};
   launch("stem_dgrad_kernel", stem_dgrad_kernel<T>,
-         {.blocks = static_cast<unsigned>(tiles(units, StemDgrad::warps)),
+         {.blocks = static_cast<unsigned>(ceil_div(units, StemDgrad::warps)),
           .threads = StemDgrad::threads,
           .shared_bytes = static_cast<size_t>(args.weight_bytes + StemDgrad::warps * StemDgrad::landing_bytes)},
          context, args);

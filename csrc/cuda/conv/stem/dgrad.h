@@ -1,12 +1,13 @@
-// The first layer's dgrad: gx (n, h, w, c <= 4) = 3 x 3 taps of gz (n, h, w, cout) * mirrored weights, bound by reading
-// gy, whose mask makes gz of it.
+// The first layer's dgrad: gx (n, h, w, c <= 4) = 3 x 3 taps of gz (n, h, w, cout) * mirrored weights. It is bound by
+// reading gy, from which the mask makes gz.
 //
-// A warp walks down a strip of 32 columns, of which the inner 30 are its outputs. A row of gz is multiplied by the
-// weights of all taps: those of a column's three rows add up in the products' sums, one set for each of the three rows
-// of outputs that are open; those of a row's three columns are columns of the product, 4 * c a block, and are added up
-// by shuffles when the row is done. Lane t of a group has 16 of every 64 bytes of its pixels, two products' worth, and
-// gets them where it copied them to: warps never wait for each other. Shared memory: the weights, 96 bytes a channel
-// (192 for float32), written before all threads meet, once; and 4 KB for each warp, a lane's own.
+// A warp walks down a strip of 32 columns, of which the inner 30 are its outputs. It multiplies a row of gz by the
+// weights of all taps. The products of a column's three rows add up in the accumulators, of which there is one set for
+// each of the three open rows of outputs. The products of a row's three columns are different columns of the
+// accumulator, 4 * c of them, and are added up by shuffles when the row is done. Lane t of a group has 16 of every 64
+// bytes of its pixels, two products' worth, and copies them itself: warps never wait for each other. Shared memory: the
+// weights, 96 bytes a channel (192 for float32), written once, before a barrier of all threads; and 4 KB for each warp,
+// of which each lane reads what it copied.
 #pragma once
 
 #include "cuda/conv/common/epilogue.h"
@@ -191,7 +192,7 @@ __device__ __forceinline__ void store_row(const StemDgradArgs<T>& a, const Dgrad
                         ptx::as_float(ptx::shfl(ptx::as_bits(to_left), (at.lane + 4) % 32));
     const int column = 8 * block + at.group, x = unit.x + column;
     if (column < 1 || column > StemDgrad::outputs || x >= a.gz.w || at.within >= c) continue;
-    row[int64_t(x) * c + at.within] = narrowed<T>(total);
+    row[int64_t(x) * c + at.within] = narrow<T>(total);
   }
 }
 

@@ -1,5 +1,5 @@
-// What becomes of the stem's sums. The channels are dealt out to the columns of the products so that a lane ends with
-// eight neighbouring channels of whole windows: a byte of a mask and 16 bytes or more of y, without an exchange.
+// What becomes of the stem's sums. Channels are assigned to the columns of the products so that a lane ends with eight
+// neighbouring channels of whole windows: a byte of a mask and at least 16 bytes of y, without an exchange.
 #pragma once
 
 #include <cmath>

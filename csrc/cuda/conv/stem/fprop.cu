@@ -9,13 +9,12 @@ namespace {
 template <class T, int Channels>
 void launch_fprop(StemFpropArgs<T> args, const Context& context) {
   using Traits = StemFprop<T, Channels>;
-  const auto tiles = [](int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; };
-  const int64_t across = tiles(args.x.w, Traits::tile_columns), down = tiles(args.x.h, Traits::tile_rows);
+  const int64_t across = ceil_div(args.x.w, Traits::tile_columns), down = ceil_div(args.x.h, Traits::tile_rows);
   args.tiles_across = Divider(across);
   args.tiles_down = Divider(down);
   args.tiles = static_cast<int>(args.x.n * across * down);
-  args.groups = static_cast<int>(tiles(args.y.c, Traits::group));
-  const int most = std::max(1, Traits::least_blocks * multiprocessors() / args.groups);
+  args.groups = static_cast<int>(ceil_div(args.y.c, Traits::group));
+  const int most = std::max(1, Traits::least_blocks * num_sms() / args.groups);
   const int64_t blocks = int64_t(std::min(args.tiles, most)) * args.groups;
   launch("stem_fprop_kernel", stem_fprop_kernel<T, Channels>,
          {.blocks = static_cast<unsigned>(blocks), .threads = Traits::threads, .shared_bytes = Traits::shared_bytes},

@@ -4,8 +4,8 @@
 // A persistent block owns 128 bytes of y's channels; their weights stay in registers (lane.h). It walks over tiles of
 // 12 x 32 pixels: a tile of x and its border come to shared memory (halo.h), and each lane reads the words of its
 // pixels' patches from there (patch.h). Shared memory: two buffers of 6 KB, or 8 with four channels. Who waits on whom:
-// the next tile's values are on their way to registers while a tile is multiplied; then they go to the other buffer,
-// and all threads meet.
+// while a tile is multiplied, the next tile's values are loaded to registers; then they go to the other buffer, and all
+// threads meet at a barrier.
 #pragma once
 
 #include "cuda/conv/stem/lane.h"

@@ -1,5 +1,5 @@
-// The gradient that dgrad and wgrad read, once: 16 bytes at a time, by cp.async to where the same lane finds them and
-// applies the mask, whose bits come to a register meanwhile.
+// The gradient that dgrad and wgrad read, each value once. cp.async brings 16 bytes at a time to where the same lane
+// finds them. The lane loads the bits of their mask to a register meanwhile and applies it.
 #pragma once
 
 #include "cuda/conv/common/source.h"

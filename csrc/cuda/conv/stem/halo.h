@@ -1,6 +1,6 @@
-// A tile of x and its border in shared memory, value by value, as rows of c-channel pixels may begin at any address.
-// Words are read from there (patch.h), and one begins at an odd value where c and the pixel's column are odd: for 16
-// bits the tile lies there twice, one value apart.
+// A tile of x and its border in shared memory. It is copied value by value, as rows of pixels of c channels may begin
+// at any address. Words of 32 bits are read from it (patch.h). Where c and the pixel's column are odd, a word of two
+// 16-bit values begins at an odd value: for those the tile lies in shared memory twice, one value apart.
 #pragma once
 
 #include "cuda/conv/common/source.h"

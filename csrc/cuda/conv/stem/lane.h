@@ -1,6 +1,6 @@
 // What a lane of the kernels that compute the first layer keeps for all tiles: its weights, and where the words of its
-// patches lie and what of them is real. Of each 32 output channels it comes to have eight neighbouring ones, from
-// lane_channels * (lane % 4) on: 2 j and 2 j + 1 of them are what product j leaves it of a pixel.
+// patches lie and which parts of them are real. Of each 32 output channels, the lane ends with eight neighbouring ones,
+// from lane_channels * (lane % 4) on: product j gives it channels 2 j and 2 j + 1 of them, of each of its pixels.
 #pragma once
 
 #include "cuda/conv/stem/epilogue.h"

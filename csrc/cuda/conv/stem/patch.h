@@ -1,7 +1,8 @@
-// A pixel's patch, the 3 x 3 pixels around it, as one row of a product's operand: three runs of 3 * c values that lie
-// side by side in memory, cut into words. Word i of a lane is number 4 * i + lane % 4 of the patch; half a word beyond
-// a run's end, and words beyond the patch, are masked, so that no NaN or infinity there meets a weight of zero. The
-// last word is 1, for the bias to come with the weights; so is the last but one of float32, for what TF32 leaves of it.
+// A pixel's patch, the 3 x 3 pixels around it, as one row of a product's operand: three runs of 3 * c values, each
+// contiguous in memory, cut into words. Word i of a lane is number 4 * i + lane % 4 of the patch. Half a word beyond a
+// run's end, and words beyond the patch, are masked, so that no NaN or infinity there meets a weight of zero. The last
+// word is 1, so that the bias comes with the weights; so is the last but one of float32, for the part of the bias that
+// TF32 loses.
 #pragma once
 
 #include "cuda/conv/common/epilogue.h"
@@ -44,7 +45,7 @@ class PatchWord {
   /// What is there besides.
   __device__ __forceinline__ uint32_t one() const {
     T values[values_of_word<T>] = {};
-    if (of_bias()) values[0] = narrowed<T>(1.0f);
+    if (of_bias()) values[0] = narrow<T>(1.0f);
     return word_of<T>(values);
   }
   /// The word of output channel `out`'s weights, or its share of the bias; 0 where there is no such channel.

@@ -1,30 +1,18 @@
 // The first layer: 3 x 3 convolutions whose input has up to four channels, all three passes bound by memory. Here is
-// which convolutions take these kernels rather than the portable ones, and how they are started.
+// how its kernels are started; stem.cu says which convolutions take them.
 #pragma once
 
 #include "cuda/conv/common/epilogue.h"
 #include "cuda/conv/common/pack.h"
 #include "cuda/conv/common/source.h"
-#include "cuda/conv/sm80/wgrad.h"
-#include "vggfast/tensor.h"
+#include "cuda/conv/common/wgrad_args.h"
 
 namespace vggfast::cuda {
 
-/// Whether there are such kernels for T: of float32, they are TF32's.
-template <class T>
-constexpr bool has_stem = sizeof(T) < 8;
-
-/// Whether these kernels take fprop with these weights of x (n, h, w, c).
-template <class T>
-bool stem_takes_fprop(const Source<T>& x, const WeightView<T>& weights, const Context& context);
-/// dgrad of gz with these weights, mirrored (dgrad_view).
-template <class T>
-bool stem_takes_dgrad(const Source<T>& gz, const WeightView<T>& weights, const Context& context);
-template <class T>
-bool stem_takes_wgrad(const Source<T>& x, const Source<T>& gz, int64_t kernel, const Context& context);
-
+/// For bf16, f16, and float as TF32.
 template <class T>
 void stem_fprop(const Source<T>& x, const WeightView<T>& weights, const Output<T>& y, const Context& context);
+/// By mirrored weights (dgrad_view).
 template <class T>
 void stem_dgrad(const Source<T>& gz, const WeightView<T>& weights, T* gx, const Context& context);
 

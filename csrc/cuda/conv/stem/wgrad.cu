@@ -6,18 +6,16 @@
 namespace vggfast::cuda {
 namespace {
 
-int64_t tiles_of(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
-
 template <class T, int Channels>
 void launch_wgrad(const WgradArgs<T>& args, const Context& context) {
   using Traits = StemWgrad<T, Channels>;
-  const int64_t across = tiles_of(args.gz.w, Traits::columns), down = tiles_of(args.gz.h, Traits::rows);
+  const int64_t across = ceil_div(args.gz.w, Traits::columns), down = ceil_div(args.gz.h, Traits::rows);
   const StemWgradArgs<T> stem{.x = args.x,
                               .gz = args.gz,
                               .tiles_across = Divider(std::max<int64_t>(1, across)),
                               .tiles_down = Divider(std::max<int64_t>(1, down)),
                               .tiles = static_cast<int>(args.gz.n * across * down),
-                              .groups = static_cast<int>(tiles_of(args.gz.c, Traits::group)),
+                              .groups = static_cast<int>(ceil_div(args.gz.c, Traits::group)),
                               .splits = args.splits,
                               .partial = args.partial,
                               .partial_bias = args.partial_bias};
@@ -33,8 +31,8 @@ void launch_wgrad(const WgradArgs<T>& args, const Context& context) {
 template <class T>
 int stem_wgrad_splits(const Source<T>& gz) {
   using Traits = StemWgrad<T, 3>;
-  const int64_t tiles = gz.n * tiles_of(gz.h, Traits::rows) * tiles_of(gz.w, Traits::columns);
-  const int64_t wanted = Traits::least_blocks * multiprocessors() / tiles_of(gz.c, Traits::group);
+  const int64_t tiles = gz.n * ceil_div(gz.h, Traits::rows) * ceil_div(gz.w, Traits::columns);
+  const int64_t wanted = Traits::least_blocks * num_sms() / ceil_div(gz.c, Traits::group);
   return static_cast<int>(std::max<int64_t>(1, std::min(wanted, tiles / (Traits::warps * Traits::least_tiles))));
 }
 

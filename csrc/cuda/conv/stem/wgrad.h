@@ -5,11 +5,12 @@
 // 64 channels of gz by all taps and keeps the sums in registers to the end; then a block's warps add theirs up in
 // order, to partial (splits x cout x 9 * c) and partial_bias (splits x cout), for reduce.cu. Shared memory of a warp:
 // two stages of 4 KB of gz, by pixel; and 1 to 2 KB of x with its border, a copy for each column of taps, so that two
-// pixels are one aligned word, and zero where a tile overhangs; 57 to 63 KB a block. Who waits on whom: lanes for their
-// warp, twice a tile, while the next one is on its way; warps for each other only for the last sum.
+// pixels are one aligned word, and zero where a tile overhangs; 57 to 63 KB a block. Who waits on whom: lanes wait for
+// their warp, twice a tile, while the next one is loaded; warps wait for each other only before the last sum.
 #pragma once
 
-#include "cuda/conv/sm80/wgrad.h"
+#include "cuda/conv/common/wgrad_args.h"
+#include "cuda/conv/common/wgrad_math.h"
 #include "cuda/conv/stem/gradients.h"
 #include "cuda/conv/stem/words.h"
 
@@ -144,7 +145,7 @@ class WgradInputs {
 
   __device__ __forceinline__ static void store_ones(char* inputs, Lane at) {
     T* const ones = reinterpret_cast<T*>(inputs) + Traits::ones_at;
-    for (int i = at.lane; i < Traits::rows * Traits::columns; i += 32) ones[i] = narrowed<T>(1.0f);
+    for (int i = at.lane; i < Traits::rows * Traits::columns; i += 32) ones[i] = narrow<T>(1.0f);
   }
 
   /// Where the first pixel of a tile lies for the tap and channel of a column of gw; the column after them is the

@@ -1,6 +1,6 @@
-// What the stem's kernels share: the tensor cores' operands as 32-bit words, two values of 16 bits or one of float32.
-// Which value of the sum a word holds is free, as long as both operands agree: each kernel deals them out so that a
-// lane's words lie side by side where it reads or writes them.
+// What the stem's kernels share: the tensor cores' operands as 32-bit words, of two 16-bit values or one float32 value.
+// Which value of the sum a word holds is free, as long as both operands agree. Each kernel assigns them so that the
+// words of a lane lie side by side where it reads or writes them.
 #pragma once
 
 #include <cstring>

@@ -1,12 +1,11 @@
 // Block 1 of a VGG for inference: y (n, h/2, w/2, 64) = 2x2 max-pool(relu(conv(a, w2) + b2)), where a (n, h, w, 64) =
 // relu(conv(x, w1) + b1) of x (n, h, w, c <= 4) is in shared memory alone. NHWC; 3 x 3, pad 1.
-// A block stays and takes tile after tile of 8 x 28 pixels. Shared memory (tile.h), 211 KB, or 214 with four
-// channels: w2 (72), two stages for outputs (16), a ring of three boxes of a (113), two buffers for x (10, or 13).
-// Warpgroup 0 starts w2's copies, waits for a box to be empty and fills it (producer.h). Warpgroups 1 and 2 take
-// tiles in turns: they wait for w2 and a box, multiply (mainloop.h), give the box back, then pool and store
-// (epilogue.h) under the other's products.
-// est.: a tile takes the tensor cores 9 * 4 * 112 clocks, and 19 * 16 * 2 more for a where mma.sync has half of wgmma's
-// rate: 4640; shared memory, 3200, as the simulator counts bytes.
+// A block takes tile after tile of 8 x 28 pixels. Shared memory (tile.h), 211 KB, or 214 with four channels: w2 (72),
+// two output stages (16), a ring of three boxes of a (113), two buffers for x (10, or 13). Warpgroup 0 loads w2 once,
+// then waits for a box to be empty and fills it (producer.h). Warpgroups 1 and 2 take tiles in turns: they wait for w2
+// and a box, multiply (mainloop.h), release the box, then pool and store (epilogue.h) under the other's products.
+// Estimated: a tile takes the tensor cores 9 * 4 * 112 clocks, and 19 * 16 * 2 more for a where mma.sync has half of
+// wgmma's rate, 4640 in all; and shared memory 3200, as the simulator counts bytes.
 #pragma once
 
 #include "cuda/conv/sm90/block1/producer.h"
@@ -15,8 +14,10 @@
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/setmaxnreg.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
+// setmaxnreg: 128 * 152 + 256 * 176 = 64512. The first layer's threads hold its weights
+// in registers beside sums and addresses, which takes more than the 40 of fprop's producer.
 constexpr unsigned first_layer_registers = 152, second_layer_registers = 176;
 
 template <class T>
@@ -43,11 +44,11 @@ __global__ void __launch_bounds__(threads, 1)
   ptx::sync_threads();
   const int warp = static_cast<int>(threadIdx.x) / 32, warpgroup = warp / warpgroup_warps;
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
-  constexpr Depth depth{0, 1, 3};
+  constexpr KRange k{0, 1, 3};
   if (warpgroup == 0) {
     ptx::setmaxnreg_dec<first_layer_registers>();
     if (warp == 0 && ptx::elect()) {
-      feed_weights<Tile, T, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, depth, first, step);
+      feed_weights<Tile, T, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, first, step);
     }
     ptx::sync_warp();
     FirstLayer<Tile, T> layer(shared, a.x, a.first_weights, a.first_bias);
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(threads, 1)
   } else {
     ptx::setmaxnreg_inc<second_layer_registers>();
     const int consumer = warpgroup - 1;
-    Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers, depth, consumer);
+    Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers, k, consumer);
     Epilogue<Tile, T, T> epilogue(shared + Tile::staging_at + consumer * Tile::staging_bytes, y, a.y, consumer);
     Sums<Tile> sums;
     for (int group = first + consumer * step; group < a.schedule.groups; group += consumers * step) {
@@ -66,4 +67,4 @@ __global__ void __launch_bounds__(threads, 1)
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -1,13 +1,13 @@
-// The producer's side of block 1's fused kernel: a warpgroup that computes the first convolution for the pixels of each
-// box by mma.sync, 16 of them at a time, with its weights in registers, and leaves relu(sums + bias) there. Pixels
-// outside the image are 0, as the second convolution wants them.
+// The producer's side of block 1's fused kernel: a warpgroup that fills each box with relu(conv(x, w1) + b1). It
+// computes 16 pixels at a time by mma.sync, with the weights in registers. Pixels outside the image are 0: they are the
+// padding of the second convolution.
 #pragma once
 
 #include "cuda/conv/sm90/block1/tile.h"
 #include "cuda/conv/sm90/core/schedule.h"
 #include "cuda/ptx/fence.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 __device__ __forceinline__ uint32_t rectified_pair(bf16, float first, float second) {
   return ptx::cvt_rn_relu_bf16x2(second, first);
@@ -88,7 +88,7 @@ __device__ __forceinline__ void compute_boxes(char* shared, Barriers<Tile::pixel
   const int step = static_cast<int>(gridDim.x);
   const auto place_of = [&](int group) { return schedule.template place<Tile>(group, InCluster<Tile>()); };
   int group = static_cast<int>(blockIdx.x);
-  Cursor<Tile::pixel_stages> at;
+  PipelineState<Tile::pixel_stages> at;
   Place place = place_of(group);
   layer.begin(place);
 #pragma unroll 1
@@ -106,4 +106,4 @@ __device__ __forceinline__ void compute_boxes(char* shared, Barriers<Tile::pixel
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -2,7 +2,7 @@
 #include "cuda/conv/sm90/block1/run.h"
 #include "cuda/conv/sm90/fprop/launch.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 namespace {
 
 template <int Channels, class T>
@@ -13,7 +13,7 @@ void launch_block1(const Source<T>& x, const WeightView<T>& first, const T* firs
   const Block1Args<T> args{
       .x = x, .first_weights = first, .first_bias = first_bias, .schedule = Schedule::of<Tile>(y.sums), .y = y};
   launch("conv_block1_kernel", conv_block1_kernel<Tile, T>,
-         {.blocks = static_cast<unsigned>(std::min(multiprocessors(), args.schedule.groups)),
+         {.blocks = static_cast<unsigned>(std::min(num_sms(), args.schedule.groups)),
           .threads = threads,
           .shared_bytes = Tile::shared_bytes},
          context, weights_map<Tile>(second), outputs_map<Tile>(second), args);
@@ -33,4 +33,4 @@ template void run_block1(const Source<bf16>&, const WeightView<bf16>&, const bf1
 template void run_block1(const Source<f16>&, const WeightView<f16>&, const f16*, const FpropProblem<f16>&,
                          const Context&);
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

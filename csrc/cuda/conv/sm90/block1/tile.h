@@ -2,21 +2,26 @@
 // Consumer, Epilogue and feed_weights see as one of Tile's (core/tile.h), and of the first its values on 10 x 30
 // pixels.
 //
-// One box serves all nine taps. It is made by threads, not by TMA, and so may lie as wgmma reads without a swizzle: for
-// each eight channels a plane of the pixels' 16 bytes, row by row. Eight pixels in a row are then 128 bytes wherever
-// they begin, the next row's eight are a row of the box further, and a tap is another first pixel.
+// One box serves all nine taps. Threads write it, not TMA, so it may lie as wgmma reads without a swizzle: for each
+// eight channels a plane, which has 16 bytes of each pixel, row by row. A core matrix is eight pixels in a row:
+//
+//   plane c / 8:   pixel 0 | pixel 1 | ... | pixel 9    16 bytes each; row 0 of the box
+//                  pixel 10 | ...                       row 1: 160 bytes on, the stride from one core matrix to the
+//                  next
+//
+// Eight pixels in a row are 128 bytes wherever they begin, so a tap is just another first pixel.
 #pragma once
 
 #include "cuda/conv/sm90/core/tile.h"
 #include "cuda/conv/stem/lane.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// Of T with up to `Channels` channels of input.
 template <class T, int Channels>
 struct Block1Tile {
   static constexpr int down = 1, across = 1, split = 1, cluster = 1;
-  static constexpr bool turns = true, resident = true, by_rows = true, only_pools = true;
+  static constexpr bool pingpong = true, stationary = true, halo = true, only_pools = true;
   static constexpr int rows = 28, pixels = tile_width * rows, out_rows = rows, out_pixels = pixels;
   static constexpr int channels = warpgroup_channels;
   static constexpr int staged_pixels = 64;  // a quarter of them, in whole pairs of groups
@@ -28,7 +33,7 @@ struct Block1Tile {
   static constexpr int plane_bytes = (box_pixels + 2) * chunk_bytes;
   static_assert(plane_bytes % 128 == 96);
 
-  /// As Tile's, and the order of a box's taps is that of three boxes fed by rows: the sums are the same bits.
+  /// As Tile's, and the order of a box's taps is that of the three boxes of a halo tile: the sums are the same bits.
   __host__ __device__ __forceinline__ static constexpr int boxes(int) { return 1; }
   __host__ __device__ __forceinline__ static constexpr int tap(int, int i) { return 3 * (i % 3) + i / 3; }
   __host__ __device__ __forceinline__ static constexpr int tap_bytes(int i) {
@@ -53,4 +58,4 @@ struct Block1Tile {
   static_assert(shared_bytes <= 227 << 10);
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -1,20 +1,21 @@
-// The producer's side: two threads of the first warpgroup, one for each ring, that keep its stages full by TMA. They
-// wait for stages to be empty, and go through the tiles in the order in which the consumers do.
+// The producer's side: two threads of the first warpgroup, one for the ring of pixels and one for the ring of weights.
+// Each waits for the next stage to be empty, tells its `full` barrier how many bytes will come, and starts a TMA load.
+// They go through tiles, chunks of channels and taps in the order in which the consumers do.
 #pragma once
 
 #include "cuda/conv/sm90/core/schedule.h"
 #include "cuda/ptx/tma.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
-/// What a convolution sums over: for each chunk of channels, the taps, box by box.
-struct Depth {
-  int begin, end;  // of chunks of input channels
+/// What a convolution sums over: for each chunk of input channels (128 bytes), the taps, box by box.
+struct KRange {
+  int begin, end;  // chunks of input channels
   int kernel;      // 1 or 3
 
   /// The part of block `rank` of Tile::split.
   template <class Tile>
-  __device__ __forceinline__ Depth part(int rank) const {
+  __device__ __forceinline__ KRange part(int rank) const {
     if constexpr (Tile::split == 1) return *this;
     return {end * rank / Tile::split, end * (rank + 1) / Tile::split, kernel};
   }
@@ -34,7 +35,7 @@ __device__ __forceinline__ void load_pixels(char* stage, const TensorMap& x, uin
                                             int channel, int box, int kernel, const InCluster<Tile>& in) {
   char* const to = stage + in.down * (Tile::pixel_bytes / Tile::down);
   [[maybe_unused]] const uint16_t sharers = blocks_from<Tile::down>(in.across * Tile::down, 1);
-  if constexpr (Tile::by_rows) {
+  if constexpr (Tile::halo) {
     const int y = place.y - 1 + in.down * (Tile::box_rows / Tile::down);
     const int32_t at[4] = {channel, place.x + box - 1, y, place.image};
     if constexpr (Tile::down > 1) {
@@ -54,22 +55,22 @@ __device__ __forceinline__ void load_pixels(char* stage, const TensorMap& x, uin
   }
 }
 
-/// x: fed by rows, boxes of the stored tensor; fed flat, columns by im2col.
+/// x: boxes of the stored tensor for halo tiles, columns by im2col for the others.
 template <class Tile, class T>
 __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_stages>& barriers, const TensorMap& x,
-                                            const Schedule& schedule, Depth depth, int first, int step) {
+                                            const Schedule& schedule, KRange k, int first, int step) {
   const InCluster<Tile> in;
-  Cursor<Tile::pixel_stages> at;
+  PipelineState<Tile::pixel_stages> at;
   for (int group = first; group < schedule.groups; group += step) {
     const Place place =
-        schedule.template place<Tile>(group, in, Tile::by_rows ? 0 : in.down * (Tile::pixels / Tile::down));
-    for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
-      for (int box = 0; box < Tile::boxes(depth.kernel); ++box) {
+        schedule.template place<Tile>(group, in, Tile::halo ? 0 : in.down * (Tile::pixels / Tile::down));
+    for (int chunk = k.begin; chunk < k.end; ++chunk) {
+      for (int box = 0; box < Tile::boxes(k.kernel); ++box) {
         at.template wait_empty<(Tile::down > 1)>(barriers);
         uint64_t* const full = &barriers.full[at.stage()];
         ptx::mbarrier_arrive_expect_tx(full, Tile::pixel_bytes);
         load_pixels<Tile, T>(stages + at.stage() * Tile::pixel_bytes, x, full, place, chunk * channels_of<T>, box,
-                             depth.kernel, in);
+                             k.kernel, in);
         at.advance();
       }
     }
@@ -102,14 +103,14 @@ __device__ __forceinline__ void load_weights(char* stage, const TensorMap& weigh
 
 template <class Tile, class T, class U>
 __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight_stages>& barriers,
-                                             const TensorMap& weights, const Schedule& schedule, Depth depth, int first,
+                                             const TensorMap& weights, const Schedule& schedule, KRange k, int first,
                                              int step) {
   const InCluster<Tile> in;
-  Cursor<Tile::weight_stages> at;
+  PipelineState<Tile::weight_stages> at;
   for (int group = first; group < schedule.groups; group += step) {
     const Place place = schedule.template place<Tile>(group, in);
-    for (int chunk = depth.begin; chunk < depth.end; ++chunk) {
-      for (int box = 0; box < Tile::boxes(depth.kernel); ++box) {
+    for (int chunk = k.begin; chunk < k.end; ++chunk) {
+      for (int box = 0; box < Tile::boxes(k.kernel); ++box) {
         for (int i = 0; i < Tile::taps_of_a_box; ++i) {
           at.template wait_empty<(Tile::across > 1)>(barriers);
           uint64_t* const full = &barriers.full[at.stage()];
@@ -120,8 +121,8 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
         }
       }
     }
-    if constexpr (Tile::resident) return;  // the first tile's serve all
+    if constexpr (Tile::stationary) return;  // the first tile's weights serve all tiles
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

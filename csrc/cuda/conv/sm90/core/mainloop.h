@@ -1,12 +1,12 @@
-// The consumers' side: a warpgroup's sums of one tile, 64 channels x Tile::pixels. Each step waits for a stage of
-// weights (and each box of pixels, once), starts its products, and waits for those of the step before, whose stages it
-// then gives back: one group of products is always under way.
+// The consumers' side: a warpgroup's sums of one tile, 64 channels x Tile::pixels. A step waits for a stage of weights
+// (and, at the first tap of a box, for the box of pixels), starts its products, waits for the products of the step
+// before, and then releases the stages of that step. So one group of products is always in flight.
 #pragma once
 
 #include "cuda/conv/sm90/core/feed.h"
 #include "cuda/ptx/sync.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 template <class Tile>
 using Sums = float[Tile::pixels / 2];
@@ -27,21 +27,21 @@ template <class Tile, class T>
 class Consumer {
  public:
   __device__ __forceinline__ Consumer(char* shared, Barriers<Tile::pixel_stages>& pixels,
-                                      Barriers<Tile::weight_stages>& weights, Depth depth, int warpgroup)
-      : pixel_barriers_(pixels), weight_barriers_(weights), depth_(depth), warpgroup_(warpgroup) {
-    constexpr int rows_apart = Tile::turns ? 0 : warpgroup_channels * row_bytes;
+                                      Barriers<Tile::weight_stages>& weights, KRange k, int warpgroup)
+      : pixel_barriers_(pixels), weight_barriers_(weights), k_(k), warpgroup_(warpgroup) {
+    constexpr int rows_apart = Tile::pingpong ? 0 : warpgroup_channels * row_bytes;
     first_pixels_ = Tile::pixels_descriptor(shared + Tile::pixels_at);
     first_weights_ = row_descriptor(shared + Tile::weights_at + warpgroup * rows_apart);
-    if (Tile::turns && warpgroup == 1) skip_tile();
+    if (Tile::pingpong && warpgroup == 1) skip_tile();
   }
 
-  /// In turns: whether a tile of the other warpgroup's comes before and after this one.
+  /// Ping-pong: `before` and `after` say whether the other warpgroup has a tile before and after this one.
   __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, bool before, bool after) {
-    if (Tile::turns && before) ptx::barrier_sync(turn_of(warpgroup_), consumers * warpgroup_threads);
+    if (Tile::pingpong && before) ptx::barrier_sync(turn_of(warpgroup_), consumers * warpgroup_threads);
     bool first = true;
-    uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be given back
-    for (int chunk = depth_.begin; chunk < depth_.end; ++chunk) {
-      for (int box = 0; box < Tile::boxes(depth_.kernel); ++box) {
+    uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be released
+    for (int chunk = k_.begin; chunk < k_.end; ++chunk) {
+      for (int box = 0; box < Tile::boxes(k_.kernel); ++box) {
         pixels_at_.wait_full(pixel_barriers_);
         const uint64_t pixels = first_pixels_ + (pixels_at_.stage() * Tile::pixel_bytes >> 4);
 #pragma unroll
@@ -50,7 +50,7 @@ class Consumer {
           const uint64_t weights = first_weights_ + (weights_at_.stage() * Tile::weight_bytes >> 4);
           multiply_stage<Tile, T>(sums, weights, pixels + (Tile::tap_bytes(i) >> 4), first);
           ptx::wgmma_wait_group<1>();
-          if (!first) give_back(i == 0 ? used_pixels : nullptr, used_weights);
+          if (!first) release(i == 0 ? used_pixels : nullptr, used_weights);
           first = false;
           used_weights = &weight_barriers_.empty[weights_at_.stage()];
           next_weights();
@@ -59,41 +59,41 @@ class Consumer {
         pixels_at_.advance();
       }
     }
-    if (Tile::turns && after) ptx::barrier_arrive(turn_of(1 - warpgroup_), consumers * warpgroup_threads);
+    if (Tile::pingpong && after) ptx::barrier_arrive(turn_of(1 - warpgroup_), consumers * warpgroup_threads);
     ptx::wgmma_wait_group<0>();
     ptx::wgmma_hold(sums);
-    give_back(used_pixels, used_weights);
-    if constexpr (Tile::turns) skip_tile();
+    release(used_pixels, used_weights);
+    if constexpr (Tile::pingpong) skip_tile();
   }
 
  private:
   __device__ __forceinline__ static unsigned turn_of(int warpgroup) {
     return warpgroup == 0 ? turn_of_first_consumer : turn_of_second_consumer;
   }
-  /// The other warpgroup's.
+  /// Passes over the stages of the other warpgroup's tile.
   __device__ __forceinline__ void skip_tile() {
-    const int boxes = (depth_.end - depth_.begin) * Tile::boxes(depth_.kernel);
+    const int boxes = (k_.end - k_.begin) * Tile::boxes(k_.kernel);
     pixels_at_.skip(boxes);
-    if (!Tile::resident) weights_at_.skip(boxes * Tile::taps_of_a_box);
+    if (!Tile::stationary) weights_at_.skip(boxes * Tile::taps_of_a_box);
   }
-  /// Resident weights are waited for in every tile, but arrive only once.
+  /// Stationary weights are waited for in every tile, but they arrive only once.
   __device__ __forceinline__ void next_weights() {
     weights_at_.advance();
-    if (Tile::resident && weights_at_.stage() == 0) weights_at_ = {};
+    if (Tile::stationary && weights_at_.stage() == 0) weights_at_ = {};
   }
-  __device__ __forceinline__ void give_back(uint64_t* pixels, uint64_t* weights) const {
+  __device__ __forceinline__ void release(uint64_t* pixels, uint64_t* weights) const {
     if (pixels) arrive<Tile::down>(pixels, in_.across * Tile::down, 1);
-    if (!Tile::resident) arrive<Tile::across>(weights, in_.down, Tile::down);
+    if (!Tile::stationary) arrive<Tile::across>(weights, in_.down, Tile::down);
   }
 
   Barriers<Tile::pixel_stages>& pixel_barriers_;
   Barriers<Tile::weight_stages>& weight_barriers_;
-  const Depth depth_;
+  const KRange k_;
   const int warpgroup_;
   const InCluster<Tile> in_;
   uint64_t first_pixels_, first_weights_;
-  Cursor<Tile::pixel_stages> pixels_at_;
-  Cursor<Tile::weight_stages> weights_at_;
+  PipelineState<Tile::pixel_stages> pixels_at_;
+  PipelineState<Tile::weight_stages> weights_at_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

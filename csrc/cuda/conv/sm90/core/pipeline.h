@@ -1,13 +1,13 @@
-// Rings of stages in shared memory between the warp that fills them by TMA and the warps that multiply from them. Each
-// stage has two mbarriers: `full` waits for the bytes of all its loads, `empty` for an arrival of every warp that reads
-// it, in every block of the cluster that a load of it lands in.
+// Rings of stages in shared memory, between the threads that fill them and the warps that multiply from them. Each
+// stage has two mbarriers. `full` completes when the bytes of all its loads have come. `empty` completes when every
+// warp that reads the stage has arrived, in every block of the cluster that a load of it lands in.
 #pragma once
 
 #include "cuda/ptx/cluster.h"
 #include "cuda/ptx/mbarrier.h"
 #include "cuda/ptx/warp.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 constexpr int warpgroup_threads = 128, warpgroup_warps = 4;
 
@@ -33,9 +33,9 @@ struct Barriers {
   }
 };
 
-/// Where one side of a ring is.
+/// The stage at which one side of a ring is, and the parity of its phase.
 template <int Stages>
-class Cursor {
+class PipelineState {
  public:
   __device__ __forceinline__ int stage() const { return stage_; }
 
@@ -44,14 +44,14 @@ class Cursor {
     stage_ = 0;
     parity_ ^= 1;
   }
-  /// Past stages that others use.
+  /// Passes over stages that another warpgroup uses.
   __device__ __forceinline__ void skip(int stages) {
     const int to = stage_ + stages;
     parity_ ^= to / Stages & 1;
     stage_ = to % Stages;
   }
 
-  /// Shared: other blocks of the cluster arrive there too.
+  /// Shared: whether other blocks of the cluster arrive at the barrier too.
   template <bool Shared = false>
   __device__ __forceinline__ void wait_full(const Barriers<Stages>& barriers) const {
     wait<Shared>(&barriers.full[stage_], parity_);
@@ -75,7 +75,7 @@ class Cursor {
   uint32_t parity_ = 0;
 };
 
-/// By every lane of a warp, once: its arrival at this barrier of the blocks of ranks first, first + step, ...
+/// One arrival of a warp, all of whose lanes call this, at this barrier of the blocks of ranks first, first + step, ...
 template <int Blocks>
 __device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
   const int lane = static_cast<int>(threadIdx.x % 32);
@@ -86,4 +86,4 @@ __device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

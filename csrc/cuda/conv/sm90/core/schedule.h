@@ -6,7 +6,7 @@
 #include "cuda/divider.h"
 #include "cuda/ptx/cluster.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// Of the output before a pool.
 struct Extent {
@@ -14,13 +14,13 @@ struct Extent {
   __host__ __device__ int64_t pixels() const { return int64_t(n) * h * w; }
 };
 
-/// Where a tile's outputs lie. Fed flat, `image`, y and x are the first pixel's, and `flat` is its number.
+/// Where a tile's outputs lie. Of an im2col tile, image, y and x are those of its first pixel, number `pixel` of all.
 struct Place {
-  int channel, image, y, x, flat;
+  int channel, image, y, x, pixel;
 
-  /// So many rows, or flat pixels, further on.
+  /// The place so many rows (halo) or pixels (im2col) further on.
   __device__ __forceinline__ Place after(int rows, int pixels) const {
-    return {channel, image, y + rows, x, flat + pixels};
+    return {channel, image, y + rows, x, pixel + pixels};
   }
 };
 
@@ -42,32 +42,31 @@ struct InCluster {
 };
 
 struct Schedule {
-  Divider channel_groups, tiles_across, tiles_down;  // of an image; fed flat: its width, its height
+  Divider channel_groups, tiles_across, tiles_down;  // of an image; for im2col its width and height
   int groups;                                        // tiles that a cluster computes together, over all
 
   template <class Tile>
   static Schedule of(const Extent& y) {
-    const auto tiles = [](int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; };
-    const int64_t across = Tile::by_rows ? tiles(y.w, tile_width) : y.w,
-                  down = Tile::by_rows ? tiles(y.h, Tile::rows) : y.h;
-    const int64_t pixel_tiles = Tile::by_rows ? y.n * across * down : tiles(y.pixels(), Tile::pixels);
-    const int64_t channel_groups = tiles(y.c, Tile::channels * Tile::down);
+    const int64_t across = Tile::halo ? ceil_div(y.w, tile_width) : y.w,
+                  down = Tile::halo ? ceil_div(y.h, Tile::rows) : y.h;
+    const int64_t pixel_tiles = Tile::halo ? y.n * across * down : ceil_div(y.pixels(), Tile::pixels);
+    const int64_t channel_groups = ceil_div(y.c, Tile::channels * Tile::down);
     return {Divider(channel_groups), Divider(across), Divider(down),
-            static_cast<int>(tiles(pixel_tiles, Tile::across) * channel_groups)};
+            static_cast<int>(ceil_div(pixel_tiles, Tile::across) * channel_groups)};
   }
 
-  /// The tile of this block; fed flat, from `pixels_in` pixels after its first on.
+  /// The tile of this block; for im2col, from `pixels_in` pixels after its first one on.
   template <class Tile>
   __device__ __forceinline__ Place place(int group, const InCluster<Tile>& in, int pixels_in = 0) const {
     const int pixel_group = channel_groups.quotient(group);
     const int channel_group = group - pixel_group * static_cast<int>(channel_groups.divisor);
     const int tile = pixel_group * Tile::across + in.across;
-    const int flat = Tile::by_rows ? tile : tile * Tile::pixels + pixels_in;
-    const int line = tiles_across.quotient(flat), image = tiles_down.quotient(line);
+    const int number = Tile::halo ? tile : tile * Tile::pixels + pixels_in;
+    const int line = tiles_across.quotient(number), image = tiles_down.quotient(line);
     Place place{(channel_group * Tile::down + in.down) * Tile::channels, image,
                 line - image * static_cast<int>(tiles_down.divisor),
-                flat - line * static_cast<int>(tiles_across.divisor), flat};
-    if constexpr (Tile::by_rows) {
+                number - line * static_cast<int>(tiles_across.divisor), number};
+    if constexpr (Tile::halo) {
       place.y *= Tile::rows;
       place.x *= tile_width;
     }
@@ -75,4 +74,4 @@ struct Schedule {
   }
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -1,12 +1,19 @@
-// What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the mask's bits; then the outputs leave (staging.h).
-// Fed by rows, the four pixels of a window are in one thread: sums 4 i + 2 h + e and 4 (i + 1) + 2 h + e of even i. Fed
-// flat, they meet in the stage (flat_pool.h).
+// What becomes of a tile's sums: bias, ReLU, 2 x 2 max-pool, the mask's bits; then the outputs leave (staging.h, which
+// shows which thread holds which sum).
+//
+// In a halo tile, whose rows are eight pixels wide, one thread holds the four pixels of a window, for each of its two
+// channels h = 0, 1. With i even and `within` from 0 to 3:
+//
+//                          column 2 within       column 2 within + 1
+//   row i of the tile      sums[4 i + 2 h]       sums[4 i + 2 h + 1]
+//   row i + 1              sums[4 i + 2 h + 4]   sums[4 i + 2 h + 5]
+//
+// The pixels of an im2col tile have no such order: the windows are formed in the output stage (staged_pool.h).
 #pragma once
 
-#include "cuda/conv/sm90/epilogue/bits.h"
-#include "cuda/conv/sm90/epilogue/flat_pool.h"
+#include "cuda/conv/sm90/epilogue/staged_pool.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 template <int Count>
 __device__ __forceinline__ void rectify(float (&sums)[Count]) {
@@ -14,7 +21,7 @@ __device__ __forceinline__ void rectify(float (&sums)[Count]) {
   for (float& sum : sums) sum = passes(sum) ? sum : 0.0f;
 }
 
-/// Of sums of T's products, to outputs of U.
+/// From sums of products of T to outputs of type U.
 template <class Tile, class T, class U>
 class Epilogue {
   static constexpr int count = Tile::out_pixels / 2, groups = Tile::out_pixels / 8;
@@ -25,24 +32,24 @@ class Epilogue {
       : map_(map), out_(out), consumer_(consumer), staging_(stage, consumer) {}
 
   __device__ __forceinline__ void store(float (&sums)[count], Place place) {
-    if (!Tile::turns) place.channel += consumer_ * warpgroup_channels;
+    if (!Tile::pingpong) place.channel += consumer_ * warpgroup_channels;
     add_bias(sums, place.channel);
-    if constexpr (Tile::by_rows) {
+    if constexpr (Tile::halo) {
       if (Tile::only_pools || out_.pool) return store_pooled(sums, place);
     } else if constexpr (sizeof(U) == 2) {
       if (out_.pool) {
         return staging_.template visit<Pairs::beside>(sums, [&](const char* stage, int group) {
-          pool_stage<Tile::staged_pixels>(stage, out_, place.channel, place.flat + 8 * group);
+          pool_stage<Tile::staged_pixels>(stage, out_, place.channel, place.pixel + 8 * group);
         });
       }
     }
-    if (out_.mask) select(sums, place);
+    if (out_.mask) store_mask(sums, place);
     if (out_.relu) rectify(sums);
     staging_.template store<Pairs::beside>(sums, [&](char* stage, int channel, int group) {
-      if constexpr (Tile::by_rows) {
+      if constexpr (Tile::halo) {
         ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x, place.y, place.image});
       } else {
-        ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.flat + 8 * group});
+        ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.pixel + 8 * group});
       }
     });
   }
@@ -63,23 +70,23 @@ class Epilogue {
 
   /// Whether a pixel is one of the output's, and its number there.
   __device__ __forceinline__ bool inside(const Place& place, int pixel) const {
-    if constexpr (!Tile::by_rows) return place.flat + pixel < out_.sums.pixels();
+    if constexpr (!Tile::halo) return place.pixel + pixel < out_.sums.pixels();
     return place.image < out_.sums.n && place.y + pixel / tile_width < out_.sums.h &&
            place.x + pixel % tile_width < out_.sums.w;
   }
   __device__ __forceinline__ int64_t number(const Place& place, int pixel) const {
-    if constexpr (!Tile::by_rows) return place.flat + pixel;
+    if constexpr (!Tile::halo) return place.pixel + pixel;
     return (int64_t(place.image) * out_.sums.h + place.y + pixel / tile_width) * out_.sums.w + place.x +
            pixel % tile_width;
   }
 
   /// ReLU's mask: item 2 i + e of a thread is its pixel 8 i + 2 within + e.
-  __device__ __forceinline__ void select(const float (&sums)[count], const Place& place) const {
+  __device__ __forceinline__ void store_mask(const float (&sums)[count], const Place& place) const {
     constexpr int items = 2 * groups;
     const int bytes = (out_.sums.c + 7) / 8, first_byte = (place.channel + 16 * at_.warp) / 8;
     // This lane writes the bytes of items of number at_.group in eight.
     const int pixel = at_.group / 2 * 8 + 2 * at_.within + at_.group % 2;
-    const int64_t step = int64_t(bytes) * (Tile::by_rows ? out_.sums.w : 8);  // from eight pixels to the next
+    const int64_t step = int64_t(bytes) * (Tile::halo ? out_.sums.w : 8);  // from eight pixels to the next
     uint8_t* const first = out_.mask + number(place, pixel) * bytes + first_byte;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -122,14 +129,14 @@ class Epilogue {
     float best[4 * pooled_groups] = {};
     Chosen chosen{};
     pool(sums, best, chosen);
-    if (!Tile::only_pools && out_.mask) select(chosen, place);
+    if (!Tile::only_pools && out_.mask) store_mask(chosen, place);
     if (out_.relu) rectify(best);
     staging_.template store<Pairs::below>(best, [&](char* stage, int channel, int) {
       ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x / 2, place.y / 2, place.image});
     });
   }
 
-  __device__ __forceinline__ void select(const Chosen& chosen, const Place& place) const {
+  __device__ __forceinline__ void store_mask(const Chosen& chosen, const Place& place) const {
     const int h = out_.sums.h / 2, w = out_.sums.w / 2, y = place.y / 2, x = place.x / 2 + at_.within;
     const int64_t bytes = (out_.sums.c + 7) / 8, plane_bytes = int64_t(h) * w * bytes, line = w * bytes;
     const int first_byte = (place.channel + 16 * at_.warp) / 8;
@@ -157,4 +164,4 @@ class Epilogue {
   const Staging<U, Tile::staged_pixels / 8> staging_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

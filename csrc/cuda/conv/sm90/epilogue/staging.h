@@ -1,7 +1,18 @@
-// The way of a warpgroup's outputs to memory: to a stage in shared memory as [pixel][up to 128 bytes of channels],
-// swizzled, and from there by TMA, which leaves out what lies beyond the tensor, while the next tile is computed.
-// Everybody waits for the thread that stores, before the stage is written again, and it for them, before it stores.
-// float32's 64 channels go in two parts, and so do the pixels of a tile for which the stage is too small.
+// How a warpgroup's outputs reach memory. They go to a stage in shared memory, [pixel][up to 128 bytes of channels],
+// swizzled (operand.h). From there TMA stores them while the next tile is computed; it leaves out what lies beyond the
+// tensor. Before the stage is written again all threads wait for the one that stores; before it stores, it waits for
+// all of them. The 64 channels of float32 take two passes, and so do the pixels of a tile that the stage cannot hold.
+//
+// 16-bit values leave the registers by stmatrix.x4.trans: four 8 x 8 matrices, whose memory rows are pixels and whose
+// columns are eight channels (one chunk of 16 bytes). Of warp w, for the groups of pixels i and i + 1:
+//
+//   lanes     hold the addresses of the rows of          which are made of each lane's
+//   0 - 7     pixels 8 i + 0..7,   channels 16 w + 0..7   values[4 i], values[4 i + 1]
+//   8 - 15    pixels 8 i + 0..7,   channels 16 w + 8..15  values[4 i + 2], values[4 i + 3]
+//   16 - 23   pixels 8 i + 8..15,  channels 16 w + 0..7   values[4 i + 4], values[4 i + 5]
+//   24 - 31   pixels 8 i + 8..15,  channels 16 w + 8..15  values[4 i + 6], values[4 i + 7]
+//
+// e4m3 goes by stmatrix.x2.trans, where an element of 16 bits is two neighbouring channels of a pixel.
 #pragma once
 
 #include <cstring>
@@ -14,10 +25,21 @@
 #include "cuda/ptx/tma.h"
 #include "cuda/vectors.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
-/// Where a thread's values lie: with a warp's number in its warpgroup, values[4 i + 2 h + e] is channel 16 warp +
-/// channel_of_row(group, h), pixel 8 i + 2 within + e.
+/// The accumulator of wgmma m64nN, channels x pixels. Warp w of the warpgroup has the channels 16 w + r; of the pixels
+/// 8 i + p, r and p belong to lane 4 group + within as follows:
+///
+///             p = 0   1   2   3   4   5   6   7
+///   r = 0         0   0   1   1   2   2   3   3     values[4 i + e]:      group = r,      p = 2 within + e
+///   r = 1         4   4   5   5   6   6   7   7
+///       ...
+///   r = 7        28  28  29  29  30  30  31  31
+///   r = 8         0   0   1   1   2   2   3   3     values[4 i + 2 + e]:  group = r - 8,  p = 2 within + e
+///       ...
+///   r = 15       28  28  29  29  30  30  31  31
+///
+/// So values[4 i + 2 h + e] is channel 16 w + channel_of_row(group, h), pixel 8 i + 2 within + e.
 struct Lane {
   int warp, lane, group, within;
 
@@ -28,8 +50,8 @@ struct Lane {
         within(lane % 4) {}
 };
 
-/// How a group's eight pixels lie among the four threads that have them: thread `within` has pixels 2 within + e, or,
-/// where they are two rows of four, within + 4 e.
+/// Which of a group's eight pixels thread `within` holds: 2 within + e (beside), or, where the eight are two rows of
+/// four pooled ones, within + 4 e (below).
 enum class Pairs { beside, below };
 
 template <class T, int StagedGroups>
@@ -39,7 +61,7 @@ class Staging {
 
   __device__ __forceinline__ Staging(char* stage, int consumer) : stage_(stage), consumer_(consumer) {}
 
-  /// The groups of pixels from First on; send(stage, channel, First) starts their way on, in one thread.
+  /// Stores the groups of pixels from First on. One thread calls send(stage, channel, First), which issues the store.
   template <Pairs Way, int First = 0, int Count, class Send>
   __device__ __forceinline__ void store(const float (&values)[Count], Send send) const {
     constexpr int groups = Count / 4, end = First + StagedGroups < groups ? First + StagedGroups : groups;
@@ -58,7 +80,7 @@ class Staging {
     if constexpr (end < groups) store<Way, end>(values, send);
   }
 
-  /// The same, to be read by all: read(stage, First).
+  /// Fills the stage likewise, for all threads to read it: read(stage, First).
   template <Pairs Way, int First = 0, int Count, class Read>
   __device__ __forceinline__ void visit(const float (&values)[Count], Read read) const {
     constexpr int groups = Count / 4, end = First + StagedGroups < groups ? First + StagedGroups : groups;
@@ -69,7 +91,7 @@ class Staging {
     if constexpr (end < groups) visit<Way, end>(values, read);
   }
 
-  /// Nobody leaves while TMA reads its shared memory.
+  /// Waits for TMA to have read the stage: shared memory is gone when the block ends.
   __device__ __forceinline__ void finish() const {
     if (stores()) ptx::cp_async_bulk_wait_group_read<0>();
   }
@@ -85,7 +107,7 @@ class Staging {
     std::memcpy(&word, pair, sizeof(word));
     return word;
   }
-  /// Two pixels, of each of which two neighbouring channels.
+  /// Two neighbouring channels of each of two pixels.
   __device__ __forceinline__ static uint32_t pack_channels(const float* v) {
     return ptx::cvt_rn_satfinite_e4m3x2(v[2], v[0]) | uint32_t(ptx::cvt_rn_satfinite_e4m3x2(v[3], v[1])) << 16;
   }
@@ -98,7 +120,7 @@ class Staging {
   template <Pairs Way, int First, int End, int Count>
   __device__ __forceinline__ void fill(const float (&values)[Count], [[maybe_unused]] int pass) const {
     static_assert((End - First) % 2 == 0);
-    const int column = at_.lane % 8;  // of the matrix whose memory row this lane points at
+    const int column = at_.lane % 8;  // which memory row of a matrix this lane has the address of
     [[maybe_unused]] const int pixel_in_group = pixel_of<Way>(column / 2, column % 2);
     if constexpr (sizeof(T) == 1) {
       char* const to = stage_ + swizzled_half_offset(at_.lane / 8 % 2 * 8 + pixel_in_group, at_.warp);
@@ -135,4 +157,4 @@ class Staging {
   const Lane at_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

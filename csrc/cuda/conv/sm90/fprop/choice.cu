@@ -1,13 +1,15 @@
 #include <limits>
+#include <map>
+#include <mutex>
 
 #include "cuda/conv/sm90/fprop/choice.h"
 #include "cuda/conv/sm90/fprop/tuned.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
-constinit const TunedTable tuned{tuned_tiles, tuned_multiprocessors};
+constinit const TunedTable tuned{tuned_tiles, tuned_num_sms};
 
-const char* tuned_tile(const TunedTable& table, const Shape& s) {
+const TunedTile* tuned_tile(const TunedTable& table, const Shape& s) {
   constexpr double furthest = 2;
   const TunedTile* nearest = nullptr;
   double least = std::numeric_limits<double>::infinity();
@@ -20,20 +22,33 @@ const char* tuned_tile(const TunedTable& table, const Shape& s) {
     const double ratio = double(std::max(t.n, s.sums.n)) / std::min(t.n, s.sums.n);
     if (ratio < least || (ratio == least && t.n < nearest->n)) least = ratio, nearest = &t;
   }
-  return nearest && (least <= furthest || s.sums.n > greatest_n) ? nearest->tile : nullptr;
+  return nearest && (least <= furthest || s.sums.n > greatest_n) ? nearest : nullptr;
 }
 
-std::string choose_tile(const Shape& shape, const std::string& wanted, int multiprocessors, const TunedTable& table) {
-  const char* const measured = table.multiprocessors == multiprocessors ? tuned_tile(table, shape) : nullptr;
-  std::string least, fastest, asked;
+TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table) {
+  const TunedTile* const measured = table.num_sms == num_sms ? tuned_tile(table, shape) : nullptr;
+  std::optional<TileId> least, fastest, asked;
   double clocks = std::numeric_limits<double>::infinity();
-  for_each_tile([&]<class Tile>(const std::string& name) {
+  for_each_tile([&]<class Tile>(TileId id) {
     if (!fits<Tile>(shape)) return;
-    if (name == wanted) asked = name;
-    if (measured && name == measured) fastest = name;
-    if (const double cost = estimate<Tile>(shape, multiprocessors); cost < clocks) clocks = cost, least = name;
+    if (asked_for && id == *asked_for) asked = id;
+    if (measured && id == measured->tile) fastest = id;
+    if (const double cost = estimate<Tile>(shape, num_sms); cost < clocks) clocks = cost, least = id;
   });
-  return !asked.empty() ? asked : !fastest.empty() ? fastest : least;
+  VGGFAST_CHECK(least, "no tile of the Hopper kernels fits this convolution");
+  return asked ? *asked : fastest ? *fastest : *least;
 }
 
-}  // namespace vggfast::cuda::hopper
+TileId cached_tile(const Shape& s, int num_sms) {
+  constexpr size_t most_shapes = 4096;  // a network has some tens; a program that has more begins anew
+  static std::mutex mutex;
+  static std::map<std::array<int, 10>, TileId> tiles;
+  const std::array key = {s.sums.n, s.sums.h,        s.sums.w,    s.sums.c,    s.cin,
+                          s.kernel, s.element_bytes, s.out_bytes, int(s.pool), num_sms};
+  const std::lock_guard lock(mutex);
+  if (const auto found = tiles.find(key); found != tiles.end()) return found->second;
+  if (tiles.size() == most_shapes) tiles.clear();
+  return tiles[key] = choose_tile(s, {}, num_sms);
+}
+
+}  // namespace vggfast::cuda::sm90

@@ -1,19 +1,20 @@
-// Adds up the sums of a tile that the blocks of a cluster share (Tile::split): everybody leaves all its sums in its own
-// shared memory, then reads a part of everybody's, always in the order of ranks. `full` waits for all warps of all
-// blocks to have written, `empty`, before the next tile's are written, for all to have read.
+// Adds up the sums of a tile whose input channels the blocks of a cluster divide among them (Tile::split). Each block
+// writes all its sums to its own shared memory, then reads a part of every block's, always in the order of ranks, so
+// that results are the same bits every time. `full` completes when all warps of all blocks have written; `empty`, for
+// which the next tile waits, when all have read.
 #pragma once
 
 #include "cuda/conv/sm90/core/schedule.h"
 #include "cuda/ptx/sync.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 template <class Tile>
-class Exchange {
+class ClusterReduce {
   static constexpr int groups = Tile::pixels / 8, part_groups = groups / Tile::split;
 
  public:
-  __device__ __forceinline__ Exchange(char* shared, Barriers<1>& barriers, int consumer)
+  __device__ __forceinline__ ClusterReduce(char* shared, Barriers<1>& barriers, int consumer)
       : mine_(reinterpret_cast<Quad*>(shared) + consumer * groups * warpgroup_threads +
               threadIdx.x % warpgroup_threads),
         barriers_(barriers) {}
@@ -53,7 +54,7 @@ class Exchange {
 
   Quad* const mine_;
   Barriers<1>& barriers_;
-  Cursor<1> at_;
+  PipelineState<1> at_;
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

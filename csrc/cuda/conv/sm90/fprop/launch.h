@@ -5,7 +5,7 @@
 #include "cuda/conv/sm90/fprop/kernel.h"
 #include "cuda/conv/sm90/fprop/run.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// Of an NHWC tensor, boxes of some channels, columns and rows of one image.
 template <class T>
@@ -25,7 +25,7 @@ TensorMap image_map(const T* data, const Extent& e, uint32_t channels, uint32_t 
 template <class Tile, class T, class U>
 TensorMap pixels_map(const FpropProblem<T, U>& p) {
   const Extent extent{p.n, p.h, p.w, p.cin};
-  if constexpr (Tile::by_rows) {
+  if constexpr (Tile::halo) {
     return image_map(p.x, extent, channels_of<T>, tile_width, Tile::box_rows / Tile::down);
   } else {
     const uint64_t pixel = sizeof(T) * static_cast<uint64_t>(p.cin), w = static_cast<uint64_t>(p.w),
@@ -69,7 +69,7 @@ template <class Tile, class T, class U>
 TensorMap outputs_map(const FpropProblem<T, U>& p) {
   constexpr uint32_t channels = std::min(warpgroup_channels, channels_of<U>);
   constexpr MapSwizzle swizzle = sizeof(U) == 1 ? MapSwizzle::b64 : MapSwizzle::b128;
-  if constexpr (Tile::by_rows) {
+  if constexpr (Tile::halo) {
     const int by = p.pool ? 2 : 1;
     return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, channels, tile_width / by, Tile::out_rows / by, swizzle);
   } else {
@@ -101,9 +101,9 @@ template <class Tile, class T, class U>
 void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
   const Output<T, U> y = outputs_of(p);
   const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(y.sums),
-                             .depth = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
+                             .k = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
                              .y = y};
-  const int clusters = std::min(multiprocessors() / Tile::cluster, args.schedule.groups);
+  const int clusters = std::min(num_sms() / Tile::cluster, args.schedule.groups);
   launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T, U>,
          {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
           .threads = threads,
@@ -118,11 +118,12 @@ Shape shape_of(const FpropProblem<T, U>& p) {
 }
 
 template <class T, class U>
-void run_fprop(const FpropProblem<T, U>& p, const std::string& wanted, const Context& context) {
-  const std::string chosen = choose_tile(shape_of(p), wanted, multiprocessors());
-  for_each_tile([&]<class Tile>(const char* name) {
-    if (name == chosen) launch_fprop<Tile>(p, context);
+void run_fprop(const FpropProblem<T, U>& p, std::optional<TileId> asked_for, const Context& context) {
+  const Shape shape = shape_of(p);
+  const TileId chosen = asked_for ? choose_tile(shape, asked_for, num_sms()) : cached_tile(shape, num_sms());
+  for_each_tile([&]<class Tile>(TileId id) {
+    if (id == chosen) launch_fprop<Tile>(p, context);
   });
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

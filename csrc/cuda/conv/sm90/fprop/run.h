@@ -1,13 +1,14 @@
-// Starting the Hopper fprop: the face that conv.cu sees. One source per dtype instantiates it (fprop_*.cu).
+// Starting the Hopper fprop, as sm90/conv.cu calls it. One source per dtype instantiates it (instances/).
 #pragma once
 
-#include <string>
+#include <optional>
 
 #include "cuda/conv/common/pack.h"
 #include "cuda/conv/sm90/core/operand.h"
+#include "cuda/conv/sm90/fprop/tile_id.h"
 #include "cuda/launch.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 /// A convolution, 3x3 (pad 1) or 1x1, of bf16, f16, or float read as TF32; of e4m3, or from bf16 to it. x and y begin
 /// at multiples of 16 bytes, and so does each pixel of x; cout is a multiple of 8; there is a pixel; no pool of 1x1. x:
@@ -26,9 +27,9 @@ struct FpropProblem {
   float scale = 1;  // of quantised values' sums, before the bias
 };
 
-/// By the tile named, where it can, else by the one measured or estimated to be the fastest (choice.h).
+/// By the tile that is asked for where it fits, else by the one measured or estimated to be the fastest (choice.h).
 template <class T, class U>
-void run_fprop(const FpropProblem<T, U>& problem, const std::string& tile, const Context& context);
+void run_fprop(const FpropProblem<T, U>& problem, std::optional<TileId> asked_for, const Context& context);
 
 /// Whether the weights may be read where they lie.
 template <class T>
@@ -39,4 +40,4 @@ bool lie_as_packed(const WeightView<T>& w) {
          whole(w.out_stride) && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -6,9 +6,9 @@
 
 #include "cuda/conv/sm90/fprop/choice.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
-constexpr int tuned_multiprocessors = 0;
+constexpr int tuned_num_sms = 0;
 
 // clang-format off
 constexpr std::array<TunedTile, 0> tuned_tiles{{
@@ -16,4 +16,4 @@ constexpr std::array<TunedTile, 0> tuned_tiles{{
 }};
 // clang-format on
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

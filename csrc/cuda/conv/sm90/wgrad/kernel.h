@@ -2,11 +2,12 @@
 //
 //   gw (cout x 9 cin) = gz^T (cout x pixels) * x, shifted by each tap (pixels x cin);   gb (cout) = sums of gz
 //
-// A block owns 64 couts x 64 cins x 9 taps, in registers, and a share of the steps (walk.h). Three warpgroups
-// have a column of taps each: products of 64 couts x (3 row taps * 64 cins) over 16 pixels, a row tap being 1024 bytes
-// on in the same box of x. Sums go to partial (splits x cout x 9 cin) and partial_bias (splits x cout), for reduce.cu.
-// Shared memory: 9 boxes of x (16 KB) and 5 of gz (14 KB), or 14 (10 KB) and 8 (8 KB); then barriers. A warp fetches,
-// into boxes that are `empty`: all have read them, or passed over. The others wait for `full`; one warp sums gz.
+// x and gz are NHWC. A block owns 64 couts x 64 cins x 9 taps, in registers, and a part of the steps (walk.h). Each of
+// three warpgroups has a column of taps: its products are 64 couts x (3 row taps * 64 cins) over 16 pixels, where the
+// next row tap lies 1024 bytes on in the same box of x. Sums go to partial (splits x cout x 9 cin) and partial_bias
+// (splits x cout), which reduce.cu adds up. Shared memory: 9 boxes of x (16 KB) and 5 of gz (14 KB), or 14 (10 KB) and
+// 8 (8 KB); then barriers. One warp loads boxes once they are `empty`: all readers have read them or passed over them.
+// The warpgroups wait for `full` boxes and multiply; one warp more adds up gz for the bias.
 #pragma once
 
 #include "cuda/conv/sm90/core/pipeline.h"
@@ -14,7 +15,7 @@
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/fence.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 struct WgradArgs {
   WgradWalk walk;
@@ -65,8 +66,8 @@ __device__ __forceinline__ void load_steps(const WgradArgs& a, const WgradShare&
                                            const TensorMap& x_map, char* shared, typename Tile::Rings& rings) {
   const WgradWalk& walk = a.walk;
   const int phases = static_cast<int>(walk.phases.divisor);
-  Cursor<Tile::x_stages> x;
-  Cursor<Tile::gz_stages> gz;
+  PipelineState<Tile::x_stages> x;
+  PipelineState<Tile::gz_stages> gz;
   walk.for_runs(share.begin, share.end, [&](int run, int first, int count) {
     const WgradPlace place = walk.template place<Tile>(run);
     const auto load_x = [&](int phase) {
@@ -103,7 +104,7 @@ __device__ __forceinline__ void sum_bias(const WgradArgs& a, const WgradShare& s
   };
   const int lane = static_cast<int>(threadIdx.x % 32), chunk = lane % chunks;
   float sums[channels] = {};
-  Cursor<Tile::gz_stages> gz;
+  PipelineState<Tile::gz_stages> gz;
   for (int step = share.begin; step < share.end; ++step) {
     gz.wait_full(rings.gz);
     const char* const stage = shared + Tile::gz_at + gz.stage() * Tile::gz_bytes;
@@ -143,8 +144,8 @@ __device__ __forceinline__ void multiply_steps(float (&sums)[Tile::sums], const 
     return ptx::wgmma_descriptor(stages, ptx::Swizzle::b128, group_bytes, group_bytes);
   };
   const uint64_t gz_stages = descriptor(shared + Tile::gz_at), x_stages = descriptor(shared + Tile::x_at);
-  Cursor<Tile::x_stages> x;
-  Cursor<Tile::gz_stages> gz;
+  PipelineState<Tile::x_stages> x;
+  PipelineState<Tile::gz_stages> gz;
   const auto pass_over = [&](int boxes) {  // only once they are full: before, `empty` may count for the boxes before
     for (; boxes > 0; --boxes) {
       x.wait_full(rings.x);
@@ -186,7 +187,10 @@ __device__ __forceinline__ void multiply_steps(float (&sums)[Tile::sums], const 
   ptx::wgmma_hold(sums);
 }
 
-/// Writes a warpgroup's sums to its part of `partial`.
+/// Writes a warpgroup's sums to its part of `partial`. Of the accumulator (64 x 192, as in epilogue/staging.h), warp w
+/// and lane 4 group + within hold, for i = 0 .. 23, half = 0, 1 and e = 0, 1:
+///
+///   sums[4 i + 2 half + e]:   cout 16 w + group + 8 half,   row tap i / 8,   cin i % 8 * 8 + 2 within + e
 template <class Tile>
 __device__ __forceinline__ void store_sums(const float (&sums)[Tile::sums], const WgradArgs& a, const WgradShare& share,
                                            int column) {
@@ -238,4 +242,4 @@ __global__ void __launch_bounds__(Tile::threads, 1)
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -1,12 +1,8 @@
-#include "cuda/conv/heuristics.h"
 #include "cuda/conv/sm90/wgrad/kernel.h"
 #include "cuda/conv/sm90/wgrad/run.h"
-#include "vggfast/cuda.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 namespace {
-
-int64_t tiles(int64_t extent, int64_t tile) { return (extent + tile - 1) / tile; }
 
 /// Boxes of 64 channels of the pixels that a step reads, and of `halo` rows more.
 template <class T>
@@ -36,28 +32,21 @@ void launch_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, cons
          context, map_of<T>(gz, plan, 0), map_of<T>(x, plan, row_taps - 1), args);
 }
 
-bool aligned(const Tensor& t) { return t.size(1) % 8 == 0 && reinterpret_cast<uintptr_t>(t.data) % chunk_bytes == 0; }
-
 }  // namespace
-
-bool takes_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel) {
-  return is_hopper() && !is_portable_tile(conv_tile()) && kernel == 3 && size_of(x.dtype) == 2 && x.numel() > 0 &&
-         aligned(x) && gy.size(1) % 8 == 0 && (masked.mask || aligned(gy));
-}
 
 void run_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, float* partial, float* partial_bias,
                const Context& context) {
   const int64_t teeth = x.size(3) / plan.phases;
   const WgradArgs args{.walk = {.phases = Divider(plan.phases),
-                                .across = Divider(tiles(teeth, plan.abreast)),
-                                .down = Divider(tiles(x.size(2), plan.rows)),
+                                .across = Divider(ceil_div(teeth, plan.abreast)),
+                                .down = Divider(ceil_div(x.size(2), plan.rows)),
                                 .steps = static_cast<int>(plan.steps),
                                 .abreast = plan.abreast,
                                 .images = plan.images},
                        .cout = static_cast<int>(gz.size(1)),
                        .cin = static_cast<int>(x.size(1)),
-                       .cout_tiles = static_cast<int>(tiles(gz.size(1), wgrad_channels)),
-                       .cin_tiles = static_cast<int>(tiles(x.size(1), wgrad_channels)),
+                       .cout_tiles = static_cast<int>(ceil_div(gz.size(1), wgrad_channels)),
+                       .cin_tiles = static_cast<int>(ceil_div(x.size(1), wgrad_channels)),
                        .splits = plan.splits,
                        .partial = partial,
                        .partial_bias = partial_bias};
@@ -67,4 +56,4 @@ void run_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, float* 
   x.dtype == DType::bf16 ? launch_rows.operator()<bf16>() : launch_rows.operator()<f16>();
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

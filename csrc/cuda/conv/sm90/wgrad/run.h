@@ -1,13 +1,9 @@
-// The Hopper wgrad (kernel.h) from the host: what it takes, how it shares out the work, and its launch.
+// The Hopper wgrad (kernel.h) from the host: how it shares out the work, and its launch.
 #pragma once
 
 #include "vggfast/conv.h"
 
-namespace vggfast::cuda::hopper {
-
-/// Whether the current device and these tensors are for it: 3x3, 16-bit types, channels in eights, x aligned; gy too,
-/// unless a mask leads to it, which is undone beforehand.
-bool takes_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel);
+namespace vggfast::cuda::sm90 {
 
 /// How steps walk over the pixels (walk.h), and how many blocks share those of a tile of gw.
 struct WgradPlan {
@@ -23,4 +19,4 @@ WgradPlan plan_wgrad(const Tensor& x, int64_t cout);
 void run_wgrad(const Tensor& x, const Tensor& gz, const WgradPlan& plan, float* partial, float* partial_bias,
                const Context& context);
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -1,15 +1,21 @@
 // The order in which the Hopper wgrad sums over pixels, and what a step of it takes of shared memory.
 //
-// A row of an image is cut into `phases` combs: the pixels tooth * phases + phase, of one phase each. A step takes some
-// rows of 8 pixels, `abreast` teeth of one phase from each of 8 / abreast images. One column to the right is the next
-// phase: the box of x that a step multiplies by its right taps is the next step's middle, and then the left. So a run
-// of all phases fetches x (phases + 2) / phases times rather than thrice, and every tap starts a group of the swizzle.
+// Column x of an image is phase x % phases and tooth x / phases, as in a comb. For phases = 4 and w = 12:
+//
+//   column   0  1  2  3  4  5  6  7  8  9 10 11
+//   phase    0  1  2  3  0  1  2  3  0  1  2  3
+//   tooth    0  0  0  0  1  1  1  1  2  2  2  2
+//
+// A step takes some rows of 8 pixels of one phase: `abreast` teeth of each of 8 / abreast images. One column to the
+// right is the next phase. So the box of x that a step multiplies by its right taps serves the next step's middle taps,
+// and the left taps of the one after. A run over all phases loads x (phases + 2) / phases times instead of three times,
+// and the pixels of every tap start at a group of the swizzle.
 #pragma once
 
 #include "cuda/conv/sm90/core/operand.h"
 #include "cuda/divider.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 constexpr int wgrad_channels = 64;  // of cout and of cin: a block's
 constexpr int row_taps = 3, column_taps = 3;
@@ -51,4 +57,4 @@ struct WgradWalk {
   }
 };
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

@@ -1,13 +1,13 @@
-// 2 x 2 max-pool of what a flat tile's stage holds, [pixel][64 channels] of 16 bits, swizzled: whole pairs of image
-// rows, so that every window is there. A thread takes eight channels of a window: four reads and a store of 16 bytes,
-// and a byte of each plane of the mask. Maxima are of rounded values, as in torch, whose pool follows the
-// rounding.
+// 2 x 2 max-pool of what the output stage of an im2col tile holds: [pixel][64 channels] of 16 bits, swizzled. The stage
+// has whole pairs of image rows, so every window is complete. A thread takes eight channels of a window: four reads and
+// one store of 16 bytes, and a byte of each plane of the mask. The maxima are of rounded values, as in torch, where the
+// pool follows the rounding.
 #pragma once
 
 #include "cuda/conv/sm90/epilogue/output.h"
 #include "cuda/vectors.h"
 
-namespace vggfast::cuda::hopper {
+namespace vggfast::cuda::sm90 {
 
 template <class U>
 struct PooledChannels {
@@ -23,10 +23,10 @@ struct PooledChannels {
       const auto value = [&](int part) { return widen(parts[part].values.at[i]); };
       unsigned chosen;
       const float most = first_maximum({value(0), value(1), value(2), value(3)}, chosen);
-      passes |= unsigned(hopper::passes(most)) << i;
+      passes |= unsigned(sm90::passes(most)) << i;
       column |= (chosen & 1) << i;
       below |= (chosen >> 1) << i;
-      best.at[i] = narrow<U>(relu && !hopper::passes(most) ? 0.0f : most);
+      best.at[i] = narrow<U>(relu && !sm90::passes(most) ? 0.0f : most);
     }
   }
 
@@ -64,4 +64,4 @@ __device__ __forceinline__ void pool_stage(const char* stage, const Output<T, U>
   }
 }
 
-}  // namespace vggfast::cuda::hopper
+}  // namespace vggfast::cuda::sm90

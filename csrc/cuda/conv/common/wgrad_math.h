@@ -37,7 +37,7 @@ __device__ __forceinline__ float sum_of_register(uint32_t reg) {
   if constexpr (sizeof(Element) == 4) {
     return ptx::as_float(reg);
   } else {
-    return widened(Element{static_cast<uint16_t>(reg)}) + widened(Element{static_cast<uint16_t>(reg >> 16)});
+    return widen(Element{static_cast<uint16_t>(reg)}) + widen(Element{static_cast<uint16_t>(reg >> 16)});
   }
 }
 

@@ -1,0 +1,240 @@
+"""Whoever reads a network computes what ``model.eval()`` does, or names the layer that it does not know."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import vggfast
+from tests.graph.networks import ALL, CASES, network
+from tests.support.comparisons import relative_error
+from vggfast.features import Extractor
+from vggfast.weights import load_model, save_model
+from vggfast.weights.formats import onnx_writer
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+X = 64  # pixels along an axis: the head fits in one place
+
+
+def by_engine(model, x, tmp_path):
+    yield vggfast.Engine(model)(x), model.eval()(x)
+
+
+def by_evaluator(model, x, tmp_path):
+    scores = vggfast.evaluate.Evaluator(model).dense(x, None, flip=False)
+    yield scores, model.eval()(x).softmax(1)
+
+
+def by_extractor(model, x, tmp_path):
+    maps = Extractor(model, ("pool5", "penultimate"), (X,), preprocessing=vggfast.Preprocessing.caffe()).maps(x)
+    yield maps["pool5"], model.eval().features(x)
+    read = []
+    last = [module for module in model.classifier.modules() if isinstance(module, nn.Linear)][-1]
+    with last.register_forward_pre_hook(lambda module, args: read.append(args[0])):
+        model(x)
+    yield maps["penultimate"].mean((2, 3)), read[0]
+
+
+def by_conv_head(model, x, tmp_path):
+    other = model.to_conv_head()
+    yield other.eval()(x), model.eval()(x)
+    ours, theirs = ({p.data_ptr() for p in each.parameters()} for each in (model, other))
+    assert ours == theirs
+
+
+def by_saving(model, x, tmp_path):
+    save_model(model, tmp_path / "m.safetensors")
+    yield load_model(tmp_path / "m.safetensors")[0](x), model.eval()(x)
+
+
+def by_onnx(model, x, tmp_path):
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    onnx_writer.write(model, tmp_path / "m.onnx", {})
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    yield torch.from_numpy(session.run(None, {"images": x.numpy()})[0]), model.eval()(x)
+
+
+READERS = {
+    "Engine": by_engine,
+    "Evaluator": by_evaluator,
+    "Extractor": by_extractor,
+    "to_conv_head": by_conv_head,
+    "save_model": by_saving,
+    "onnx": by_onnx,
+}
+assert READERS.keys() == ALL
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", CASES)
+def test_right_or_named(name, reader, tmp_path):
+    case = CASES[name]
+    model = network(**case.arguments)
+    case.change(model)
+    x = torch.rand(2, 3, X, X)
+    with torch.no_grad():
+        if reader in case.right:
+            for got, expected in READERS[reader](model, x, tmp_path):
+                assert relative_error(got, expected) < 1e-4
+            return
+        error, text = (ValueError if reader == "save_model" else TypeError), case.text
+        if reader == "save_model" and case.right != ALL - {"save_model"}:
+            text = re.escape(text.split()[0])
+        with pytest.raises(error, match=text) as caught:
+            list(READERS[reader](model, x, tmp_path))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_hooks_on_all_modules(reader, tmp_path):
+    with (
+        torch.no_grad(),
+        nn.modules.module.register_module_forward_hook(lambda module, args, y: y * 2),
+        pytest.raises((TypeError, ValueError), match="there is a hook on all modules"),
+    ):
+        list(READERS[reader](network(), torch.rand(1, 3, X, X), tmp_path))
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_code_put_into_a_class(reader, tmp_path, monkeypatch):
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x.clamp(0, 1))
+    with torch.no_grad(), pytest.raises((TypeError, ValueError), match="the forward of that class was replaced"):
+        list(READERS[reader](network(), torch.rand(1, 3, X, X), tmp_path))
+
+
+def test_backward_hooks_matter_where_gradients_are_computed():
+    model, x = network(), torch.rand(1, 3, X, X)
+    model.classifier[3].register_full_backward_hook(lambda module, gx, gy: None)
+    with torch.no_grad():
+        assert relative_error(vggfast.Engine(model)(x), model(x)) < 1e-5
+    with pytest.raises(TypeError, match=r"classifier\.3 is Linear, with a backward hook"):
+        model.to_conv_head()
+
+
+def test_a_trunk_needs_no_known_head():
+    model = network()
+    model.classifier.append(nn.Softmax(1))
+    x = torch.rand(1, 3, X, X)
+    extractor = Extractor(model, ("relu5_1",), (X,), preprocessing=vggfast.Preprocessing.caffe())
+    assert relative_error(extractor.maps(x)["relu5_1"], model.features[:18](x)) < 1e-5
+
+
+def test_a_compiled_network_is_the_network():
+    model, x = network(), torch.rand(1, 3, X, X)
+    compiled = torch.compile(model)
+    assert relative_error(vggfast.Engine(compiled)(x), model(x)) < 1e-5
+    compiled.register_forward_hook(lambda module, args, y: y + 1)
+    with pytest.raises(TypeError, match="model is OptimizedModule, with a forward hook"):
+        vggfast.Engine(compiled)
+
+
+def test_the_training_mode_of_parametrisations_stays():
+    model = network()
+    layer = nn.utils.parametrizations.spectral_norm(model.features[0])
+    model.train()
+    before = [buffer.clone() for buffer in layer.buffers()]
+    vggfast.Engine(model)
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
+
+
+# ---- torchvision's ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(torchvision):
+    torch.manual_seed(0)
+    vgg = torchvision.models.vgg
+    model = vgg.VGG(vgg.make_layers([8, "M", 16, "M", 32, "M", 64, "M", 64, "M"]), num_classes=5)
+    model.avgpool, model.classifier = (
+        nn.AdaptiveAvgPool2d(2),
+        nn.Sequential(nn.Linear(256, 16), nn.ReLU(), nn.Linear(16, 5)),
+    )
+    return model.eval()
+
+
+def test_torchvisions_own(theirs, tmp_path):
+    x = torch.rand(2, 3, X, X)
+    with torch.no_grad():
+        for reader in (by_engine, by_evaluator, by_extractor):
+            for got, expected in reader(theirs, x, tmp_path):
+                assert relative_error(got, expected) < 1e-5
+
+
+@pytest.mark.parametrize("change", ["subclass", "instance", "class"])
+def test_torchvisions_forward(theirs, change, monkeypatch):
+    kind = type(theirs)
+    if change == "subclass":
+        theirs.__class__ = type("Mine", (kind,), {"forward": lambda self, x: kind.forward(self, x) * 2})
+    elif change == "instance":
+        theirs.forward = lambda x: kind.forward(theirs, x) * 2
+    else:
+        monkeypatch.setattr(kind, "forward", lambda self, x: self.features(x))
+    with pytest.raises(TypeError, match=r"model (is|must be) .*"):
+        vggfast.Engine(theirs)
+    with pytest.raises(TypeError, match=r"model (is|must be) .*"):
+        vggfast.evaluate.Evaluator(theirs)
+
+
+# ---- the parts of the reader -----------------------------------------------------------------------------------------
+
+
+def test_nodes_have_paths_modules_and_layers():
+    model = network(batch_norm=True)
+    found = vggfast.graph.whole(model)
+    for node in (*found.trunk, *found.head.nodes):
+        assert model.get_submodule(node.path) is node.module
+    names = [name for name, _ in vggfast.graph.trunk_names(found.trunk)]
+    assert names[:4] == ["conv1_1", "bn1_1", "relu1_1", "pool1"]
+    assert names[-4:] == ["conv5_2", "bn5_2", "relu5_2", "pool5"]
+    assert [name for name, _ in vggfast.graph.fc_names(found.head.nodes)] == ["fc1", "fc2", "fc3"]
+    seen = vggfast.graph.geometry(found.trunk)
+    assert (seen.in_channels, seen.out_channels, seen.stride) == (3, 64, 32)
+    assert seen.reach == 1 + 2 + 2 * 4 + 2 * 8 + 2 * 16
+    fused = [node.path for node in vggfast.graph.fold(found.trunk)]
+    assert len(fused) == len(found.trunk) - 8
+
+
+def test_what_is_no_sequential_of_layers():
+    for model in (nn.Linear(3, 4), nn.ModuleList(), "vgg16", type("Net", (nn.Module,), {})()):
+        with pytest.raises(TypeError, match="model must be a VGG of vggfast or torchvision"):
+            vggfast.graph.whole(model)
+    model = network()
+    model.features = nn.Conv2d(3, 8, 3)
+    with pytest.raises(TypeError, match=r"features must be an nn\.Sequential, got Conv2d"):
+        vggfast.graph.whole(model)
+
+
+@pytest.mark.parametrize("kind", [torch.nn.Parameter(torch.zeros(4, 3, 3, 3).to_sparse()), "subclass"])
+def test_weights_that_are_no_plain_tensors(kind):
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    if kind == "subclass":
+        kind = nn.Parameter(conv.weight.detach().as_subclass(type("Scaled", (torch.Tensor,), {})))
+    conv.weight = kind
+    with pytest.raises(TypeError, match=r"model\.0 is Conv2d.*: weight must be a strided tensor, got "):
+        vggfast.graph.whole(nn.Sequential(conv))
+
+
+# ---- what runs as one op ---------------------------------------------------------------------------------------------
+
+
+def test_a_part_of_a_convolution_of_its_own_is_not_fused():
+    class Doubled(vggfast.nn.Conv3x3):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(x, 2 * weight, bias)
+
+    layer, x = Doubled(3, 4), torch.rand(1, 3, 8, 8)
+    expected = nn.functional.conv2d(x, 2 * layer.weight, layer.bias, padding=1).relu()
+    assert relative_error(vggfast.nn.FusedSequential(layer, nn.ReLU())(x), expected) < 1e-5
+
+
+def test_code_put_into_a_class_is_run(monkeypatch):
+    model, x = vggfast.nn.FusedSequential(vggfast.nn.Conv3x3(3, 4), nn.ReLU()), torch.rand(1, 3, 8, 8)
+    expected = model[0](x).clamp(0, 0.1)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x.clamp(0, 0.1))
+    assert np.allclose(model(x).detach(), expected.detach(), atol=1e-6)
