@@ -124,13 +124,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = made.parse_args(arguments)
     try:
-        wanted = cases(options)
+        requested = cases(options)
     except ValueError as error:
         made.error(str(error))
     groups: dict[tuple[str, int], list[tuple[Case, dict[str, Any]]]] = {}
     converted: set[str] = set()
-    with ProgressBar("cases", len(wanted)) as live:
-        for number, case in enumerate(wanted):
+    with ProgressBar("cases", len(requested)) as live:
+        for number, case in enumerate(requested):
             live.to(number, f"{case.use}, batch {case.spec.batch}: {case.engine.name}")
             weights_file(case.spec, options.cache)
             if case.engine.package not in ("torch", "vggfast") and case.engine.module not in converted:

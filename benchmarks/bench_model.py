@@ -87,10 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = command.parse(made, arguments, OUT)
     try:
-        wanted = cases(options)
+        requested = cases(options)
     except ValueError as error:
         made.error(str(error))
-    command.run(wanted, options, reference_file, "VGG inference on the CPU, fp32 and bf16: ms an image, less is better")
+    command.run(
+        requested, options, reference_file, "VGG inference on the CPU, fp32 and bf16: ms an image, less is better"
+    )
 
 
 if __name__ == "__main__":

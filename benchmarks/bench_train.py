@@ -32,15 +32,15 @@ def parser() -> argparse.ArgumentParser:
 
 def cases(options: argparse.Namespace) -> list[command.Case]:
     """The races that the options ask for."""
-    wanted = CASES
+    requested = CASES
     if options.batches or options.network or options.size:
-        wanted = [(options.network or "D", options.size or 224, batch) for batch in options.batches or [8]]
+        requested = [(options.network or "D", options.size or 224, batch) for batch in options.batches or [8]]
     elif options.quick:
-        wanted = CASES[1:]
+        requested = CASES[1:]
     engines = chosen(TRAINING, options.engines or TRAINING)
     rounds = options.rounds or (3 if options.quick else 7)
     found = []
-    for network, size, batch in wanted:
+    for network, size, batch in requested:
         for threads in options.threads or ([2] if options.quick else [2, 1]):
             spec = Spec(network, "whole", size, batch, threads)
             name = report.title(spec, options.isa, "training step")
@@ -62,10 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = command.parse(made, arguments, OUT)
     try:
-        wanted = cases(options)
+        requested = cases(options)
     except ValueError as error:
         made.error(str(error))
-    command.run(wanted, options, reference, "VGG training step on the CPU, fp32: ms an image, less is better")
+    command.run(requested, options, reference, "VGG training step on the CPU, fp32: ms an image, less is better")
 
 
 if __name__ == "__main__":

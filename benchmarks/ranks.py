@@ -71,9 +71,9 @@ def launch(ranks: int, steps: int, accumulate: int = 1) -> list[dict[str, dict[s
         return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(ranks)]
 
 
-def difference(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, float]:
+def difference(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
     """Relative L2 over all tensors, the largest relative L2 of one tensor, and the largest absolute difference."""
-    pairs = [(got[name].double(), wanted[name].double()) for name in wanted]
+    pairs = [(got[name].double(), expected[name].double()) for name in expected]
     whole = sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs)
     each = [((a - b).norm() / b.norm().clamp_min(1e-30)).item() for a, b in pairs]
     return {

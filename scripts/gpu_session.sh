@@ -312,7 +312,7 @@ plan() {
 }
 
 main() {
-  local dry=no commit="" wanted="$STAGES" stage
+  local dry=no commit="" requested="$STAGES" stage
   ARCHS=90a
   while [ $# -gt 0 ]; do
     case "$1" in
@@ -321,7 +321,7 @@ main() {
       --stages | --archs | --commit)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case "$1" in
-          --stages) wanted="$2" ;;
+          --stages) requested="$2" ;;
           --archs) ARCHS="$2" ;;
           --commit) commit="$2" ;;
         esac
@@ -335,14 +335,14 @@ main() {
   [ $# -eq 2 ] || fail "arguments must be OUT and SECONDS, got $# of them (--help says more)"
   OUT="$1" LIMIT="$2"
   [[ "$LIMIT" =~ ^[1-9][0-9]*$ ]] && [ "$LIMIT" -ge 60 ] || fail "SECONDS must be a whole number of at least 60, got '$2'"
-  for stage in $wanted; do
+  for stage in $requested; do
     [[ " $STAGES " == *" $stage "* ]] || fail "--stages must be among $STAGES, got '$stage'"
   done
   CHOSEN=""
   for stage in $STAGES; do
-    [[ " $wanted " == *" $stage "* ]] && CHOSEN="$CHOSEN $stage"
+    [[ " $requested " == *" $stage "* ]] && CHOSEN="$CHOSEN $stage"
   done
-  [ -n "$CHOSEN" ] || fail "--stages must be at least one of $STAGES, got '$wanted'"
+  [ -n "$CHOSEN" ] || fail "--stages must be at least one of $STAGES, got '$requested'"
   plan
   [ "$dry" = no ] || exit 0
   session "$commit"

@@ -78,16 +78,16 @@ def _forward(parameters: Any, x: Any, key: Any, plan: tuple[Layer, ...], dtype: 
     return x
 
 
-def _loss(parameters: Any, x: Any, wanted: Any, key: Any, plan: tuple[Layer, ...], dtype: str, few: int) -> Any:
+def _loss(parameters: Any, x: Any, expected: Any, key: Any, plan: tuple[Layer, ...], dtype: str, few: int) -> Any:
     scores = jax.nn.log_softmax(_forward(parameters, x, key, plan, dtype)[:few])
-    return -jnp.take_along_axis(scores, wanted[:few, None], axis=1).mean()
+    return -jnp.take_along_axis(scores, expected[:few, None], axis=1).mean()
 
 
 def _step(
-    parameters: Any, momentum: Any, x: Any, wanted: Any, key: Any, plan: tuple[Layer, ...], dtype: str
+    parameters: Any, momentum: Any, x: Any, expected: Any, key: Any, plan: tuple[Layer, ...], dtype: str
 ) -> tuple[Any, Any, Any]:
     key, own = jax.random.split(key)
-    gradient = jax.grad(_loss)(parameters, x, wanted, own, plan, dtype, x.shape[0])
+    gradient = jax.grad(_loss)(parameters, x, expected, own, plan, dtype, x.shape[0])
     momentum = jax.tree.map(lambda m, g, p: MOMENTUM * m + g + DECAY * p, momentum, gradient, parameters)
     return jax.tree.map(lambda p, m: p - RATE * m, parameters, momentum), momentum, key
 
@@ -119,17 +119,17 @@ def build(spec: Spec, cache: Path, training: bool = False) -> Runner:
 
 
 def _trainer(spec: Spec, plan: tuple[Layer, ...], parameters: Any, prepare: Any, clock: Any) -> Runner:
-    wanted = jnp.asarray(labels(Spec(**{**spec.as_dict(), "batch": max(spec.batch, CHECKED_IMAGES)})))
+    expected = jnp.asarray(labels(Spec(**{**spec.as_dict(), "batch": max(spec.batch, CHECKED_IMAGES)})))
     step = jax.jit(partial(_step, plan=plan, dtype=spec.dtype), donate_argnums=(0, 1))
     state: list[Any] = [parameters, jax.tree.map(jnp.zeros_like, parameters), jax.random.key(0)]
 
     def run(x: Any) -> Any:
-        state[:] = step(*state[:2], x, wanted[: spec.batch], state[2])
+        state[:] = step(*state[:2], x, expected[: spec.batch], state[2])
         jax.block_until_ready(state)
 
     def check() -> np.ndarray:
         gradient = jax.jit(jax.grad(partial(_loss, key=None, plan=plan, dtype=spec.dtype, few=CHECKED_IMAGES)))
-        found = gradient(state[0], prepare(images(spec)), wanted)
+        found = gradient(state[0], prepare(images(spec)), expected)
         names = [f"{layer.name}.{what}" for layer in plan if layer.kind == "conv" for what in ("weight", "bias")]
         return np.concatenate([_as_torch_has_it(found[name]) for name in names])
 

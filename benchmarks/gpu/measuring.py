@@ -33,10 +33,10 @@ def checked(
 ) -> tuple[dict[str, float], dict[str, str]]:
     """({name: error}, {name: why it is not timed}): wrong answers and failures do not stop the others."""
     errors, reasons = {}, {}
-    for wanted in dict.fromkeys(candidate.exact for candidate in candidates.values()):
-        reference = exact(wanted)
+    for expected in dict.fromkeys(candidate.exact for candidate in candidates.values()):
+        reference = exact(expected)
         for name, candidate in candidates.items():
-            if candidate.exact != wanted:
+            if candidate.exact != expected:
                 continue
             try:
                 errors[name] = relative_error(candidate.once(), reference)

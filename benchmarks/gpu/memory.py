@@ -123,13 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = races.parse(made, arguments, "memory")
     try:
-        wanted = cases(options)
+        requested = cases(options)
     except ValueError as error:
         made.error(str(error))
     require_gpu(made)
     groups: dict[tuple[str, int], list[tuple[Case, dict[str, Any]]]] = {}
-    with ProgressBar("cases", len(wanted)) as live:
-        for number, case in enumerate(wanted):
+    with ProgressBar("cases", len(requested)) as live:
+        for number, case in enumerate(requested):
             live.to(number, f"{case.use}, batch {case.spec.batch}: {case.engine.name}")
             weights_file(case.spec, options.cache)
             groups.setdefault((case.use, case.spec.batch), []).append((case, measure(case, options.cache)))

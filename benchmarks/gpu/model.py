@@ -54,8 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = races.parse(made, arguments, "model")
     try:
-        wanted = cases(options)
+        requested = cases(options)
     except ValueError as error:
         made.error(str(error))
     require_gpu(made)
-    races.run(wanted, options, reference, f"VGG inference on CUDA, {options.dtype}: ms an image, less is better")
+    races.run(requested, options, reference, f"VGG inference on CUDA, {options.dtype}: ms an image, less is better")

@@ -33,11 +33,11 @@ def _array(tensors: list[Tensor]) -> np.ndarray:
     return np.concatenate([t.detach().double().cpu().contiguous().reshape(-1).numpy() for t in tensors])
 
 
-def _training_gradient(model: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, wanted: Tensor) -> np.ndarray:
+def _training_gradient(model: nn.Module, call: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor) -> np.ndarray:
     """Of the loss over the first images with respect to the convolutions, dropout off."""
     model.zero_grad()
     model.eval()
-    F.cross_entropy(call(x)[:CHECKED_IMAGES], wanted[:CHECKED_IMAGES]).backward()
+    F.cross_entropy(call(x)[:CHECKED_IMAGES], expected[:CHECKED_IMAGES]).backward()
     found = _array([p.grad for p in _convolutions(model) if p.grad is not None])
     model.zero_grad()
     return found
@@ -87,18 +87,18 @@ def build(
     optimiser = torch.optim.SGD(
         model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, fused=choice.DEVICE != "cpu"
     )
-    wanted = torch.from_numpy(labels(Spec(**{**spec.as_dict(), "batch": max(spec.batch, CHECKED_IMAGES)})))
-    wanted = wanted.to(choice.DEVICE)
+    expected = torch.from_numpy(labels(Spec(**{**spec.as_dict(), "batch": max(spec.batch, CHECKED_IMAGES)})))
+    expected = expected.to(choice.DEVICE)
 
     def step(x: Tensor) -> Tensor:
-        loss = F.cross_entropy(call(x), wanted[: spec.batch])
+        loss = F.cross_entropy(call(x), expected[: spec.batch])
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()
         return loss.detach()
 
     def check() -> np.ndarray:
-        found = _training_gradient(model, call, x, wanted)
+        found = _training_gradient(model, call, x, expected)
         model.train()
         return found
 

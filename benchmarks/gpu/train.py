@@ -44,9 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     made = parser()
     options = races.parse(made, arguments, "train")
     try:
-        wanted = cases(options)
+        requested = cases(options)
     except ValueError as error:
         made.error(str(error))
     require_gpu(made)
-    races.run(wanted, options, steps.reference_file,
+    races.run(requested, options, steps.reference_file,
               f"VGG steps on CUDA, {options.dtype}: ms an image, less is better")  # fmt: skip

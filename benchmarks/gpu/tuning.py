@@ -71,11 +71,11 @@ def strays(found: Mapping[str, convs.Candidate], default: str, wrong: Mapping[st
     """
     if default in wrong:
         return {}
-    wanted = found[default].once().double()
-    allowed = 2 * ROUNDING[dtype] * (wanted.abs() + wanted.square().mean().sqrt())
+    expected = found[default].once().double()
+    allowed = 2 * ROUNDING[dtype] * (expected.abs() + expected.square().mean().sqrt())
     reasons = {}
     for tile in found.keys() - wrong.keys():
-        off = ((found[tile].once().double() - wanted).abs() / allowed).max().item()
+        off = ((found[tile].once().double() - expected).abs() / allowed).max().item()
         if not off <= 1:
             reasons[tile] = f"wrong: a value is {off:.1e} times as far from {default}'s as roundings may take it"
     return reasons

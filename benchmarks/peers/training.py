@@ -63,10 +63,10 @@ def build(spec: Spec, cache: Path, ours: bool = False, layout: str = "channels_l
     call = torch.compile(model, dynamic=False) if compiled else model
     # fused: torch's fastest SGD, for everyone.
     optimiser = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=5e-4, fused=True)
-    wanted = torch.from_numpy(labels(spec))
+    expected = torch.from_numpy(labels(spec))
 
     def step(x: Tensor) -> Tensor:
-        loss = F.cross_entropy(call(x), wanted)
+        loss = F.cross_entropy(call(x), expected)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

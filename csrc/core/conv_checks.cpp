@@ -21,8 +21,9 @@ void check_gradient(const Tensor& gy, const Masked& masked, int64_t h, int64_t w
   if (masked.mask) check_mask(*masked.mask, masked.epilogue, gy);
 }
 
-void check_workspace(Workspace workspace, size_t wanted) {
-  VGGFAST_CHECK(workspace.bytes >= wanted, "workspace must have at least ", wanted, " bytes, got ", workspace.bytes);
+void check_workspace(Workspace workspace, size_t expected) {
+  VGGFAST_CHECK(workspace.bytes >= expected, "workspace must have at least ", expected, " bytes, got ",
+                workspace.bytes);
 }
 
 void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,

@@ -9,7 +9,7 @@ namespace vggfast {
 void check_kernel(const Tensor& weight, int64_t channels, int channel_axis, const char* input);
 /// Throws unless gy has the extents of an h x w map, or of what the mask's epilogue makes of such a map.
 void check_gradient(const Tensor& gy, const Masked& masked, int64_t h, int64_t w);
-void check_workspace(Workspace workspace, size_t wanted);
+void check_workspace(Workspace workspace, size_t expected);
 
 void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                  const Tensor* mask);

@@ -12,10 +12,10 @@ std::string describe(const std::vector<int64_t>& shape) {
 
 void check_nhwc(const Tensor& t, const char* name) {
   VGGFAST_CHECK(t.dim() == 4, name, " must have 4 axes (N, C, H, W), got shape ", describe(t.shape));
-  const int64_t wanted[4] = {t.size(1) * t.size(2) * t.size(3), 1, t.size(1) * t.size(3), t.size(1)};
+  const int64_t expected[4] = {t.size(1) * t.size(2) * t.size(3), 1, t.size(1) * t.size(3), t.size(1)};
   for (int axis = 0; axis < 4; ++axis) {
     VGGFAST_CHECK(t.size(axis) >= 0, name, " must have extents of at least 0, got shape ", describe(t.shape));
-    VGGFAST_CHECK(t.size(axis) <= 1 || t.numel() == 0 || t.stride(axis) == wanted[axis], name,
+    VGGFAST_CHECK(t.size(axis) <= 1 || t.numel() == 0 || t.stride(axis) == expected[axis], name,
                   " must be dense NHWC (channels_last), got strides ", describe(t.strides), " for shape ",
                   describe(t.shape));
   }

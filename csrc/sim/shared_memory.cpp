@@ -62,7 +62,7 @@ void SharedMemory::read(const void* address, size_t bytes, const void* site) {
       fault(site, "reads byte ", i * granule,
             " of shared memory, where an asynchronous copy has yet to land; issued at ", where(cell.site));
     }
-    if (const uint8_t wanted = bytes_of(i, offset, bytes); (cell.initialised & wanted) != wanted) {
+    if (const uint8_t expected = bytes_of(i, offset, bytes); (cell.initialised & expected) != expected) {
       fault(site, "reads byte ", i * granule, " of shared memory, which nobody has written");
     }
     if (!me.after(cell.written)) {
@@ -144,9 +144,9 @@ void SharedMemory::landed(const void* address, size_t bytes, Moment by) {
 }
 
 void SharedMemory::report_reading(size_t i, const void* site) const {
-  const uint32_t wanted = static_cast<uint32_t>(i * granule / chunk);
+  const uint32_t expected = static_cast<uint32_t>(i * granule / chunk);
   for (const auto& reading : readings_) {
-    if (std::find(reading->chunks.begin(), reading->chunks.end(), wanted) == reading->chunks.end()) continue;
+    if (std::find(reading->chunks.begin(), reading->chunks.end(), expected) == reading->chunks.end()) continue;
     fault(site, "overwrites byte ", i * granule, " of shared memory, which ", reading->what, " in flight of ",
           name_of(*reading->by), " still reads; issued at ", where(reading->site));
   }

@@ -138,14 +138,14 @@ inline void check_epilogue(const Way& way, const Tensor& x, const Tensor& weight
   const Problem& p = way.p;
   const Held bias = put_vector(way.dtype, p.bias);
   const Outputs first = run_fprop(way, x, weight, with_bias ? &bias.view : nullptr, e, keep, 1);
-  const Chosen wanted = select(p.z[with_bias], e, false);
+  const Chosen expected = select(p.z[with_bias], e, false);
   const Array size = select(p.size_z[with_bias], {.relu = false, .pool = e.pool}, false).y;
   std::ostringstream text;
   text << way.name << " fprop " << layout << " bias " << with_bias << " relu " << e.relu << " pool " << e.pool
        << " mask " << keep;
   const std::string name = text.str();
-  CHECK_NEAR(first.y, wanted.y, way.roundings, size, name);
-  if (keep && p.c.rounding == Rounding::none) check_mask_bits(*first.mask, e, wanted, name);
+  CHECK_NEAR(first.y, expected.y, way.roundings, size, name);
+  if (keep && p.c.rounding == Rounding::none) check_mask_bits(*first.mask, e, expected, name);
   // Real numbers may round to another order of nearly equal sums: what was selected is then nearly the maximum.
   if (keep && p.c.rounding != Rounding::none) {
     const Array taken = gather(p.z[with_bias], *first.mask, e);

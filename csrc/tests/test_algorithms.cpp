@@ -75,16 +75,16 @@ Held to_float(const Held& held) {
 }
 
 /// Compares sums of `terms` products of small integers.
-void check_sums(const Held& got, const Array& wanted, int64_t terms, const ConvProblem& p,
+void check_sums(const Held& got, const Array& expected, int64_t terms, const ConvProblem& p,
                 const ConvAlgorithm& algorithm, const char* what) {
   const Held values = to_float(got);
   const double usual = 4 * std::sqrt(static_cast<double>(terms));  // the deviation of such a sum
-  Array allowed = wanted;                                          // in roundings
+  Array allowed = expected;                                        // in roundings
   for (double& v : allowed.values) {
     const double stored = p.dtype == DType::bf16 ? std::fabs(v) / 256 / epsilon(DType::f32) : 0;
     v = algorithm.roundings * usual + stored;
   }
-  CHECK_NEAR(values.view, wanted, 1, allowed, what, " of ", describe(p, algorithm));
+  CHECK_NEAR(values.view, expected, 1, allowed, what, " of ", describe(p, algorithm));
 }
 
 View view_of(const Held& weight) {
@@ -108,8 +108,8 @@ void check_fprop(const Problem& problem, const ConvProblem& p, const ConvAlgorit
   const DType weights = p.dtype == DType::f64 ? DType::f64 : DType::f32;
   const Held x = put_activation(p.dtype, problem.x), weight = put(weights, problem.weight, {0, 1, 2, 3});
   const Held bias = put_vector(weights, problem.bias);
-  const Chosen wanted = select(problem.z[1], p.epilogue, false);
-  const Held y = make_nhwc(p.dtype, p.in.n, p.cout, wanted.y.h, wanted.y.w);
+  const Chosen expected = select(problem.z[1], p.epilogue, false);
+  const Held y = make_nhwc(p.dtype, p.in.n, p.cout, expected.y.h, expected.y.w);
   const ConvPlan plan = cpu::plan_with(algorithm, p);
   const std::unique_ptr<Buffer> packed = p.packed ? pack(p, algorithm, weight, bias) : nullptr;
   CHECK_EQUAL(plan.packed_bytes, packed ? packed->bytes() : 0, describe(p, algorithm));
@@ -119,13 +119,13 @@ void check_fprop(const Problem& problem, const ConvProblem& p, const ConvAlgorit
             .weight = p.packed ? View{} : view_of(weight),
             .bias = p.packed ? nullptr : bias.view.data,
             .out = {.y = y.view.data,
-                    .h = wanted.y.h,
-                    .w = wanted.y.w,
+                    .h = expected.y.h,
+                    .w = expected.y.w,
                     .c = p.cout,
                     .relu = p.epilogue.relu,
                     .pool = p.epilogue.pool},
             .workspace = workspace.memory.data()});
-  check_sums(y, wanted.y, p.kernel * p.kernel * p.in.c, p, algorithm, "y");
+  check_sums(y, expected.y, p.kernel * p.kernel * p.in.c, p, algorithm, "y");
 }
 
 /// gy as an algorithm reads it, and what is held for that.

@@ -89,9 +89,9 @@ void check(const std::vector<Case>& cases, int64_t rows, int64_t columns, Random
       bool near = true;
       for (int64_t i = 0; i < first.view.numel(); ++i) {
         const int64_t c = i % 3, t = i / 3 % columns, s = i / 3 / columns % rows, at = i / 3 / columns / rows;
-        const double wanted = reference(pictures[static_cast<size_t>(at)], cases[static_cast<size_t>(at)], s, t, c,
-                                        columns, shifts.view.as<float>()[3 * at + c]);
-        near = near && std::fabs(value_of(first, i) - wanted) <= rounding * (1 + std::fabs(wanted));
+        const double expected = reference(pictures[static_cast<size_t>(at)], cases[static_cast<size_t>(at)], s, t, c,
+                                          columns, shifts.view.as<float>()[3 * at + c]);
+        near = near && std::fabs(value_of(first, i) - expected) <= rounding * (1 + std::fabs(expected));
       }
       CHECK(near, isa, " ", name_of(dtype), " crops of ", rows, " x ", columns);
       for (int threads : {2, 3}) {

@@ -119,12 +119,12 @@ Outputs run(Engine& engine, const Tensor& x, const std::vector<int64_t>& layers,
 
 void check_outputs(const Outputs& got, const std::vector<Array>& expected, double bound, const std::string& name) {
   for (const auto& [layer, held] : got) {
-    const Array& exact = expected.at(static_cast<size_t>(layer));
-    Array size = exact;
+    const Array& want = expected.at(static_cast<size_t>(layer));
+    Array size = want;
     double most = 0;
-    for (double v : exact.values) most = std::max(most, std::fabs(v));
+    for (double v : want.values) most = std::max(most, std::fabs(v));
     for (double& v : size.values) v = most;
-    CHECK_NEAR(held, exact, bound / epsilon(DType::f32), size, name, ", layer ", layer);
+    CHECK_NEAR(held, want, bound / epsilon(DType::f32), size, name, ", layer ", layer);
   }
 }
 

@@ -88,11 +88,11 @@ void check_special(double special) {
   const Array ones = x;
   x.at(0, 4, 0, 0) = special;
   const LrnParams p{.size = 4, .alpha = 2, .beta = 0.75, .k = 1};
-  const Array wanted = lrn(x, p);
+  const Array expected = lrn(x, p);
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held = put(dtype, x), y = make_nhwc(dtype, 1, 9, 1, 1);
     lrn_fprop(held, p, y, {1});
-    CHECK_NEAR(y, wanted, roundings, ones, setting, " lrn with ", special);
+    CHECK_NEAR(y, expected, roundings, ones, setting, " lrn with ", special);
   });
 }
 

@@ -12,8 +12,8 @@ namespace {
 
 using Counts = std::vector<std::atomic<int>>;
 
-bool all_are(const Counts& counts, int wanted) {
-  return std::all_of(counts.begin(), counts.end(), [&](const std::atomic<int>& count) { return count == wanted; });
+bool all_are(const Counts& counts, int expected) {
+  return std::all_of(counts.begin(), counts.end(), [&](const std::atomic<int>& count) { return count == expected; });
 }
 
 void check_for(int64_t tasks, int threads) {

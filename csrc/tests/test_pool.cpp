@@ -31,14 +31,14 @@ std::vector<Shape> shapes() {
 void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
   const Epilogue e{.relu = false, .pool = true};
   const Array x = random.array(Fill::integers, s.n, s.c, s.h, s.w);
-  const Chosen wanted = select(x, e, ceil_mode);
-  const int64_t oh = wanted.y.h, ow = wanted.y.w;
+  const Chosen expected = select(x, e, ceil_mode);
+  const int64_t oh = expected.y.h, ow = expected.y.w;
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held = put(dtype, x), first = make_nhwc(dtype, s.n, s.c, oh, ow);
     const Held first_bits = make_mask(e, s.n, s.c, oh, ow);
     max_pool2x2(held, first, &first_bits.view, {1});
-    CHECK_SAME(first, wanted.y, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
-    check_mask_bits(first_bits, e, wanted, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
+    CHECK_SAME(first, expected.y, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
+    check_mask_bits(first_bits, e, expected, setting, " max_pool ", s.name(), " ceil ", ceil_mode);
     for (int threads : {1, 2, 3}) {
       for (bool keep : {false, true}) {
         const Held y = make_nhwc(dtype, s.n, s.c, oh, ow), bits = make_mask(e, s.n, s.c, oh, ow);
@@ -121,8 +121,8 @@ const Window windows[] = {{{4, 4, 4, 4}, 4, 0},
 void check_windows(int64_t channels) {
   const auto count = static_cast<int64_t>(std::size(windows));
   Array x(1, channels, 2, 2 * count), single(1, 1, 2, 2 * count), ones(channels, 1, 1, 1);
-  Chosen wanted[2]{{Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)},
-                   {Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)}};
+  Chosen expected[2]{{Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)},
+                     {Array(1, channels, 1, count), Array(1, channels, 1, count), Array(1, channels, 1, count)}};
   for (int64_t c = 0; c < channels; ++c) {
     ones.at(c, 0, 0, 0) = 1;
     for (int64_t i = 0; i < count; ++i) {
@@ -131,9 +131,9 @@ void check_windows(int64_t channels) {
         x.at(0, c, k / 2, 2 * i + k % 2) = single.at(0, 0, k / 2, 2 * i + k % 2) = window.values[k];
       for (bool relu : {false, true}) {
         const bool cut = relu && window.max <= 0;
-        wanted[relu].y.at(0, c, 0, i) = cut ? 0 : window.max;
-        wanted[relu].window.at(0, c, 0, i) = window.number;
-        wanted[relu].from.at(0, c, 0, i) = cut ? -1 : window.number;
+        expected[relu].y.at(0, c, 0, i) = cut ? 0 : window.max;
+        expected[relu].window.at(0, c, 0, i) = window.number;
+        expected[relu].from.at(0, c, 0, i) = cut ? -1 : window.number;
       }
     }
   }
@@ -147,15 +147,15 @@ void check_windows(int64_t channels) {
         const Held y = make_nhwc(dtype, 1, channels, 1, count), bits = make_mask(e, 1, channels, 1, count);
         const HeldWorkspace workspace(conv_fprop_workspace(image, weight, e, {1}));
         conv_fprop(image, weight, nullptr, e, y, &bits.view, workspace, {1});
-        CHECK_SAME(y, wanted[relu].y, name, ", channels ", channels);
-        check_mask_bits(bits, e, wanted[relu], name, ", channels ", channels);
+        CHECK_SAME(y, expected[relu].y, name, ", channels ", channels);
+        check_mask_bits(bits, e, expected[relu], name, ", channels ", channels);
       }
     }
     const Held held = put(dtype, x), y = make_nhwc(dtype, 1, channels, 1, count);
     const Held bits = make_mask({.relu = false, .pool = true}, 1, channels, 1, count);
     max_pool2x2(held, y, &bits.view, {1});
-    CHECK_SAME(y, wanted[0].y, setting, " windows by max_pool, channels ", channels);
-    check_mask_bits(bits, {.relu = false, .pool = true}, wanted[0], setting, " windows by max_pool");
+    CHECK_SAME(y, expected[0].y, setting, " windows by max_pool, channels ", channels);
+    check_mask_bits(bits, {.relu = false, .pool = true}, expected[0], setting, " windows by max_pool");
   });
 }
 
@@ -182,16 +182,16 @@ void check_sum_pool(const Shape& s, Random& random) {
 
 /// 2^24 and four ones: a float sum would stay at 2^24.
 void check_sums_are_double() {
-  Array x(1, 70, 1, 5), wanted(1, 70, 1, 1);
+  Array x(1, 70, 1, 5), expected(1, 70, 1, 1);
   for (int64_t c = 0; c < x.c; ++c) {
     for (int64_t i = 0; i < 5; ++i) x.at(0, c, 0, i) = i == 0 ? 0x1p24 : 1;
-    wanted.at(0, c, 0, 0) = 0x1p24 + 4;
+    expected.at(0, c, 0, 0) = 0x1p24 + 4;
   }
-  x.at(0, 69, 0, 3) = wanted.at(0, 69, 0, 0) = nan;
+  x.at(0, 69, 0, 3) = expected.at(0, 69, 0, 0) = nan;
   for_each_setting([&](DType dtype, const std::string& setting) {
     const Held held = put(dtype, x), y = make(dtype, {1, 70}, {0, 1});
     sum_pool(held, false, y, {1});
-    CHECK_SAME(y, wanted, setting, " sum_pool of 2^24 and ones");
+    CHECK_SAME(y, expected, setting, " sum_pool of 2^24 and ones");
   });
 }
 

@@ -95,16 +95,16 @@ void check_special(double special) {
     const HeldWorkspace wgrad(conv_wgrad_workspace(x, gy, {}, 3, {1}));
     conv_dgrad(gy, {}, weight, gx, dgrad, {1});
     conv_wgrad(x, gy, {}, gw, nullptr, wgrad, {1});
-    const auto check = [&](const Tensor& got, Array wanted, double terms, const char* name) {
+    const auto check = [&](const Tensor& got, Array expected, double terms, const char* name) {
       CHECK(!std::isfinite(read(got, 0)), setting, " ", name, " with ", special);
-      Array size(wanted.n, wanted.c, wanted.h, wanted.w);
+      Array size(expected.n, expected.c, expected.h, expected.w);
       for_each_element(got, [&](int64_t at, size_t i) {
         const int64_t y = static_cast<int64_t>(i) / c.w % c.h, column = static_cast<int64_t>(i) % c.w;
-        const bool near = i < wanted.values.size() / 2 && y < 6 && column < 6;  // of the first image
+        const bool near = i < expected.values.size() / 2 && y < 6 && column < 6;  // of the first image
         size.values[i] = std::sqrt(terms) / 3;
-        if (near) wanted.values[i] = read(got, at);
+        if (near) expected.values[i] = read(got, at);
       });
-      CHECK_NEAR(got, wanted, algorithm.roundings, size, setting, " ", name, " with ", special);
+      CHECK_NEAR(got, expected, algorithm.roundings, size, setting, " ", name, " with ", special);
     };
     const Outputs out = run_fprop(way, x, weight, nullptr, {}, false, 1);
     check(out.y, p.z[0], 9 * c.cin, "fprop");

@@ -140,7 +140,7 @@ def test_block_1_in_one_step():
 
     assert runs(layers, 4) == [(0, 4)]
     assert runs(layers, 30) == [(0, 4), (5, 6)]
-    assert runs(layers, 3) == [(0, 1), (2, 3)]  # the pool is not wanted
+    assert runs(layers, 3) == [(0, 1), (2, 3)]  # the pool is not requested
     assert runs(layers, 1, 30) == [(0, 1), (2, 4)]  # a tap within
     assert runs(layers, 3, 30) == [(0, 1), (2, 3)]
     assert runs(trunk("D", ceil_mode=True), 30) == [(0, 1), (2, 3)]

@@ -27,8 +27,8 @@ def test_deeper_nets_start_from_a(tmp_path):
     assert list(theirs)[-3:] == ["fc1", "fc2", "fc3"]
     taken = {"conv1_1", "conv2_1", "conv3_1", "conv3_2", "fc1", "fc2", "fc3"}
     for name, layer in ours.items():
-        wanted = theirs[name] if name in taken else named_layers(before)[name]
-        assert torch.equal(layer.weight, wanted.weight), name
+        source = theirs[name] if name in taken else named_layers(before)[name]
+        assert torch.equal(layer.weight, source.weight), name
 
 
 def test_a_start_that_does_not_fit(tmp_path):
@@ -43,8 +43,8 @@ def test_a_second_scale_starts_from_the_whole_net(photos, tmp_path):
     build_trainer(_config(photos, steps=2), tmp_path / "first").run()
     start = tmp_path / "first" / "model.safetensors"
     trainer = build_trainer(_config(photos, init_from=str(start), init_layers="all"), tmp_path / "second")
-    wanted = load_model(start)[0].state_dict()
-    assert all(torch.equal(value, wanted[name]) for name, value in trainer.model.state_dict().items())
+    donor = load_model(start)[0].state_dict()
+    assert all(torch.equal(value, donor[name]) for name, value in trainer.model.state_dict().items())
 
 
 def _published(tmp_path, preprocessing=None, **arguments):

@@ -133,11 +133,11 @@ class Extractor:
     def maps(self, x: Tensor) -> dict[str, Tensor]:
         """Of each tap (N, channels, h, w), float32, of prepared images (N, 3, H, W)."""
         last = self._engine.taps[-1]
-        wanted = [last if tap == PENULTIMATE else tap for tap in self.taps]
-        found: Any = self._engine.features(x, wanted)
+        requested = [last if tap == PENULTIMATE else tap for tap in self.taps]
+        found: Any = self._engine.features(x, requested)
         return {
             tap: found[name] if tap == name else self._penultimate(found[last])
-            for tap, name in zip(self.taps, wanted, strict=True)
+            for tap, name in zip(self.taps, requested, strict=True)
         }
 
     def _penultimate(self, x: Tensor) -> Tensor:

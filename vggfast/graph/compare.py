@@ -23,9 +23,9 @@ def differences(model: nn.Module, expected: nn.Module) -> Iterator[str]:
             yield from _differ(path, found, theirs[path])
 
 
-def _differ(path: str, found: nn.Module, wanted: nn.Module) -> Iterator[str]:
-    if not isinstance(found, _torchs(wanted)):
-        yield f"{path} must be {type(wanted).__name__}, got {type(found).__name__}"
+def _differ(path: str, found: nn.Module, twin: nn.Module) -> Iterator[str]:
+    if not isinstance(found, _torchs(twin)):
+        yield f"{path} must be {type(twin).__name__}, got {type(found).__name__}"
         return
     try:
         check(path or "model", found)
@@ -33,7 +33,7 @@ def _differ(path: str, found: nn.Module, wanted: nn.Module) -> Iterator[str]:
         yield str(error)
     if not path:
         return  # the model itself has no settings but its arguments
-    for name, value in vars(wanted).items():
+    for name, value in vars(twin).items():
         mine = vars(found).get(name)
         if name[0] != "_" and name not in _OF_NO_ACCOUNT and _plain(mine) != _plain(value):
             yield f"{name} of {path} must be {value!r}, got {mine!r}"

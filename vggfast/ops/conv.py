@@ -108,9 +108,9 @@ def _check_gradient(gy, mask, h, w) -> None:
     """`gy` is the gradient of an output of extents h x w, or of what the epilogue of `mask` made of it."""
     lib.check_activation(gy, "gy")
     pool = mask is not None and check_mask(gy, "gy", mask, tuple(gy.shape[2:]))[1]
-    wanted = (h // 2, w // 2) if pool else (h, w)
-    if tuple(gy.shape[2:]) != wanted:
-        raise ValueError(f"gy must have H, W of {wanted}, got shape {tuple(gy.shape)}")
+    expected = (h // 2, w // 2) if pool else (h, w)
+    if tuple(gy.shape[2:]) != expected:
+        raise ValueError(f"gy must have H, W of {expected}, got shape {tuple(gy.shape)}")
 
 
 def _contiguous(mask):

@@ -28,10 +28,10 @@ def _check_images(images: Tensor) -> None:
 def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtype, *per_image: int) -> None:
     if t is None:
         return
-    wanted = (images.shape[0], *per_image)
-    if t.dtype != dtype or tuple(t.shape) != wanted or t.device != images.device:
+    expected = (images.shape[0], *per_image)
+    if t.dtype != dtype or tuple(t.shape) != expected or t.device != images.device:
         raise ValueError(
-            f"{name} must be {dtype} of shape {wanted} on {images.device}, "
+            f"{name} must be {dtype} of shape {expected} on {images.device}, "
             f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
         )
 

@@ -108,10 +108,10 @@ mean_posteriors_op = lib.register(
 
 
 def _dgrad_output(gscores, maps, views) -> Tensor:
-    wanted = _mean_posteriors_output(maps, views).shape
+    expected = _mean_posteriors_output(maps, views).shape
     lib.check_same(gscores, "gscores", maps, "maps")
-    if gscores.shape != wanted:
-        raise ValueError(f"gscores must have shape {tuple(wanted)}, got {tuple(gscores.shape)}")
+    if gscores.shape != expected:
+        raise ValueError(f"gscores must have shape {tuple(expected)}, got {tuple(gscores.shape)}")
     return lib.empty_nhwc(maps, maps.shape)
 
 

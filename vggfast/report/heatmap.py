@@ -44,10 +44,10 @@ def heat_map(photo: Image.Image, values: np.ndarray, window: int, stride: int = 
         ValueError: the map is not one of such a photo, or a value out of its range; the text names it.
     """
     values = np.asarray(values, np.float32)
-    wanted = tuple((extent - window) // stride + 1 for extent in photo.size[::-1])
-    if values.shape != wanted or min(wanted) < 1:
+    expected = tuple((extent - window) // stride + 1 for extent in photo.size[::-1])
+    if values.shape != expected or min(expected) < 1:
         raise ValueError(
-            f"values must have shape {wanted}, as a map of a photo of {photo.height} x {photo.width} pixels, window "
+            f"values must have shape {expected}, as a map of a photo of {photo.height} x {photo.width} pixels, window "
             f"{window} and stride {stride}, got {values.shape}"
         )
     if not (values.min() >= 0 and values.max() <= 1):

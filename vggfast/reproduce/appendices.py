@@ -150,10 +150,10 @@ def _extract(
 ) -> FeatureFile:  # fmt: skip
     file = WeightFile(source.path)
     model, metadata = model_of(file)
-    wanted = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
-    extractor = Extractor(model.to(context.device), [source.tap], wanted)
+    requested = tuple(scales) or tuple(metadata.get("scales", ())) or paper_scales(model.arguments["pool_size"])
+    extractor = Extractor(model.to(context.device), [source.tap], requested)
     digest = file.sha256
-    path = folder / f"{source.path.stem}-{'-'.join(map(str, wanted))}-{digest[:8]}.npz"
+    path = folder / f"{source.path.stem}-{'-'.join(map(str, requested))}-{digest[:8]}.npz"
     of = {"model_sha256": digest, "data": data, "split": "all", "sets": [each.digest() for each in sets]}
     if path.exists():
         found = load_features(path)

@@ -71,10 +71,10 @@ class Bench:
         """The paper's for a network of the paper's size; else its own file's, or the paper's as much smaller."""
         network = self._networks[name]
         assert isinstance(network, Network)
-        pool_size, wanted = network.arguments["pool_size"], paper.test_scales(name.rpartition("-")[2], protocol)
+        pool_size, requested = network.arguments["pool_size"], paper.test_scales(name.rpartition("-")[2], protocol)
         if pool_size != PAPER_POOL_SIZE and "scales" in network.metadata:
             return network.scales(protocol)
-        return paper_scales(pool_size, wanted)
+        return paper_scales(pool_size, requested)
 
     def posteriors(self, name: str, protocol: str) -> Tensor:
         """(N, classes) of a network that is there; on ranks but the first, nothing is in it."""

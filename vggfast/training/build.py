@@ -91,9 +91,9 @@ def start_from(model: VGG, path: Path, layers: str, preprocessing: str = "measur
             for net in (model, donor)
         )  # fmt: skip
     for name, value in target.items():
-        wanted, found = (tuple(t.shape) if t is not None else None for t in (value, source.get(name)))
-        if wanted != found:
-            raise ValueError(f"init_from is {path}, whose {name} must have shape {wanted}, got {found}")
+        expected, found = (tuple(t.shape) if t is not None else None for t in (value, source.get(name)))
+        if expected != found:
+            raise ValueError(f"init_from is {path}, whose {name} must have shape {expected}, got {found}")
     with torch.no_grad():
         for name, value in target.items():
             value.copy_(source[name])

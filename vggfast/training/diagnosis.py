@@ -255,11 +255,11 @@ def _earlier(path: Path, config: TrainConfig, steps: int) -> dict[str, Any]:
         found = {"steps": result["steps"], **result["config"]}
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is not a file that --diagnose-init wrote: {error!r}") from error
-    wanted = {"steps": steps, **metadata}
-    if different := [name for name in wanted if found.get(name) != wanted[name]]:
+    expected = {"steps": steps, **metadata}
+    if different := [name for name in expected if found.get(name) != expected[name]]:
         raise FileExistsError(
             f"{path} is of other runs ("
-            + ", ".join(f"{name} is {found.get(name)!r} there and {wanted[name]!r} here" for name in different)
+            + ", ".join(f"{name} is {found.get(name)!r} there and {expected[name]!r} here" for name in different)
             + "): choose another folder"
         )
     return result

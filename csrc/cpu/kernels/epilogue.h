@@ -8,7 +8,7 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-/// The bits of channels [c, c + lanes) of one pixel's plane of `bytes` bytes. c is a multiple of `lanes`.
+/// The bits of channels [c, c + lanes) in one pixel's `bytes` bytes of a plane. c is a multiple of `lanes`.
 template <class T>
 typename Vec<T>::Mask load_bits(const uint8_t* plane, int64_t bytes, int64_t c) {
   uint32_t bits = plane[c / 8];
@@ -16,7 +16,8 @@ typename Vec<T>::Mask load_bits(const uint8_t* plane, int64_t bytes, int64_t c) 
   return Vec<T>::from_bits((bits >> (c % 8)) & ((1u << Vec<T>::lanes) - 1));
 }
 
-/// Writes them. Bytes shared by several vectors are begun by the vector that holds their first bit.
+/// Writes these bits. Where several vectors share a byte, the one with its first bit comes first and overwrites the
+/// byte; the others add their bits.
 template <class T>
 void store_bits(uint8_t* plane, int64_t bytes, int64_t c, typename Vec<T>::Mask mask) {
   uint32_t bits = Vec<T>::bits(mask) << (c % 8);

@@ -21,8 +21,8 @@ struct GemmShape {
   int64_t c_vector;                  // of c: elements from one block of columns to the next
 };
 
-// Rows of b that are fetched ahead of their use: a few into L1, and as many as a whole call reads into L2. The
-// hardware's own prefetch comes late. Of four other distances, none made a difference.
+// How many rows ahead of use b is prefetched: a few into L1, and as many as a whole call reads into L2. The hardware's
+// own prefetcher comes too late. Of four other distances none made a difference.
 constexpr int64_t rows_to_l1 = 16, rows_to_l2 = 128;
 
 template <class T, class U, int Rows, int Vecs, int RowStep, int KStep, bool Accumulate>

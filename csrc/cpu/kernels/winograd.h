@@ -6,10 +6,10 @@
 //                                          side so that a task reads them in one stream; an odd last block is alone
 //   M [point][cout block][tile][lanes]     their products, point by point
 //
-// V is scratch of one thread for its range of tiles, or of all threads, each of which computes some output channels
-// (cpu/algorithms/winograd.cpp); M is scratch of one thread. They are meant for L2 when channels are few and for L3
-// when they are many; U streams once per range. Planes of V and M are an odd number of cache lines long, so that a
-// tile's n * n stores fall into different cache sets.
+// V is the scratch of one thread for its range of tiles, or is shared by threads that each compute some of the output
+// channels (cpu/algorithms/winograd.cpp); M is the scratch of one thread. Both are meant to stay in L2 where channels
+// are few, and in L3 where they are many; U is read once per range. Planes of V and M are an odd number of vectors
+// long, so that a tile's n * n stores fall into different cache sets.
 #pragma once
 
 #include "cpu/kernels/epilogue.h"

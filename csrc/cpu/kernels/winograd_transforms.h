@@ -3,18 +3,17 @@
 //   y = At [(G g) * (Bt d)]   fprop: n = m + 2 inputs d, 3 weights g, m outputs y
 //   dg = Gt [(Bt d) * (A dy)]  wgrad: the same algorithm, differentiated with respect to g
 //
-// The n points are 0, +-p for each p of `points`, and infinity, in this order; row j of each matrix belongs to point j.
-// Rows of +p and -p differ by the sign of their odd terms, so each pair has two sums in common. Coefficients are made
-// at compile time from the points. F(4, 3) with the points 3/4 and 3/2 has half the rounding error that it has with the
-// usual 1 and 2:
+// The n points are 0, +-p for each p of `points`, and infinity, in this order. Row j of Bt, G and A belongs to point j.
+// Rows of +p and -p differ by the sign of their odd terms, so each pair shares two sums. Coefficients are computed from
+// the points at compile time. The points of m = 4 are 3/4 and 3/2, with half the rounding error of the usual 1 and 2:
 //
-//   point        Bt (6 x 6)                                  G (6 x 3)                     A (6 x 4), of At
-//      0     81/64     0   -45/16    0     1    0        64/81     0       0          1     0      0      0
-//    3/4         0 -27/16    -9/4  3/4     1    0     -128/243  -32/81   -8/27        1    3/4    9/16   27/64
-//   -3/4         0  27/16    -9/4 -3/4     1    0     -128/243   32/81   -8/27        1   -3/4    9/16  -27/64
-//    3/2         0 -27/32   -9/16  3/2     1    0       32/243   16/81    8/27        1    3/2    9/4    27/8
-//   -3/2         0  27/32   -9/16 -3/2     1    0       32/243  -16/81    8/27        1   -3/2    9/4   -27/8
-//    inf         0  81/64     0  -45/16    0    1          0       0       1          0     0      0      1
+//   F(4, 3), by point   Bt                                           G                         A
+//          0            81/64       0  -45/16       0       1       0     64/81       0       0   1     0     0      0
+//        3/4                0  -27/16    -9/4     3/4       1       0  -128/243  -32/81   -8/27   1   3/4  9/16  27/64
+//       -3/4                0   27/16    -9/4    -3/4       1       0  -128/243   32/81   -8/27   1  -3/4  9/16 -27/64
+//        3/2                0  -27/32   -9/16     3/2       1       0    32/243   16/81    8/27   1   3/2   9/4   27/8
+//       -3/2                0   27/32   -9/16    -3/2       1       0    32/243  -16/81    8/27   1  -3/2   9/4  -27/8
+//   infinity                0   81/64       0  -45/16       0       1         0       0       1   0     0     0      1
 //
 // Source: Lavin & Gray, 2016; Toom and Cook's construction.
 #pragma once

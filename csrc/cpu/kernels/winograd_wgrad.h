@@ -5,8 +5,7 @@
 //   dU [point][cout block][cin, padded][lanes] their products, summed over the chunks
 //
 // Three steps: transform a chunk of tiles, multiply it point by point into dU, and, after the last chunk, transform dU
-// back; cpu/algorithms/winograd_wgrad.cpp divides them among threads. Sums run in an order that the shape alone
-// decides.
+// back. cpu/algorithms/winograd_wgrad.cpp divides them among threads. The order of the sums depends on the shape alone.
 #pragma once
 
 #include "cpu/kernels/winograd.h"

@@ -70,8 +70,8 @@ WgradPlan choose_wgrad(int64_t channels, int64_t columns, int64_t steps) {
   if (const auto tile = sm80_tile_asked_for()) shape = *tile == TileShape::large ? TileShape::large : TileShape::small;
   const int64_t edge = shape == TileShape::large ? 128 : 64;
   const int64_t blocks = ceil_div(channels, edge) * ceil_div(columns, edge);
-  const int64_t wanted = ceil_div(waves * num_sms(), blocks);
-  return {shape, static_cast<int>(std::clamp<int64_t>(std::min(wanted, steps / least_steps), 1, most_splits))};
+  const int64_t for_waves = ceil_div(waves * num_sms(), blocks);
+  return {shape, static_cast<int>(std::clamp<int64_t>(std::min(for_waves, steps / least_steps), 1, most_splits))};
 }
 
 }  // namespace vggfast::cuda

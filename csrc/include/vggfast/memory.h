@@ -1,8 +1,8 @@
 // Memory that is quick to touch: it lies in huge pages, where the system has them, and is kept and used again.
 //
-// Pages fresh from the system cost more than most kernels that fill them (in a virtual machine, touching 4 GiB took 9.1
-// s in pages of 4 KiB and 2.3 s in pages of 2 MiB), and an allocator that returns large blocks to the system pays that
-// price on every call.
+// Fresh pages from the system often cost more than the kernel that fills them, and an allocator that returns large
+// blocks to the system pays that price on every call: in a virtual machine, touching 4 GiB took 9.1 s in pages of 4
+// KiB, and 2.3 s in pages of 2 MiB.
 #pragma once
 
 #include <cstddef>

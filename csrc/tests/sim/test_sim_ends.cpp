@@ -51,9 +51,9 @@ void check_mean_posteriors_cpu(Random& random) {
   mean_posteriors_dgrad(gscores, held, views, gmaps, {1});
   mean_posteriors_dgrad(gscores, held, views, gagain, {3});
   CHECK(scores.same_bytes(again) && gmaps.same_bytes(gagain), "mean_posteriors: threads");
-  const Array wanted = naive_scores(maps, views);
+  const Array expected = naive_scores(maps, views);
   for_each_element(scores, [&](int64_t at, size_t i) {
-    CHECK(std::fabs(read(scores, at) - wanted.values[i]) < 1e-14, "mean_posteriors on the CPU");
+    CHECK(std::fabs(read(scores, at) - expected.values[i]) < 1e-14, "mean_posteriors on the CPU");
   });
   for_each_element(gmaps, [&](int64_t at, size_t i) {
     constexpr double step = 1e-5;
@@ -82,19 +82,19 @@ void check_mean_posteriors(const Shape& s, int64_t views, bool special, Random& 
     const OnGpu maps = gpu_nhwc(dtype, values), scores(dtype, {s.n, s.c}, {0, 1}), g(dtype, {s.n, s.c}, {0, 1});
     const OnGpu gmaps = gpu_nhwc(dtype, views * s.n, s.c, s.h, s.w);
     for (size_t i = 0; i < g_values.values.size(); ++i) set(g, static_cast<int64_t>(i), g_values.values[i]);
-    const Held wanted = make(DType::f64, {s.n, s.c}, {0, 1});
+    const Held expected = make(DType::f64, {s.n, s.c}, {0, 1});
     const Held wanted_g = make_nhwc(DType::f64, views * s.n, s.c, s.h, s.w);
-    mean_posteriors(on_cpu(maps), views, wanted, one_thread);
+    mean_posteriors(on_cpu(maps), views, expected, one_thread);
     mean_posteriors_dgrad(on_cpu(g), on_cpu(maps), views, wanted_g, one_thread);
     double most = 0;
-    for (int64_t i = 0; i < wanted.view.numel(); ++i) {
-      if (read(wanted, i) > most) most = read(wanted, i);
+    for (int64_t i = 0; i < expected.view.numel(); ++i) {
+      if (read(expected, i) > most) most = read(expected, i);
     }
     in_orders(name, [&] {
       scores.poison();
       gmaps.poison();
       cuda::mean_posteriors(maps, views, scores, {});
-      check_close(scores, wanted, 16, most, name);
+      check_close(scores, expected, 16, most, name);
       cuda::mean_posteriors_dgrad(g, maps, views, gmaps, {});
       check_close(gmaps, wanted_g, 32, most / static_cast<double>(s.h * s.w), name + " dgrad");
     });
@@ -129,8 +129,8 @@ void check_prepare(const ImageCase& k, bool crop, bool flip, bool shift, Random&
     const std::string name = text("prepare_images ", describe({k.n, k.h, k.w, k.s, k.t}), " ", name_of(dtype), " crop ",
                                   crop, " flip ", flip, " shift ", shift);
     const OnGpu y = gpu_nhwc(dtype, k.n, 3, k.s, k.t);
-    const Held wanted = make_nhwc(dtype == DType::f32 ? dtype : DType::f64, k.n, 3, k.s, k.t);
-    prepare_images(cpu_images, cpu_crops, normalisation, wanted, {2});
+    const Held expected = make_nhwc(dtype == DType::f32 ? dtype : DType::f64, k.n, 3, k.s, k.t);
+    prepare_images(cpu_images, cpu_crops, normalisation, expected, {2});
     for (int64_t n = 0; n < k.n; ++n)
       for (int64_t row = 0; row < k.s; ++row)
         for (int64_t t = 0; t < k.t; ++t)
@@ -143,13 +143,14 @@ void check_prepare(const ImageCase& k, bool crop, bool flip, bool shift, Random&
             const double pixel = images.held.view.as<uint8_t>()[at * 3 + c] + (shift ? get(shifts, 3 * n + c) : 0.0);
             const double want =
                 (pixel - static_cast<double>(normalisation.mean[c])) / static_cast<double>(normalisation.std[c]);
-            const double value = read(wanted, ((n * k.s + row) * k.t + t) * 3 + c);
-            CHECK(std::fabs(value - want) <= 8 * epsilon(wanted.view.dtype), name, " on the CPU: ", value, ", ", want);
+            const double value = read(expected, ((n * k.s + row) * k.t + t) * 3 + c);
+            CHECK(std::fabs(value - want) <= 8 * epsilon(expected.view.dtype), name, " on the CPU: ", value, ", ",
+                  want);
           }
     in_orders(name, [&] {
       y.poison();
       cuda::prepare_images(images, crops, normalisation, y, {});
-      check_close(y, wanted, is_narrow(dtype) ? 4 : 0, 3, name);
+      check_close(y, expected, is_narrow(dtype) ? 4 : 0, 3, name);
     });
   }
 }

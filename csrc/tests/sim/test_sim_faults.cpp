@@ -213,9 +213,9 @@ void test_matrices() {
   CHECK_CLEAN((product, one_warp, a.data(), b.data(), c.data()));
   for (size_t i = 0; i < 16; ++i) {
     for (size_t j = 0; j < 8; ++j) {
-      float wanted = 0;
-      for (size_t k = 0; k < 16; ++k) wanted += value(i, k, 1) * value(j, k, 2);
-      CHECK_EQUAL(c[i * 8 + j], wanted, "row ", i, ", column ", j);
+      float expected = 0;
+      for (size_t k = 0; k < 16; ++k) expected += value(i, k, 1) * value(j, k, 2);
+      CHECK_EQUAL(c[i * 8 + j], expected, "row ", i, ", column ", j);
     }
   }
   std::vector<uint32_t> t(128);

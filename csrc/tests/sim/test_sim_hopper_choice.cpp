@@ -78,14 +78,14 @@ void check_an_entry_is_obeyed() {
 /// From several threads, of more shapes than the cache keeps, each asked for again and again.
 void check_the_cache() {
   constexpr int shapes = 5000;
-  std::vector<TileId> wanted;
-  for (int n = 1; n <= shapes; ++n) wanted.push_back(choose_tile(layer(n), {}, gpu));
-  CHECK(std::set(wanted.begin(), wanted.end()).size() > 1);
+  std::vector<TileId> expected;
+  for (int n = 1; n <= shapes; ++n) expected.push_back(choose_tile(layer(n), {}, gpu));
+  CHECK(std::set(expected.begin(), expected.end()).size() > 1);
   std::atomic<int> wrong = 0;
   const auto ask = [&](int first) {
     for (int i = 0; i < 2 * shapes; ++i) {
       const int n = (first + i) % shapes + 1;
-      if (cached_tile(layer(n), gpu) != wanted[n - 1]) ++wrong;
+      if (cached_tile(layer(n), gpu) != expected[n - 1]) ++wrong;
     }
   };
   std::vector<std::thread> threads;

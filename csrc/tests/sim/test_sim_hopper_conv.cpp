@@ -105,7 +105,7 @@ struct Problem {
     for (size_t i = 0; i < weights.size(); ++i) weights[i] = sim::to_bf16(value(i / channels + 3, i % channels));
   }
   /// Weights lie as [tap][cout][cin].
-  float wanted(size_t pixel, size_t cout) const {
+  float expected(size_t pixel, size_t cout) const {
     const int x = int(pixel) % size.w, y = int(pixel) / size.w % size.h;
     float sum = 0;
     for (int tap = 0; tap < taps; ++tap) {
@@ -161,7 +161,7 @@ void check_conv(Size size) {
     CHECK_CLEAN((conv<false>, launch_shape(unsigned(p.pixels() + 63) / 64), in, weights, out, size));
   }
   for (size_t i = 0; i < p.out.size(); ++i) {
-    CHECK_EQUAL(p.out[i], sim::to_bf16(p.wanted(i / channels, i % channels)), Halo ? "halo" : "im2col", ", pixel ",
+    CHECK_EQUAL(p.out[i], sim::to_bf16(p.expected(i / channels, i % channels)), Halo ? "halo" : "im2col", ", pixel ",
                 i / channels, ", cout ", i % channels);
   }
 }

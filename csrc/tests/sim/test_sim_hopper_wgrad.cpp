@@ -47,15 +47,15 @@ Array whole_numbers(int64_t n, int64_t c, int64_t h, int64_t w, Random& random) 
   return values;
 }
 
-/// Whether the splits of `partial`, added up, are `wanted`, which lies in the order of a split.
-void check_sums(const OnGpu& partial, int splits, const std::vector<double>& wanted, const std::string& name) {
+/// Whether the splits of `partial`, added up, are `expected`, which lies in the order of a split.
+void check_sums(const OnGpu& partial, int splits, const std::vector<double>& expected, const std::string& name) {
   const Tensor& t = partial;
-  const auto count = static_cast<int64_t>(wanted.size());
+  const auto count = static_cast<int64_t>(expected.size());
   for (int64_t i = 0; i < count; ++i) {
     double sum = 0;
     for (int split = 0; split < splits; ++split) sum += get(t, split * count + i);
-    if (sum != wanted[static_cast<size_t>(i)]) {
-      return CHECK_EQUAL(sum, wanted[static_cast<size_t>(i)], name, ", value ", i);
+    if (sum != expected[static_cast<size_t>(i)]) {
+      return CHECK_EQUAL(sum, expected[static_cast<size_t>(i)], name, ", value ", i);
     }
   }
   ++checks;
@@ -65,10 +65,10 @@ void check_case(const Case& c, DType dtype, bool with_bias) {
   Random random(1);
   const Array x = whole_numbers(c.n, c.cin, c.h, c.w, random), gz = whole_numbers(c.n, c.cout, c.h, c.w, random);
   const Array gw = conv_weight_gradient(x, gz, 3), gb = channel_sums(gz);
-  std::vector<double> wanted;
+  std::vector<double> expected;
   for (int64_t out = 0; out < c.cout; ++out)
     for (int64_t tap = 0; tap < 9; ++tap)
-      for (int64_t in = 0; in < c.cin; ++in) wanted.push_back(gw.at(out, in, tap / 3, tap % 3));
+      for (int64_t in = 0; in < c.cin; ++in) expected.push_back(gw.at(out, in, tap / 3, tap % 3));
   const OnGpu x_there = gpu_nhwc(dtype, x), gz_there = gpu_nhwc(dtype, gz);
   const std::string name = text(name_of_case(c), with_bias ? "" : ", without bias");
   in_orders(name, [&] {
@@ -77,7 +77,7 @@ void check_case(const Case& c, DType dtype, bool with_bias) {
     const Tensor &sums = partial, &bias_sums = bias;
     cuda::sm90::run_wgrad(x_there, gz_there, plan_of(c), sums.as<float>(), with_bias ? bias_sums.as<float>() : nullptr,
                           {});
-    check_sums(partial, c.splits, wanted, name);
+    check_sums(partial, c.splits, expected, name);
     if (with_bias) check_sums(bias, c.splits, gb.values, name + ", bias");
   });
 }

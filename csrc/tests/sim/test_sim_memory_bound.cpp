@@ -42,18 +42,18 @@ void check_max_pool(const Shape& s, bool ceil_mode, Random& random) {
     const std::string name = text("max_pool ", name_of_shape(s), " ", name_of(dtype), " ceil ", ceil_mode);
     const OnGpu x = gpu_nhwc(dtype, values), y = gpu_nhwc(dtype, s.n, s.c, oh, ow);
     const OnGpu bits(DType::u8, {s.n, 2, oh, ow, (s.c + 7) / 8}, mask_order);
-    const Held wanted = make_nhwc(DType::f64, s.n, s.c, oh, ow);
+    const Held expected = make_nhwc(DType::f64, s.n, s.c, oh, ow);
     const Held wanted_bits = make_mask({.relu = false, .pool = true}, s.n, s.c, oh, ow);
-    max_pool2x2(on_cpu(x), wanted, &wanted_bits.view, one_thread);
+    max_pool2x2(on_cpu(x), expected, &wanted_bits.view, one_thread);
     for (const Tensor* mask : {bits.pointer(), static_cast<const Tensor*>(nullptr)}) {
       in_orders(name, [&] {
         y.poison();
         bits.poison();
         cuda::max_pool2x2(x, y, mask, {});
-        check_close(y, wanted, 0, 0, name);
+        check_close(y, expected, 0, 0, name);
         bool signs = true;
         for_each_element(y, [&](int64_t at, size_t) {
-          const double value = read(wanted, at);
+          const double value = read(expected, at);
           signs = signs && (std::isnan(value) || std::signbit(get(y, at)) == std::signbit(value));
         });
         CHECK(signs, name, ": zeros' signs");
@@ -99,13 +99,13 @@ void check_sum_pool(const Shape& s, Random& random) {
     for (bool mean : {false, true}) {
       const std::string name = text("sum_pool ", name_of_shape(s), " ", name_of(dtype), " mean ", mean);
       const OnGpu x = gpu_nhwc(dtype, values), y(dtype, {s.n, s.c}, {0, 1}), first(dtype, {s.n, s.c}, {0, 1});
-      const Held wanted = make(DType::f64, {s.n, s.c}, {0, 1});
-      sum_pool(on_cpu(x), mean, wanted, one_thread);
+      const Held expected = make(DType::f64, {s.n, s.c}, {0, 1});
+      sum_pool(on_cpu(x), mean, expected, one_thread);
       const double pixels = static_cast<double>(s.h * s.w), depth = 6 + pixels / 32;
       in_orders(name, [&] {
         y.poison();
         cuda::sum_pool(x, mean, y, {});
-        check_close(y, wanted, depth, mean ? 1 : pixels, name);
+        check_close(y, expected, depth, mean ? 1 : pixels, name);
       });
       cuda::sum_pool(x, mean, first, {});
       check_equal_bytes(y, first, name + ": another run");
@@ -124,15 +124,16 @@ void check_lrn(const Shape& s, LrnParams p, Random& random) {
     const std::string name = text("lrn ", name_of_shape(s), " ", name_of(dtype), " size ", p.size, " beta ", p.beta);
     const OnGpu x = gpu_nhwc(dtype, x_values), g = gpu_nhwc(dtype, g_values);
     const OnGpu y = gpu_nhwc(dtype, s.n, s.c, s.h, s.w), gx = gpu_nhwc(dtype, s.n, s.c, s.h, s.w);
-    const Held wanted = make_nhwc(DType::f64, s.n, s.c, s.h, s.w), wanted_g = make_nhwc(DType::f64, s.n, s.c, s.h, s.w);
-    const HeldWorkspace workspace(lrn_dgrad_workspace(wanted, one_thread));
-    lrn_fprop(on_cpu(x), p, wanted, one_thread);
+    const Held expected = make_nhwc(DType::f64, s.n, s.c, s.h, s.w),
+               wanted_g = make_nhwc(DType::f64, s.n, s.c, s.h, s.w);
+    const HeldWorkspace workspace(lrn_dgrad_workspace(expected, one_thread));
+    lrn_fprop(on_cpu(x), p, expected, one_thread);
     lrn_dgrad(on_cpu(g), on_cpu(x), p, wanted_g, workspace, one_thread);
     in_orders(name, [&] {
       y.poison();
       gx.poison();
       cuda::lrn_fprop(x, p, y, {});
-      check_close(y, wanted, 6 + static_cast<double>(std::min(p.size, s.c)) / 8, 1, name);
+      check_close(y, expected, 6 + static_cast<double>(std::min(p.size, s.c)) / 8, 1, name);
       cuda::lrn_dgrad(g, x, p, gx, {}, {});
       check_close(gx, wanted_g, 12 + static_cast<double>(std::min(p.size, s.c)) / 4, 1, name + " dgrad");
     });
@@ -230,13 +231,13 @@ void check_errors() {
   const OnGpu x = gpu_nhwc(DType::f32, 2, 3, 4, 4), bytes = gpu_nhwc(DType::u8, 2, 3, 4, 4);
   const OnGpu pooled_bytes = gpu_nhwc(DType::u8, 2, 3, 2, 2), byte_sums(DType::u8, {2, 3}, {0, 1});
   const Held on_host = make_nhwc(DType::f32, 2, 3, 4, 4), host_y = make_nhwc(DType::f32, 2, 3, 2, 2);
-  const char* wanted = "x must be bfloat16, float16, float32 or float64, got uint8";
-  CHECK_ERROR(cuda::max_pool2x2(bytes, pooled_bytes, nullptr, {}), wanted);
+  const char* expected = "x must be bfloat16, float16, float32 or float64, got uint8";
+  CHECK_ERROR(cuda::max_pool2x2(bytes, pooled_bytes, nullptr, {}), expected);
   CHECK_ERROR(cuda::max_pool2x2(on_host, host_y, nullptr, {}), "x must be on cuda, got cpu");
   CHECK_ERROR(cuda::max_pool2x2(x, x, nullptr, {}), "y must have shape (2, 3, 2, 2), got (2, 3, 4, 4)");
-  CHECK_ERROR(cuda::sum_pool(bytes, false, byte_sums, {}), wanted);
+  CHECK_ERROR(cuda::sum_pool(bytes, false, byte_sums, {}), expected);
   CHECK_ERROR(cuda::lrn_fprop(x, {0, 1, 1, 1}, x, {}), "size must be at least 1, got 0");
-  CHECK_ERROR(cuda::lrn_fprop(bytes, {}, bytes, {}), wanted);
+  CHECK_ERROR(cuda::lrn_fprop(bytes, {}, bytes, {}), expected);
   Tensor wide = x;
   wide.shape = {1, 30000, 1, 1};
   wide.strides = {30000, 1, 1, 1};

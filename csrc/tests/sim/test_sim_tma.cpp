@@ -85,9 +85,9 @@ void test_swizzles() {
         for (int column = 0; column < int(columns); ++column) {
           const int u = x + column, v = y + row;
           const bool inside = u >= 0 && u < int(width) && v >= 0 && v < int(height);
-          const unsigned wanted = inside ? in[size_t(v) * width + size_t(u)] : 0;
-          CHECK_EQUAL(unsigned(out[place(size_t(row), size_t(column) * 2, span) / 2]), wanted, "span ", span, ", row ",
-                      row, ", column ", column, " of the box at ", x, ", ", y);
+          const unsigned expected = inside ? in[size_t(v) * width + size_t(u)] : 0;
+          CHECK_EQUAL(unsigned(out[place(size_t(row), size_t(column) * 2, span) / 2]), expected, "span ", span,
+                      ", row ", row, ", column ", column, " of the box at ", x, ", ", y);
         }
       }
     }

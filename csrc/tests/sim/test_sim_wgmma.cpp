@@ -84,7 +84,7 @@ __global__ void product(const uint16_t* a, const uint16_t* b, float* c) {
 float value(size_t i, size_t j, size_t seed) { return static_cast<float>((i * 5 + j * 3 + i * j + seed) % 7) - 3; }
 uint16_t narrow(float v) { return sim::to_bf16(v); }
 
-float wanted(size_t row, size_t column, size_t k) {
+float expected(size_t row, size_t column, size_t k) {
   float sum = 0;
   for (size_t i = 0; i < k; ++i) sum += value(row, i, 1) * value(column, i, 2);
   return sum;
@@ -99,7 +99,7 @@ void test_bugs() {
   const sim::Global ga(a.data(), a.size() * 2), gb(b.data(), b.size() * 2), gc(c.data(), c.size() * 4);
   const auto count_wrong = [&] {
     size_t wrong = 0;
-    for (size_t i = 0; i < c.size(); ++i) wrong += !(c[i] == wanted(i / n, i % n, k));
+    for (size_t i = 0; i < c.size(); ++i) wrong += !(c[i] == expected(i / n, i % n, k));
     return wrong;
   };
   CHECK_CLEAN((product<Bug::none>, warpgroup, a.data(), b.data(), c.data()));
@@ -233,7 +233,7 @@ void check_product(Swizzle swizzle_a, Swizzle swizzle_b) {
                c.data()));
   size_t wrong = 0;
   for (size_t i = 0; i < c.size(); ++i) {
-    const float sum = wanted(i / N, i % N, k);
+    const float sum = expected(i / N, i % N, k);
     wrong += c[i] != (Negate ? -sum : sum) + (Registers ? 0.0f : 1.0f);
   }
   CHECK_EQUAL(wrong, size_t(0), "type ", int(Type), ", N ", N, ", swizzles ", int(swizzle_a), ", ", int(swizzle_b));
@@ -341,7 +341,7 @@ void test_ring() {
   constexpr int steps = (k + tile_k - 1) / tile_k;
   sim::counters().clear();
   CHECK_CLEAN((ring, grid, ma, mb, mc, steps));
-  for (size_t i = 0; i < c.size(); ++i) CHECK_EQUAL(c[i], wanted(i / columns, i % columns, k), "element ", i);
+  for (size_t i = 0; i < c.size(); ++i) CHECK_EQUAL(c[i], expected(i / columns, i % columns, k), "element ", i);
   const sim::Counters& counts = sim::counters()["planted"];
   CHECK_EQUAL(counts.multiply_adds, int64_t(seeds) * 4 * steps * tile_m * tile_n * tile_k);
   CHECK_EQUAL(counts.global_written, int64_t(seeds * rows * columns * 4));

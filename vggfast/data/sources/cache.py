@@ -143,8 +143,8 @@ def verify(folder: str | os.PathLike, progress: Progress = silent) -> int:
     for index, pixels in opened:
         damaged = []
         with pixels.open("rb") as file:
-            for block, (bytes_, wanted) in enumerate(zip(index.block_bytes, index.checksums, strict=True)):
-                if checksum(file, int(bytes_)) != wanted:
+            for block, (bytes_, recorded) in enumerate(zip(index.block_bytes, index.checksums, strict=True)):
+                if checksum(file, int(bytes_)) != recorded:
                     damaged.append(block)
                 done += int(bytes_)
                 progress(done, total)

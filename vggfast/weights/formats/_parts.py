@@ -110,16 +110,16 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
     )
     if not any(name in raw.tensors for name in names.values()):
-        wanted = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
+        listed = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
         raise ValueError(
-            f"{path} holds no VGG with the names of {label} files ({wanted} ...); it has {_listed(sorted(raw.tensors))}"
+            f"{path} holds no VGG with the names of {label} files ({listed} ...); it has {_listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
     if features_only:
         has_features, has_head = True, False
-    wanted_names = (features if has_features else {}) | (head if has_head else {})
-    missing = [name for key, name in wanted_names.items() if name not in raw.tensors and not key.endswith(_OPTIONAL)]
-    left_over = [] if features_only else sorted(raw.tensors.keys() - set(wanted_names.values()))
+    needed = (features if has_features else {}) | (head if has_head else {})
+    missing = [name for key, name in needed.items() if name not in raw.tensors and not key.endswith(_OPTIONAL)]
+    left_over = [] if features_only else sorted(raw.tensors.keys() - set(needed.values()))
     if missing or left_over:
         what = [f"{kind} {_listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
         near = f"configuration {config}{' with batch norm' if batch_norm else ''}" if has_features else "the FC layers"
@@ -127,13 +127,13 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     if has_head and raw.stranger:
         raise ValueError(f"{path}: {raw.stranger}")
     tensors = {}
-    for key, name in wanted_names.items():
+    for key, name in needed.items():
         if name in raw.tensors:
             tensors[key] = _as_ours(path, raw, key, name, config, batch_norm)
     conv3_3 = next((key for key, (place, _) in places(config, batch_norm).items() if place == "conv3_3"), None)
     if config == "D" and has_features and tensors[str(conv3_3)].shape[-1] == 1:
         config = "C"
-    return Parts(path, raw, tensors, wanted_names, config if has_features else None, batch_norm)
+    return Parts(path, raw, tensors, needed, config if has_features else None, batch_norm)
 
 
 def _candidates(raw: Raw) -> list[tuple[str, bool, dict[str, str]]]:
@@ -188,13 +188,13 @@ def build(parts: Parts) -> VGG:
             _reorder(parts.tensors, len(convs[-1]), arguments["pool_size"])
     with torch.device("meta"):
         model = VGG(**arguments, init=None, head="linear" if parts.has_head else "none")
-    for key, wanted in model.state_dict().items():
+    for key, expected in model.state_dict().items():
         if key not in parts.tensors and key.endswith(_OPTIONAL):
             parts.tensors[key] = torch.zeros((), dtype=torch.long)
         found, place = parts.tensors[key], " ".join(layers[key])
-        if found.shape != wanted.shape:
+        if found.shape != expected.shape:
             raise ValueError(
-                f"{parts.path}: {parts.names[key]}, the {place}, must have shape {tuple(wanted.shape)} in our layout "
+                f"{parts.path}: {parts.names[key]}, the {place}, must have shape {tuple(expected.shape)} in our layout "
                 f"to fit the rest of the network, got {tuple(found.shape)}"
             )
     model.load_state_dict(parts.tensors, assign=True)

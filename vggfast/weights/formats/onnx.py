@@ -138,11 +138,11 @@ class _Walk:
 
     def _max_pool(self, node: Any, settings: dict[str, Any]) -> None:
         self._stage, self._place = self._stage + 1, 0
-        wanted = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4, "ceil_mode": 0}
+        expected = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4, "ceil_mode": 0}
         found = {"strides": [1, 1], "pads": [0] * 4, "ceil_mode": 0, **settings}
-        if odd := [name for name, value in wanted.items() if found.get(name) != value]:
+        if odd := [name for name, value in expected.items() if found.get(name) != value]:
             raise ValueError(
-                f"node {node.name or node.output[0]}, a max-pool, must have {odd[0]} {wanted[odd[0]]}, "
+                f"node {node.name or node.output[0]}, a max-pool, must have {odd[0]} {expected[odd[0]]}, "
                 f"got {found.get(odd[0])}"
             )
 

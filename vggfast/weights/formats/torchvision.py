@@ -81,12 +81,12 @@ def fold(weight: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Preproce
         weight: (out, 3, 3, 3).
         preprocessing: what it takes now.
     """
-    wanted = Preprocessing.torchvision()
-    if preprocessing == wanted:
-        return weight.contiguous(), wanted
+    expected = Preprocessing.torchvision()
+    if preprocessing == expected:
+        return weight.contiguous(), expected
     mean, std = (tuple(value / 255 for value in values) for values in (preprocessing.rgb_mean, preprocessing.rgb_std))
     rgb = weight if preprocessing.order == "RGB" else weight.flip(1)
-    scale = torch.tensor([new / old for new, old in zip(wanted.std, std, strict=True)], dtype=torch.float64)
+    scale = torch.tensor([new / old for new, old in zip(expected.std, std, strict=True)], dtype=torch.float64)
     folded = (rgb.double() * scale[:, None, None]).to(weight.dtype).contiguous()
-    same_mean = all(abs(ours - theirs) < 1e-6 for ours, theirs in zip(mean, wanted.mean, strict=True))
-    return folded, Preprocessing(wanted.mean if same_mean else mean, wanted.std, top=1.0)
+    same_mean = all(abs(ours - theirs) < 1e-6 for ours, theirs in zip(mean, expected.mean, strict=True))
+    return folded, Preprocessing(expected.mean if same_mean else mean, expected.std, top=1.0)

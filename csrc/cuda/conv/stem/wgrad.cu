@@ -32,8 +32,8 @@ template <class T>
 int stem_wgrad_splits(const Source<T>& gz) {
   using Traits = StemWgrad<T, 3>;
   const int64_t tiles = gz.n * ceil_div(gz.h, Traits::rows) * ceil_div(gz.w, Traits::columns);
-  const int64_t wanted = Traits::least_blocks * num_sms() / ceil_div(gz.c, Traits::group);
-  return static_cast<int>(std::max<int64_t>(1, std::min(wanted, tiles / (Traits::warps * Traits::least_tiles))));
+  const int64_t for_blocks = Traits::least_blocks * num_sms() / ceil_div(gz.c, Traits::group);
+  return static_cast<int>(std::max<int64_t>(1, std::min(for_blocks, tiles / (Traits::warps * Traits::least_tiles))));
 }
 
 template <class T>
