@@ -23,7 +23,7 @@ class Fault : public std::runtime_error {
 struct Settings {
   uint64_t seed = 0;           // of the order of threads and of the moments at which copies land
   int64_t blocks = INT64_MAX;  // of a launch that are run, spread over the grid; counters are scaled up to all
-  int num_sms = 132;   // as many as an H200 has; fewer make blocks that stay compute more tiles
+  int num_sms = 132;           // as many as an H200 has; fewer make blocks that stay compute more tiles
   int late_warp = -1;          // of each block: it runs only when nobody else can, and no copy is under way
 };
 Settings& settings();

@@ -1,6 +1,7 @@
 """Names of ops that have changed: the old ones work, with a warning that says the new one."""
 
 import pytest
+import torch
 
 from vggfast import ops
 
@@ -13,3 +14,10 @@ def test_class_scores_is_mean_posteriors():
 def test_other_names_are_not_there():
     with pytest.raises(AttributeError, match="has no attribute 'posterior'"):
         _ = ops.posterior
+
+
+def test_the_argument_deviation_is_std():
+    images = torch.full((1, 2, 2, 3), 10, dtype=torch.uint8)
+    with pytest.warns(DeprecationWarning, match="deviation of prepare_images is now std"):
+        y = ops.prepare_images(images, size=(2, 2), deviation=(2.0, 2.0, 2.0))
+    assert torch.equal(y, ops.prepare_images(images, size=(2, 2), std=(2.0, 2.0, 2.0)))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vggfast import _native
+from vggfast._deprecated import renamed_argument
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import OF_DEVICE, backend_of
 
@@ -84,6 +85,7 @@ def _check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
             raise ValueError(f"{name} must have 3 values, got {len(values)}")
 
 
+@renamed_argument("deviation", "std")
 def prepare_images(
     images: Tensor,
     size: int | tuple[int, int],
@@ -125,6 +127,7 @@ def prepare_images(
     )
 
 
+@renamed_argument("deviation", "std")
 def crop_images(
     pictures: Sequence[np.ndarray],
     size: int | tuple[int, int],

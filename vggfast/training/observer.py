@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 class Observer:
-    """Listens to a :class:`vggfast.training.trainer.Trainer`, on each rank. A subclass overrides what it wants to hear.
+    """Listens to a :class:`vggfast.training.trainer.Trainer`, on each rank. A subclass overrides some methods.
 
     The rows are those of the log: their names are :data:`vggfast.runs.log.STEP_COLUMNS` and ``EPOCH_COLUMNS``.
     """

@@ -6,19 +6,14 @@ namespace vggfast::cuda {
 namespace sm90 {
 extern const Sm90Library library;
 }
-const Sm90Library* sm90_library() { return &sm90::library; }
+constexpr const Sm90Library* library = &sm90::library;
+constexpr const ConvAlgorithm* algorithms[] = {&stem_conv, &sm90::library.conv, &sm80_conv};
 #else
-const Sm90Library* sm90_library() { return nullptr; }
+constexpr const Sm90Library* library = nullptr;
+constexpr const ConvAlgorithm* algorithms[] = {&stem_conv, &sm80_conv};
 #endif
 
-const std::vector<const ConvAlgorithm*>& conv_algorithms() {
-  static const std::vector<const ConvAlgorithm*> all = [] {
-    std::vector<const ConvAlgorithm*> found = {&stem_conv};
-    if (const Sm90Library* sm90 = sm90_library()) found.push_back(&sm90->conv);
-    found.push_back(&sm80_conv);
-    return found;
-  }();
-  return all;
-}
+const Sm90Library* sm90_library() { return library; }
+std::span<const ConvAlgorithm* const> conv_algorithms() { return algorithms; }
 
 }  // namespace vggfast::cuda

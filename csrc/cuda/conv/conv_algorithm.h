@@ -3,7 +3,7 @@
 // workspaces and the runs go through the same choice.
 #pragma once
 
-#include <vector>
+#include <span>
 
 #include "vggfast/cuda.h"
 
@@ -66,6 +66,6 @@ const Sm90Library* sm90_library();
 extern const ConvAlgorithm stem_conv, sm80_conv;
 
 /// The families of this build, the preferred one first. The last one supports every convolution.
-const std::vector<const ConvAlgorithm*>& conv_algorithms();
+std::span<const ConvAlgorithm* const> conv_algorithms();
 
 }  // namespace vggfast::cuda

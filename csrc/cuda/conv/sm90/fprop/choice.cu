@@ -9,6 +9,13 @@ namespace vggfast::cuda::sm90 {
 
 constinit const TunedTable tuned{tuned_tiles, tuned_num_sms};
 
+namespace {
+
+std::mutex mutex;
+std::map<std::array<int, 10>, TileId> tile_of_shape;  // by `mutex`'s holder alone
+
+}  // namespace
+
 const TunedTile* tuned_tile(const TunedTable& table, const Shape& s) {
   constexpr double furthest = 2;
   const TunedTile* nearest = nullptr;
@@ -41,14 +48,12 @@ TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, int num_
 
 TileId cached_tile(const Shape& s, int num_sms) {
   constexpr size_t most_shapes = 4096;  // a network has some tens; a program that has more begins anew
-  static std::mutex mutex;
-  static std::map<std::array<int, 10>, TileId> tiles;
   const std::array key = {s.sums.n, s.sums.h,        s.sums.w,    s.sums.c,    s.cin,
                           s.kernel, s.element_bytes, s.out_bytes, int(s.pool), num_sms};
   const std::lock_guard lock(mutex);
-  if (const auto found = tiles.find(key); found != tiles.end()) return found->second;
-  if (tiles.size() == most_shapes) tiles.clear();
-  return tiles[key] = choose_tile(s, {}, num_sms);
+  if (const auto found = tile_of_shape.find(key); found != tile_of_shape.end()) return found->second;
+  if (tile_of_shape.size() == most_shapes) tile_of_shape.clear();
+  return tile_of_shape[key] = choose_tile(s, {}, num_sms);
 }
 
 }  // namespace vggfast::cuda::sm90
