@@ -172,7 +172,7 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
             tmp_path / "two.safetensors",
             "names.txt must have the name of a class on each line, and line 2 is empty",
         ),
-        ("", tmp_path / "two.safetensors", "names.txt has no lines"),
+        ("", tmp_path / "two.safetensors", "names.txt must have the name of a class on each line, and has no lines"),
     ):
         names.write_text(content)
         assert text in _run(capsys, "eval", *data, "--model", path, "--classes", names)[2]
