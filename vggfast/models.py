@@ -216,7 +216,7 @@ def _convert_head(head: str, found: graph.Head) -> tuple[nn.Module, nn.Sequentia
         if not isinstance(node.layer, graph.layers.Linear):
             layers.append(nn.Identity() if isinstance(node.module, nn.Flatten) else _copied(node.module))
             continue
-        if "weight" not in node.module._parameters:
+        if node.module._parameters.get("weight") is not node.module.weight:
             raise graph.unknown(node.path, node.module, "its weight is computed, and a converted head cannot share it")
         layers.append(_copied(node.module) if isinstance(node.module, kind) else convert(node.module, extent))
         extent = 1

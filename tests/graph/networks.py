@@ -73,6 +73,14 @@ class Cosine(nn.Linear):
         return super().forward(x / x.norm(dim=1, keepdim=True))
 
 
+class Twice(nn.Linear):
+    """Whoever reads its weight gets what its forward reads."""
+
+    @property
+    def weight(self):
+        return 2 * self._parameters["weight"]
+
+
 class Always(nn.Dropout):
     def forward(self, x):
         return x * 0.5
@@ -85,7 +93,7 @@ class Called(nn.Sequential):
 
 class Backwards(nn.Sequential):
     def __iter__(self):
-        return iter(nn.Sequential(nn.ReLU(), *super().__iter__()))
+        return iter(nn.Sequential(nn.Hardtanh(0, 0.5), *super().__iter__()))
 
 
 class Ours(nn.Conv2d):
@@ -197,6 +205,9 @@ CASES = {
        for name, how in COMPUTED.items()},
     **{f"{name} of FC layers": Case(computed(how, *FC), r"classifier.0 is .*(pre-hook|its weight is computed)", READERS)
        for name, how in COMPUTED.items()},
+    "a weight that is a property": Case(lambda m: setattr(m.classifier[3], "__class__", Twice),
+                                        "classifier.3 is Twice.*: its weight is computed",
+                                        READERS),
     # ---- settings
     "reflect padding": Case(conv(padding_mode="reflect"), "features.3 .* its padding_mode must be 'zeros'", C),
     "dilation": Case(conv(dilation=2, padding=2), r"features.3 .* its dilation must be 1, got \(2, 2\)", C),

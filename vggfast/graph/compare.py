@@ -31,6 +31,9 @@ def _differ(path: str, found: nn.Module, twin: nn.Module) -> Iterator[str]:
         check(path or "model", found)
     except TypeError as error:
         yield str(error)
+    for name in (*found._parameters, *found._buffers):
+        if hasattr(type(found), name):  # a property
+            yield f"{name} of {path} is computed by {type(found).__name__}"
     if not path:
         return  # the model itself has no settings but its arguments
     for name, value in vars(twin).items():
