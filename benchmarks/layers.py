@@ -15,7 +15,7 @@ from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 LAYERS = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 256, 56), (256, 256, 56),
           (256, 512, 28), (512, 512, 28), (512, 512, 14)]  # fmt: skip
 PASSES = ("fprop", "dgrad", "wgrad")
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6")
+ALGORITHMS = _native.conv_algorithms()
 TORCHS = ("torch NCHW", "torch channels_last")
 
 

@@ -34,6 +34,8 @@ def renamed_argument(old: str, new: str) -> Callable[[Callable[..., Any]], Calla
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             if old in kwargs:
+                if new in kwargs:
+                    raise TypeError(f"{function.__name__} got both {new} and {old}, its former name")
                 warnings.warn(f"{old} of {function.__name__} is now {new}", DeprecationWarning, stacklevel=2)
                 kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)

@@ -97,6 +97,11 @@ def conv_algorithm() -> str:
     return load().conv_algorithm()
 
 
+def conv_algorithms() -> list[str]:
+    """What :func:`set_conv_algorithm` takes."""
+    return load().conv_algorithms()
+
+
 def set_conv_algorithm(name: str) -> None:
     """Uses `name` for float32 convolutions on the CPU from now on.
 

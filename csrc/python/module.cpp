@@ -35,6 +35,7 @@ constexpr Ops cpu_ops{.conv_fprop_workspace = conv_fprop_workspace,
 void bind_algorithms(py::module_& m) {
   m.def("set_conv_algorithm", &set_conv_algorithm);
   m.def("conv_algorithm", &conv_algorithm);
+  m.def("conv_algorithms", &conv_algorithms);
   m.def("conv_cost",
         [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel) {
           const ConvCost cost = conv_cost(pass, n, cin, h, w, cout, kernel);

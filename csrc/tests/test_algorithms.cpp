@@ -18,7 +18,6 @@ using cpu::ConvProblem;
 using cpu::Pass;
 using View = cpu::WeightView<void>;
 
-constexpr const char* settings[] = {"auto", "direct", "winograd2", "winograd4", "winograd6"};
 constexpr int threads = 2;
 
 std::string describe(const ConvProblem& p, const ConvAlgorithm& algorithm) {
@@ -110,6 +109,11 @@ void check_fprop(const Problem& problem, const ConvProblem& p, const ConvAlgorit
   const Held bias = put_vector(weights, problem.bias);
   const Chosen expected = select(problem.z[1], p.epilogue, false);
   const Held y = make_nhwc(p.dtype, p.in.n, p.cout, expected.y.h, expected.y.w);
+  // Weights that are packed beforehand are for inference, which needs no mask.
+  std::unique_ptr<Held> mask;
+  if (!p.packed && mask_planes(p.epilogue) > 0) {
+    mask = std::make_unique<Held>(make_mask(p.epilogue, p.in.n, p.cout, expected.y.h, expected.y.w));
+  }
   const ConvPlan plan = cpu::plan_with(algorithm, p);
   const std::unique_ptr<Buffer> packed = p.packed ? pack(p, algorithm, weight, bias) : nullptr;
   CHECK_EQUAL(plan.packed_bytes, packed ? packed->bytes() : 0, describe(p, algorithm));
@@ -123,8 +127,11 @@ void check_fprop(const Problem& problem, const ConvProblem& p, const ConvAlgorit
                     .w = expected.y.w,
                     .c = p.cout,
                     .relu = p.epilogue.relu,
-                    .pool = p.epilogue.pool},
+                    .pool = p.epilogue.pool,
+                    .mask = mask ? mask->view.as<uint8_t>() : nullptr},
             .workspace = workspace.memory.data()});
+  if (mask)
+    check_sums(y, gather(problem.z[1], *mask, p.epilogue), p.kernel * p.kernel * p.in.c, p, algorithm, "y by its mask");
   check_sums(y, expected.y, p.kernel * p.kernel * p.in.c, p, algorithm, "y");
 }
 
@@ -260,7 +267,7 @@ void check_choices() {
   };
   for (const std::string& isa : cpu_isas()) {
     set_cpu_isa(isa);
-    for (const char* setting : settings) {
+    for (const std::string& setting : conv_algorithms()) {
       set_conv_algorithm(setting);
       for (int i = 0; i < 60; ++i) {
         const Case c{any(std::array<int64_t, 4>{0, 1, 8, 33}), any(extents), any(extents), any(channels), any(channels),

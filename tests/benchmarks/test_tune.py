@@ -162,7 +162,7 @@ def test_sweep_writes_samples_and_a_table(clock, small, kernels, tmp_path, capsy
     assert "on a GPU, driver 1, CUDA 13.0" in " ".join(text.replace("//", "").split())
     assert "3 of 3 cases." in " ".join(text.replace("//", "").split())
     assert "std::array<TunedTile, 2> tuned_tiles" in text
-    assert '    {4, 64, 64, 8, 8, 2, false, "a"},\n    {4, 64, 64, 8, 8, 2, true, "a"},\n' in text
+    assert "    {4, 64, 64, 8, 8, 2, false, TileId::a},\n    {4, 64, 64, 8, 8, 2, true, TileId::a},\n" in text
     assert "fprop, tf32, batch 2, 64 -> 64, 8² + pool" in capsys.readouterr().out
 
 
@@ -193,7 +193,7 @@ def test_wrong_tiles_are_not_timed_and_end_with_1(clock, small, kernels, tmp_pat
         assert set(found["seconds"]) == {"b"}
         assert "relative error" in found["not timed"]["c"]
         assert "as far from b's as roundings may take it" in found["not timed"]["a"]
-    assert '"b"},' in table.read_text()
+    assert "TileId::b}," in table.read_text()
     assert "c is not timed: wrong" in capsys.readouterr().out
 
 
@@ -224,7 +224,7 @@ def test_an_error_of_the_gpu_ends_the_run_and_keeps_what_there_is(clock, small, 
         tune.main(["--out", str(tmp_path / "x.json"), "--table", str(tmp_path / "tuned.h")])
     assert stopped.value.code == 1
     assert "the run ends here: RuntimeError: an illegal memory access" in capsys.readouterr().out
-    assert '{2, 64, 64, 224, 224, 8, true, "a"}' in (tmp_path / "tuned.h").read_text()
+    assert "{2, 64, 64, 224, 224, 8, true, TileId::a}" in (tmp_path / "tuned.h").read_text()
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from vggfast.cli import main
+from vggfast.data.sources import SPECS
 
 
 def _run(capsys, *arguments):
@@ -107,7 +108,7 @@ def test_info_says_why_the_module_does_not_load(tmp_path):
     ("arguments", "message"),
     [
         (["eval", "--model", "nothing.safetensors"], "nothing.safetensors: no such weight file"),
-        (["train", "--data", "cifar"], "data must be one of digits, imagefolder:DIR"),
+        (["train", "--data", "cifar"], f"data must be one of {SPECS}, got 'cifar'"),
         (["train", "--resume", "nowhere"], "config.yaml: not there, so there is no run to resume"),
         (["train", "--data", "digits", "--lr", "-1"], "lr must be at least 0, got -1.0"),
     ],

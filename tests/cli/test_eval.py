@@ -167,8 +167,12 @@ def test_what_eval_says_of_files(nets, capsys, tmp_path, photos):
     assert "two.safetensors has 2 classes, and 3 names are given for them" in err
     for content, path, text in (
         ("one\ntwo\n", nets[0], "A.safetensors has names of its own for its classes, and others are given"),
-        ("one\n\ntwo\n", tmp_path / "two.safetensors", "names.txt has nothing on line 2"),
-        ("", tmp_path / "two.safetensors", "names.txt has no lines"),
+        (
+            "one\n\ntwo\n",
+            tmp_path / "two.safetensors",
+            "names.txt must have the name of a class on each line, and line 2 is empty",
+        ),
+        ("", tmp_path / "two.safetensors", "names.txt must have the name of a class on each line, and has no lines"),
     ):
         names.write_text(content)
         assert text in _run(capsys, "eval", *data, "--model", path, "--classes", names)[2]

@@ -17,7 +17,7 @@ from vggfast.runs.config import TrainConfig
 
 
 class _Context:
-    """A world of which this process is some rank; it communicates with nobody."""
+    """A context in which this process is some rank; it communicates with nobody."""
 
     def __init__(self, rank):
         self.rank, self.size, self.main, self.device = rank, 4, rank == 0, torch.device("cpu")

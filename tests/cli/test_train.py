@@ -116,7 +116,8 @@ def test_a_recipe_that_is_not_there():
     ("name", "scale"), [(name, 256 if name.endswith("384") else 384) for name in PRESETS if name[-3:] in ("384", "ter")]
 )
 def test_presets_that_go_on_from_a_net_ask_for_it(name, scale):
-    with pytest.raises(ValueError, match=f"{name} goes on from the net of S = {scale}: --init-from RUN/model") as error:
+    said = f"{name} goes on from the net of S = {scale}: give --init-from RUN/model.safetensors"
+    with pytest.raises(ValueError, match=said) as error:
         _order("--preset", name)
     assert "\n" not in str(error.value)
     assert _order("--preset", name, "--init-layers", "ends").config.init_from == ""

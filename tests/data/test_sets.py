@@ -18,6 +18,7 @@ from vggfast.data import (
     open_splits,
     rescale,
 )
+from vggfast.data.sources import SPECS
 from vggfast.data.sources.base import Strings
 from vggfast.data.transforms import CentreCrop, crop_pictures
 
@@ -58,7 +59,7 @@ def test_folder_with_splits(photos, tmp_path):
     [
         (
             "mnist",
-            "data must be one of digits, imagefolder:DIR, .*, shards:PATTERN, hf:NAME_OR_DIR, cache:DIR, got .mnist.",
+            f"data must be one of {SPECS}, got .mnist.",
         ),
         ("imagefolder:", "data must be one of .*, got 'imagefolder:'"),
         ("digits:8", "data must be one of .*, got 'digits:8'"),

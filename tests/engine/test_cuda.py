@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from tests.engine.test_engine import LAYOUTS, named, small, trained_statistics
+from tests.support.backends import SimulatedNetwork
 from tests.support.comparisons import conv_precision, in_format, plain_torch, relative_error
 from vggfast.engine.cuda import PLANS_KEPT, PRECISIONS
+from vggfast.engine.steps import Steps
 from vggfast.models import CONFIGURATIONS
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.backends("sim", "torch", "cuda")]
@@ -246,6 +248,25 @@ def test_bytes(build):
     assert {t.untyped_storage().data_ptr() for t in inputs} == {made._network._arena._memory.data_ptr()}
     made.features(x, made.taps)
     assert torch.equal(made(torch.cat([x, x])), twice)
+
+
+@pytest.mark.backends("torch")
+def test_a_workspace_is_that_of_the_engines_own_gpu(build, monkeypatch):
+    """Whichever of several is the current one: only within the lock is it the engine's."""
+    within, asked = [False], []
+
+    class Noted(SimulatedNetwork.lock_type):
+        def __enter__(self):
+            within[0] = True
+            return self
+
+        def __exit__(self, *error):
+            within[0] = False
+
+    monkeypatch.setattr(SimulatedNetwork, "lock_type", Noted)
+    monkeypatch.setattr(Steps, "takes_block1", lambda steps, layers: asked.append(within[0]))
+    build(small("A", **THIN)).workspace(1, 32, 32)
+    assert asked == [True]
 
 
 @kernels

@@ -188,6 +188,18 @@ def test_an_engine_says_that_it_is_not_copied():
                 copied(made)
 
 
+def test_an_fc_layer_on_a_map():
+    """Torch's Linear in a dense head runs along the rows of the score map, which no reader computes."""
+    model = network().to_conv_head()
+    model.classifier.append(nn.Linear(1, 1))
+    assert model(torch.rand(1, 3, X, X)).shape == (1, 10)
+    for reader in (vggfast.Engine, vggfast.evaluate.Evaluator, vggfast.VGG.to_linear_head):
+        with pytest.raises(
+            TypeError, match=r"classifier\.7 is Linear\(.*a layer of a dense head must be a 1x1 convolution"
+        ):
+            reader(model)
+
+
 # ---- torchvision's ---------------------------------------------------------------------------------------------------
 
 

@@ -21,3 +21,9 @@ def test_the_argument_deviation_is_std():
     with pytest.warns(DeprecationWarning, match="deviation of prepare_images is now std"):
         y = ops.prepare_images(images, size=(2, 2), deviation=(2.0, 2.0, 2.0))
     assert torch.equal(y, ops.prepare_images(images, size=(2, 2), std=(2.0, 2.0, 2.0)))
+
+
+def test_the_old_and_the_new_name_of_an_argument_together():
+    images, half = torch.zeros(1, 2, 2, 3, dtype=torch.uint8), (2.0, 2.0, 2.0)
+    with pytest.raises(TypeError, match="prepare_images got both std and deviation, its former name"):
+        ops.prepare_images(images, size=(2, 2), deviation=half, std=half)

@@ -171,7 +171,7 @@ def test_sheets_that_cannot_be(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"sheet must be a name that ends in \.html or \.png, got .*sheet\.pdf'"):
         write_sheet(tmp_path / "sheet.pdf", model, images, posteriors)
     monkeypatch.setattr(sheet_module, "_MOST_PNG", 2)
-    with pytest.raises(ValueError, match=r"of 3 photos: a PNG holds up to 2, \.html any number"):
+    with pytest.raises(ValueError, match=r"a sheet of more than 2 photos must be \.html, got .*\.png. for 3 photos"):
         write_sheet(tmp_path / "sheet.png", model, images, posteriors)
 
 

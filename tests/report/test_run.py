@@ -210,7 +210,7 @@ def test_folders_and_files_that_are_no_runs(tmp_path):
     with pytest.raises(ValueError, match=r"metrics\.json is no JSON file"):
         write_report(tmp_path)
     (tmp_path / "metrics.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"metrics\.json must be what training wrote, and holds no JSON object"):
+    with pytest.raises(ValueError, match=r"metrics\.json must hold a JSON object, got list"):
         write_report(tmp_path)
     (tmp_path / "metrics.json").unlink()
     (tmp_path / "log.jsonl").write_text("x\n")

@@ -235,7 +235,7 @@ def test_localisation(capsys, tmp_path):
     assert pcr["not_run"] == "no D-localise-pcr.safetensors"
     save_model(model, weights / "D-localise-pcr.safetensors", {"classes": ["one", "two"]})
     code, _, err = _run(capsys, "localisation", "--data", data, "--weights", weights)
-    assert (code, "D-localise-pcr.safetensors does not predict boxes" in err) == (1, True)
+    assert (code, "D-localise-pcr.safetensors must be what vggfast train --predict box" in err) == (1, True)
 
 
 # ---- the paper's figures -------------------------------------------------------------------------------------------

@@ -8,11 +8,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from simulated import Simulated, SimulatedNetwork, simulator  # noqa: F401
 
+from vggfast import _native
+
 # The CPU's instruction sets; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds it) and on a real
 # one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
 BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "sim", "torch", "cuda")
 
-ALGORITHMS = ("auto", "direct", "winograd2", "winograd4", "winograd6", "tf32")
+ALGORITHMS = (*_native.conv_algorithms(), "tf32")
 
 
 class Poisoned(Simulated):

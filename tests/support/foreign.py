@@ -28,13 +28,8 @@ def network(config="A", **changes):
 def layers(model):
     """(place in the paper, weight, bias) of each layer, as arrays."""
     model = model.to_linear_head() if model.head == "conv" else model
-    if model.head == "none":
-        model.classifier = []
-    found = [(place, layer.weight.detach().numpy(), layer.bias.detach().numpy())
-             for place, layer in named_layers(model).items()]  # fmt: skip
-    if model.head == "none":
-        del model.classifier
-    return found
+    return [(place, layer.weight.detach().numpy(), layer.bias.detach().numpy())
+            for place, layer in named_layers(model).items()]  # fmt: skip
 
 
 def _caffe_names(place):

@@ -167,6 +167,15 @@ def test_weights_of_another_network(tmp_path):
         load_model(tmp_path / "b.safetensors")
 
 
+def test_arguments_that_are_none_of_a_network(tmp_path):
+    from safetensors.torch import save_file
+
+    for text in ("[1]", '"A"', '{"extra": 3, "config": "A"}'):
+        save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors", {"vggfast": text})
+        with pytest.raises(ValueError, match=r"m\.safetensors does not hold the network that it names"):
+            load_model(tmp_path / "m.safetensors")
+
+
 @pytest.mark.parametrize("kind", ["save_model", "torch.save"])
 def test_full_disk(tmp_path, small_disk, kind):
     path = small_disk / "m.safetensors"

@@ -73,7 +73,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def start_alone(parsed: argparse.Namespace, name: str) -> DistributedContext:
-    """The world of a command that is for one process.
+    """The context of a command that is for one process.
 
     Raises:
         UsageError: torchrun started several.

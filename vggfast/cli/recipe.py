@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfast.cli.errors import UsageError
+from vggfast.data.sources import KINDS
 from vggfast.models import INITS
 from vggfast.runs.config import TrainConfig, read_values
 from vggfast.training.presets import preset, preset_for, scale_of, starting_scale
@@ -125,7 +126,7 @@ def _spec(text: str) -> str:
     """A folder as a data set of class folders; any other form of data set as it is."""
     if Path(text).is_dir():
         return f"imagefolder:{text}"
-    return text if ":" in text or text == "digits" else f"imagefolder:{text}"
+    return text if ":" in text or text in KINDS else f"imagefolder:{text}"
 
 
 def _new(name: str, given: dict[str, Any]) -> TrainConfig:

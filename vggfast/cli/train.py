@@ -175,8 +175,6 @@ def _train(asked: Order, overwrite: bool) -> int:
 
 def _overwritten(asked: Order) -> bool:
     """Whether torchrun has restarted this command, and the run in the folder is its own."""
-    from vggfast.runs.config import TrainConfig
-
     stored = asked.out / "config.yaml"
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
     return restarted and stored.is_file() and TrainConfig.read(stored) == asked.config

@@ -158,7 +158,8 @@ class CudaNetwork:
                 lock.end()
 
     def workspace(self, shape: Shape, last: int) -> int:
-        return self._plan_of(shape, (last,)).bytes
+        with self._lock:  # which makes the device the current one: kernels are chosen for that
+            return self._plan_of(shape, (last,)).bytes
 
     def _plan_of(self, shape: Shape, outputs: tuple[int, ...]) -> Plan:
         return make_plan(

@@ -184,5 +184,7 @@ def _dense_head(classifier: Any) -> Head:
                 raise unknown(node.path, node.module, why)
             size = size or extent
             node = replace(node, layer=Linear(weight.flatten(1), node.layer.bias))
+        elif isinstance(node.layer, Linear):  # which would run along the rows of a map
+            raise unknown(node.path, node.module, why)
         nodes.append(node)
     return Head(_only(nodes, (Linear, Relu, Elementwise), why), size or 1, dense=True)

@@ -82,7 +82,7 @@ def write_array(path: Path, values: np.ndarray) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of metrics.json; empty where there is no such file.
+    """The object that a JSON file holds; empty where there is no such file.
 
     Raises:
         ValueError: it is no JSON object; the text names it.
@@ -94,5 +94,5 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"{path} is no JSON file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must be what training wrote, and holds no JSON object")
+        raise ValueError(f"{path} must hold a JSON object, got {type(content).__name__}")
     return content

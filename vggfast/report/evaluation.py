@@ -22,7 +22,7 @@ from vggfast.report.page import embedded, embedded_photo, write_page
 
 _SHEET = 24  # photos of a contact sheet
 _PAIRS, _OF_PAIR = 6, 4  # most confused pairs that are shown, and photos of each
-_WANTED = {"data", "split", "images", "bad_images", "classes", "protocol", "scales", "flip", "models", "rows",
+_EXPECTED = {"data", "split", "images", "bad_images", "classes", "protocol", "scales", "flip", "models", "rows",
            "environment"}  # fmt: skip
 _SIDE = 160  # pixels of the longer side of a photo on the page
 
@@ -65,7 +65,7 @@ def write_evaluation(folder: str | Path) -> Path:
     if not (folder / "results.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished evaluation: results.json is not there")
     results = read_json(folder / "results.json")
-    if missing := _WANTED - results.keys():
+    if missing := _EXPECTED - results.keys():
         raise ValueError(
             f"{folder / 'results.json'} must be that of vggfast eval --out, and has no {', '.join(sorted(missing))}"
         )

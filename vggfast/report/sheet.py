@@ -94,7 +94,9 @@ def check_sheet(path: str | Path, photos: int) -> None:
     if Path(path).suffix not in KINDS:
         raise ValueError(f"sheet must be a name that ends in {' or '.join(KINDS)}, got {str(path)!r}")
     if Path(path).suffix == ".png" and photos > _MOST_PNG:
-        raise ValueError(f"sheet is {str(path)!r}, of {photos} photos: a PNG holds up to {_MOST_PNG}, .html any number")
+        raise ValueError(
+            f"a sheet of more than {_MOST_PNG} photos must be .html, got {str(path)!r} for {photos} photos"
+        )
 
 
 def _entry(images: Images, index: int, best: Any, evaluator: Evaluator, scale: int) -> Entry:

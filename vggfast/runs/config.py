@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vggfast.data.sources import SPECS
 from vggfast.io import write_atomically
 from vggfast.models import CONFIGURATIONS, INITS
 
@@ -34,8 +35,7 @@ _FRACTIONS = ("label_smoothing", "ema", "dropout")
 class TrainConfig:
     """A run. Raises ValueError, naming the field, its value and what is allowed, where something does not fit."""
 
-    data: str = _option("digits", "training images: digits, imagefolder:DIR, tiny-imagenet:DIR, imagenet:DIR, "
-                        "shards:PATTERN, hf:NAME or cache:DIR", "data")  # fmt: skip
+    data: str = _option("digits", f"training images: one of {SPECS}", "data")
     val_data: str = _option("", "validation images, in the same forms, if --data does not bring them", "data")
     crop: int = _option(224, "side of the square training crop, a multiple of 32 pixels", "data")
     scale_min: int = _option(256, "shortest side S of the rescaled training image", "data")

@@ -95,9 +95,9 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
             f"{path} must be a file written by vggfast, and holds weights but not the network's arguments; "
             f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
         )
-    arguments = dict(arguments)
-    extra = arguments.pop("extra", {})
     try:
+        arguments = dict(arguments)
+        extra = arguments.pop("extra", {})
         with torch.device("meta") if empty else contextlib.nullcontext():
             model = VGG(**arguments, init=None)
         model.load_state_dict(file.shapes() if empty else file.tensors())

@@ -23,6 +23,16 @@ std::atomic<const char*>& setting() {
 
 bool same(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
 
+/// What set_conv_algorithm takes.
+std::vector<const char*> names() {
+  std::vector<const char*> found{automatic};
+  for (const cpu::ConvAlgorithm* algorithm : cpu::conv_algorithms) {
+    const bool known = std::any_of(found.begin(), found.end(), [&](auto name) { return same(name, algorithm->name); });
+    if (algorithm->settable && !known) found.push_back(algorithm->name);
+  }
+  return found;
+}
+
 /// Smaller is better. An algorithm of the name that was asked for comes first; where exactness was asked for and none
 /// of that name supports the problem, then the most exact; and then the cheapest.
 auto rank(const cpu::ConvAlgorithm& algorithm, const cpu::ConvProblem& problem, const char* asked) {
@@ -34,13 +44,8 @@ auto rank(const cpu::ConvAlgorithm& algorithm, const cpu::ConvProblem& problem, 
 }  // namespace
 
 void set_conv_algorithm(const std::string& name) {
-  std::vector<const char*> names{automatic};
-  for (const cpu::ConvAlgorithm* algorithm : cpu::conv_algorithms) {
-    const bool known = std::any_of(names.begin(), names.end(), [&](auto n) { return same(n, algorithm->name); });
-    if (algorithm->settable && !known) names.push_back(algorithm->name);
-  }
   std::string allowed;
-  for (const char* known : names) {
+  for (const char* known : names()) {
     if (name == known) {
       setting() = known;
       return;
@@ -48,6 +53,11 @@ void set_conv_algorithm(const std::string& name) {
     allowed += std::string(allowed.empty() ? "" : ", ") + known;
   }
   fail("algorithm must be one of ", allowed, ", got '", name, "'");
+}
+
+std::vector<std::string> conv_algorithms() {
+  const std::vector<const char*> found = names();
+  return {found.begin(), found.end()};
 }
 
 std::string conv_algorithm() { return setting().load(); }

@@ -24,7 +24,7 @@ class Stem {
   int64_t packed_values() const { return (values + 1) * padded_; }
   int64_t scratch_values(Extent in, int threads) const { return std::max(threads, 1) * scratch_of(in); }
 
-  void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
+  void pack(const WeightView<float>& weight, const float* bias, float* packed) const;
   template <class S>
   void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
 
@@ -48,7 +48,7 @@ int64_t Stem::scratch_of(Extent in) const {
   return lines + products + kernels_.lanes;
 }
 
-void Stem::pack(const WeightView<float>& weight, const float* bias, float* packed, int) const {
+void Stem::pack(const WeightView<float>& weight, const float* bias, float* packed) const {
   std::fill_n(packed, packed_values(), 0.0f);
   const int64_t lanes = kernels_.lanes;
   for (int64_t out = 0; out < cout_; ++out) {
@@ -120,7 +120,7 @@ size_t workspace_bytes(const ConvProblem& p) {
 }
 
 void pack(const ConvProblem& p, const WeightView<float>& weight, const float* bias, void* packed) {
-  Stem(p.cout).pack(weight, bias, static_cast<float*>(packed), p.threads);
+  Stem(p.cout).pack(weight, bias, static_cast<float*>(packed));
 }
 
 void run(const ConvProblem& p, const ConvCall& call) {
@@ -128,7 +128,7 @@ void run(const ConvProblem& p, const ConvCall& call) {
   const float* packed = static_cast<const float*>(call.packed);
   float* free = static_cast<float*>(call.workspace);
   if (!p.packed) {
-    layer.pack(cast<float>(call.weight), static_cast<const float*>(call.bias), free, p.threads);
+    layer.pack(cast<float>(call.weight), static_cast<const float*>(call.bias), free);
     packed = free;
     free += layer.packed_values();
   }

@@ -2,8 +2,6 @@
 // Kernels: cpu/kernels/winograd.h.
 #pragma once
 
-#include <algorithm>
-
 #include "cpu/kernel_table.h"
 
 namespace vggfast::cpu {

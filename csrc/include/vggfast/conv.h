@@ -14,6 +14,8 @@ namespace vggfast {
 /// Throws Error for any other name.
 void set_conv_algorithm(const std::string& name);
 std::string conv_algorithm();
+/// What set_conv_algorithm takes: "auto", and the names of the algorithms that can be asked for.
+std::vector<std::string> conv_algorithms();
 
 /// The algorithm that a float32 convolution of x (n, cin, h, w) to `cout` channels runs by, as now set, and its cost.
 struct ConvCost {

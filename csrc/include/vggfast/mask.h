@@ -4,7 +4,9 @@
 //   ReLU only    1 plane:  1 where the gradient passes
 //   pool only    2 planes: column, then row of the maximum within its window
 //   both         3 planes: passes, column, row
-// mask_gather and mask_scatter are linear and each is the other's transpose: gradients of any order need no other op.
+// A window's maximum is the first of equals in row-major order, and the last NaN where there are any; ReLU's gradient
+// passes everywhere but where the value is 0 or less: through NaN too. mask_gather and mask_scatter are linear and each
+// is the other's transpose: gradients of any order need no other op.
 #pragma once
 
 #include "vggfast/tensor.h"

@@ -2,7 +2,6 @@
 // The core owns no memory: outputs and workspaces are allocated by the caller.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
