@@ -31,7 +31,7 @@ WARNINGS = re.compile(r"\(?(C7508|C7510|C7511)\)?\b")
 COUNTED = ("registers", "shared", "stack")  # what the budget limits; of spills there are to be none
 
 
-class WantedError(Exception):
+class MissingError(Exception):
     """Something the report needs is not here; the text says what."""
 
 
@@ -122,7 +122,7 @@ def demangled(names: Sequence[str]) -> list[str]:
     """By binutils' c++filt, which gives the same text everywhere: cu++filt writes template arguments differently."""
     tool = shutil.which("c++filt")
     if tool is None:
-        raise WantedError("c++filt was not found: install binutils")
+        raise MissingError("c++filt was not found: install binutils")
     done = subprocess.run([tool], input="\n".join(names), capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
@@ -177,14 +177,14 @@ def sources(text: str, name: str) -> list[str]:
     """The list of that name in CMakeLists.txt."""
     match = re.search(rf"set\({name}\s+([^)]*)\)", text)
     if match is None:
-        raise WantedError(f"CMakeLists.txt has no set({name} ...)")
+        raise MissingError(f"CMakeLists.txt has no set({name} ...)")
     return match[1].split()
 
 
 def tool(name: str, instead: str) -> str:
     path = shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
     if path is None:
-        raise WantedError(f"{name} was not found: put CUDA's bin folder on PATH{instead}")
+        raise MissingError(f"{name} was not found: put CUDA's bin folder on PATH{instead}")
     return path
 
 
@@ -196,7 +196,7 @@ def kept(build: Path) -> str:
         for source in sources(text, name):
             log = build / "CMakeFiles" / f"{target}.dir" / f"{source}.o.ptxas"
             if not log.is_file():
-                raise WantedError(f"--build is {build}: it has no {log.relative_to(build)}: build there with CUDA")
+                raise MissingError(f"--build is {build}: it has no {log.relative_to(build)}: build there with CUDA")
             said.append(log.read_text())
     return "\n".join(said)
 
@@ -204,18 +204,18 @@ def kept(build: Path) -> str:
 def dumped(path: Path) -> str:
     """What a built file says of its kernels."""
     if not path.is_file():
-        raise WantedError(f"--object must be a file, got {path}")
+        raise MissingError(f"--object must be a file, got {path}")
     dump = tool("cuobjdump", ", or leave --object out")
     done = subprocess.run([dump, "--dump-resource-usage", str(path)], capture_output=True, text=True)
     if done.returncode:
-        raise WantedError(f"cuobjdump ended with status {done.returncode}: {done.stderr.strip()}")
+        raise MissingError(f"cuobjdump ended with status {done.returncode}: {done.stderr.strip()}")
     return done.stdout
 
 
 def nvcc_version() -> str:
     try:
         text = subprocess.run([tool("nvcc", ""), "--version"], capture_output=True, text=True)
-    except WantedError:
+    except MissingError:
         return "unknown"
     match = re.search(r"release [\d.]+, V([\d.]+)", text.stdout)
     return match[1] if match else "unknown"
@@ -255,7 +255,7 @@ def report(options: argparse.Namespace) -> int:
     text = dumped(options.object) if options.object else kept(options.build)
     found = named(from_cuobjdump(text) if options.object else from_ptxas(text))
     if not found:
-        raise WantedError(f"no kernel was found in {options.object or options.build}")
+        raise MissingError(f"no kernel was found in {options.object or options.build}")
     said = text + ("\n" + options.log.read_text() if options.log else "")
     old = json.loads(options.budget.read_text()) if options.budget.exists() else {"nvcc": "", "kernels": {}}
     version = nvcc_version()
@@ -277,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         return report(options)
-    except WantedError as error:
+    except MissingError as error:
         print(f"kernel_resources: {error}", file=sys.stderr)
         return 2
 

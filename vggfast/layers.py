@@ -15,6 +15,7 @@ from vggfast import ops
 from vggfast.ops import fc
 
 PLAIN = (Tensor, nn.Parameter)  # no subclasses
+_CONV_FORWARD = nn.Conv2d._conv_forward  # somebody may put another into the class, or into a module
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -32,7 +33,8 @@ class _Conv(nn.Conv2d):
     def is_ours(self) -> bool:
         """Whether the settings, and torch's own part of the computation, are still those that our kernels replace."""
         return (
-            type(self)._conv_forward is nn.Conv2d._conv_forward
+            type(self)._conv_forward is _CONV_FORWARD
+            and "_conv_forward" not in vars(self)
             and self.kernel_size == (self._kernel,) * 2
             and self.padding == (self._padding,) * 2
             and self.stride == self.dilation == (1, 1)

@@ -187,13 +187,19 @@ class VGG(nn.Module):
         found = graph.head_of(self)
         assert found is not None
         parts = ("", "features", "avgpool", "classifier", *(node.path for node in found.nodes))
+        modules = dict(self.named_modules(remove_duplicate=False))
         for path in parts:  # layers of features are copied with all that they have
-            graph.check(path or "model", self.get_submodule(path), backward=True)
+            graph.check(path or "model", modules.get(path), backward=True)
         other = VGG.__new__(VGG)
         nn.Module.__init__(other)
         other.features = FusedSequential(*map(_copied, self.features))
         other.avgpool, other.classifier = _convert_head(head, found)
-        other.arguments = {**self.arguments, "head": head, "pool_size": found.size}
+        other.arguments = {
+            **self.arguments,
+            "num_classes": len(found.weights[-1]),
+            "head": head,
+            "pool_size": found.size,
+        }
         other.preprocessing = self.preprocessing
         other.training = self.training
         return other
@@ -216,8 +222,10 @@ def _convert_head(head: str, found: graph.Head) -> tuple[nn.Module, nn.Sequentia
         if not isinstance(node.layer, graph.layers.Linear):
             layers.append(nn.Identity() if isinstance(node.module, nn.Flatten) else _copied(node.module))
             continue
-        if node.module._parameters.get("weight") is not node.module.weight:
-            raise graph.unknown(node.path, node.module, "its weight is computed, and a converted head cannot share it")
+        for name in ("weight", "bias"):
+            if node.module._parameters.get(name) is not getattr(node.module, name):
+                why = f"its {name} is computed, and a converted head cannot share it"
+                raise graph.unknown(node.path, node.module, why)
         layers.append(_copied(node.module) if isinstance(node.module, kind) else convert(node.module, extent))
         extent = 1
     if head == "conv":

@@ -30,4 +30,12 @@ auto for_float(const Tensor& t, const char* name, Body body) {
   }
 }
 
+/// The same for a dtype that tensor cores multiply: T is bf16, f16, or float, read as TF32.
+template <class Body>
+auto for_tensor_cores(DType dtype, Body body) {
+  if (dtype == DType::bf16) return body.template operator()<bf16>();
+  if (dtype == DType::f16) return body.template operator()<f16>();
+  return body.template operator()<float>();
+}
+
 }  // namespace vggfast::cuda

@@ -168,10 +168,10 @@ def test_arguments_that_cannot_be(model, pictures, options, message):
 def test_networks_that_cannot_be(pictures):
     bare = _model(head="none")
     with pytest.raises(
-        ValueError, match="model must be a network with FC layers for the tap 'penultimate', and has no head"
+        ValueError, match="model must have an FC layer in its classifier for the tap 'penultimate', got none"
     ):
         extract(bare, pictures, ["penultimate"])
-    with pytest.raises(ValueError, match="with FC layers for the tap 'penultimate', and has no head"):
+    with pytest.raises(ValueError, match="an FC layer in its classifier for the tap 'penultimate', got none"):
         extract(bare.features, pictures, ["penultimate"], preprocessing=PREPROCESSING)
     bare.preprocessing = None
     with pytest.raises(ValueError, match=r"preprocessing must be .* where the model has none of its own, got None"):

@@ -27,6 +27,7 @@ class Case(NamedTuple):
     text: str = ""
     right: frozenset[str] = frozenset()
     arguments: dict = {}  # noqa: RUF012
+    error: type[Exception] = TypeError
 
 
 def network(**arguments) -> vggfast.VGG:
@@ -79,6 +80,21 @@ class Twice(nn.Linear):
     @property
     def weight(self):
         return 2 * self._parameters["weight"]
+
+
+class DroppedAndRelu(nn.Dropout, nn.ReLU):
+    """Of two kinds, and the first one's code runs."""
+
+
+class Stubborn(vggfast.VGG11):
+    """In evaluation mode, its batch norms stay in training mode."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.training = True
+        return self
 
 
 class Always(nn.Dropout):
@@ -156,6 +172,28 @@ def train(model):
     model.train()
     for _ in range(2):
         model(torch.rand(4, 3, 64, 64))
+
+
+def last(path, name):
+    """A layer moves to the end, under its own name."""
+
+    def change(model):
+        modules = model.get_submodule(path)._modules
+        modules[name] = modules.pop(name)
+
+    return change
+
+
+def plain_bias(model):
+    bias = model.classifier[3]._parameters.pop("bias")
+    model.classifier[3].bias = 2 * bias.detach()
+
+
+def negate(model):
+    """The values are the negated ones of the memory."""
+    for layer in (model.features[3], model.classifier[3]):
+        layer.weight = nn.Parameter(torch._neg_view(layer.weight.detach()))
+        layer.bias = nn.Parameter(torch._neg_view(layer.bias.detach()))
 
 
 TRUNK, FC = ("features.0", "features.3"), ("classifier.0", "classifier.3")
@@ -250,6 +288,27 @@ CASES = {
     "global average pool": Case(lambda m: (put("avgpool", lambda: nn.AdaptiveAvgPool2d(1))(m),
                                            put("classifier", lambda: nn.Sequential(nn.Linear(64, 10)))(m)),
                                 "classifier", ALL - {"save_model"}),
+    "no FC layer": Case(put("classifier", nn.Identity), "classifier", frozenset({"Engine"}), error=ValueError),
+    # ---- what a look at classes and names alone gets wrong
+    "of two kinds in features": Case(put("features.4", DroppedAndRelu), "features.4 must be ReLU, got DroppedAndRelu",
+                                     ALL - {"save_model"}),
+    "of two kinds in classifier": Case(put("classifier.1", DroppedAndRelu),
+                                       "classifier.1 must be ReLU, got DroppedAndRelu", ALL - {"save_model"}),
+    "a mode of its own": Case(lambda m: (setattr(m, "__class__", Stubborn), m.eval()),
+                              "model is Stubborn, a VGG whose train is its own", arguments={"batch_norm": True}),
+    "another order of features": Case(last("features", "2"), "the layers of features must be in the order 0, 1, 2",
+                                      ALL - {"save_model"}),
+    "another order of FC layers": Case(last("classifier", "1"), "the layers of classifier must be in the order 0, 1, 2",
+                                       ALL - {"save_model"}),
+    # ---- parts and tensors that are not there, or are others' too
+    "without classifier": Case(lambda m: delattr(m, "classifier"), "classifier must be a module, got NoneType"),
+    "without avgpool": Case(lambda m: delattr(m, "avgpool"), "avgpool must be a module, got NoneType"),
+    "features are None": Case(lambda m: setattr(m, "features", None), "features must be a.*, got NoneType"),
+    "a bias that is a tensor": Case(plain_bias, "classifier.3 .*its bias is computed", READERS),
+    "a bias of two layers": Case(lambda m: setattr(m.classifier[3], "bias", m.classifier[0].bias),
+                                 "classifier.3.bias must have memory of its own, got that of classifier.0.bias",
+                                 ALL - {"save_model"}),
+    "negated tensors": Case(negate, right=ALL),
     "nested features": Case(lambda m: setattr(m, "features", nn.Sequential(m.features[:5], m.features[5:])),
                             "features", ALL - {"save_model"}),
 }  # fmt: skip

@@ -1,5 +1,8 @@
 """Whoever reads a network computes what ``model.eval()`` does, or names the layer that it does not know."""
 
+import copy
+import functools
+import pickle
 import re
 
 import numpy as np
@@ -11,6 +14,7 @@ import vggfast
 from tests.graph.networks import ALL, CASES, network
 from tests.support.comparisons import relative_error
 from vggfast.features import Extractor
+from vggfast.graph import guard
 from vggfast.weights import load_model, save_model
 from vggfast.weights.formats import onnx_writer
 
@@ -82,7 +86,7 @@ def test_right_or_named(name, reader, tmp_path):
             for got, expected in READERS[reader](model, x, tmp_path):
                 assert relative_error(got, expected) < 1e-4
             return
-        error, text = (ValueError if reader == "save_model" else TypeError), case.text
+        error, text = (ValueError if reader == "save_model" else case.error), case.text
         if reader == "save_model" and case.right != ALL - {"save_model"}:
             text = re.escape(text.split()[0])
         with pytest.raises(error, match=text) as caught:
@@ -143,6 +147,47 @@ def test_the_training_mode_of_parametrisations_stays():
     assert all(torch.equal(a, b) for a, b in zip(before, layer.buffers(), strict=True))
 
 
+def test_tensors_without_values_are_named(tmp_path):
+    for reader in ("Engine", "Evaluator", "Extractor", "save_model", "onnx"):
+        model = network()
+        model.classifier[3].to("meta")
+        with torch.no_grad(), pytest.raises((TypeError, ValueError), match=r"classifier\.3.* must"):
+            list(READERS[reader](model, torch.rand(1, 3, X, X), tmp_path))
+
+
+def test_an_extractor_needs_no_parameters():
+    extractor = Extractor(
+        nn.Sequential(nn.MaxPool2d(2)), ("pool1",), (32,), preprocessing=vggfast.Preprocessing.caffe()
+    )
+    x = torch.rand(1, 3, 32, 32)
+    assert torch.equal(extractor.maps(x)["pool1"], nn.functional.max_pool2d(x, 2))
+    model = network()
+    model.features.append(nn.MaxPool2d(2))
+    with pytest.raises(ValueError, match="scales must make maps of at least 2 x 2 cells for classifier"):
+        Extractor(model, ("penultimate",), (X,), preprocessing=vggfast.Preprocessing.caffe())
+
+
+def test_an_even_normalisation_is_no_onnx(tmp_path):
+    pytest.importorskip("onnx")
+    model = network()
+    model.features[2] = nn.Sequential(nn.LocalResponseNorm(4), model.features[2])
+    with pytest.raises(TypeError, match=r"features\.2\.0 is LocalResponseNorm"):
+        onnx_writer.write(model, tmp_path / "m.onnx", {})
+
+
+@pytest.mark.parametrize("model", [nn.DataParallel(network()), nn.Sequential(nn.ReLU())])
+def test_only_ours_are_saved(model, tmp_path):
+    with pytest.raises(TypeError, match=rf"model must be a vggfast.VGG, got {type(model).__name__}"):
+        save_model(model, tmp_path / "m.safetensors")
+
+
+def test_an_engine_says_that_it_is_not_copied():
+    for made in (vggfast.Engine(network()), vggfast.evaluate.Evaluator(network())):
+        for copied in (copy.deepcopy, pickle.dumps):
+            with pytest.raises(TypeError, match="an Engine cannot be pickled or copied"):
+                copied(made)
+
+
 def test_an_fc_layer_on_a_map():
     """Torch's Linear in a dense head runs along the rows of the score map, which no reader computes."""
     model = network().to_conv_head()
@@ -191,6 +236,23 @@ def test_torchvisions_forward(theirs, change, monkeypatch):
         vggfast.Engine(theirs)
     with pytest.raises(TypeError, match=r"model (is|must be) .*"):
         vggfast.evaluate.Evaluator(theirs)
+
+
+@pytest.mark.parametrize("name", ["forward", "__call__"])
+def test_torchvisions_class_changed_before_the_first_look(theirs, name, monkeypatch):
+    kind = type(theirs)
+    monkeypatch.delitem(guard._known, kind, raising=False)
+    code = getattr(kind, name)
+    monkeypatch.setattr(kind, name, functools.partialmethod(lambda self, x: code(self, x) * 2), raising=False)
+    with pytest.raises(TypeError, match="model must be a VGG of vggfast or torchvision"):
+        vggfast.Engine(theirs)
+
+
+def test_torchvisions_head_is_linear(theirs):
+    theirs.head = "none"  # of the caller's own
+    x = torch.rand(1, 3, X, X)
+    with torch.no_grad():
+        assert relative_error(vggfast.Engine(theirs)(x), theirs(x)) < 1e-5
 
 
 # ---- the parts of the reader -----------------------------------------------------------------------------------------
@@ -243,6 +305,29 @@ def test_a_part_of_a_convolution_of_its_own_is_not_fused():
     layer, x = Doubled(3, 4), torch.rand(1, 3, 8, 8)
     expected = nn.functional.conv2d(x, 2 * layer.weight, layer.bias, padding=1).relu()
     assert relative_error(vggfast.nn.FusedSequential(layer, nn.ReLU())(x), expected) < 1e-5
+
+
+@pytest.mark.parametrize("where", ["module", "class"])
+@pytest.mark.parametrize("follow", [(), (nn.ReLU(),)])
+def test_another_part_of_a_convolution_is_run(where, follow, monkeypatch):
+    layer, x = vggfast.nn.Conv3x3(3, 4), torch.rand(1, 3, 8, 8)
+
+    def wrapped(x, weight, bias):
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), "circular"), weight, bias)
+
+    if where == "module":
+        layer._conv_forward = wrapped
+    else:
+        monkeypatch.setattr(nn.Conv2d, "_conv_forward", lambda self, *args: wrapped(*args))
+    expected = nn.Sequential(*follow)(wrapped(x, layer.weight, layer.bias))
+    assert relative_error(vggfast.nn.FusedSequential(layer, *follow)(x), expected) < 1e-5
+
+
+def test_the_order_put_into_a_class_is_seen(monkeypatch):
+    model = network()
+    monkeypatch.setattr(nn.Sequential, "__iter__", lambda self: iter(list(self._modules.values())[:-1]))
+    with pytest.raises(TypeError, match="features is FusedSequential, and the __iter__ of that class was replaced"):
+        vggfast.Engine(model)
 
 
 def test_code_put_into_a_class_is_run(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -165,6 +166,9 @@ class Engine:
             raise ValueError("taps must have at least one name, got none")
         outputs = dict(zip(layers, self._run(x, layers), strict=True))
         return {tap: outputs[self._names[tap]] for tap in taps}
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        raise TypeError("an Engine cannot be pickled or copied: make one of the model where it is needed")
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         self._check_images(x, "x")

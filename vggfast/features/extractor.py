@@ -92,7 +92,7 @@ class Extractor:
         for name, values in {"taps": self.taps, "scales": self.scales, "pool": self.pools}.items():
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} must have each value only once, got {list(values)}")
-        self._device = next(model.parameters()).device
+        self._device = whole(model, head=False).device
         self.load(model)
         self.blocks = self._blocks(least)
 
@@ -143,6 +143,11 @@ class Extractor:
     def _penultimate(self, x: Tensor) -> Tensor:
         """(N, values, places, 1) of the last map: what the last FC layer reads at every place where the head fits."""
         assert self._head is not None
+        if min(x.shape[2:]) < self._head.size:
+            size = self._head.size
+            raise ValueError(
+                f"scales must make maps of at least {size} x {size} cells for classifier, got {tuple(x.shape[2:])}"
+            )
         rows = F.unfold(x, self._head.size).transpose(1, 2)  # (N, places, C * size * size)
         for node in self._head.nodes:
             match node.layer:
@@ -178,10 +183,12 @@ class Extractor:
 
 def _head_of(model: nn.Module) -> Head:
     """The head up to what its last FC layer reads."""
-    head = whole(model).head
+    network = whole(model)
+    network.check_values()
+    head = network.head
     places = [i for i, node in enumerate(head.nodes) if isinstance(node.layer, Linear)] if head else []
     if head is None or not places:
-        raise ValueError(f"model must be a network with FC layers for the tap {PENULTIMATE!r}, and has no head")
+        raise ValueError(f"model must have an FC layer in its classifier for the tap {PENULTIMATE!r}, got none")
     return replace(head, nodes=head.nodes[: places[-1]])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from vggfast.graph.guard import check
+from vggfast.graph.guard import check, known_class
 from vggfast.graph.recognise import square
 
 _OF_NO_ACCOUNT = ("training", "inplace")
@@ -24,7 +24,7 @@ def differences(model: nn.Module, expected: nn.Module) -> Iterator[str]:
 
 
 def _differ(path: str, found: nn.Module, twin: nn.Module) -> Iterator[str]:
-    if not isinstance(found, _torchs(twin)):
+    if not issubclass(known_class(found) or type(found), _torchs(twin)):
         yield f"{path} must be {type(twin).__name__}, got {type(found).__name__}"
         return
     try:
@@ -35,7 +35,10 @@ def _differ(path: str, found: nn.Module, twin: nn.Module) -> Iterator[str]:
         if hasattr(type(found), name):  # a property
             yield f"{name} of {path} is computed by {type(found).__name__}"
     if not path:
-        return  # the model itself has no settings but its arguments
+        return  # the model itself has no settings but its arguments, and names its parts
+    order, expected = (list(each._modules) for each in (found, twin))
+    if order != expected and set(order) == set(expected):
+        yield f"the layers of {path} must be in the order {', '.join(expected)}, got {', '.join(order)}"
     for name, value in vars(twin).items():
         mine = vars(found).get(name)
         if name[0] != "_" and name not in _OF_NO_ACCOUNT and _plain(mine) != _plain(value):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from inspect import getattr_static
 from typing import Any, TypeVar
 
 import torch
@@ -25,7 +26,9 @@ _known: dict[type[nn.Module], dict[str, Any]] = {}
 
 def know(kind: type[_Class]) -> type[_Class]:
     """A decorator: the guard trusts this class, as its code is now."""
-    _known[kind] = {name: getattr(kind, name, None) for name in (*_CALLED, "_conv_forward", "score_map")}
+    above = kind.__mro__[: kind.__mro__.index(nn.Module)]
+    own = {name for each in above for name in vars(each) if not hasattr(nn.Module, name)} - _HARMLESS
+    _known[kind] = {name: getattr_static(kind, name, None) for name in (*_CALLED, *own)}
     return kind
 
 
@@ -49,7 +52,7 @@ def any_global_hooks() -> bool:
     )
 
 
-def check(path: str, module: nn.Module, backward: bool = False) -> None:
+def check(path: str, module: nn.Module | None, backward: bool = False) -> None:
     """Raises TypeError where a module may compute something else than its class says.
 
     Args:
@@ -57,6 +60,8 @@ def check(path: str, module: nn.Module, backward: bool = False) -> None:
         module: the module itself; its children are not looked at.
         backward: whether gradients count too, and so hooks on them.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"{path} must be a module, got {type(module).__name__}")
     _raise_first(path, module, _oddities(module, backward))
 
 
@@ -84,7 +89,7 @@ def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
     above = type(module).__mro__[: type(module).__mro__.index(kind)]
     if own := {name for each in above for name in vars(each) if hasattr(kind, name) and _counts(name, module)}:
         yield f"a {kind.__name__} whose {_all(own)} is its own"
-    if patched := {name for name, code in _known[kind].items() if getattr(kind, name, None) is not code}:
+    if patched := {name for name, code in _known[kind].items() if getattr_static(kind, name, None) is not code}:
         yield f"and the {_all(patched)} of that class was replaced"
     methods = {name for name in vars(module) if callable(getattr(type(module), name, None))}
     if replaced := {name for name in methods if _counts(name, module)}:
@@ -109,7 +114,7 @@ def _hooks(module: nn.Module, backward: bool) -> Iterator[str]:
 def _counts(name: str, module: nn.Module) -> bool:
     """Whether a method of this name has a say in what a module computes in evaluation mode."""
     if name in ("train", "eval"):
-        return module.training
+        return any(each.training for each in module.modules())
     return name in _CALLED or not (hasattr(nn.Module, name) or name in _HARMLESS)
 
 
@@ -123,9 +128,9 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
         if kind in _known:
             return kind
         if (kind.__module__, kind.__qualname__) == ("torchvision.models.vgg", "VGG"):  # an optional package
-            if vars(kind)["forward"].__globals__["__name__"] != kind.__module__:
-                return None
-            return know(kind)
+            own = [name for name in _CALLED if name in vars(kind)]
+            code = getattr(vars(kind).get("forward"), "__globals__", {})
+            return know(kind) if own == ["forward"] and code.get("__name__") == kind.__module__ else None
     return None
 
 

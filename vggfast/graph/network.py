@@ -51,8 +51,11 @@ class Head:
 
     @property
     def weights(self) -> list[Tensor]:
-        """(outputs, inputs) of each FC layer."""
-        return [node.layer.weight for node in self.nodes if isinstance(node.layer, Linear)]
+        """(outputs, inputs) of each FC layer. Raises ValueError where there is none."""
+        found = [node.layer.weight for node in self.nodes if isinstance(node.layer, Linear)]
+        if not found:
+            raise ValueError("classifier must have an FC layer, got none")
+        return found
 
     def layers(self) -> Iterator[Layer]:
         """In order. Raises TypeError where a layer is no engine's."""
@@ -82,6 +85,12 @@ class Network:
         """The layers before the head in order, batch norm folded, each with the name of its output."""
         return ((node.layer, name) for name, node in trunk_names(fold(self.trunk)))  # type: ignore[misc]
 
+    def check_values(self) -> None:
+        """Raises TypeError where a tensor is on the meta device."""
+        for path, tensor in self.tensors():
+            if tensor.is_meta:
+                raise TypeError(f"{path} must have tensors with values, got one on the meta device")
+
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor of a layer, with the path of its module."""
         for node in (*self.trunk, *(self.head.nodes if self.head else ())):
@@ -107,18 +116,19 @@ def whole(model: Any, head: bool = True) -> Network:
     if isinstance(model, nn.Sequential):
         return Network(_trunk(model, "model"), None)
     check_model(model)
-    return Network(_trunk(model.features, "features"), head_of(model) if head else None)
+    return Network(_trunk(getattr(model, "features", None), "features"), head_of(model) if head else None)
 
 
 def head_of(model: Any) -> Head | None:
     """The FC layers of a VGG; None where it has none. Raises as :func:`whole`."""
     check_model(model)
-    match getattr(model, "head", "linear"):  # torchvision's are all linear
+    classifier = getattr(model, "classifier", None)
+    match model.head if hasattr(known_class(model), "head") else "linear":  # torchvision's are all linear
         case "none":
             return None
         case "conv":
-            return _dense_head(model.classifier)
-    return linear_head(model.avgpool, model.classifier)
+            return _dense_head(classifier)
+    return linear_head(getattr(model, "avgpool", None), classifier)
 
 
 def check_model(model: Any) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from vggfast.graph import differences
 from vggfast.io import METADATA, WeightFile, write_atomically
@@ -24,12 +26,15 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
 
     Raises:
         ValueError: layers were changed so that the arguments no longer build the network, in their settings too, or
-            have code of their own, as a hook; the text names them.
+            have code of their own, as a hook, or tensors share memory; the text names them.
+        TypeError: the model is another's.
         OSError: it could not be written; the text names the path.
     """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    if not isinstance(model, VGG):
+        raise TypeError(f"model must be a vggfast.VGG, got {type(model).__name__}")
+    tensors = _tensors(model)
     arguments = dict(model.arguments)
     if "classifier.6.weight" in tensors:  # the last layer is what fine-tuning replaces
         arguments["num_classes"] = len(tensors["classifier.6.weight"])
@@ -49,6 +54,21 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
         extra.setdefault("preprocessing", model.preprocessing.as_dict())
     metadata = {METADATA: json.dumps({**arguments, **({"extra": extra} if extra else {})})}
     write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+
+
+def _tensors(model: Any) -> dict[str, Tensor]:
+    """A model's tensors by name, each with memory of its own, or a ValueError that names one without."""
+    tensors: dict[str, Tensor] = {}
+    by_memory: dict[int, str] = {}
+    for name, tensor in model.state_dict().items():
+        if is_lazy(tensor) or tensor.is_meta:
+            raise ValueError(f"{name} must have values, got one that is not made yet")
+        tensors[name] = tensor.detach().contiguous().resolve_neg()
+        if tensor.numel() and (other := by_memory.setdefault(tensors[name].data_ptr(), name)) != name:
+            raise ValueError(
+                f"{name} must have memory of its own, got that of {other}: a file cannot hold shared tensors"
+            )
+    return tensors
 
 
 def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:

@@ -38,6 +38,7 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
         raise ImportError("writing ONNX needs the package onnx: pip install 'vggfast[convert]'") from error
 
     network = whole(model)
+    network.check_values()
     head, seen = network.head, geometry(network.trunk)
     fixed = seen.stride * head.size if head and not head.dense and head.size > 1 else None
     nodes, tensors, output = _nodes(onnx.helper, network)
@@ -48,7 +49,7 @@ def write(model: VGG, path: Path, extra: Mapping[str, Any]) -> str:
         [onnx.helper.make_tensor_value_info(
             "images", floats, ["N", seen.in_channels, fixed or "H", fixed or "W"])],
         [onnx.helper.make_tensor_value_info(output, floats, shape)],
-        [onnx.numpy_helper.from_array(tensor.float().cpu().numpy(), name) for name, tensor in tensors.items()],
+        [onnx.numpy_helper.from_array(t.float().cpu().resolve_neg().numpy(), name) for name, t in tensors.items()],
     )  # fmt: skip
     file = onnx.helper.make_model(
         graph, producer_name="vggfast", producer_version=__version__,
@@ -101,7 +102,7 @@ def _op(node: Node, size: int, dense: bool) -> tuple[str, dict[str, Tensor | Non
             return "Conv", {"weight": weight.unflatten(1, (-1, size, size)), "bias": bias}, _window(size, 0)
         case Linear(weight, bias):
             return "Gemm", {"weight": weight, "bias": bias}, {"transB": 1}
-        case Lrn(length, alpha, beta, k):
+        case Lrn(length, alpha, beta, k) if length % 2:  # ONNX has no even ones
             return "LRN", {}, {"size": length, "alpha": alpha, "beta": beta, "bias": k}
         case MaxPool():
             return "MaxPool", {}, {"kernel_shape": (2, 2), "strides": (2, 2)}

@@ -10,17 +10,10 @@
 #include "cuda/conv/sm90/fprop/choice.h"
 #include "cuda/conv/sm90/fprop/run.h"
 #include "cuda/conv/sm90/wgrad/run.h"
+#include "cuda/dtypes.h"
 
 namespace vggfast::cuda::sm90 {
 namespace {
-
-/// Calls body.operator()<T>() for the dtypes that these kernels have: of float32, TF32.
-template <class Body>
-auto for_type(DType dtype, Body body) {
-  if (dtype == DType::bf16) return body.template operator()<bf16>();
-  if (dtype == DType::f16) return body.template operator()<f16>();
-  return body.template operator()<float>();
-}
 
 bool whole_chunks(const Tensor& t) {
   return t.size(1) * static_cast<int64_t>(size_of(t.dtype)) % chunk_bytes == 0 &&
@@ -107,11 +100,11 @@ bool supports_fprop(const ConvFprop& p) {
 }
 
 size_t fprop_bytes(const ConvFprop& p) {
-  return for_type(p.x.dtype, [&]<class T>() { return packed_bytes(fprop_view<T>(p.weight)); });
+  return for_tensor_cores(p.x.dtype, [&]<class T>() { return packed_bytes(fprop_view<T>(p.weight)); });
 }
 
 void run_fprop_pass(const ConvFprop& p, Workspace workspace) {
-  for_type(p.x.dtype, [&]<class T>() {
+  for_tensor_cores(p.x.dtype, [&]<class T>() {
     convolve(p.x, fprop_view<T>(p.weight), *p.y, p.epilogue, p.bias, p.mask, workspace, p.context);
   });
 }
@@ -119,13 +112,13 @@ void run_fprop_pass(const ConvFprop& p, Workspace workspace) {
 bool supports_dgrad(const ConvDgrad& p) { return takes(p.gy, p.weight.size(1), p.context); }
 
 size_t dgrad_bytes(const ConvDgrad& p) {
-  return for_type(p.gy.dtype, [&]<class T>() {
+  return for_tensor_cores(p.gy.dtype, [&]<class T>() {
     return with_gradient(packed_bytes(dgrad_view<T>(p.weight)), p.gy, p.masked, p.h, p.w);
   });
 }
 
 void run_dgrad_pass(const ConvDgrad& p, Workspace workspace) {
-  for_type(p.gy.dtype, [&]<class T>() {
+  for_tensor_cores(p.gy.dtype, [&]<class T>() {
     const WeightView<T> weights = dgrad_view<T>(p.weight);
     const Tensor gz = gradient_of_sums(p.gy, p.masked, p.h, p.w, workspace, packed_bytes(weights), p.context);
     convolve(gz, weights, *p.gx, {}, nullptr, nullptr, workspace, p.context);

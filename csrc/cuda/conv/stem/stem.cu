@@ -17,14 +17,6 @@ bool supports(DType dtype, int64_t channels, int64_t cout, int64_t kernel, int64
   return arithmetic && tile_is_auto() && kernel == 3 && channels <= most_channels && cout % 8 == 0 && w < most_columns;
 }
 
-/// Calls body.operator()<T>() for the dtypes that `supports` lets through.
-template <class Body>
-auto for_type(DType dtype, Body body) {
-  if (dtype == DType::bf16) return body.template operator()<bf16>();
-  if (dtype == DType::f16) return body.template operator()<f16>();
-  return body.template operator()<float>();
-}
-
 /// Whether gz can be read by chunks that are counted in 32 bits (Source::Stored).
 template <class T>
 bool readable(const Source<T>& gz) {
@@ -38,7 +30,7 @@ bool supports_fprop(const ConvFprop& p) {
 }
 
 void run_fprop_pass(const ConvFprop& p, Workspace) {
-  for_type(p.x.dtype, [&]<class T>() {
+  for_tensor_cores(p.x.dtype, [&]<class T>() {
     const int64_t h = p.x.size(2), w = p.x.size(3);
     stem_fprop(source_of<T>(p.x, {}, h, w), fprop_view<T>(p.weight),
                output_of<T>(*p.y, h, w, p.epilogue, p.bias, p.mask), p.context);
@@ -47,14 +39,15 @@ void run_fprop_pass(const ConvFprop& p, Workspace) {
 
 bool supports_dgrad(const ConvDgrad& p) {
   const int64_t cout = p.weight.size(0), cin = p.weight.size(1);
-  return supports(p.gy.dtype, cin, cout, p.weight.size(2), p.w, p.context) && for_type(p.gy.dtype, [&]<class T>() {
+  return supports(p.gy.dtype, cin, cout, p.weight.size(2), p.w, p.context) &&
+         for_tensor_cores(p.gy.dtype, [&]<class T>() {
            return readable(source_of<T>(p.gy, p.masked, p.h, p.w)) &&
                   StemDgrad::weight_bytes<T>(static_cast<int>(cout)) <= StemDgrad::most_weight_bytes;
          });
 }
 
 void run_dgrad_pass(const ConvDgrad& p, Workspace) {
-  for_type(p.gy.dtype, [&]<class T>() {
+  for_tensor_cores(p.gy.dtype, [&]<class T>() {
     stem_dgrad(source_of<T>(p.gy, p.masked, p.h, p.w), dgrad_view<T>(p.weight), p.gx->as<T>(), p.context);
   });
 }
@@ -66,18 +59,18 @@ Source<T> gradient_of(const ConvWgrad& p) {
 
 bool supports_wgrad(const ConvWgrad& p) {
   return supports(p.x.dtype, p.x.size(1), p.gy.size(1), p.kernel, p.x.size(3), p.context) &&
-         for_type(p.x.dtype, [&]<class T>() { return readable(gradient_of<T>(p)); });
+         for_tensor_cores(p.x.dtype, [&]<class T>() { return readable(gradient_of<T>(p)); });
 }
 
 size_t wgrad_bytes(const ConvWgrad& p) {
-  return for_type(p.x.dtype, [&]<class T>() {
+  return for_tensor_cores(p.x.dtype, [&]<class T>() {
     const Source<T> gz = gradient_of<T>(p);
     return partial_bytes<T>(stem_wgrad_splits(gz), gz.c, 9 * p.x.size(1));
   });
 }
 
 void run_wgrad_pass(const ConvWgrad& p, Workspace workspace) {
-  for_type(p.x.dtype, [&]<class T>() {
+  for_tensor_cores(p.x.dtype, [&]<class T>() {
     const Source<T> x = source_of<T>(p.x, {}, p.x.size(2), p.x.size(3)), gz = gradient_of<T>(p);
     sum_and_reduce(p, x, gz, stem_wgrad_splits(gz), workspace,
                    [&](const WgradArgs<T>& args) { stem_wgrad(args, p.context); });
