@@ -14,7 +14,8 @@ import vggfast
 from tests.graph.networks import ALL, CASES, network
 from tests.support.comparisons import relative_error
 from vggfast.features import Extractor
-from vggfast.graph import guard
+from vggfast.graph import guard, recognise
+from vggfast.graph.layers import AveragePool, MaxPool
 from vggfast.weights import load_model, save_model
 from vggfast.weights.formats import onnx_writer
 
@@ -335,3 +336,8 @@ def test_code_put_into_a_class_is_run(monkeypatch):
     expected = model[0](x).clamp(0, 0.1)
     monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x.clamp(0, 0.1))
     assert np.allclose(model(x).detach(), expected.detach(), atol=1e-6)
+
+
+def test_sizes_may_be_lists():
+    nodes = recognise(nn.Sequential(nn.MaxPool2d([2, 2]), nn.AdaptiveAvgPool2d([3, 3])))
+    assert [node.layer for node in nodes] == [MaxPool(ceil_mode=False), AveragePool(3)]

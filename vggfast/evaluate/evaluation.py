@@ -267,7 +267,7 @@ def _compute(
     networks: Sequence[Network], scales: Sequence[tuple[int, ...]], settings: Settings, images: Images,
     context: DistributedContext, folder: Folder | None, progress: StageProgress, warn: Callable[[str], object],
 ) -> tuple[list[Tensor], list[float]]:  # fmt: skip
-    """(posteriors, seconds) of each network, one network in memory at a time."""
+    """(posteriors, seconds) of each network, one network at a time."""
 
     def compute(k: int) -> tuple[Tensor, float]:
         model, chunks = networks[k].load().to(context.device), folder.chunks(k) if folder else None

@@ -67,7 +67,7 @@ def recognise_one(module: nn.Module | None, path: str) -> Node:
 
 def square(size: object) -> int | None:
     """The one number that a square size is given as, or None."""
-    if isinstance(size, tuple):
+    if isinstance(size, tuple | list):
         return size[0] if len(set(size)) == 1 and isinstance(size[0], int) else None
     return size if isinstance(size, int) else None
 
