@@ -28,8 +28,9 @@ def trained_on(metadata: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Network:
-    """A weight file of a network with a head. :meth:`load` makes the network of it, which is not kept: of a .safetensors
-    file nothing is in memory between two calls but pages of the file, of a .pth file its tensors are.
+    """A weight file of a network with a head. :meth:`load` makes the network of it, which is not kept.
+
+    Of a .safetensors file only mapped pages stay in memory between two calls; of a .pth file, its tensors do.
 
     Attributes:
         file: the file, opened once: what is looked up in it later is of the same bytes.
