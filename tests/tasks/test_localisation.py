@@ -218,7 +218,7 @@ def test_commands_refuse_networks_of_the_other_kind(classifier, tmp_path, capsys
     assert main(["localise", "eval", "--model", str(classifier)]) == 1
     assert "has no mean_box, predict: --model must be a network that predicts boxes" in capsys.readouterr().err
     assert main(["localise", "predict", "--model", str(boxes), "--classifier", str(boxes), "a.png"]) == 1
-    assert "does not predict the classes of" in capsys.readouterr().err
+    assert f"--classifier must predict the classes of {boxes}, and {boxes} does not" in capsys.readouterr().err
     assert main(["predict", "--model", str(boxes), "a.png"]) == 1
     assert "boxes.safetensors predicts boxes, not classes" in capsys.readouterr().err
 

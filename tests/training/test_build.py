@@ -82,7 +82,8 @@ def test_fc_layers_alone_on_published_convolutions(photos, tmp_path, batch_norm)
 )
 def test_a_network_starts_only_from_one_that_saw_the_same_pixels(tmp_path, theirs, ours, fits):
     start, _ = _published(tmp_path, theirs)
-    expected = contextlib.nullcontext() if fits else pytest.raises(ValueError, match=f"preprocessing is '{ours}'")
+    message = f"must be trained on this run's preprocessing, '{ours}', got"
+    expected = contextlib.nullcontext() if fits else pytest.raises(ValueError, match=message)
     with expected:
         start_from(_small("A"), Path(start), "features", ours)
 
