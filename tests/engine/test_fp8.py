@@ -120,8 +120,7 @@ ROWS = {
 
 @pytest.mark.parametrize(("layers", "expected"), ROWS.values(), ids=ROWS)
 def test_layers_in_a_row(layers, expected):
-    channels = layers[0].weight.shape[1]
-    first = conv(3, channels)
+    first = conv(3, layers[0].weight.shape[1])
     assert planned([first, *layers]) == "b" + expected
 
 

@@ -54,7 +54,7 @@ def _small_chunks(monkeypatch):
 
 
 class _Ranks:
-    """Worlds whose ranks are threads of this process."""
+    """Contexts whose ranks are threads of this process."""
 
     def __init__(self, size):
         self.size, self._barrier, self._box = size, threading.Barrier(size), [None] * size
@@ -74,7 +74,7 @@ class _Ranks:
         )  # fmt: skip
 
     def run(self, function):
-        """What `function(world)` gives on each rank."""
+        """What `function(context)` gives on each rank."""
         found = [None] * self.size
 
         def of_rank(rank):
@@ -112,16 +112,12 @@ def test_ranks_share_the_images(images, ranks):
     torch.testing.assert_close(whole.sum(1), torch.ones(17))
     images.opened.clear()
     told = []
-    found = _Ranks(ranks).run(
-        lambda context: evaluate_set(
-            model,
-            images,
-            SCALES,
-            Settings(),
-            context,
-            progress=lambda *each: told.append(each) if context.main else None,
-        )
-    )
+
+    def of_rank(context):
+        progress = lambda *each: told.append(each) if context.main else None  # noqa: E731
+        return evaluate_set(model, images, SCALES, Settings(), context, progress=progress)
+
+    found = _Ranks(ranks).run(of_rank)
     assert sorted(images.opened) == list(range(17))
     assert torch.equal(found[0][0], whole)
     assert told[0] == (0, 17)
