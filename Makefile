@@ -4,19 +4,21 @@
 # make sim    the CUDA kernels on a simulated GPU: builds them for tests/, and runs the C++ tests
 # make resources  what each CUDA kernel takes of the machine, against csrc/cuda/resources.json; needs nvcc, no GPU
 # make roofline   what each CUDA kernel asks of a GPU, counted by the simulator, and an estimate for an H200
+# make fuzz MINUTES=30   random inputs for whatever is read or called (tests/fuzz)
 # make format, make clean
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
+MINUTES ?= 10
 # The kernels' resources are checked where the module has them.
 RESOURCES := $(if $(filter off,$(VGGFAST_CUDA)),,$(if $(shell command -v nvcc),resources))
 SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 2>/dev/null)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint sim sanitize resources roofline module format clean
+.PHONY: demo test fast lint sim sanitize resources roofline module fuzz format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
@@ -64,6 +66,9 @@ resources: module
 
 roofline: sim
 	$(BIN)/python benchmarks/roofline.py
+
+fuzz: module
+	$(BIN)/python -m tests.fuzz --jobs $$(nproc) --minutes $(MINUTES)
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
