@@ -94,7 +94,7 @@ def _expected(config: str, batch_norm: bool) -> tuple[list[tuple[str, str]], lis
     assert network.head is not None
     named = {node.path: f", {name}" for name, node in (*trunk_names(network.trunk), *fc_names(network.head.nodes))}
     trunk, fcs = (
-        [(named.get(node.path, ""), _KINDS[type(node.layer)]) for node in nodes if node.layer is not None]  # type: ignore[index]
+        [(named.get(node.path, ""), _KINDS[type(node.layer)]) for node in nodes if node.layer is not None]
         for nodes in (network.trunk, network.head.nodes)
     )
     return trunk, fcs
