@@ -64,6 +64,8 @@ def run(parsed: argparse.Namespace) -> int:
         f"network        {arguments['config']}{' with batch norm' if arguments['batch_norm'] else ''}: {sizes}, "
         f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"
     )
+    for note in found.notes:
+        print(f"note           {note}")
     print(f"preprocessing  {in_words(model.preprocessing)} ({found.origin})")
     note = write(found, parsed.out, target, classes)
     print(f"wrote          {parsed.out}: {target}, {note}")

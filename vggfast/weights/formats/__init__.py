@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Found:
         part: which of its parts the file holds: "the whole network", or one of them.
         origin: where the preprocessing is from.
         extra: what else the file says, such as "classes".
+        notes: what is to be known of the file, such as a softmax that is left out: a sentence each.
     """
 
     model: VGG
@@ -59,6 +61,7 @@ class Found:
     part: str
     origin: str
     extra: dict[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def _check_there(path: Path) -> None:
@@ -215,4 +218,6 @@ def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
     model = build(parts)
     if model.arguments["in_channels"] == 3:
         model.preprocessing = preprocessing
-    return Found(model, format, part, origin, extra)
+    if parts.raw.dense and parts.has_head:
+        model = model.to_conv_head()
+    return Found(model, format, part, origin, extra, parts.notes)
