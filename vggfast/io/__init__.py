@@ -1,12 +1,17 @@
-"""Files: written atomically, their checksums, and the state dictionaries in them."""
+"""Files: written atomically, checked, read as state dictionaries, or by other libraries in a process apart."""
 
 from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
+from vggfast.io.isolated import Group, read_isolated
+from vggfast.io.limits import check_file
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights, state_dict_of
 
 __all__ = [
     "METADATA",
+    "Group",
     "WeightFile",
+    "check_file",
+    "read_isolated",
     "read_json",
     "read_state_dict",
     "read_weights",
