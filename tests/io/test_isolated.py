@@ -1,4 +1,4 @@
-"""Files that crash the libraries which read them, or keep them busy: an error that names the file, by another process."""
+"""Files that crash the libraries which read them, or keep them busy: an error that names the file."""
 
 import os
 import random
