@@ -22,7 +22,7 @@ from vggfast.data.transforms import rescale
 from vggfast.engine import Engine
 from vggfast.graph import Head, whole
 from vggfast.graph.layers import Elementwise, Linear, Relu
-from vggfast.preprocessing import Preprocessing
+from vggfast.preprocessing import Preprocessing, preprocessing_of
 
 PENULTIMATE = "penultimate"
 POOLS = ("mean", "max")
@@ -46,6 +46,8 @@ class Block(NamedTuple):
 
 class Extractor:
     """Pooled features of images, block by block, neither normalised nor combined (see :func:`combine_blocks`).
+
+    A snapshot of the model, as its :class:`vggfast.Engine`: make it again after the weights change.
 
     Args:
         model: whatever :class:`vggfast.Engine` takes, with FC layers where "penultimate" is among the taps.
@@ -75,7 +77,7 @@ class Extractor:
         preprocessing: Preprocessing | None = None,
         batch_size: int = 8,
     ) -> None:
-        preprocessing = preprocessing or getattr(model, "preprocessing", None)
+        preprocessing = preprocessing_of(model, preprocessing)
         if preprocessing is None:
             raise ValueError("preprocessing must be a Preprocessing where the model has none of its own, got None")
         self.preprocessing = preprocessing

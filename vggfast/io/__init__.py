@@ -1,21 +1,28 @@
-"""Files: written atomically, their checksums, and the state dictionaries in them."""
+"""Files: written atomically, checked, read as state dictionaries, or by other libraries in a process apart."""
 
 from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
-from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights, state_dict_of
+from vggfast.io.isolated import Group, read_isolated
+from vggfast.io.limits import check_file
+from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights
 from vggfast.io.text import on_one_line, read_lines, shown
+from vggfast.io.wrappings import listed, state_dict_in
 
 __all__ = [
     "METADATA",
+    "Group",
     "WeightFile",
+    "check_file",
+    "listed",
     "on_one_line",
+    "read_isolated",
     "read_json",
     "read_lines",
     "read_state_dict",
     "read_weights",
     "sha256",
     "shown",
-    "state_dict_of",
+    "state_dict_in",
     "write_array",
     "write_atomically",
     "write_json",

@@ -1,4 +1,4 @@
-"""Keras' VGGs (.h5, .weights.h5, .keras), by h5py and zipfile alone.
+"""Keras' VGGs (.h5, .weights.h5, .keras), by h5py in a process of its own.
 
 The names are those of keras.applications: block1_conv1 ... block5_conv3, fc1, fc2, predictions. Kernels lie as
 (H, W, in, out) and (in, out), the inputs of fc1 in H, W, C order.
@@ -6,14 +6,12 @@ The names are those of keras.applications: block1_conv1 ... block5_conv3, fc1, f
 
 from __future__ import annotations
 
-import io
-import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from vggfast.io import Group, read_isolated
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._parts import Raw
 
@@ -24,14 +22,8 @@ _INSIDE = "model.weights.h5"
 
 def read(path: Path) -> Raw:
     """A file of Keras 2 or 3: whole models, or their weights."""
-    import h5py
-
-    source: Any = path
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            source = io.BytesIO(archive.read(_INSIDE))
-    with h5py.File(source, "r") as file:
-        tensors = _by_attributes(file) if "layer_names" in _root(file).attrs else _by_groups(file)
+    file = read_isolated(path, "hdf5", skip="^/optimizer", member=_INSIDE)
+    tensors = _by_attributes(file) if "layer_names" in _root(file).attrs else _by_groups(file)
     return Raw(
         tensors, _name, channels_last_as_ours, Preprocessing.caffe(), "the convention of keras.applications",
         # A kernel of four dimensions is a convolution's, whose inputs its layout puts in order.
@@ -56,34 +48,32 @@ def channels_last_as_ours(place: str, kind: str, tensor: Tensor) -> Tensor:
     return tensor.t() if tensor.dim() == 2 else tensor
 
 
-def _root(file: Any) -> Any:
-    return file.get("model_weights", file)
+def _root(file: Group) -> Group:
+    return file.group("model_weights") if "model_weights" in file else file
 
 
-def _by_attributes(file: Any) -> dict[str, np.ndarray]:
+def _by_attributes(file: Group) -> dict[str, np.ndarray]:
     """Of the older form, where attributes list the layers, and each layer's kernel and bias in this order."""
     tensors: dict[str, np.ndarray] = {}
     root = _root(file)
-    for layer in map(_text, root.attrs["layer_names"]):
-        names = list(map(_text, root[layer].attrs["weight_names"]))
-        tensors |= _of_layer(layer, [np.array(root[layer][name]) for name in names])
+    for layer in root.texts("layer_names"):
+        group = root.group(layer)
+        tensors |= _of_layer(layer, [group.array(name) for name in group.texts("weight_names")])
     return tensors
 
 
-def _by_groups(file: Any) -> dict[str, np.ndarray]:
+def _by_groups(file: Group) -> dict[str, np.ndarray]:
     """Of Keras 3's form, where each layer's group has its variables in "vars", and the layer's name in an attribute."""
     tensors: dict[str, np.ndarray] = {}
-    for name, group in file["layers"].items():
-        variables = group.get("vars", {})
-        values = [np.array(variables[key]) for key in sorted(variables, key=int)]
-        tensors |= _of_layer(_text(variables.attrs.get("name", name)) if values else name, values)
+    layers = file.group("layers")
+    for name in layers:
+        layer = layers.group(name)
+        variables = layer.group("vars") if "vars" in layer else Group({}, {})
+        values = [variables.array(str(i)) for i in range(len(variables))]
+        tensors |= _of_layer(str(variables.attrs.get("name", name)) if values else name, values)
     return tensors
 
 
 def _of_layer(layer: str, values: list[np.ndarray]) -> dict[str, np.ndarray]:
     kinds = [*_KINDS.values(), *(f"variable {i}" for i in range(2, len(values)))]
     return {f"{layer}/{kind}": value for kind, value in zip(kinds, values, strict=False)}
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
