@@ -98,7 +98,7 @@ def test_what_is_left_out_is_counted_once(tmp_path):
 
 REFUSED = {
     "a name twice": ([*sample("0", 0), *sample("0", 1)], "must have each name once, got 0.png twice"),
-    "a name twice, otherwise written": ([*sample("0", 0), ("./0.png", png(1))], "each name once, got ./0.png twice"),
+    "a name twice, otherwise written": ([*sample("0", 0), ("./0.png", png(1))], "each name once, got 0.png twice"),
     "two pictures": ([*sample("0", 0), ("0.jpg", png(1))], "one picture of each name, got 0.png and 0.jpg"),
     "two pictures by the first dot": (
         [("0.a.png", png(0)), ("0.b.png", png(1)), ("0.cls", b"0")],

@@ -42,15 +42,17 @@ def read_csv(path: str | Path) -> list[dict[str, float]]:
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
     whole = (line for line in lines if line.endswith("\n"))
+    rows = []
     try:
-        return [
-            {name: int(value) if value.isdigit() else float(value) for name, value in row.items()}
-            for row in csv.DictReader(whole)
-        ]
-    except (ValueError, AttributeError) as error:  # a row that is too short or too long holds None or a list
-        raise ValueError(f"{path} is no table of numbers: {error}") from error
+        for number, row in enumerate(csv.DictReader(whole), 2):
+            if None in row or None in row.values():
+                raise ValueError(f"line {number} has another number of columns than the first")
+            rows.append({name: int(text) if text.isdecimal() else float(text) for name, text in row.items()})
+    except (ValueError, csv.Error) as error:
+        raise ValueError(shown(f"{path} is no table of numbers: {error}")) from error
+    return rows
 
 
 class RunLog:

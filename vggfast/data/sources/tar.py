@@ -41,9 +41,9 @@ def scan(shard: str) -> tuple[list[Sample], LeftOut]:
             picture, two of one name, a label that is no number; the text names the shard and the member.
     """
     with open(shard, "rb") as file:
-        members = _members(shard, file)
+        members, again = _members(shard, file)
         left_out, pictures, labels = LeftOut(), {}, {}
-        for name in members:
+        for name in (*members, *again):
             ending = ending_of(name)
             if is_hidden(name):
                 left_out.other("hidden")
@@ -64,11 +64,11 @@ def scan(shard: str) -> tuple[list[Sample], LeftOut]:
 # ---- the tar file -------------------------------------------------------------------------------------------------
 
 
-def _members(shard: str, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
-    """The members of a tar file but its folders, by their names without "./" and the like."""
+def _members(shard: str, file: BinaryIO) -> tuple[dict[str, tarfile.TarInfo], list[str]]:
+    """The members of a tar file but its folders, by their names without "./" and the like; names that come again."""
     size = os.fstat(file.fileno()).st_size
     members: dict[str, tarfile.TarInfo] = {}
-    twice, last = [], ""
+    again, last = [], ""
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             for member in archive:
@@ -77,17 +77,16 @@ def _members(shard: str, file: BinaryIO) -> dict[str, tarfile.TarInfo]:
                     raise tarfile.ReadError(f"{last} ends behind the file's end")
                 name = posixpath.normpath(last)
                 if not member.isdir():
-                    if name in members and ending_of(name) in (*SUFFIXES, *_LABELS):
-                        twice.append(last)
+                    again += [name] if name in members else []
                     members[name] = member
             end = archive.offset
     except (tarfile.TarError, ValueError, ArithmeticError, LookupError, EOFError) as error:
         what = f"damaged or cut off, {last} is its last member" if last else "not an uncompressed tar file"
         raise ValueError(on_one_line(f"{shard}: {what} ({error})")) from error
-    if twice:
-        raise ValueError(on_one_line(f"{shard} must have each name once, got {twice[0]} twice"))
+    if twice := next((name for name in again if ending_of(name) in (*SUFFIXES, *_LABELS)), None):
+        raise ValueError(on_one_line(f"{shard} must have each name once, got {twice} twice"))
     _check_end(shard, file, end, last)
-    return members
+    return members, again
 
 
 def _is_plain(member: tarfile.TarInfo) -> bool:
