@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vggfast import graph, ops
-from vggfast.io import state_dict_of
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing
+from vggfast.pretrained import classes_in, fill, in_one_form, state_dict_of
 
 # A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
@@ -338,13 +338,20 @@ class VGG19(_Named):
 
 
 def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Callable[..., VGG]:
-    def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> VGG:
+    def build(
+        weights: Any = None, progress: bool = True, *, pretrained: bool | None = None, key: str | None = None,
+        **kwargs: Any,
+    ) -> VGG:  # fmt: skip
+        weights = in_one_form(weights, pretrained, name)
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
-        state = state_dict_of(weights, progress)
-        kwargs.setdefault("num_classes", state["classifier.6.weight"].shape[0])
-        model = network(batch_norm=batch_norm, init_weights=False, **kwargs)
-        model.load_state_dict(state)
+        state = state_dict_of(weights, progress, key)
+        source = "weights" if isinstance(weights, Mapping) else weights
+        classes = classes_in(state)
+        if classes is not None and kwargs.setdefault("num_classes", classes) != classes:
+            raise ValueError(f"num_classes must be {classes}, as in {source}, got {kwargs['num_classes']}")
+        model = network(batch_norm=batch_norm, **{**kwargs, "init_weights": False})
+        fill(model, state, source, name)
         return model
 
     build.__name__ = build.__qualname__ = name
@@ -352,9 +359,16 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
 
     Args:
         weights: None for random weights (torchvision's initialisation), a path to a .pth or .safetensors file, a
-            state_dict, or a torchvision weights enum (which torchvision then downloads).
+            state_dict, or a torchvision weights enum or its name (which torchvision then downloads). A checkpoint
+            around the state_dict, and prefixes of all names, are taken off; convolutions without biases get zeros.
         progress: whether a download shows its progress.
+        pretrained: torchvision's older form: True for IMAGENET1K_V1, False for None.
+        key: which state_dict, where a checkpoint has several, such as "model_ema".
         **kwargs: of :class:`{network.__name__}`.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: the weights are not there, or not this network's; the text names them
+            and the tensor.
     """
     return build
 
