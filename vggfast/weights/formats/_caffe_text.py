@@ -148,7 +148,8 @@ def _plain(message: Any) -> Fields:
 
     found: Fields = {}
     for field, value in message.ListFields():
-        values = list(value) if field.label == field.LABEL_REPEATED else [value]
+        once = isinstance(value, str | bytes | int | float) or hasattr(value, "ListFields")
+        values = [value] if once else list(value)
         if field.name == "blobs":
             values = list(map(_array, values))
         elif field.message_type is not None:

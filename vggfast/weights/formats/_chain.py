@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Chain:
     instead, as whoever takes the convolutions alone does not mind.
 
     Args:
+        path: the file, for errors.
         size: H and W of the input, where the file says them.
         fcs_alone: whether it has no convolutional layers, so that its first convolution is an FC layer.
         flat: whether its input is a row.
@@ -37,7 +39,8 @@ class Chain:
         stranger, dense, notes: as of :class:`Raw`.
     """
 
-    def __init__(self, size: tuple[int, int] | None = None, fcs_alone: bool = False, flat: bool = False) -> None:
+    def __init__(self, path: Path, size: tuple[int, int] | None = None, fcs_alone: bool = False, flat: bool = False) -> None:
+        self._path = path
         self.size = size
         self.steps: list[Step] = []
         self.tensors: dict[str, np.ndarray] = {}
@@ -68,7 +71,7 @@ class Chain:
 
     def refuse(self, what: str) -> None:
         if not self.in_head:
-            raise ValueError(what)
+            raise ValueError(f"{self._path}: {what}")
         self.stranger = self.stranger or what
 
     def expect(self, layer: str, **settings: tuple[Any, Any]) -> None:
@@ -228,7 +231,7 @@ class Chain:
         """What the reader gives, when the last layer was met. `prepared_by`: the layer that says the preprocessing."""
         if prepared_by and self._inputs not in (0, 3):
             raise ValueError(
-                f"{prepared_by} prepares images of {self._inputs} channels: only those of 3 have a preprocessing"
+                f"{self._path}: {prepared_by} prepares images of {self._inputs} channels: only those of 3 have a preprocessing"
             )
         if any(self._padding[1]):
             self.steps.append(Step(self._padding[0], "a padding"))

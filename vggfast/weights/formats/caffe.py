@@ -45,7 +45,7 @@ def read(path: Path) -> Raw:
         raise ValueError(f"{beside.name if beside else 'it'} has no layers")
     blobs = {_one(layer, "name"): layer.get("blobs", []) for layer in _layers(trained)}
     alone = not any(_kind(layer) == "pooling" for layer in layers)
-    walk = _Walk(Chain(_size(net, layers), alone, flat=alone), blobs)
+    walk = _Walk(Chain(path, _size(net, layers), alone, flat=alone), blobs)
     walk.chain.notes += notes
     for layer in _in_order(layers, net.get("input", [])):
         walk.meet(layer)
@@ -183,8 +183,8 @@ class _Walk:
         name = str(_one(layer, "name"))
         blobs, kinds = self._blobs.get(name, []), ["weight", "bias"][: 1 + bool(found["bias_term"])]
         self.chain.tensors |= {f"{name}[{i}]": blob for i, blob in enumerate(blobs)}
-        if not blobs:
-            self.chain.refuse(f"{label} has no weights in the file")
+        if len(blobs) < len(kinds):
+            self.chain.refuse(f"{label} must have {len(kinds)} blobs ({', '.join(kinds)}), got {len(blobs)}")
             return None
         return {kind: (f"{name}[{i}]", blob) for i, (kind, blob) in enumerate(zip(kinds, blobs, strict=False))}
 

@@ -49,10 +49,10 @@ def read(path: Path) -> Raw:
             config = json.loads(_text(file.attrs["model_config"]))
         old = "layer_names" in _root(file).attrs
         variables = _by_attributes(_root(file)) if old else dict(_by_groups(file))
-    return _by_names(variables) if config is None else _by_config(config, variables, old)
+    return _by_names(variables) if config is None else _by_config(path, config, variables, old)
 
 
-def _by_config(config: Any, variables: Variables, old: bool) -> Raw:
+def _by_config(path: Path, config: Any, variables: Variables, old: bool) -> Raw:
     def keys(layer: Layer) -> list[tuple[str, ...]]:
         # The older form has all that is within a model in one group, by its layer's own name.
         return [layer.path[:1] + layer.path[1:][-1:]] if old else [layer.path, layer.group]
@@ -64,13 +64,13 @@ def _by_config(config: Any, variables: Variables, old: bool) -> Raw:
         layers = list(in_order(config))
         alone = not any(layer.kind == "MaxPooling2D" for layer in layers)
         shape = layers[0].shape if layers else None
-        reader = Reader(Chain(input_size(layers), alone, flat=shape is not None and len(shape) == 2), of)
+        reader = Reader(Chain(path, input_size(layers), alone, flat=shape is not None and len(shape) == 2), of)
         for layer in layers:
             reader.meet(layer)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
         raise ValueError("its config is not of the form that Keras gives it") from error
     for key in variables.keys() - {key for layer in layers for key in keys(layer)}:
-        reader.chain.tensors |= {f"{'/'.join(key)}/variable {i}": value for i, value in enumerate(variables[key])}
+        reader.chain.tensors |= _named("/".join(key), variables[key])
     return reader.chain.raw(channels_last_as_ours, *reader.preprocessing(), hwc=reader.hwc)
 
 
@@ -84,14 +84,18 @@ def _by_names(variables: Variables) -> Raw:
             raise ValueError(f"it holds layers of one name: {places[layer]} and {'/'.join(key)}")
         layer = "/".join(key) if layer in places else layer
         places[layer] = "/".join(key)
-        kinds = [*_KINDS.values(), *(f"variable {i}" for i in range(2, len(values)))]
-        tensors |= {f"{layer}/{kind}": value for kind, value in zip(kinds, values, strict=False)}
+        tensors |= _named(layer, values)
     return Raw(
         tensors, _name, channels_last_as_ours, Preprocessing.caffe(), f"the convention of {_CONVENTION}",
         # A kernel of four dimensions is a convolution's, whose inputs its layout puts in order.
         hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,
         notes=[f"it holds weights alone; what is computed with them is {_CONVENTION}', by their names"],
     )  # fmt: skip
+
+
+def _named(layer: str, values: list[np.ndarray]) -> dict[str, np.ndarray]:
+    kinds = [*_KINDS.values(), *(f"variable {i}" for i in range(2, len(values)))]
+    return {f"{layer}/{kind}": value for kind, value in zip(kinds, values, strict=False)}
 
 
 def _name(key: str, place: str, kind: str) -> str | None:

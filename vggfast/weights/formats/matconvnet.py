@@ -34,7 +34,8 @@ def read(path: Path) -> Raw:
         raise ValueError("it is a DagNN, whose layers are blocks between variables: only simple networks are read")
     meta = _field(top, "meta", top)
     normalization = _field(meta, "normalization")
-    chain = Chain(_size(normalization), fcs_alone=not any(_text(layer, "type") == "pool" for layer in layers))
+    alone = not any(_text(layer, "type") == "pool" for layer in layers)
+    chain = Chain(path, _size(normalization), alone)
     for layer in layers:
         _meet(chain, layer, last=layer is layers[-1])
     mean, origin = _mean(_field(normalization, "averageImage"))
@@ -66,8 +67,10 @@ def _conv(chain: Chain, label: str, layer: Any) -> None:
     tensors = {kind: (f"{name} {kind}", np.asarray(value)) for kind, value in _weights(layer).items()}
     chain.tensors |= dict(tensors.values())
     found = {kind: tensors[name] for kind, name in _KINDS.items() if name in tensors}
-    if "weight" not in found:
-        return chain.refuse(f"{label} has no filters")
+    if lost := [name for kind, name in _KINDS.items() if kind not in found]:
+        return chain.refuse(f"{label} has no {lost[0]}")
+    if not found["bias"][1].size:  # it has none by [], too
+        del found["bias"], chain.tensors[f"{name} biases"]
     shape = found["weight"][1].shape
     height, width, inputs, outputs = (*shape, *[1] * (4 - len(shape)))  # MATLAB drops extents of 1 at the end
     dilation = _numbers(layer, "dilate", [1])
