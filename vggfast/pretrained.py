@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,19 @@ def in_one_form(weights: Any, pretrained: Any, name: str) -> Any:
     if kind.endswith("_Weights") and kind != expected:
         raise ValueError(f"weights of {name} must be of {expected}, got {weights}")
     return weights
+
+
+def by_place(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that takes `weights` and `progress` without their names too, as torchvision's before 0.13."""
+
+    @functools.wraps(build)
+    def wrapped(*first: Any, **arguments: Any) -> Any:
+        if len(first) > 2:
+            what = f"{build.__name__} takes weights and progress without their names"
+            raise TypeError(f"{what}, got {len(first)} arguments")
+        return build(**dict(zip(("weights", "progress"), first, strict=False)), **arguments)
+
+    return wrapped
 
 
 def _member(kind: str, member: str) -> Any:

@@ -293,3 +293,8 @@ def test_an_enums_name_without_torchvision(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torchvision.models", None)
     with pytest.raises(ImportError, match=r"weights VGG11_Weights.DEFAULT come from the package torchvision"):
         vggfast.vgg11(weights="DEFAULT")
+
+
+def test_only_two_arguments_go_by_their_places():
+    with pytest.raises(TypeError, match="vgg11 takes weights and progress without their names, got 3 arguments"):
+        vggfast.vgg11(None, True, 10)

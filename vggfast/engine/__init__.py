@@ -177,6 +177,10 @@ class Engine:
         return self._network.run(x, layers)
 
     def _check_images(self, x: Tensor, name: str) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
+        if x.layout is not torch.strided or x.is_nested:
+            raise TypeError(f"{name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}")
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(x.shape)}")
         if x.dtype not in self._network.inputs or x.device != self._device:

@@ -89,7 +89,7 @@ def _by_names(variables: Variables) -> Raw:
         tensors, _name, channels_last_as_ours, Preprocessing.caffe(), f"the convention of {_CONVENTION}",
         # A kernel of four dimensions is a convolution's, whose inputs its layout puts in order.
         hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,
-        notes=[f"it holds weights alone; what is computed with them is {_CONVENTION}', by their names"],
+        notes=[f"the file holds weights alone; that its layers are {_CONVENTION}' is told by their names"],
     )  # fmt: skip
 
 
