@@ -122,11 +122,15 @@ def write_matconvnet(path, tensors, old=False, mean=None, change=None):
         weights = np.empty((1, len(values)), object)
         weights[0] = [*values.values(), None][: len(values)]
         pad = (tensors[f"{name} filters"].shape[0] // 2) * (name[:2] != "fc")
-        found.append({"name": name, "type": "conv", "pad": pad, "stride": 1, **(values if old else {"weights": weights})})
+        found.append(
+            {"name": name, "type": "conv", "pad": pad, "stride": 1, **(values if old else {"weights": weights})}
+        )
         if name != "fc8":
             found.append({"name": f"relu{name}", "type": "relu"})
         if name[:4] == "conv" and name[:5] != after[:5]:
-            found.append({"name": f"pool{name[4]}", "type": "pool", "method": "max", "pool": [2, 2], "stride": 2, "pad": 0})
+            found.append(
+                {"name": f"pool{name[4]}", "type": "pool", "method": "max", "pool": [2, 2], "stride": 2, "pad": 0}
+            )
     found = change(found) if change else found
     classes = {"description": np.array([f"class {i}" for i in range(5)], object), "name": np.arange(5)}
     mean = np.array(MEAN, np.float32)[None, None] if mean is None else mean

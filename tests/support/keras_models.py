@@ -83,7 +83,9 @@ def sequential(layers, shape=(None, 64, 64, 3), name="sequential"):
 
 def functional(layers, shape=(None, 64, 64, 3), name="functional", version=3):
     """The same as a graph, by the names of what each reads."""
-    first = layer("InputLayer", f"{name}_input", **{"batch_shape" if version == 3 else "batch_input_shape": list(shape)})
+    first = layer(
+        "InputLayer", f"{name}_input", **{"batch_shape" if version == 3 else "batch_input_shape": list(shape)}
+    )
     found, last = [{**first, "name": f"{name}_input", "inbound_nodes": []}], f"{name}_input"
     for each in layers:
         tensor = {"class_name": "__keras_tensor__", "config": {"dtype": "float32", "keras_history": [last, 0, 0]}}

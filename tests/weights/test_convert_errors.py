@@ -88,7 +88,9 @@ LABELS = {"torchvision": "torchvision", "timm": "timm", "keras": "Keras", "tf-sl
 
 def test_tensor_left_over(tmp_path, kind, refusal):
     format, name, tensors, writer = kind
-    more = {"matconvnet": ("extra filters", "extra biases"), "caffe": ("extra[0]", "extra[1]")}.get(format, ["extra/kernel"])
+    more = {"matconvnet": ("extra filters", "extra biases"), "caffe": ("extra[0]", "extra[1]")}.get(
+        format, ["extra/kernel"]
+    )
     writer(tmp_path / name, {**tensors, **{each: np.zeros((3, 3, 4, 4), np.float32) for each in more}})
     said = "layer extra" if format in ("caffe", "matconvnet") else "left over: extra/kernel\n"
     assert said in refusal()
@@ -199,6 +201,8 @@ def test_matconvnets_other_files(tmp_path, capsys):
     savemat(tmp_path / "m.mat", {"weights": np.zeros(3)})
     assert main(["convert", str(tmp_path / "m.mat"), str(tmp_path / "o.safetensors")]) == 1
     assert "it has no list 'layers', but weights" in capsys.readouterr().err
-    savemat(tmp_path / "m.mat", {"layers": np.array([{"name": "d1", "type": "dagnn.Conv", "block": {"size": 3}}], object)})
+    savemat(
+        tmp_path / "m.mat", {"layers": np.array([{"name": "d1", "type": "dagnn.Conv", "block": {"size": 3}}], object)}
+    )
     assert main(["convert", str(tmp_path / "m.mat"), str(tmp_path / "o.safetensors")]) == 1
     assert "it is a DagNN, whose layers are blocks between variables" in capsys.readouterr().err

@@ -13,16 +13,16 @@ import numpy as np
 
 Fields = dict[str, list[Any]]
 
-# By message: number, type and, where it is repeated, "*" of each field. The numbers of a blob are declared as bytes,
+# By message: number and type of each field, with "*" where it is repeated. The numbers of a blob are declared as bytes,
 # which packed numbers look like, so that numpy reads them at once.
 _PARAMETERS = {
     "Convolution": "num_output 1 uint32, bias_term 2 bool, pad 3 uint32*, kernel_size 4 uint32*, group 5 uint32, "
-    "stride 6 uint32*, weight_filler 7 bytes, bias_filler 8 bytes, pad_h 9 uint32, pad_w 10 uint32, kernel_h 11 uint32, "
-    "kernel_w 12 uint32, stride_h 13 uint32, stride_w 14 uint32, engine 15 int32, axis 16 int32, "
+    "stride 6 uint32*, weight_filler 7 bytes, bias_filler 8 bytes, pad_h 9 uint32, pad_w 10 uint32, "
+    "kernel_h 11 uint32, kernel_w 12 uint32, stride_h 13 uint32, stride_w 14 uint32, engine 15 int32, axis 16 int32, "
     "force_nd_im2col 17 bool, dilation 18 uint32*",
-    "Pooling": "pool 1 int32, kernel_size 2 uint32, stride 3 uint32, pad 4 uint32, kernel_h 5 uint32, kernel_w 6 uint32, "
-    "stride_h 7 uint32, stride_w 8 uint32, pad_h 9 uint32, pad_w 10 uint32, engine 11 int32, global_pooling 12 bool, "
-    "round_mode 13 int32",
+    "Pooling": "pool 1 int32, kernel_size 2 uint32, stride 3 uint32, pad 4 uint32, kernel_h 5 uint32, "
+    "kernel_w 6 uint32, stride_h 7 uint32, stride_w 8 uint32, pad_h 9 uint32, pad_w 10 uint32, engine 11 int32, "
+    "global_pooling 12 bool, round_mode 13 int32",
     "Relu": "negative_slope 1 float, engine 2 int32",
     "InnerProduct": "num_output 1 uint32, bias_term 2 bool, weight_filler 3 bytes, bias_filler 4 bytes, axis 5 int32, "
     "transpose 6 bool",
@@ -33,7 +33,7 @@ _PARAMETERS = {
     "Flatten": "axis 1 int32, end_axis 2 int32",
     "Transformation": "scale 1 float, mirror 2 bool, crop_size 3 uint32, mean_file 4 string, mean_value 5 float*, "
     "force_color 6 bool, force_gray 7 bool",
-    "Data": "source 1 string, scale 2 float, mean_file 3 string, batch_size 4 uint32, crop_size 5 uint32, mirror 6 bool",
+    "Data": "scale 2 float, mean_file 3 string",
     "MemoryData": "batch_size 1 uint32, channels 2 uint32, height 3 uint32, width 4 uint32",
     "Input": "shape 1 BlobShape*",
 }
@@ -63,8 +63,9 @@ _CHOICES = {
     "pool": ("MAX", "AVE", "STOCHASTIC"), "round_mode": ("CEIL", "FLOOR"), "phase": ("TRAIN", "TEST"),
     "norm_region": ("ACROSS_CHANNELS", "WITHIN_CHANNEL"), "engine": ("DEFAULT", "CAFFE", "CUDNN"),
     "type": (
-        "NONE", "ACCURACY", "BNLL", "CONCAT", "CONVOLUTION", "DATA", "DROPOUT", "EUCLIDEAN_LOSS", "FLATTEN", "HDF5_DATA",
-        "HDF5_OUTPUT", "IM2COL", "IMAGE_DATA", "INFOGAIN_LOSS", "INNER_PRODUCT", "LRN", "MULTINOMIAL_LOGISTIC_LOSS",
+        "NONE", "ACCURACY", "BNLL", "CONCAT", "CONVOLUTION", "DATA", "DROPOUT", "EUCLIDEAN_LOSS", "FLATTEN",
+        "HDF5_DATA", "HDF5_OUTPUT", "IM2COL", "IMAGE_DATA", "INFOGAIN_LOSS", "INNER_PRODUCT", "LRN",
+        "MULTINOMIAL_LOGISTIC_LOSS",
         "POOLING", "RELU", "SIGMOID", "SOFTMAX", "SOFTMAX_LOSS", "SPLIT", "TANH", "WINDOW_DATA", "ELTWISE", "POWER",
         "SIGMOID_CROSS_ENTROPY_LOSS", "HINGE_LOSS", "MEMORY_DATA", "ARGMAX", "THRESHOLD", "DUMMY_DATA", "SLICE", "MVN",
         "ABSVAL", "SILENCE", "CONTRASTIVE_LOSS", "EXP", "DECONVOLUTION",

@@ -11,7 +11,16 @@ import numpy as np
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._parts import Raw
 from vggfast.weights.formats._sequence import (
-    AVERAGE, BATCH_NORM, CONV, FC, FLATTEN, LRN, MAX_POOL, RELU, SOFTMAX, Step,
+    AVERAGE,
+    BATCH_NORM,
+    CONV,
+    FC,
+    FLATTEN,
+    LRN,
+    MAX_POOL,
+    RELU,
+    SOFTMAX,
+    Step,
 )  # fmt: skip
 
 EPSILON = 1e-5  # of our batch norms
@@ -19,6 +28,9 @@ _STAGES = 5
 _SHRINK = 32  # what the pools divide H and W by
 _LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}  # of ours
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+# Of a layer: by kind of ours, "weight", the file's name and the array.
+Tensors = Mapping[str, tuple[str, np.ndarray]]
 
 
 class Chain:
@@ -39,7 +51,9 @@ class Chain:
         stranger, dense, notes: as of :class:`Raw`.
     """
 
-    def __init__(self, path: Path, size: tuple[int, int] | None = None, fcs_alone: bool = False, flat: bool = False) -> None:
+    def __init__(
+        self, path: Path, size: tuple[int, int] | None = None, fcs_alone: bool = False, flat: bool = False
+    ) -> None:
         self._path = path
         self.size = size
         self.steps: list[Step] = []
@@ -89,7 +103,7 @@ class Chain:
         self.steps.append(Step(layer, kind))
 
     def activation(self, layer: str, name: str) -> None:
-        """"linear", "relu", "softmax", or another."""
+        """ "linear", "relu", "softmax", or another."""
         if name != "linear":
             self.add(layer, {"relu": RELU, "softmax": SOFTMAX}.get(name) or with_article(f"{name} activation"))
 
@@ -98,7 +112,7 @@ class Chain:
         self._padding = (layer, [old + new for old, new in zip(self._padding[1], pads, strict=True)])
 
     def conv(
-        self, layer: str, tensors: Mapping[str, tuple[str, np.ndarray]], shape: Sequence[int], *,
+        self, layer: str, tensors: Tensors, shape: Sequence[int], *,
         strides: Sequence[int], pads: Sequence[int], dilation: Sequence[int], groups: int,
     ) -> None:  # fmt: skip
         """A convolution, or an FC layer kept as one.
@@ -125,7 +139,12 @@ class Chain:
             self._index += 1
             self._inputs = self._inputs or shape[1]
             self._channels = shape[0]
-            place, kind, extents, expected = f"conv{self._stage}_{self._index}", CONV, {(1, 1), (3, 3)}, [height // 2] * 4
+            place, kind, extents, expected = (
+                f"conv{self._stage}_{self._index}",
+                CONV,
+                {(1, 1), (3, 3)},
+                [height // 2] * 4,
+            )
         if (height, width) not in extents:
             self.refuse(f"{named} must be one of {' or '.join(f'{h}x{w}' for h, w in sorted(extents))}")
         self.expect(
@@ -135,7 +154,7 @@ class Chain:
         self._enter(place, layer, kind, tensors, shape[0])
 
     def fc(
-        self, layer: str, tensors: Mapping[str, tuple[str, np.ndarray]], inputs: int, outputs: int, flattens: bool = False
+        self, layer: str, tensors: Tensors, inputs: int, outputs: int, flattens: bool = False
     ) -> None:  # fmt: skip
         """An FC layer of a row; `tensors` as of :meth:`conv`. `flattens`: it makes a row of a map itself."""
         self._fc += 1
@@ -157,15 +176,17 @@ class Chain:
         if grid[0] != grid[1]:
             self.refuse(f"{layer} must read a square map, got {grid[0]}x{grid[1]}")
         elif self._channels and inputs != grid[0] * grid[1] * self._channels:
-            self.refuse(f"{layer} must read {grid[0]}x{grid[1]} places of {self._channels} channels, got {inputs} inputs")
+            self.refuse(
+                f"{layer} must read {grid[0]}x{grid[1]} places of {self._channels} channels, got {inputs} inputs"
+            )
 
-    def _enter(self, place: str, layer: str, kind: str, tensors: Mapping[str, tuple[str, np.ndarray]], out: int) -> None:
+    def _enter(self, place: str, layer: str, kind: str, tensors: Tensors, out: int) -> None:
         self.add(layer, kind)
         tensors = dict(tensors)
         tensors.setdefault("bias", (f"{tensors['weight'][0]} (no bias)", np.zeros(out, np.float32)))
         self._keep(place, tensors)
 
-    def _keep(self, place: str, tensors: Mapping[str, tuple[str, np.ndarray]]) -> None:
+    def _keep(self, place: str, tensors: Tensors) -> None:
         for kind, (name, value) in tensors.items():
             self.tensors[name] = value
             self._names.setdefault((place, kind), name)
@@ -231,7 +252,7 @@ class Chain:
         """What the reader gives, when the last layer was met. `prepared_by`: the layer that says the preprocessing."""
         if prepared_by and self._inputs not in (0, 3):
             raise ValueError(
-                f"{self._path}: {prepared_by} prepares images of {self._inputs} channels: only those of 3 have a preprocessing"
+                f"{self._path}: {prepared_by} prepares {self._inputs} channels: only images of 3 have a preprocessing"
             )
         if any(self._padding[1]):
             self.steps.append(Step(self._padding[0], "a padding"))

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vggfast.weights.formats._chain import with_article
 
 _MODELS = ("Functional", "Model", "Sequential")
@@ -138,7 +136,9 @@ def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
 def _tensors(value: Any) -> list[tuple[str, int]]:
     """(layer's name, which of its nodes) of each tensor that stands in a value, in the forms of Keras 2 and 3."""
     if isinstance(value, dict):
-        history = value.get("config", {}).get("keras_history") if value.get("class_name") == "__keras_tensor__" else None
+        history = (
+            value.get("config", {}).get("keras_history") if value.get("class_name") == "__keras_tensor__" else None
+        )
         return _tensors(history if history is not None else list(value.values()))
     if not isinstance(value, list):
         return []

@@ -60,8 +60,8 @@ class Reader:
         """What the network takes, where that is from, and the layer that says it."""
         if not self._prepared:
             return Preprocessing.caffe(), "the convention of keras.applications", ""
-        mean, std = -self._offset / self._scale, 1 / self._scale
-        mean, std = (tuple(map(float, np.broadcast_to(each, 3))) for each in (mean, std))
+        values = -self._offset / self._scale, 1 / self._scale
+        mean, std = (tuple(map(float, np.broadcast_to(each, 3))) for each in values)
         return Preprocessing(mean, std), f"the file ({', '.join(self._prepared)})", self._prepared[0]
 
     def _note_policy(self, label: str, dtype: Any) -> None:
@@ -91,7 +91,9 @@ class Reader:
         """A layer's variables: by kind of ours, the name, as "conv2d/kernel", and the array."""
         values = self._variables(layer)
         if len(values) != len(kinds):
-            self.chain.refuse(f"{label} must have {len(kinds)} variables ({', '.join(kinds.values())}), got {len(values)}")
+            self.chain.refuse(
+                f"{label} must have {len(kinds)} variables ({', '.join(kinds.values())}), got {len(values)}"
+            )
         named = zip(kinds.items(), values, strict=False)
         return {kind: (f"{layer.name}/{name}", value) for (kind, name), value in named}
 
@@ -209,9 +211,14 @@ class Reader:
         if self.chain.has_begun:
             return self.chain.add(label, with_article(layer.kind))
         scale, offset = (np.asarray(each, float).reshape(-1) for each in (scale, offset))
-        if scale.size not in (1, 3) or offset.size not in (1, 3) or not (scale > 0).all() or not np.isfinite(offset).all():
+        if (
+            scale.size not in (1, 3)
+            or offset.size not in (1, 3)
+            or not (scale > 0).all()
+            or not np.isfinite(offset).all()
+        ):
             return self.chain.refuse(
-                f"{label} must have a scale greater than 0 and an offset, one or one a channel, got {scale} and {offset}"
+                f"{label} must have scales greater than 0 and offsets, 1 or 3 of them, got {scale} and {offset}"
             )
         self._scale, self._offset = self._scale * scale, self._offset * scale + offset
         self._prepared.append(label)

@@ -1,8 +1,8 @@
 """Caffe's networks (.caffemodel), by the protobuf library with the fields of Caffe's schema that are needed.
 
-The file says the layers itself, `layer` or, before 2015, `layers`, and what they read (bottom) and give (top); a
-prototxt beside it, of the same stem, with "_deploy" too, or named deploy.prototxt, comes before it, as in Caffe. Weights
-lie as ours. The authors' own files are of this kind: they take BGR, 0 to 255, less a mean that the file does not hold.
+The file says the layers itself, `layer` or, before 2015, `layers`, and what they read (bottom) and give (top). A
+prototxt beside it comes before it, as in Caffe: STEM.prototxt, STEM_deploy.prototxt or deploy.prototxt. Weights lie as
+ours. The authors' own files are of this kind: they take BGR, 0 to 255, less a mean that the file does not hold.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def _size(net: Fields, layers: list[Fields]) -> tuple[int, int] | None:
 
 
 def _in_order(layers: list[Fields], inputs: list[str]) -> Iterator[Fields]:
-    """From what holds the pictures on, as long as each tensor is read once; where it is not, a layer of a type that says so.
+    """From what holds the pictures on, as long as each tensor is read once; else a layer of a type that says so.
 
     A layer that writes what it reads makes another tensor of the same name.
     """
@@ -145,11 +145,11 @@ class _Walk:
         if self._norm and kind != "scale":
             self._end_norm()
         if kind in _PICTURES:
-            return self._read_pictures(label, layer)
-        if kind in ("dropout", "split"):
-            return None
-        read = getattr(self, f"_read_{kind}", None)
-        return read(label, layer) if read else self.chain.add(label, with_article(str(_one(layer, "type"))))
+            self._read_pictures(label, layer)
+        elif read := getattr(self, f"_read_{kind}", None):
+            read(label, layer)
+        elif kind not in ("dropout", "split"):
+            self.chain.add(label, with_article(str(_one(layer, "type"))))
 
     def raw(self) -> Raw:
         if self._norm:
@@ -177,7 +177,9 @@ class _Walk:
         values = found[name] if isinstance(found[name], list) else [found[name]]
         values = [default] if not values or values == [None] else values
         both = values * 2 if len(values) == 1 else values
-        return [both[i] if found.get(f"{short}_{axis}") is None else found[f"{short}_{axis}"] for i, axis in enumerate("hw")]
+        return [
+            both[i] if found.get(f"{short}_{axis}") is None else found[f"{short}_{axis}"] for i, axis in enumerate("hw")
+        ]
 
     def _weights(self, label: str, layer: Fields, found: Mapping[str, Any]) -> dict[str, tuple[str, np.ndarray]] | None:
         name = str(_one(layer, "name"))
@@ -217,8 +219,8 @@ class _Walk:
         if len(shape) != 4:
             return self.chain.refuse(f"{label} must have weights of 4 axes, got shape {shape}")
         self.chain.expect(
-            label, num_output=(shape[0] if found["num_output"] is None else found["num_output"], shape[0]),
-            kernel_size=(self._spatial(found, "kernel_size", 0, "kernel"), list(shape[2:])), axis=(found["axis"], _ACROSS),
+            label, num_output=(found["num_output"] or shape[0], shape[0]), axis=(found["axis"], _ACROSS),
+            kernel_size=(self._spatial(found, "kernel_size", 0, "kernel"), list(shape[2:])),
         )  # fmt: skip
         top, left = self._spatial(found, "pad", 0)
         self.chain.conv(
@@ -235,7 +237,7 @@ class _Walk:
             return
         shape = tensors["weight"][1].shape
         self.chain.expect(
-            label, num_output=(shape[-2] if found["num_output"] is None else found["num_output"], shape[-2]),
+            label, num_output=(found["num_output"] or shape[-2], shape[-2]),
             axis=(found["axis"], _ACROSS), transpose=(found["transpose"], False),
         )  # fmt: skip
         self.chain.fc(label, tensors, shape[-1], shape[-2], flattens=True)
@@ -246,8 +248,8 @@ class _Walk:
 
     def _read_pooling(self, label: str, layer: Fields) -> None:
         found = self._settings(
-            label, layer, "pooling_param", pool="MAX", kernel_size=None, stride=None, pad=None, kernel_h=None,
-            kernel_w=None, stride_h=None, stride_w=None, pad_h=None, pad_w=None, global_pooling=False, round_mode="CEIL",
+            label, layer, "pooling_param", pool="MAX", kernel_size=None, stride=None, pad=None, global_pooling=False,
+            round_mode="CEIL", kernel_h=None, kernel_w=None, stride_h=None, stride_w=None, pad_h=None, pad_w=None,
         )  # fmt: skip
         if found["global_pooling"] and found["pool"] == "AVE":
             return self.chain.average(label, flat=False)

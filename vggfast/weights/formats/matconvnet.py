@@ -72,7 +72,8 @@ def _conv(chain: Chain, label: str, layer: Any) -> None:
     if not found["bias"][1].size:  # it has none by [], too
         del found["bias"], chain.tensors[f"{name} biases"]
     shape = found["weight"][1].shape
-    height, width, inputs, outputs = (*shape, *[1] * (4 - len(shape)))  # MATLAB drops extents of 1 at the end
+    shape = (*shape, *(1,) * (4 - len(shape)))  # MATLAB drops extents of 1 at the end
+    height, width, inputs, outputs = shape
     dilation = _numbers(layer, "dilate", [1])
     chain.conv(
         label, found, (outputs, inputs, height, width), strides=_both(_numbers(layer, "stride", [1])),
@@ -91,17 +92,17 @@ def _pool(chain: Chain, label: str, layer: Any) -> None:
     return None
 
 
-def _pads(layer: Any) -> list[float]:
+def _pads(layer: Any) -> list[Any]:
     """(top, bottom, left, right), of which MatConvNet takes one for all or two, for both axes, too."""
     pads = _numbers(layer, "pad", [0])
     return [pads[0], pads[0], pads[1], pads[1]] if len(pads) == 2 else pads * 4 if len(pads) == 1 else pads
 
 
-def _both(values: list[float]) -> list[float]:
+def _both(values: list[Any]) -> list[Any]:
     return values * 2 if len(values) == 1 else values
 
 
-def _numbers(layer: Any, name: str, default: list[float]) -> list[float]:
+def _numbers(layer: Any, name: str, default: list[Any]) -> list[Any]:
     value = _field(layer, name)
     return default if value is None or not np.size(value) else np.ravel(value).tolist()
 
