@@ -1,4 +1,4 @@
-"""Keras' VGGs (.h5, .weights.h5, .keras), by h5py and zipfile alone.
+"""Keras' VGGs (.h5, .weights.h5, .keras), by h5py in a process of its own.
 
 A whole model's config says its layers (_keras_graph.py, _keras_layers.py). Files of weights alone have none: theirs are
 taken to be those of keras.applications, by its names: block1_conv1 ... block5_conv3, fc1, fc2, predictions. Kernels lie
@@ -7,16 +7,17 @@ as (H, W, in, out) and (in, out), the inputs of fc1 in H, W, C order.
 
 from __future__ import annotations
 
-import io
 import json
 import re
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from vggfast.io import Group, read_isolated
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._chain import Chain
 from vggfast.weights.formats._keras_graph import Layer, in_order
@@ -27,6 +28,7 @@ _HEAD = {"fc1": "fc1", "fc2": "fc2", "fc3": "predictions"}
 _KINDS = {"weight": "kernel", "bias": "bias"}
 _OURS = re.compile(r"block\d_conv\d|fc1|fc2|predictions")
 _CONFIG, _INSIDE = "config.json", "model.weights.h5"
+_MOST_CONFIG = 16 << 20
 _CONVENTION = "keras.applications"
 
 # The variables of each layer, in their order, by its name behind those of the models that it is in.
@@ -35,20 +37,19 @@ Variables = dict[tuple[str, ...], list[np.ndarray]]
 
 def read(path: Path) -> Raw:
     """A file of Keras 2 or 3: whole models, or their weights."""
-    import h5py
+    file = read_isolated(path, "hdf5", skip="^/optimizer", member=_INSIDE)
+    text = _inner_config(path) if zipfile.is_zipfile(path) else file.attrs.get("model_config")
+    root = file.group("model_weights") if "model_weights" in file else file
+    old = "layer_names" in root.attrs
+    variables = _by_attributes(root) if old else dict(_by_groups(file.group("layers")))
+    return _by_names(variables) if text is None else _by_config(path, json.loads(text), variables, old)
 
-    source: Any = path
-    config = None
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            config = json.loads(archive.read(_CONFIG))
-            source = io.BytesIO(archive.read(_INSIDE))
-    with h5py.File(source, "r") as file:
-        if "model_config" in file.attrs:
-            config = json.loads(_text(file.attrs["model_config"]))
-        old = "layer_names" in _root(file).attrs
-        variables = _by_attributes(_root(file)) if old else dict(_by_groups(file))
-    return _by_names(variables) if config is None else _by_config(path, config, variables, old)
+
+def _inner_config(path: Path) -> bytes:
+    with zipfile.ZipFile(path) as archive:
+        if (size := archive.getinfo(_CONFIG).file_size) > _MOST_CONFIG:
+            raise ValueError(f"its {_CONFIG} must have at most {_MOST_CONFIG >> 20} MiB, got {size >> 20}")
+        return archive.read(_CONFIG)
 
 
 def _by_config(path: Path, config: Any, variables: Variables, old: bool) -> Raw:
@@ -116,48 +117,40 @@ def channels_last_as_ours(place: str, kind: str, tensor: Tensor) -> Tensor:
     return tensor.t() if tensor.dim() == 2 else tensor
 
 
-def _root(file: Any) -> Any:
-    return file.get("model_weights", file)
-
-
-def _by_attributes(root: Any) -> Variables:
+def _by_attributes(root: Group) -> Variables:
     """Of the older form, where attributes list the layers, and each layer's variables in their order.
 
     Those of a model within the model are told from each other by the last names but one: "block1_conv1/kernel:0".
     """
     found: Variables = {}
-    for layer in map(_text, root.attrs["layer_names"]):
-        names = list(map(_text, root[layer].attrs["weight_names"]))
+    for layer in root.texts("layer_names"):
+        group = root.group(layer)
+        names = group.texts("weight_names")
         inner = [name.split("/")[-2] if "/" in name else layer for name in names]
         nested = len(set(inner)) > 1
         for name, within in zip(names, inner, strict=True):
             key = (layer, within) if nested else (layer,)
-            found.setdefault(key, []).append(_array(root[layer][name]))
+            found.setdefault(key, []).append(_float(group.array(name)))
     return found
 
 
-def _by_groups(root: Any, path: tuple[str, ...] = ()) -> Any:
+def _by_groups(layers: Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[np.ndarray]]]:
     """Of Keras 3's form: each layer's group has its variables in "vars", and there the layer's name as an attribute.
 
     Earlier versions leave the name out; the group is then called by the layer's class.
     """
-    if not path and "layers" not in root:
-        raise ValueError("it has no group 'layers' and no attribute 'layer_names'")
-    for name, group in root.get("layers", {}).items():
-        variables = group.get("vars", {})
-        within = (*path, _text(variables.attrs.get("name", name)) if "vars" in group else name)
-        if values := [_array(variables[key]) for key in sorted(variables, key=int)]:
-            yield within, values
-        yield from _by_groups(group, within)
+    for name in layers:
+        layer = layers.group(name)
+        variables = layer.group("vars") if "vars" in layer else Group({}, {})
+        within = (*path, str(variables.attrs.get("name", name)))
+        if variables:
+            yield within, [_float(variables.array(str(i))) for i in range(len(variables))]
+        if "layers" in layer:
+            yield from _by_groups(layer.group("layers"), within)
 
 
-def _array(data: Any) -> np.ndarray:
-    """A variable; one of bfloat16, which h5py does not know, as float32."""
-    values = np.array(data)
-    if _text(data.attrs.get("dtype", "")) == "bfloat16" and values.dtype.itemsize == 2:
+def _float(values: np.ndarray) -> np.ndarray:
+    """A variable; one of bfloat16, which HDF5 has no name for, as float32."""
+    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
         return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
     return values
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name

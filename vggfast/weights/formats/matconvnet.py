@@ -1,4 +1,4 @@
-"""MatConvNet's simple networks (.mat), by scipy.
+"""MatConvNet's simple networks (.mat), by scipy in a process of its own.
 
 A list `layers` of structs with name, type, and `weights`, {filters, biases}, or older `filters` and `biases`; FC
 layers are convolutions. Filters lie as (H, W, in, out). The mean is in the file: meta.normalization.averageImage.
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vggfast.io import Group, read_isolated
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._chain import Chain, with_article
 from vggfast.weights.formats._parts import Raw
@@ -22,13 +23,10 @@ _KINDS = {"weight": "filters", "bias": "biases"}
 
 def read(path: Path) -> Raw:
     """A network of `layers`, at the top of the file or in `net`."""
-    from scipy.io import loadmat
-
-    content = loadmat(path, struct_as_record=False)
+    content = read_isolated(path, "matlab")
     top = content if "layers" in content else content.get("net")
     if _field(top, "layers") is None:
-        names = [name for name in content if not name.startswith("__")]
-        raise ValueError(f"it has no list 'layers', but {', '.join(names) or 'nothing'}")
+        raise ValueError(f"it has no list 'layers', but {', '.join(content) or 'nothing'}")
     layers = _items(_field(top, "layers"))
     if any(_field(layer, "block") is not None for layer in layers):
         raise ValueError("it is a DagNN, whose layers are blocks between variables: only simple networks are read")
@@ -127,7 +125,7 @@ def _plain(value: Any) -> Any:
 def _field(struct: Any, name: str, default: Any = None) -> Any:
     """A field of a struct, or of the file itself; arrays of numbers and lists keep their shape."""
     struct = _plain(struct)
-    return _plain(struct.get(name, default) if isinstance(struct, dict) else getattr(struct, name, default))
+    return _plain(struct.get(name, default) if isinstance(struct, Group) else default)
 
 
 def _items(cell: Any) -> list[Any]:
