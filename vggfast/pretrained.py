@@ -149,6 +149,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: st
             state[key] = tensor = tensor.reshape(shape)
         if tensor.shape != shape:
             raise ValueError(f"{source}: {key} must have shape {tuple(shape)} in {name}, got {tuple(tensor.shape)}")
-        if not tensor.isfinite().all():  # as the FC layers of VGG16_Weights.IMAGENET1K_FEATURES
-            raise ValueError(f"{source}: {key} must be finite, and has NaN or infinity")
     model.load_state_dict(state)
+    for key, tensor in expected.items():
+        if not tensor.isfinite().all():  # as the FC layers of VGG16_Weights.IMAGENET1K_FEATURES
+            raise ValueError(f"{source}: {key} must be finite in {tensor.dtype}, and has NaN or infinity")

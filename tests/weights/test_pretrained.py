@@ -1,6 +1,7 @@
 """What `weights=` and ``vggfast convert`` take: each wrapping gives the network's tensors, or an error names it."""
 
 import argparse
+import datetime
 import enum
 import pathlib
 import threading
@@ -62,6 +63,8 @@ WRAPPINGS = {
     "of timm, the average": ({"state_dict": _prefixed("x."), "state_dict_ema": SD, "arch": "vgg11"}, "state_dict_ema"),
     "two networks": ({**_prefixed("teacher."), **_prefixed("student.", _state(init_weights=False))}, "teacher"),
     "a loss beside": ({"state_dict": {**_prefixed("model."), "loss.weight": torch.ones(7)}}, "state_dict.model"),
+    "one network of two": ({"state_dict": {**_prefixed("module.a."), **_prefixed("module.b.")}}, "module.a"),
+    "with other values": ({"model": SD, "date": datetime.datetime.now(), "layers": frozenset({3})}, None),
     "with the dense head's shapes": (_state(head="conv"), None),
 }  # fmt: skip
 
@@ -132,7 +135,7 @@ def test_the_dense_head_takes_the_linear_ones_weights():
     assert torch.allclose(dense(x), vggfast.vgg11(weights=SD, **SIZES).eval()(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])
 def test_other_floating_dtypes(dtype):
     model = vggfast.vgg11(weights={name: tensor.to(dtype) for name, tensor in SD.items()}, **SIZES)
     assert model.features[0].weight.dtype == torch.float32
@@ -150,7 +153,7 @@ class Scaled(torch.Tensor):
 @pytest.mark.parametrize(("state", "message"), [
     ({"epoch": 3, "optimizer": ADAM}, "weights holds no state_dict: .* got epoch, optimizer"),
     ({}, "weights holds no state_dict: .* got nothing"),
-    ({"model": SD, "model_ema": SD}, "weights holds several state_dicts, model, model_ema: the argument key"),
+    ({"model": SD, "model_ema": SD}, "weights holds several state_dicts, model, model_ema: key, or"),
     ({**_prefixed("teacher."), **_prefixed("student.")}, r"missing: features\.0\.weight.*left over: teacher\.features"),
     (_prefixed("1."), r"left over: 1\.features\.0\.weight"),  # what stands before it in the sequence is not known
     ({"module.features.0.bias": torch.ones(8), **SD}, r"left over: module\.features\.0\.bias"),
@@ -176,7 +179,7 @@ def test_what_is_no_such_network_is_named(state, message):
 
 @pytest.mark.parametrize(("content", "message"), [
     ([SD], "holds no state_dict: it must be a mapping from names to tensors, got list"),
-    ({"model": SD, "ema": SD}, "holds several state_dicts, model, ema: the argument key says which"),
+    ({"model": SD, "ema": SD}, "holds several state_dicts, model, ema: key, or convert's --key, says which"),
     ({"model": nn.ReLU()}, r"it holds an object of torch\.nn\.modules\.activation\.ReLU, whose code would run"),
     (_with(lambda t: 3), r"classifier\.3\.weight must be a tensor, got int"),
 ])  # fmt: skip
