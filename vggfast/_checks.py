@@ -57,10 +57,9 @@ def check_dense(t: Any, name: str) -> None:
     if not isinstance(t, Tensor):
         if hasattr(type(t), "__torch_function__"):  # as torch.fx has in a tensor's place
             return
-        raise TypeError(f"{name} must be a torch.Tensor, got {described(t)}")
+        raise TypeError(f"{name} must be a tensor, got {described(t)}")
     if t.layout is not torch.strided or t.is_nested:
-        layout = "a nested tensor" if t.is_nested else f"one of layout {str(t.layout).removeprefix('torch.')}"
-        raise TypeError(f"{name} must be a dense tensor, got {layout}")
+        raise TypeError(f"{name} must be a strided tensor, got {'nested' if t.is_nested else t.layout}")
 
 
 def check_tensors(*optional: str, **tensors: Any) -> None:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vggfast import graph, ops
-from vggfast.io import state_dict_of
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
-from vggfast.preprocessing import Preprocessing
+from vggfast.preprocessing import Preprocessing, preprocessing_of
+from vggfast.pretrained import by_place, classes_in, fill, in_one_form, state_dict_of
 
 # A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
@@ -139,7 +140,14 @@ class VGG(nn.Module):
 
     @property
     def head(self) -> str:
-        return self.arguments["head"]
+        return self._argument("head", HEADS)
+
+    def _argument(self, name: str, allowed: Container[Any]) -> Any:
+        """Raises ValueError where somebody has changed the arguments into others."""
+        arguments = getattr(self, "arguments", None)
+        if not isinstance(arguments, dict) or arguments.get(name) not in allowed:
+            raise ValueError(f"arguments of the model must be those that built it, with its {name}, got {arguments!r}")
+        return arguments[name]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.head == "conv":
@@ -158,7 +166,7 @@ class VGG(nn.Module):
         """
         if self.head != "conv":
             raise ValueError(f"head must be 'conv' for a score map, got {self.head!r} (see to_conv_head)")
-        least = 32 * self.arguments["pool_size"]
+        least = 32 * self._argument("pool_size", range(1, sys.maxsize))
         if x.dim() == 4 and min(x.shape[2:]) < least:
             raise ValueError(f"x must have H and W of at least {least} for the dense head, got shape {tuple(x.shape)}")
         return self.classifier(self.features(x))
@@ -167,7 +175,7 @@ class VGG(nn.Module):
         """This network with its FC layers as convolutions. Both share their parameters' memory.
 
         Raises:
-            ValueError: there is no head.
+            ValueError: there is no head, or the model's arguments are no longer those that built it.
             TypeError: a layer in it has no counterpart, or code that would be lost, as a hook; the text names it.
         """
         return self._with_head("conv")
@@ -176,7 +184,7 @@ class VGG(nn.Module):
         """This network with its head as FC layers. Both share their parameters' memory, but for channels_last weights.
 
         Raises:
-            ValueError: there is no head.
+            ValueError: there is no head, or the model's arguments are no longer those that built it.
             TypeError: a layer in it has no counterpart, or code that would be lost, as a hook; the text names it.
         """
         return self._with_head("linear")
@@ -190,6 +198,11 @@ class VGG(nn.Module):
         modules = dict(self.named_modules(remove_duplicate=False))
         for path in parts:  # layers of features are copied with all that they have
             graph.check(path or "model", modules.get(path), backward=True)
+        if not isinstance(self.features, nn.Sequential):
+            raise TypeError(f"features must be an nn.Sequential, got {type(self.features).__name__}")
+        for name, layer in self.features._modules.items():
+            if layer is None:
+                raise TypeError(f"features.{name} must be a module, got None")
         other = VGG.__new__(VGG)
         nn.Module.__init__(other)
         other.features = FusedSequential(*map(_copied, self.features))
@@ -200,7 +213,7 @@ class VGG(nn.Module):
             "head": head,
             "pool_size": found.size,
         }
-        other.preprocessing = self.preprocessing
+        other.preprocessing = preprocessing_of(self)
         other.training = self.training
         return other
 
@@ -339,12 +352,17 @@ class VGG19(_Named):
 
 def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Callable[..., VGG]:
     def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> VGG:
+        key = kwargs.pop("key", None)
+        weights = in_one_form(weights, kwargs.pop("pretrained", None), name)
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
-        state = state_dict_of(weights, progress)
-        kwargs.setdefault("num_classes", state["classifier.6.weight"].shape[0])
-        model = network(batch_norm=batch_norm, init_weights=False, **kwargs)
-        model.load_state_dict(state)
+        state = state_dict_of(weights, progress, key)
+        source = "weights" if isinstance(weights, Mapping) else weights
+        classes = classes_in(state)
+        if classes is not None and kwargs.setdefault("num_classes", classes) != classes:
+            raise ValueError(f"num_classes must be {classes}, as in {source}, got {kwargs['num_classes']}")
+        model = network(batch_norm=batch_norm, **{**kwargs, "init_weights": False})
+        fill(model, state, source, name)
         return model
 
     build.__name__ = build.__qualname__ = name
@@ -352,11 +370,18 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
 
     Args:
         weights: None for random weights (torchvision's initialisation), a path to a .pth or .safetensors file, a
-            state_dict, or a torchvision weights enum (which torchvision then downloads).
+            state_dict, or a torchvision weights enum or its name (which torchvision then downloads). A checkpoint
+            around the state_dict, and prefixes of all names, are taken off; convolutions without biases get zeros.
         progress: whether a download shows its progress.
-        **kwargs: of :class:`{network.__name__}`.
+        **kwargs: of :class:`{network.__name__}`. And `pretrained`, torchvision's older form of weights: True for
+            IMAGENET1K_V1, False for None; and `key`: which state_dict, where a checkpoint has several ("model_ema").
+            As in torchvision's older form, the first two arguments may come without their names.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: the weights are not there, or not this network's; the text names them
+            and the tensor.
     """
-    return build
+    return by_place(build)
 
 
 vgg11 = _as_torchvision(VGG11, "vgg11", False)

@@ -80,3 +80,16 @@ class Preprocessing:
     def from_dict(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Of :meth:`as_dict`; files of earlier versions have mean and std alone."""
         return cls(**{**values, "mean": tuple(values["mean"]), "std": tuple(values["std"])})
+
+
+def preprocessing_of(model: object, given: Preprocessing | None = None) -> Preprocessing | None:
+    """`given`, or else the model's attribute `preprocessing`; None where there is neither.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    found = getattr(model, "preprocessing", None) if given is None else given
+    if found is not None and not isinstance(found, Preprocessing):
+        whose = "preprocessing of the model" if given is None else "preprocessing"
+        raise TypeError(f"{whose} must be a Preprocessing, got {type(found).__name__}")
+    return found

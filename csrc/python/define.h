@@ -61,7 +61,8 @@ constexpr const char* words_for() {
 
 template <class T>
 void load(pybind11::detail::make_caster<T>& caster, pybind11::handle value, const char* name, bool memory) {
-  constexpr bool may_be_none = std::is_pointer_v<T> || std::is_same_v<std::remove_cvref_t<T>, std::optional<std::string>>;
+  constexpr bool may_be_none =
+      std::is_pointer_v<T> || std::is_same_v<std::remove_cvref_t<T>, std::optional<std::string>>;
   if ((value.is_none() && !may_be_none) || !caster.load(value, true)) {
     throw pybind11::type_error(std::string(name) + " must be " + words_for<T>() + ", got " + described(value));
   }
@@ -76,15 +77,15 @@ template <class F, class R, class... Args, size_t... I>
 auto named(std::vector<Parameter> parameters, F body, Manner manner, R (F::*)(Args...) const,
            std::index_sequence<I...>) {
   return [=](const pybind11::args& args, const pybind11::kwargs& kwargs) -> R {
-    size_t used = args.size();
-    const auto value = [&](size_t i) -> pybind11::object {
+    [[maybe_unused]] size_t used = args.size();
+    [[maybe_unused]] const auto value = [&](size_t i) -> pybind11::object {
       const Parameter& p = parameters[i];
       if (i < args.size()) return args[i];
       if (kwargs.contains(p.name)) return ++used, kwargs[p.name];
       if (!p.fallback) throw pybind11::type_error(std::string(p.name) + " is missing");
       return p.fallback;
     };
-    const std::array<pybind11::object, sizeof...(Args)> values{value(I)...};
+    [[maybe_unused]] const std::array<pybind11::object, sizeof...(Args)> values{value(I)...};
     if (used != args.size() + kwargs.size() || args.size() > sizeof...(Args)) {
       throw pybind11::type_error("there must be at most " + std::to_string(sizeof...(Args)) + " arguments, got " +
                                  std::to_string(args.size() + kwargs.size()));

@@ -97,6 +97,17 @@ class Stubborn(vggfast.VGG11):
         return self
 
 
+class Training(nn.BatchNorm2d):
+    """In evaluation mode, it stays in training mode."""
+
+    def train(self, mode=True):
+        return super().train(True)
+
+
+class Trained(nn.BatchNorm2d):
+    training = property(lambda self: True, lambda self, mode: None)
+
+
 class Always(nn.Dropout):
     def forward(self, x):
         return x * 0.5
@@ -205,6 +216,14 @@ COMPUTED = {
     "pruning": lambda layer: prune.l1_unstructured(layer, "weight", 0.3),
     "pruning twice": lambda layer: [prune.random_unstructured(layer, "weight", 0.2) for _ in range(2)],
 }
+ARGUMENTS_LOST = {
+    "emptied": lambda m: m.arguments.clear(),
+    "deleted": lambda m: delattr(m, "arguments"),
+    "without the head": lambda m: m.arguments.pop("head"),
+    "of another head": lambda m: m.arguments.update(head="svm"),
+    **{f"replaced by {value}": lambda m, value=value: setattr(m, "arguments", value) for value in (None, [], "A")},
+}
+BN = {"batch_norm": True}
 C = frozenset({"to_conv_head"})  # its convolutional layers are the model's own modules
 
 CASES = {
@@ -234,7 +253,7 @@ CASES = {
     "a ReLU": Case(put("features.4", Shifted), "features.4 is Shifted, a ReLU whose forward is its own", C),
     "a pool": Case(put("features.5", lambda: Blurred(2)), "features.5 is Blurred, a MaxPool2d whose", C),
     "a batch norm": Case(put("features.1", lambda: Clamped(8)), "features.1 is Clamped, a BatchNorm2d whose", C,
-                         {"batch_norm": True}),
+                         BN),
     "an FC layer": Case(put("classifier.3", lambda: Cosine(32, 32)), "classifier.3 is Cosine, a Linear whose"),
     "dropout": Case(put("classifier.2", Always), "classifier.2 is Always, a Dropout whose"),
     "no code of its own": Case(put("features.3", lambda: Ours(8, 16)), right=ALL),
@@ -259,10 +278,10 @@ CASES = {
     "batch norm after ReLU": Case(put("features.1", lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(8).eval())),
                                   "features.1.1 is BatchNorm2d.*right behind a convolution", C | {"onnx"}),
     "batch norm without statistics": Case(put("features.1", lambda: nn.BatchNorm2d(8, track_running_stats=False)),
-                                          "features.1 .* must track running statistics", C, {"batch_norm": True}),
+                                          "features.1 .* must track running statistics", C, BN),
     "eps of batch norm": Case(lambda m: setattr(m.features[1], "eps", 0.1), "eps of features.1 must be 1e-05, got 0.1",
-                              ALL - {"save_model"}, {"batch_norm": True}),
-    "batch norm in training mode": Case(train, right=ALL, arguments={"batch_norm": True}),
+                              ALL - {"save_model"}, BN),
+    "batch norm in training mode": Case(train, right=ALL, arguments=BN),
     "a pool of torch's": Case(put("features.5", lambda: nn.MaxPool2d((2, 2))), right=ALL),
     # ---- between the convolutions and the FC layers
     "AdaptiveMaxPool2d": Case(put("avgpool", lambda: nn.AdaptiveMaxPool2d(2)), "avgpool is AdaptiveMaxPool2d"),
@@ -295,7 +314,13 @@ CASES = {
     "of two kinds in classifier": Case(put("classifier.1", DroppedAndRelu),
                                        "classifier.1 must be ReLU, got DroppedAndRelu", ALL - {"save_model"}),
     "a mode of its own": Case(lambda m: (setattr(m, "__class__", Stubborn), m.eval()),
-                              "model is Stubborn, a VGG whose train is its own", arguments={"batch_norm": True}),
+                              "model is Stubborn, a VGG whose train is its own", arguments=BN),
+    **{f"a batch norm {how}": Case(lambda m, kind=kind: setattr(m.features[1], "__class__", kind),
+                                   f"features.1 is {kind.__name__}, a BatchNorm2d whose {name} is its own", C, BN)
+       for how, kind, name in (("that is not set to evaluate", Training, "train"),
+                               ("whose mode is computed", Trained, "training"))},
+    **{f"arguments {how}": Case(change, "arguments of the model must be those that built it", error=ValueError)
+       for how, change in ARGUMENTS_LOST.items()},
     "another order of features": Case(last("features", "2"), "the layers of features must be in the order 0, 1, 2",
                                       ALL - {"save_model"}),
     "another order of FC layers": Case(last("classifier", "1"), "the layers of classifier must be in the order 0, 1, 2",

@@ -341,3 +341,30 @@ def test_code_put_into_a_class_is_run(monkeypatch):
 def test_sizes_may_be_lists():
     nodes = recognise(nn.Sequential(nn.MaxPool2d([2, 2]), nn.AdaptiveAvgPool2d([3, 3])))
     assert [node.layer for node in nodes] == [MaxPool(ceil_mode=False), AveragePool(3)]
+
+
+def test_a_preprocessing_of_another_kind_is_named(tmp_path):
+    model = network()
+    model.preprocessing = {"mean": (1, 2, 3)}
+    for reader in (
+        vggfast.evaluate.Evaluator,
+        vggfast.VGG.to_conv_head,
+        lambda model: save_model(model, tmp_path / "m.safetensors"),
+        lambda model: Extractor(model, ("pool5",), (X,)),
+    ):
+        with pytest.raises(TypeError, match="preprocessing of the model must be a Preprocessing, got dict"):
+            reader(model)
+    with pytest.raises(TypeError, match="preprocessing must be a Preprocessing, got str"):
+        vggfast.evaluate.Evaluator(model, "caffe")
+    del model.preprocessing
+    assert model.to_conv_head().preprocessing is None
+
+
+@pytest.mark.parametrize("change", [
+    lambda m: m.features._modules.update({"2": None}), lambda m: setattr(m, "features", nn.Conv2d(3, 64, 3, padding=1)),
+])  # fmt: skip
+def test_features_that_cannot_be_copied_are_named(change):
+    model = network()
+    change(model)
+    with pytest.raises(TypeError, match=r"features(\.2)? must be an? .*, got"):
+        model.to_conv_head()

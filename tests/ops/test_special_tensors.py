@@ -53,17 +53,17 @@ def test_every_layout_has_the_references_value(name, argument, form):
 
 # What an argument may not be: the form, the error, and what its text says beside the argument.
 REFUSED = {
-    "coo": (TypeError, "must be a dense tensor, got one of layout sparse_coo"),
-    "bsr": (TypeError, "must be a dense tensor, got one of layout sparse_bsr"),
-    "nested": (TypeError, "must be a dense tensor, got a nested tensor"),
-    "jagged": (TypeError, "must be a dense tensor, got a nested tensor"),
+    "coo": (TypeError, r"must be a strided tensor, got torch\.sparse_coo"),
+    "bsr": (TypeError, r"must be a strided tensor, got torch\.sparse_bsr"),
+    "nested": (TypeError, "must be a strided tensor, got nested"),
+    "jagged": (TypeError, "must be a strided tensor, got nested"),
     "freed": (ValueError, r"must have \d+ bytes of memory for shape .*, got 0: freed"),
     "cut": (ValueError, r"must have \d+ bytes of memory for shape .*, got \d+: freed"),
     "conj": ((TypeError, ValueError), r"must .* got torch\.complex64"),
-    "numpy": (TypeError, r"must be a torch.Tensor, got numpy.ndarray of shape \("),
-    "list": (TypeError, "must be a torch.Tensor, got list"),
-    "text": (TypeError, "must be a torch.Tensor, got str 'x'"),
-    "number": (TypeError, "must be a torch.Tensor, got 3"),
+    "numpy": (TypeError, r"must be a tensor, got numpy.ndarray of shape \("),
+    "list": (TypeError, "must be a tensor, got list"),
+    "text": (TypeError, "must be a tensor, got str 'x'"),
+    "number": (TypeError, "must be a tensor, got 3"),
 }
 
 
@@ -89,7 +89,7 @@ def test_what_no_kernel_reads_is_named(name, argument, form):
 )
 def test_modules_and_engines_say_the_same(module, form):
     made = ODD[form](random.Random(0), draw(2, 3, 4, 5))
-    with pytest.raises((TypeError, ValueError), match="^(x|weight) must "):
+    with pytest.raises((TypeError, ValueError), match=r"^(x|weight) must "):
         module(made)
 
 
@@ -97,7 +97,7 @@ def test_modules_and_engines_say_the_same(module, form):
 def test_an_engine_names_the_parameter_that_was_freed(form):
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1))
     model[0].weight.data = ODD[form](random.Random(0), model[0].weight.data)
-    with pytest.raises(ValueError, match="model.0 must have 432 bytes of memory"):
+    with pytest.raises(ValueError, match=r"model.0 must have 432 bytes of memory"):
         vggfast.Engine(model)
 
 
@@ -156,11 +156,11 @@ def test_threads_of_an_engine(threads, error, text):
         vggfast.Engine(nn.Sequential(nn.ReLU()), threads=threads)
 
 
-@pytest.mark.parametrize("transform", [lambda f: vmap(f), lambda f: grad(lambda x: f(x).sum())], ids=["vmap", "grad"])
+@pytest.mark.parametrize("transform", [vmap, lambda f: grad(lambda x: f(x).sum())], ids=["vmap", "grad"])
 def test_engines_within_transforms(transform):
     engine = vggfast.Engine(nn.Sequential(nn.ReLU()))
-    with pytest.raises((TypeError, ValueError), match="^x (must|requires)"):
-        transform(engine)(draw(2, 2, 3, 4, 4) if transform(len) is None else draw(2, 2, 3, 4, 4)[0][None])
+    with pytest.raises((TypeError, ValueError), match=r"^x (must|requires)"):
+        transform(engine)(draw(2, 2, 3, 4, 4) if transform is vmap else draw(2, 3, 4, 4))
 
 
 def test_an_engine_drops_no_tangent():

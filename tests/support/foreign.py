@@ -1,6 +1,7 @@
 """Files of other frameworks for the tests of the converters, made without what reads them: small random networks."""
 
 import io
+import math
 import zipfile
 
 import numpy as np
@@ -249,9 +250,12 @@ def write_onnx(path, tensors, fc="Gemm", epsilon=1e-5, share=False):
             add("Relu")
         add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
     tensors = {name: value for name, value in tensors.items() if value.dtype == np.float32}
-    if fc == "MatMul":
-        add("Transpose", perm=[0, 2, 3, 1])
-    add("Flatten")
+    side = 64
+    if (weight := tensors.get("classifier.0.weight")) is not None:
+        side = 32 * math.isqrt(weight.shape[1] // len(tensors[f"{layer}.weight"]))
+        if fc == "MatMul":
+            add("Transpose", perm=[0, 2, 3, 1])
+        add("Flatten")
     for i in (0, 3, 6):
         if f"classifier.{i}.weight" not in tensors:
             continue
@@ -262,14 +266,16 @@ def write_onnx(path, tensors, fc="Gemm", epsilon=1e-5, share=False):
             tensors[f"classifier.{i}.weight"] = _as_tf(tensors[f"classifier.{i}.weight"], i, channels)
             add("MatMul", f"classifier.{i}.weight")
             add("Add", f"classifier.{i}.bias")
-        add("Relu")
+        if i < 6:
+            add("Relu")
     if share:  # as torch's exporter does with equal tensors
         nodes.insert(0, make("Identity", ["features.8.bias"], ["features.6.bias"]))
         del tensors["features.6.bias"]
     value = onnx.helper.make_tensor_value_info
     kind = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
-        nodes, "net", [value("x", kind, ["N", 3, 64, 64])], [value(last, kind, None)],
+        nodes, "net", [value("x", kind, ["N", tensors["features.0.weight"].shape[1], side, side])],
+        [value(last, kind, None)],
         [onnx.numpy_helper.from_array(np.ascontiguousarray(each), name) for name, each in tensors.items()],
     )  # fmt: skip
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), str(path))

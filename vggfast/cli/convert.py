@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="a text file with the name of a class on each line")  # fmt: skip
     parser.add_argument("--features", metavar="FILE", type=Path,
                         help="file of the convolutions, if SOURCE has the FC layers alone")  # fmt: skip
+    parser.add_argument("--key", metavar="NAME",
+                        help="the state_dict to read, if a checkpoint of torch's has several: model_ema, or "
+                        "state_dict.teacher, whose last part may be a prefix of names")  # fmt: skip
     parser.add_argument(
         "--features-only", action="store_true", help="convert the convolutions alone, without the FC layers"
     )
@@ -50,7 +53,7 @@ def run(parsed: argparse.Namespace) -> int:
     classes = None if parsed.classes is None else class_names(parsed.classes)
     found = read(
         parsed.source, parsed.source_format, features=parsed.features, features_only=parsed.features_only,
-        preprocessing=CONVENTIONS.get(parsed.preprocessing),
+        preprocessing=CONVENTIONS.get(parsed.preprocessing), key=parsed.key,
     )  # fmt: skip
     model, arguments = found.model, found.model.arguments
     print(f"read           {parsed.source}: {found.format}, {found.part}")
@@ -61,6 +64,8 @@ def run(parsed: argparse.Namespace) -> int:
         f"network        {arguments['config']}{' with batch norm' if arguments['batch_norm'] else ''}: {sizes}, "
         f"{sum(parameter.numel() for parameter in model.parameters()):,} parameters"
     )
+    for note in found.notes:
+        print(f"note           {note}")
     print(f"preprocessing  {in_words(model.preprocessing)} ({found.origin})")
     note = write(found, parsed.out, target, classes)
     print(f"wrote          {parsed.out}: {target}, {note}")

@@ -14,7 +14,7 @@ from vggfast.evaluate.head import Head, Piece
 from vggfast.evaluate.images import Images, Picture, View, check, crops, pictures, whole
 from vggfast.evaluate.trunk import Trunk
 from vggfast.models import VGG
-from vggfast.preprocessing import Preprocessing
+from vggfast.preprocessing import Preprocessing, preprocessing_of
 
 SCALES = (256, 384, 512)
 PROTOCOLS = ("single", "dense", "multi-crop", "both")
@@ -65,14 +65,15 @@ class Evaluator:
 
     Raises:
         ValueError: there is no head.
-        TypeError: a layer that the engine has not, or that does something that is not known; the text names it.
+        TypeError: a layer that the engine has not, or that does something that is not known, or `preprocessing` is no
+            Preprocessing; the text names it.
     """
 
     def __init__(self, model: VGG, preprocessing: Preprocessing | None = None, memory: int = MEMORY) -> None:
         network = graph.whole(model)
         if network.head is None:
             raise ValueError("model must have a head, got one without FC layers")
-        self._preprocessing = preprocessing or getattr(model, "preprocessing", None)
+        self._preprocessing = preprocessing_of(model, preprocessing)
         self._memory = memory
         self._trunk = Trunk(network, memory * _TRUNK // 8)
         self._head = Head(network.head, memory * _HEAD // 8)

@@ -22,7 +22,7 @@ from vggfast.data.transforms import rescale
 from vggfast.engine import Engine
 from vggfast.graph import Head, whole
 from vggfast.graph.layers import Elementwise, Linear, Relu
-from vggfast.preprocessing import Preprocessing
+from vggfast.preprocessing import Preprocessing, preprocessing_of
 
 PENULTIMATE = "penultimate"
 POOLS = ("mean", "max")
@@ -75,7 +75,7 @@ class Extractor:
         preprocessing: Preprocessing | None = None,
         batch_size: int = 8,
     ) -> None:
-        preprocessing = preprocessing or getattr(model, "preprocessing", None)
+        preprocessing = preprocessing_of(model, preprocessing)
         if preprocessing is None:
             raise ValueError("preprocessing must be a Preprocessing where the model has none of its own, got None")
         self.preprocessing = preprocessing

@@ -87,7 +87,8 @@ def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
         yield "a class that is not known"
         return
     above = type(module).__mro__[: type(module).__mro__.index(kind)]
-    if own := {name for each in above for name in vars(each) if hasattr(kind, name) and _counts(name, module)}:
+    names = {name for each in above for name in vars(each) if hasattr(kind, name) or name == "training"}
+    if own := {name for name in names if _counts(name, module)}:
         yield f"a {kind.__name__} whose {_all(own)} is its own"
     if patched := {name for name, code in _known[kind].items() if getattr_static(kind, name, None) is not code}:
         yield f"and the {_all(patched)} of that class was replaced"
@@ -114,8 +115,19 @@ def _hooks(module: nn.Module, backward: bool) -> Iterator[str]:
 def _counts(name: str, module: nn.Module) -> bool:
     """Whether a method of this name has a say in what a module computes in evaluation mode."""
     if name in ("train", "eval"):
-        return any(each.training for each in module.modules())
-    return name in _CALLED or not (hasattr(nn.Module, name) or name in _HARMLESS)
+        return _trains_on(module)
+    return name in (*_CALLED, "training") or not (hasattr(nn.Module, name) or name in _HARMLESS)
+
+
+def _trains_on(module: nn.Module) -> bool:
+    """Whether something in a module is in training mode, or comes into it by eval() where that is its own."""
+    if any(each.training for each in module.modules()):
+        return True
+    module.eval()
+    training = [each for each in module.modules() if each.training]
+    for each in training:
+        each.training = False
+    return bool(training)
 
 
 def _all(names: set[str]) -> str:

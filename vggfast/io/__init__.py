@@ -2,16 +2,18 @@
 
 from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
-from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights, state_dict_of
+from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights
+from vggfast.io.wrappings import listed, state_dict_in
 
 __all__ = [
     "METADATA",
     "WeightFile",
+    "listed",
     "read_json",
     "read_state_dict",
     "read_weights",
     "sha256",
-    "state_dict_of",
+    "state_dict_in",
     "write_array",
     "write_atomically",
     "write_json",

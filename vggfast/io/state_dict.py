@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vggfast.io import wrappings
+
 # The dtypes of .safetensors files.
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -25,18 +27,24 @@ _DTYPES = {
 METADATA = "vggfast"  # the key of a .safetensors file's metadata under which we keep the network's arguments
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .pth or .pt file. Nothing in the file is executed.
+
+    A checkpoint around the state_dict, and prefixes of all names such as "module.", are taken off.
+
+    Args:
+        path: the file.
+        key: which state_dict, where there are several (see :func:`vggfast.io.state_dict_in`).
 
     Raises:
         FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
     """
-    return read_weights(Path(path))[0]
+    return read_weights(Path(path), key)[0]
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """(tensors, arguments of the network or None) of a .safetensors, .pth or .pt file. Raises as `read_state_dict`."""
-    file = WeightFile(path)
+def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """(tensors, arguments of the network or None) of a .safetensors, .pth or .pt file. As `read_state_dict`."""
+    file = WeightFile(path, key)
     return file.tensors(), file.arguments
 
 
@@ -45,6 +53,7 @@ class WeightFile:
 
     Args:
         path: the file.
+        key: which state_dict of others to read, where there are several.
 
     Attributes:
         path: the file.
@@ -54,7 +63,7 @@ class WeightFile:
         FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, key: str | None = None) -> None:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such weight file")
         self.path = path
@@ -65,15 +74,17 @@ class WeightFile:
                 self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             if path.suffix == ".safetensors":
                 self.arguments = self._read_header()
-                return
-            mapped: Any = self._content  # which reads and seeks as a file does
-            content = torch.load(mapped, map_location="cpu", weights_only=True)
-        self.arguments = None
-        if isinstance(content, Mapping) and "model" in content:  # a training checkpoint of ours
-            content, self.arguments = content["model"], content.get("arguments")
-        if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-            raise ValueError(f"{path} holds no state_dict: it must be a mapping from names to tensors")
-        self._loaded = dict(content)
+            else:
+                content = wrappings.load(self._content)  # which reads and seeks as a file does
+        if path.suffix == ".safetensors":
+            if self.arguments is None:
+                shapes = {name: entry["shape"] for name, entry in self._entries.items()}
+                names = wrappings.plain_names(shapes, path, key)
+                self._entries = {ours: self._entries[theirs] for ours, theirs in names.items()}
+            return
+        ours = key is None and isinstance(content, Mapping) and {"model", "arguments"} <= content.keys()
+        self.arguments = content["arguments"] if ours else None  # of a training checkpoint of ours
+        self._loaded = wrappings.state_dict_in(content["model"] if ours else content, path, key)
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -137,19 +148,3 @@ class WeightFile:
             # torch's first sentence says what is wrong, and its others how to run what a file holds.
             said = str(error).partition(". ")[0] or "it ends too soon"
             raise ValueError(f"{self.path} is not a weight file that can be read: {said}") from error
-
-
-def state_dict_of(weights: Any, progress: bool = True) -> dict[str, Tensor]:
-    """The state_dict behind a path, a mapping, or an object with torchvision's ``get_state_dict``."""
-    if isinstance(weights, Mapping):
-        return dict(weights)
-    if isinstance(weights, str | Path):
-        if not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"{weights}: no such weight file; weights must be a path, a state_dict or a torchvision weights enum "
-                "(torchvision.models.VGG16_Weights.DEFAULT)"
-            )
-        return read_state_dict(weights)
-    if hasattr(weights, "get_state_dict"):
-        return dict(weights.get_state_dict(progress=progress, check_hash=True))
-    raise TypeError(f"weights must be a path, a state_dict or a torchvision weights enum, got {type(weights).__name__}")

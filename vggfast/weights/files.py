@@ -15,31 +15,44 @@ from torch.nn.parameter import is_lazy
 
 from vggfast.graph import differences
 from vggfast.io import METADATA, WeightFile, write_atomically
+from vggfast.layers import PLAIN
 from vggfast.models import VGG
-from vggfast.preprocessing import Preprocessing
+from vggfast.preprocessing import Preprocessing, preprocessing_of
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # whose values are all values of float32
 
 
 def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata.
 
-    The model's preprocessing goes into `extra` where that has none.
+    The model's preprocessing goes into `extra` where that has none. :func:`load_model` makes a network of the same
+    values, in float32 and in evaluation mode, all of whose parameters require gradients.
+
+    Args:
+        model: the network; its parameters are float32, float16 or bfloat16.
+        path: the file, whose name ends in .safetensors.
+        extra: what else to keep, of JSON's types, in which tuples become lists.
 
     Raises:
         ValueError: layers were changed so that the arguments no longer build the network, in their settings too, or
-            have code of their own, as a hook, or tensors share memory; the text names them.
-        TypeError: the model is another's.
+            have code of their own, as a hook, or tensors share memory or are not plain ones; or the arguments, `extra`
+            or the path's name do not fit; the text names them.
+        TypeError: the model is another's, its preprocessing is no Preprocessing, or `extra` no mapping.
         OSError: it could not be written; the text names the path.
     """
     from safetensors.torch import save_file
 
     if not isinstance(model, VGG):
         raise TypeError(f"model must be a vggfast.VGG, got {type(model).__name__}")
+    if not isinstance(extra, Mapping | None):
+        raise TypeError(f"extra must be a mapping, got {type(extra).__name__}")
+    if Path(path).suffix != ".safetensors":
+        raise ValueError(f"path must end in .safetensors, got {path}")
     tensors = _tensors(model)
-    arguments = dict(model.arguments)
+    arguments = {**model.arguments} if isinstance(getattr(model, "arguments", None), Mapping) else {}
     if "classifier.6.weight" in tensors:  # the last layer is what fine-tuning replaces
         arguments["num_classes"] = len(tensors["classifier.6.weight"])
-    with torch.device("meta"):
-        expected = VGG(**arguments, init=None)
+    expected = _built(arguments)
     shapes, expected_shapes = (
         {name: tuple(t.shape) for name, t in each.items()} for each in (tensors, expected.state_dict())
     )
@@ -49,20 +62,49 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
             f"model is no longer the network that its arguments name ({what}): "
             "save its state_dict with torch.save instead"
         )
-    extra = dict(extra or {})
-    if model.preprocessing is not None:
-        extra.setdefault("preprocessing", model.preprocessing.as_dict())
-    metadata = {METADATA: json.dumps({**arguments, **({"extra": extra} if extra else {})})}
+    metadata = {METADATA: _as_json(arguments, dict(extra or {}), preprocessing_of(model))}
     write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+
+
+def _built(arguments: Mapping[str, Any]) -> VGG:
+    """The network that the arguments build, without values."""
+    try:
+        with torch.device("meta"):
+            return VGG(**arguments, init=None)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"arguments of the model must build it again, got {arguments}: {error}") from error
+
+
+def _as_json(arguments: Mapping[str, Any], extra: dict[str, Any], preprocessing: Preprocessing | None) -> str:
+    if preprocessing is not None:
+        extra.setdefault("preprocessing", preprocessing.as_dict())
+    try:
+        if odd := next((key for key in extra if not isinstance(key, str)), None):
+            raise TypeError(f"keys must be strings, got {odd!r}")
+        if "preprocessing" in extra:
+            Preprocessing.from_dict(extra["preprocessing"])
+        return json.dumps({**arguments, **({"extra": extra} if extra else {})})
+    except (TypeError, KeyError, ValueError) as error:
+        what = "arguments of the model and extra must be of JSON's types, and extra's preprocessing a Preprocessing's"
+        raise ValueError(f"{what}: {error}") from error
 
 
 def _tensors(model: Any) -> dict[str, Tensor]:
     """A model's tensors by name, each with memory of its own, or a ValueError that names one without."""
     tensors: dict[str, Tensor] = {}
     by_memory: dict[int, str] = {}
+    own = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
     for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}: a file cannot hold other state")
         if is_lazy(tensor) or tensor.is_meta:
             raise ValueError(f"{name} must have values, got one that is not made yet")
+        if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
+            raise ValueError(f"{name} must be a strided tensor, got {type(tensor).__name__} of {tensor.layout}")
+        if name in own and tensor.data_ptr() != own[name].data_ptr():
+            raise ValueError(f"{name} must be the layer's own tensor in state_dict(), got another")
+        if tensor.dtype not in _DTYPES and not name.endswith("num_batches_tracked"):
+            raise ValueError(f"{name} must be {' or '.join(map(str, _DTYPES))}, got {tensor.dtype}: save model.float()")
         tensors[name] = tensor.detach().contiguous().resolve_neg()
         if tensor.numel() and (other := by_memory.setdefault(tensors[name].data_ptr(), name)) != name:
             raise ValueError(

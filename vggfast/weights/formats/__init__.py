@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Found:
         part: which of its parts the file holds: "the whole network", or one of them.
         origin: where the preprocessing is from.
         extra: what else the file says, such as "classes".
+        notes: what is to be known of the file, such as a softmax that is left out: a sentence each.
     """
 
     model: VGG
@@ -59,6 +61,7 @@ class Found:
     part: str
     origin: str
     extra: dict[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def _check_there(path: Path) -> None:
@@ -70,7 +73,7 @@ def _check_there(path: Path) -> None:
         raise ValueError(f"{path} must be a weight file, and is empty")
 
 
-def detect(path: Path) -> str:
+def detect(path: Path, key: str | None = None) -> str:
     """The format of a file that is there, by its content, or else by its suffix.
 
     Raises:
@@ -82,7 +85,7 @@ def detect(path: Path) -> str:
         start = file.read(16)
         file.seek(max(0, path.stat().st_size - len(_TABLE)))
         end = file.read()
-    found = _by_content(path, start, end) or _SUFFIXES.get(path.suffix)
+    found = _by_content(path, start, end, key) or _SUFFIXES.get(path.suffix)
     if found is None:
         raise ValueError(
             f"{path} is a weight file of no format that its content or suffix tells: --from {'|'.join(FORMATS)} says it"
@@ -90,7 +93,7 @@ def detect(path: Path) -> str:
     return found
 
 
-def _by_content(path: Path, start: bytes, end: bytes) -> str | None:
+def _by_content(path: Path, start: bytes, end: bytes, key: str | None) -> str | None:
     if start.startswith(b"\x89HDF"):
         return "keras"
     if start.startswith(b"MATLAB"):
@@ -103,14 +106,14 @@ def _by_content(path: Path, start: bytes, end: bytes) -> str | None:
                 return "keras"
     elif path.suffix != ".safetensors" and not start.startswith(b"\x80"):
         return None
-    return _of_torch(path)
+    return _of_torch(path, key)
 
 
-def _of_torch(path: Path) -> str:
+def _of_torch(path: Path, key: str | None) -> str:
     """Which of the formats that torch's readers read."""
     from vggfast.weights.formats.timm import is_timm
 
-    tensors, arguments = read_weights(path)
+    tensors, arguments = read_weights(path, key)
     if arguments is not None:
         return "ours"
     return "timm" if is_timm(tensors) else "torchvision"
@@ -123,6 +126,7 @@ def read(
     features: str | Path | None = None,
     features_only: bool = False,
     preprocessing: Preprocessing | None = None,
+    key: str | None = None,
 ) -> Found:
     """Reads a network of any of FORMATS. Every tensor must be accounted for.
 
@@ -132,6 +136,7 @@ def read(
         features: a file with the convolutions, where `path` has the FC layers alone; of any format.
         features_only: leave out whatever is none of the convolutions' tensors, such as another network's head.
         preprocessing: what the network takes, where the file does not say, or says what is wrong.
+        key: which state_dict, where a checkpoint of torch's has several, such as "model_ema".
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not what it should be; the text names file and tensor.
@@ -139,13 +144,15 @@ def read(
     """
     path = Path(path)
     _check_there(path)
-    format = format or detect(path)
+    format = format or detect(path, key)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")
+    if key is not None and format not in ("torchvision", "timm"):
+        raise ValueError(f"key must be left out for {path}, whose format is {format}, got {key!r}")
     if format == "ours":
         found = _ours(path, features_only)
     else:
-        raw = _raw(path, format)
+        raw = _raw(path, format, key)
         parts = sort_out(path, raw, _READERS[format][1], features_only)
         found = _joined(parts, format, features)
     if features is not None and found.part != _JOINED:
@@ -175,10 +182,10 @@ def _ours(path: Path, features_only: bool) -> Found:
     return Found(model, "ours", part, "the file", extra)
 
 
-def _raw(path: Path, format: str) -> Raw:
+def _raw(path: Path, format: str, key: str | None) -> Raw:
     module, label, package = _READERS[format]
     try:
-        return importlib.import_module(f"vggfast.weights.formats.{module}").read(path)
+        return importlib.import_module(f"vggfast.weights.formats.{module}").read(path, *([key] if key else []))
     except ModuleNotFoundError as error:
         source = package if format == "tf-slim" else "'vggfast[convert]'"
         raise ImportError(f"{path}: {label} files need the package {package}: pip install {source}") from error
@@ -211,4 +218,6 @@ def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
     model = build(parts)
     if model.arguments["in_channels"] == 3:
         model.preprocessing = preprocessing
-    return Found(model, format, part, origin, extra)
+    if parts.raw.dense and parts.has_head:
+        model = model.to_conv_head()
+    return Found(model, format, part, origin, extra, parts.notes)

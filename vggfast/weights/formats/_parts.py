@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from vggfast.graph import fc_names, trunk_names, whole
+from vggfast.io import listed
 from vggfast.models import CONFIGURATIONS, VGG
 from vggfast.preprocessing import Preprocessing
+from vggfast.weights.formats._sequence import Step, check_sequence
 
 # Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -40,6 +42,9 @@ class Raw:
         lrn: whether a local response normalisation follows the first convolution; it has no tensors to tell it by.
         extra: what else the file says, such as "classes".
         stranger: what the file has among the FC layers that no VGG has there; "" for nothing.
+        steps: the layers in the order in which they run; None where the format does not say it.
+        dense: whether the FC layers run on each window of the map, and their scores are averaged.
+        notes: what is to be known of the file: a sentence each.
     """
 
     tensors: dict[str, Any]
@@ -51,6 +56,9 @@ class Raw:
     lrn: bool = False
     extra: dict[str, Any] = field(default_factory=dict)
     stranger: str = ""
+    steps: Sequence[Step] | None = None
+    dense: bool = False
+    notes: Sequence[str] = ()
 
 
 @dataclass
@@ -60,6 +68,7 @@ class Parts:
     Attributes:
         tensors, names: by our key, the tensor and the file's name of it.
         config: None where there are FC layers alone.
+        notes: what is to be known of the file: a sentence each.
         has_features, has_head: which parts there are.
     """
 
@@ -69,6 +78,7 @@ class Parts:
     names: dict[str, str]
     config: str | None
     batch_norm: bool
+    notes: Sequence[str] = ()
 
     @property
     def has_features(self) -> bool:
@@ -89,8 +99,9 @@ def places(config: str, batch_norm: bool) -> dict[str, tuple[str, str]]:
     return {f"{node.path}.{kind}": (name, kind) for name, node in named for kind in node.module.state_dict()}
 
 
-def _listed(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _conv_biases(config: str, batch_norm: bool) -> list[str]:
+    """Our keys of what a file may lack for all convolutions: those of a network whose convolutions have no biases."""
+    return [key for key, place in places(config, batch_norm).items() if place[0][0] == "c" and place[1] == "bias"]
 
 
 def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> Parts:
@@ -110,30 +121,40 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
     )
     if not any(name in raw.tensors for name in names.values()):
-        listed = _listed([name for key, name in features.items() if key.endswith(".weight")], 2)
+        theirs = listed([name for key, name in features.items() if key.endswith(".weight")], 2)
         raise ValueError(
-            f"{path} holds no VGG with the names of {label} files ({listed} ...); it has {_listed(sorted(raw.tensors))}"
+            f"{path} holds no VGG with the names of {label} files ({theirs} ...); it has {listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
     if features_only:
         has_features, has_head = True, False
+    elif raw.stranger:
+        raise ValueError(f"{path}: {raw.stranger}")
+    notes = list(raw.notes)
+    if raw.steps is not None:
+        notes += check_sequence(
+            path, raw.steps, config, batch_norm, features=has_features, head=has_head, more=features_only
+        )
     needed = (features if has_features else {}) | (head if has_head else {})
     missing = [name for key, name in needed.items() if name not in raw.tensors and not key.endswith(_OPTIONAL)]
+    biases = {needed[key]: key for key in _conv_biases(config, batch_norm) if key in needed}
+    if unbiased := biases.keys() <= set(missing):
+        missing = [name for name in missing if name not in biases]
     left_over = [] if features_only else sorted(raw.tensors.keys() - set(needed.values()))
     if missing or left_over:
-        what = [f"{kind} {_listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
+        what = [f"{kind} {listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
         near = f"configuration {config}{' with batch norm' if batch_norm else ''}" if has_features else "the FC layers"
         raise ValueError(f"{path} is nearest to {near} in the names of {label} files; {'; '.join(what)}")
-    if has_head and raw.stranger:
-        raise ValueError(f"{path}: {raw.stranger}")
     tensors = {}
     for key, name in needed.items():
         if name in raw.tensors:
             tensors[key] = _as_ours(path, raw, key, name, config, batch_norm)
+    if unbiased:
+        tensors |= {key: torch.zeros(len(tensors[key.replace("bias", "weight")])) for key in biases.values()}
     conv3_3 = next((key for key, (place, _) in places(config, batch_norm).items() if place == "conv3_3"), None)
     if config == "D" and has_features and tensors[str(conv3_3)].shape[-1] == 1:
         config = "C"
-    return Parts(path, raw, tensors, needed, config if has_features else None, batch_norm)
+    return Parts(path, raw, tensors, needed, config if has_features else None, batch_norm, notes)
 
 
 def _candidates(raw: Raw) -> list[tuple[str, bool, dict[str, str]]]:

@@ -22,7 +22,7 @@ from vggfast.weights.formats._parts import Raw
 _METADATA = "preprocessing"
 
 
-def read(path: Path) -> Raw:
+def read(path: Path, key: str | None = None) -> Raw:
     """A state_dict of torchvision's, or of one of ours."""
     preprocessing, origin = Preprocessing.torchvision(), "the convention of torchvision"
     if path.suffix == ".safetensors":
@@ -32,7 +32,7 @@ def read(path: Path) -> Raw:
             stored = (file.metadata() or {}).get(_METADATA)
         if stored:
             preprocessing, origin = Preprocessing.from_dict(json.loads(stored)), "the file"
-    return Raw(read_state_dict(path), lambda key, place, kind: key, as_linear, preprocessing, origin)
+    return Raw(read_state_dict(path, key), lambda key, place, kind: key, as_linear, preprocessing, origin)
 
 
 def as_linear(place: str, kind: str, tensor: Tensor) -> Tensor:

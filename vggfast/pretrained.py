@@ -1,0 +1,154 @@
+"""The argument `weights` of the functions with torchvision's names: its forms, and what of it a network takes."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vggfast.io import listed, read_state_dict, state_dict_in
+
+_FORMS = "weights must be a path, a state_dict or a torchvision weights enum (torchvision.models.VGG16_Weights.DEFAULT)"
+_LAST = "classifier.6.weight"
+
+
+def in_one_form(weights: Any, pretrained: Any, name: str) -> Any:
+    """`weights`, where it may also be said in torchvision's older ways: None, a path, a state_dict, or an enum.
+
+    Args:
+        weights: one of these; True or False as `pretrained`; or an enum's name, "DEFAULT" or "VGG16_Weights.DEFAULT",
+            where no file has it.
+        pretrained: torchvision's before version 0.13: True for IMAGENET1K_V1, False for None. None where it is absent.
+        name: of the network, such as "vgg16_bn".
+
+    Raises:
+        ValueError, TypeError: both are given, they are none of these, or they are another network's; the text says it.
+        ImportError: an enum is named, and torchvision is not there.
+    """
+    if pretrained is not None:
+        if weights is not None:
+            raise ValueError(f"pretrained must be left out where weights are given, got {pretrained!r}")
+        if not isinstance(pretrained, bool):
+            raise TypeError(f"pretrained must be True or False, got {pretrained!r}")
+        weights = pretrained
+    if isinstance(weights, bool):
+        weights = "IMAGENET1K_V1" if weights else None
+    expected = f"{name.upper()}_Weights"
+    named = isinstance(weights, str) and re.fullmatch(r"(?:(\w+_Weights)\.)?(DEFAULT|IMAGENET1K_\w+)", weights)
+    if named and not Path(weights).is_file():
+        weights = _member(named[1] or expected, named[2])
+    kind = type(weights).__name__
+    if kind.endswith("_Weights") and kind != expected:
+        raise ValueError(f"weights of {name} must be of {expected}, got {weights}")
+    return weights
+
+
+def by_place(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that takes `weights` and `progress` without their names too, as torchvision's before 0.13."""
+
+    @functools.wraps(build)
+    def wrapped(*first: Any, **arguments: Any) -> Any:
+        if len(first) > 2:
+            what = f"{build.__name__} takes weights and progress without their names"
+            raise TypeError(f"{what}, got {len(first)} arguments")
+        return build(**dict(zip(("weights", "progress"), first, strict=False)), **arguments)
+
+    return wrapped
+
+
+def _member(kind: str, member: str) -> Any:
+    """Of an enum of torchvision's."""
+    try:
+        members = getattr(importlib.import_module("torchvision.models"), kind, None)
+    except (ImportError, RuntimeError) as error:  # the second where it was built for another torch
+        raise ImportError(
+            f"weights {kind}.{member} come from the package torchvision, which cannot be imported ({error}): "
+            "install it, or give a file"
+        ) from error
+    if members is None or member not in members.__members__:
+        allowed = "an enum of torchvision's" if members is None else f"one of {', '.join(members.__members__)}"
+        raise ValueError(f"weights must be {allowed}, got {kind}.{member}")
+    return members[member]
+
+
+def state_dict_of(weights: Any, progress: bool = True, key: str | None = None) -> dict[str, Tensor]:
+    """The state_dict behind a path, a mapping, or an object with torchvision's ``get_state_dict``.
+
+    Args:
+        weights: one of these; a checkpoint around the state_dict, and prefixes of all names, are taken off.
+        progress: whether a download shows its progress.
+        key: which state_dict, where there are several (see :func:`vggfast.io.state_dict_in`).
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: no such file, or no weights there; the text names it.
+        OSError: they could not be downloaded.
+    """
+    if isinstance(weights, Mapping):
+        return state_dict_in(weights, "weights", key)
+    if isinstance(weights, str | PathLike):
+        if not Path(weights).is_file():
+            raise FileNotFoundError(f"{weights}: no such weight file; {_FORMS}")
+        return read_state_dict(Path(weights), key)
+    if not hasattr(weights, "get_state_dict"):
+        raise TypeError(f"{_FORMS}, got {type(weights).__name__}")
+    try:
+        found = weights.get_state_dict(progress=progress, check_hash=True)
+    except OSError as error:
+        raise OSError(f"{weights} could not be downloaded: {error}") from error
+    return state_dict_in(found, weights, key)
+
+
+def classes_in(state: Mapping[str, Tensor]) -> int | None:
+    """How many there are of a network with these tensors; None where it has no FC layers."""
+    return len(state[_LAST]) if _LAST in state and state[_LAST].dim() else None
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: str) -> None:
+    """Copies a state_dict into a network of ours, whose dtypes stay.
+
+    Convolutions that have no biases in any layer get zeros for them. FC layers are left out, with a warning, where the
+    network has none; those of the linear head are the dense head's too, and the other way round.
+
+    Args:
+        model: the network.
+        state: the tensors.
+        source, name: what they are from and what the network is, for errors.
+
+    Raises:
+        ValueError: a tensor is missing, left over, not finite, or of another shape; the text names it.
+    """
+    expected = model.state_dict()
+    state = dict(state)
+    heads = [key for key in state if key.startswith("classifier.")]
+    if heads and not any(key.startswith("classifier.") for key in expected):
+        warnings.warn(f"{source}: the FC layers are left out, as the network has none (head='none')", stacklevel=3)
+        state = {key: tensor for key, tensor in state.items() if key not in heads}
+    biases = {key for key in expected if key.startswith("features.") and key.endswith(".bias")
+              and expected[f"{key[:-4]}weight"].dim() == 4}  # fmt: skip
+    optional = {key for key in expected if key.endswith("num_batches_tracked")}
+    absent = optional | (set() if biases & state.keys() else biases)
+    state = {**{key: torch.zeros_like(expected[key]) for key in absent}, **state}
+    missing, left_over = [key for key in expected if key not in state], [key for key in state if key not in expected]
+    if missing or left_over:
+        what = [f"{kind} {listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
+        hint = "" if heads or left_over else ": head='none' takes the convolutions alone"
+        raise ValueError(f"{source} must have the tensors of {name}; {'; '.join(what)}{hint}")
+    for key, tensor in state.items():
+        shape = expected[key].shape
+        if not tensor.is_floating_point() and key not in optional:
+            raise ValueError(f"{source}: {key} must have a floating-point dtype, got {tensor.dtype}")
+        if key in heads and tensor.numel() == shape.numel() and tensor.shape[:1] == shape[:1]:
+            state[key] = tensor = tensor.reshape(shape)
+        if tensor.shape != shape:
+            raise ValueError(f"{source}: {key} must have shape {tuple(shape)} in {name}, got {tuple(tensor.shape)}")
+        if not tensor.isfinite().all():  # as the FC layers of VGG16_Weights.IMAGENET1K_FEATURES
+            raise ValueError(f"{source}: {key} must be finite, and has NaN or infinity")
+    model.load_state_dict(state)
