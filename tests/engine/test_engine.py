@@ -166,6 +166,24 @@ def test_every_slice(config, dtype):
         assert_right(part, (2, convolutions[0].in_channels if convolutions else 5, 35, 46), kind=dtype)
 
 
+@pytest.mark.parametrize("layers", [
+    [nn.ReLU()], [nn.LocalResponseNorm(5)], [nn.LocalResponseNorm(4, 0.1)], [nn.MaxPool2d(2)],
+    [nn.MaxPool2d(2, ceil_mode=True)], [nn.Identity(), nn.ReLU(), nn.MaxPool2d(2), nn.LocalResponseNorm(3)],
+])  # fmt: skip
+def test_a_network_without_a_convolution_takes_any_channels(layers):
+    model = nn.Sequential(*layers)
+    engine = Engine(model)
+    for channels in (3, 8, 1, 3, 17, 0, 2):
+        for memory_format in ("contiguous_format", "channels_last"):
+            x = in_format(torch.randn(2, channels, 6, 8), memory_format)
+            y = engine(x)
+            if channels:
+                assert relative_error(y, model(x)) < 1e-6
+            else:
+                assert y.shape[:2] == (2, 0)
+    assert engine(torch.randn(0, 3, 6, 8)).shape[:2] == (0, 3)
+
+
 def named(features) -> dict[str, int]:
     """The number of layers up to each name."""
     names, stage, index = {}, 1, 0

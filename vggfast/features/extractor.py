@@ -47,6 +47,8 @@ class Block(NamedTuple):
 class Extractor:
     """Pooled features of images, block by block, neither normalised nor combined (see :func:`combine_blocks`).
 
+    A snapshot of the model, as its :class:`vggfast.Engine`: make it again after the weights change.
+
     Args:
         model: whatever :class:`vggfast.Engine` takes, with FC layers where "penultimate" is among the taps.
         taps: names of the engine's, as "relu5_3" or "pool5"; or "penultimate": what the last FC layer reads, at every

@@ -1,14 +1,19 @@
-"""Files: written atomically, their checksums, and the state dictionaries in them."""
+"""Files: written atomically, checked, read as state dictionaries, or by other libraries in a process apart."""
 
 from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
+from vggfast.io.isolated import Group, read_isolated
+from vggfast.io.limits import check_file
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights
 from vggfast.io.wrappings import listed, state_dict_in
 
 __all__ = [
     "METADATA",
+    "Group",
     "WeightFile",
+    "check_file",
     "listed",
+    "read_isolated",
     "read_json",
     "read_state_dict",
     "read_weights",

@@ -7,6 +7,7 @@ network only where all of them are behind one prefix.
 from __future__ import annotations
 
 import argparse
+import datetime
 import pathlib
 import pickle
 import re
@@ -24,14 +25,15 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _OF_NETWORK = re.compile(r"((?:[^.]+\.)*?)((?:features|classifier|pre_logits|head\.fc)\..+)")
 _OF_SEQUENCE = re.compile(r"((?:[^.]+\.)*?)(\d+\.\w+)")
 # The beginnings of what has tensors by the network's names in a checkpoint, and is no network.
-_ASIDE = ("optim", "momentum", "exp_avg", "sched", "lr_sched", "scaler", "rng", "grad")
+_ASIDE = ("optim", "exp_avg", "momentum_buffer")
 _DEEPEST = 4
 
 # Classes beside those that torch allows: plain values, whose objects run no code while they are made.
 _DTYPES = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDSU"}
 _MAKERS: tuple[Any, ...] = (np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0])
 _VALUES: list[Any] = [
-    argparse.Namespace, np.dtype, np.ndarray, *_DTYPES,
+    argparse.Namespace, np.dtype, np.ndarray, *_DTYPES, frozenset, slice,
+    datetime.date, datetime.datetime, datetime.timedelta, datetime.timezone,
     *((make, f"numpy.{core}.multiarray.{make.__name__}") for core in ("core", "_core") for make in _MAKERS),
     *((pathlib.PurePath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local")
       for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
@@ -55,6 +57,8 @@ def load(file: Any) -> Any:
                 f"it holds an object of {found[1]}, whose code would run: save the network's state_dict alone"
             ) from None
         raise
+    except MemoryError:
+        raise ValueError("it asks for more memory than there is") from None
     except RuntimeError as error:
         if "TorchScript" in str(error):
             raise ValueError("it holds a program of TorchScript: save the network's state_dict instead") from None
@@ -76,15 +80,17 @@ def state_dict_in(content: object, source: object, key: str | None = None) -> di
     found = dict(_state_dicts(content))
     if key is not None:
         at = next((at for at in sorted(found, key=len, reverse=True) if f"{key}.".startswith(at and f"{at}.")), None)
+        if at is None and len(found) == 1:
+            at, key = next(iter(found)), f"{next(iter(found))}.{key}"
         if at is None:
             raise ValueError(f"key must be one of {listed(found)} in {source}, got {key!r}")
         key = key[len(at) :].strip(".") or None
     elif len(found) == 1:
         at = next(iter(found))
     elif found:
-        raise ValueError(f"{source} holds several state_dicts, {listed(found)}: the argument key says which")
+        raise ValueError(f"{source} holds several state_dicts, {listed(found)}: key, or convert's --key, says which")
     else:
-        has = f"{listed(map(str, content)) or 'nothing'}" if isinstance(content, Mapping) else type(content).__name__
+        has = (listed(map(str, content)) or "nothing") if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{source} holds no state_dict: it must be a mapping from names to tensors, got {has}")
     tensors = tensors_of(found[at], source)
     names = plain_names({name: tensor.shape for name, tensor in tensors.items()}, source, key)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import read_weights
+from vggfast.io import check_file, read_weights
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
@@ -65,12 +65,9 @@ class Found:
 
 
 def _check_there(path: Path) -> None:
-    """That there is such a file, or such files of a TensorFlow checkpoint, and not an empty one."""
+    """That there is such a file, or such files of a TensorFlow checkpoint; see :func:`check_file`."""
     index = path.with_name(f"{path.name}.index")
-    if not path.is_file() and not index.is_file():
-        raise FileNotFoundError(f"{path}: no such weight file")
-    if not (path if path.is_file() else index).stat().st_size:
-        raise ValueError(f"{path} must be a weight file, and is empty")
+    check_file(index if index.is_file() and not path.exists() else path)
 
 
 def detect(path: Path, key: str | None = None) -> str:
@@ -100,8 +97,8 @@ def _by_content(path: Path, start: bytes, end: bytes, key: str | None) -> str | 
         return "matconvnet"
     if end == _TABLE:
         return "tf-slim"
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
+    if start.startswith(b"PK\3\4"):
+        with zipfile.ZipFile(path) as archive:  # whose directory check_file has read
             if "config.json" in archive.namelist():
                 return "keras"
     elif path.suffix != ".safetensors" and not start.startswith(b"\x80"):

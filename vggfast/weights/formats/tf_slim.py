@@ -1,4 +1,4 @@
-"""TF-slim's checkpoints of TensorFlow (version 1, one file, and 2, an index and data), by TensorFlow's own reader.
+"""TF-slim's checkpoints of TensorFlow (version 1, one file, and 2, an index and data), by its reader.
 
 The names are vgg_16/conv1/conv1_1/weights ... vgg_16/fc8/biases; vgg_19 and vgg_a likewise. Weights lie as
 (H, W, in, out), those of the FC layers too.
@@ -6,10 +6,10 @@ The names are vgg_16/conv1/conv1_1/weights ... vgg_16/fc8/biases; vgg_19 and vgg
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
+from vggfast.io import read_isolated
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._parts import Raw
 from vggfast.weights.formats.keras import channels_last_as_ours
@@ -18,18 +18,14 @@ _HEAD = {"fc1": "fc6", "fc2": "fc7", "fc3": "fc8"}
 _KINDS = {"weight": "weights", "bias": "biases"}
 _SCOPE = re.compile(r"(.+)/(conv1/conv1_1|fc6)/weights$")
 # What a training checkpoint has beside the weights: the step, and the optimisers' state of each weight.
-_OF_TRAINING = re.compile(r"(^|/)(global_step|(Momentum|RMSProp|Adam)(_\d)?)$")
+_OF_TRAINING = r"(^|/)(global_step|(Momentum|RMSProp|Adam)(_\d)?)$"
 
 
 def read(path: Path) -> Raw:
     """A checkpoint, by its file or the prefix of its files."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import tensorflow
-
-    reader = tensorflow.train.load_checkpoint(str(path.with_suffix("") if path.suffix == ".index" else path))
-    names = [name for name in reader.get_variable_to_shape_map() if not _OF_TRAINING.search(name)]
-    tensors = {name: reader.get_tensor(name) for name in names}
-    found = filter(None, map(_SCOPE.match, names))
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    tensors = read_isolated(prefix, "tensorflow", skip=_OF_TRAINING)
+    found = filter(None, map(_SCOPE.match, tensors))
     scope = next((match[1] for match in found), "vgg_16")
     preprocessing, origin = Preprocessing((123.68, 116.78, 103.94)), "the convention of TF-slim"
     if f"{scope}/mean_rgb" in tensors:
