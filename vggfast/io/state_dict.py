@@ -18,12 +18,6 @@ from torch import Tensor
 
 from vggfast.io import wrappings
 
-# The dtypes of .safetensors files.
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 METADATA = "vggfast"  # the key of a .safetensors file's metadata under which we keep the network's arguments
 
 
@@ -104,38 +98,6 @@ class WeightFile:
             name: torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]], device="meta")
             for name, entry in self._entries.items()
         }
-
-    def _read_header(self) -> dict[str, Any] | None:
-        """Reads what the tensors are; returns the arguments of the network.
-
-        The format: 8 bytes, the length of the header (little-endian); the header, JSON; the tensors' bytes.
-        """
-        length = int.from_bytes(self._content[:8], "little")
-        self._begin = 8 + length
-        if len(self._content) < self._begin:
-            raise ValueError(f"its header of {length} bytes is cut off")
-        header = json.loads(self._content[8 : self._begin])
-        metadata = header.pop("__metadata__", {}).get(METADATA)
-        for name, entry in header.items():
-            first, end = entry["data_offsets"]
-            if entry["dtype"] not in _DTYPES:
-                raise ValueError(f"the dtype of {name} must be one of {', '.join(_DTYPES)}, got {entry['dtype']!r}")
-            if not 0 <= first <= end <= len(self._content) - self._begin:
-                raise ValueError(f"{name} is cut off")
-            if end - first != math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize:
-                raise ValueError(f"{name} has {end - first} bytes, which are not those of its shape {entry['shape']}")
-        self._entries = header
-        return json.loads(metadata) if metadata else None
-
-    def _tensor(self, entry: dict[str, Any]) -> Tensor:
-        """A tensor on the mapped bytes themselves, whose pages are copied where it is written to."""
-        dtype, shape, place = _DTYPES[entry["dtype"]], entry["shape"], self._begin + entry["data_offsets"][0]
-        if not math.prod(shape):
-            return torch.empty(shape, dtype=dtype)
-        if place % dtype.itemsize:  # written without padding, by an early version of the format's library
-            part = bytearray(self._content[place : place + math.prod(shape) * dtype.itemsize])
-            return torch.frombuffer(part, dtype=dtype).reshape(shape)
-        return torch.frombuffer(self._content, dtype=dtype, count=math.prod(shape), offset=place).reshape(shape)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
