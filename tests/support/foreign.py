@@ -1,13 +1,12 @@
 """Files of other frameworks for the tests of the converters, made without what reads them: small random networks."""
 
-import io
 import math
-import zipfile
 
 import numpy as np
 import torch
 
 import vggfast
+from tests.support import caffe_nets, keras_models
 from vggfast.training.build import named_layers
 
 MEAN = (120.0, 110.0, 100.0)
@@ -84,23 +83,6 @@ def write_keras_h5(path, tensors):
                 group[f"{name}:0"] = value
 
 
-def write_keras_zip(path, tensors):
-    """Keras 3's form."""
-    import h5py
-
-    weights = io.BytesIO()
-    with h5py.File(weights, "w") as file:
-        for i, (layer, values) in enumerate(_by_layer(tensors).items()):
-            group = file.create_group(f"layers/layer_{i}/vars")
-            group.attrs["name"] = layer
-            for j, (_, value) in enumerate(values):
-                group[str(j)] = value
-        file.create_group("layers/flatten/vars")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("config.json", "{}")
-        archive.writestr("model.weights.h5", weights.getvalue())
-
-
 def slim_tensors(model, scope="vgg_16"):
     found = {}
     for place, weight, bias in _channels_last(model, True):
@@ -130,25 +112,33 @@ def matconvnet_tensors(model):
     }
 
 
-def write_matconvnet(path, tensors, old=False, mean=None):
+def write_matconvnet(path, tensors, old=False, mean=None, change=None):
     from scipy.io import savemat
 
     found = []
-    for name in dict.fromkeys(name.split()[0] for name in tensors):
+    names = list(dict.fromkeys(name.split()[0] for name in tensors))
+    for name, after in zip(names, [*names[1:], ""], strict=True):
         values = {kind: tensors[f"{name} {kind}"] for kind in ("filters", "biases") if f"{name} {kind}" in tensors}
         weights = np.empty((1, len(values)), object)
         weights[0] = [*values.values(), None][: len(values)]
-        found += [
-            {"name": name, "type": "conv", **(values if old else {"weights": weights})},
-            {"name": f"relu{name}", "type": "relu"},
-        ]
+        pad = (tensors[f"{name} filters"].shape[0] // 2) * (name[:2] != "fc")
+        found.append(
+            {"name": name, "type": "conv", "pad": pad, "stride": 1, **(values if old else {"weights": weights})}
+        )
+        if name != "fc8":
+            found.append({"name": f"relu{name}", "type": "relu"})
+        if name[:4] == "conv" and name[:5] != after[:5]:
+            found.append(
+                {"name": f"pool{name[4]}", "type": "pool", "method": "max", "pool": [2, 2], "stride": 2, "pad": 0}
+            )
+    found = change(found) if change else found
     classes = {"description": np.array([f"class {i}" for i in range(5)], object), "name": np.arange(5)}
     mean = np.array(MEAN, np.float32)[None, None] if mean is None else mean
     metadata = {"normalization": {"averageImage": mean}, "classes": classes}
     savemat(
         path,
         {
-            "layers": np.array([*found, {"name": "prob", "type": "softmax"}], object),
+            "layers": np.array(found + [{"name": "prob", "type": "softmax"}] * ("fc8" in names), object),
             **(metadata if old else {"meta": metadata}),
         },
     )
@@ -160,43 +150,6 @@ def caffe_tensors(model):
         for place, *values in layers(model)
         for i, value in enumerate(values)
     }  # fmt: skip
-
-
-def _varint(value):
-    text = b""
-    while value > 127:
-        text, value = text + bytes([value & 127 | 128]), value >> 7
-    return text + bytes([value])
-
-
-def _field(number, value):
-    """A protobuf field: a number, or bytes."""
-    if isinstance(value, int):
-        return _varint(number << 3) + _varint(value)
-    return _varint(number << 3 | 2) + _varint(len(value)) + value
-
-
-def write_caffe(path, tensors, old=False):
-    """NetParameter's wire format, written by hand: `layer` and shapes, or old `layers` and four extents."""
-    text = _field(1, b"VGG") + _field(100 if not old else 2, _layer("data", 12, "Data", [], old))
-    for name in dict.fromkeys(name.split("[")[0] for name in tensors):
-        blobs = [value for key, value in tensors.items() if key.startswith(f"{name}[")]
-        kind = (14, "InnerProduct") if name[:2] == "fc" else (4, "Convolution")
-        text += _field(2 if old else 100, _layer(name, *kind, blobs, old))
-    path.write_bytes(text)
-
-
-def _layer(name, number, kind, blobs, old):
-    parts = [(4 if old else 1, name.encode()), (5, number) if old else (2, kind.encode())]
-    for value in blobs:
-        data = _field(5, value.astype("<f4").tobytes())
-        if old:
-            extents = (1,) * (4 - value.ndim) + value.shape
-            data = b"".join(_field(i, extent) for i, extent in enumerate(extents, 1)) + data
-        else:
-            data += _field(7, _field(1, b"".join(map(_varint, value.shape))))
-        parts.append((6 if old else 7, data))
-    return b"".join(_field(*part) for part in parts)
 
 
 def torch_tensors(model):
@@ -295,11 +248,12 @@ KINDS = {
     "torchvision .safetensors": ("m.safetensors", torch_tensors, write_safetensors, "safetensors"),
     "timm": ("m.pth", timm_tensors, write_torch, "torch"),
     "keras .h5": ("m.h5", keras_tensors, write_keras_h5, "h5py"),
-    "keras .keras": ("m.keras", keras_tensors, write_keras_zip, "h5py"),
+    "keras .h5 of a model": ("m.h5", keras_tensors, keras_models.write, "h5py"),
+    "keras .keras": ("m.keras", keras_tensors, keras_models.write, "h5py"),
     "tf-slim V1": ("m.ckpt", slim_tensors, lambda path, tensors: write_slim(path, tensors, 1), "tensorflow"),
     "tf-slim V2": ("m.ckpt", slim_tensors, write_slim, "tensorflow"),
-    "caffe": ("m.caffemodel", caffe_tensors, write_caffe, "google.protobuf"),
-    "caffe, old": ("m.caffemodel", caffe_tensors, lambda *of: write_caffe(*of, old=True), "google.protobuf"),
+    "caffe": ("m.caffemodel", caffe_tensors, caffe_nets.write, "google.protobuf"),
+    "caffe, old": ("m.caffemodel", caffe_tensors, lambda *of: caffe_nets.write(*of, old=True), "google.protobuf"),
     "matconvnet": ("m.mat", matconvnet_tensors, write_matconvnet, "scipy"),
     "matconvnet, old": ("m.mat", matconvnet_tensors, lambda *of: write_matconvnet(*of, old=True), "scipy"),
     "onnx": ("m.onnx", torch_tensors, write_onnx, "onnx"),

@@ -25,7 +25,7 @@ from tests.support.foreign import (
 from vggfast.cli import main
 from vggfast.weights import load_model, save_model
 from vggfast.weights.convert import write
-from vggfast.weights.formats import CONVENTIONS, caffe, detect, read
+from vggfast.weights.formats import CONVENTIONS, _caffe_text, detect, read
 from vggfast.weights.formats.torchvision import fold
 
 CAFFE = vggfast.Preprocessing.caffe()
@@ -287,6 +287,7 @@ def test_command(tmp_path, capsys):
     assert out.splitlines() == [
         f"read           {tmp_path}/m.h5: keras, the whole network",
         f"network        D: width 0.1, 3 channels in, 5 classes, hidden 16, pool 2, {model_size(model):,} parameters",
+        "note           the file holds weights alone; that its layers are keras.applications' is told by their names",
         "preprocessing  BGR, 0 to 255, mean 103.939 116.779 123.68, std 1 1 1 (the convention of keras.applications)",
         f"wrote          {tmp_path}/m.safetensors: ours, with its preprocessing",
     ]
@@ -351,7 +352,7 @@ def test_a_raw_file_points_to_convert(tmp_path):
 ])  # fmt: skip
 def test_a_package_that_is_absent_is_named(tmp_path, capsys, monkeypatch, format, package, module):
     monkeypatch.setitem(sys.modules, module, None)
-    caffe._net.cache_clear()
+    _caffe_text._net.cache_clear()
     (tmp_path / "m").write_bytes(b"x")
     code, _, err = _run(capsys, tmp_path / "m", tmp_path / "o.safetensors", "--from", format)
     assert (code, err.count("\n")) == (1, 1)

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from vggfast.io import Group, read_isolated
 from vggfast.preprocessing import Preprocessing
+from vggfast.weights.formats._chain import Chain, with_article
 from vggfast.weights.formats._parts import Raw
 from vggfast.weights.formats.keras import channels_last_as_ours
 
-_HEAD = {"fc1": "fc6", "fc2": "fc7", "fc3": "fc8"}
 _KINDS = {"weight": "filters", "bias": "biases"}
-_KNOWN = ("conv", "relu", "pool", "softmax", "dropout")
 
 
 def read(path: Path) -> Raw:
@@ -28,16 +27,92 @@ def read(path: Path) -> Raw:
     top = content if "layers" in content else content.get("net")
     if _field(top, "layers") is None:
         raise ValueError(f"it has no list 'layers', but {', '.join(content) or 'nothing'}")
-    tensors: dict[str, np.ndarray] = {}
-    for layer in _items(_field(top, "layers")):
-        name, kind = (str(_field(layer, field)) for field in ("name", "type"))
-        if kind not in _KNOWN:
-            raise ValueError(f"layer {name} must be of type {', '.join(_KNOWN)}, got {kind}")
-        tensors |= {f"{name} {kind}": value for kind, value in _weights(layer).items()}
+    layers = _items(_field(top, "layers"))
+    if any(_field(layer, "block") is not None for layer in layers):
+        raise ValueError("it is a DagNN, whose layers are blocks between variables: only simple networks are read")
     meta = _field(top, "meta", top)
-    mean, origin = _mean(_field(_field(meta, "normalization"), "averageImage"))
+    normalization = _field(meta, "normalization")
+    alone = not any(_text(layer, "type") == "pool" for layer in layers)
+    chain = Chain(path, _size(normalization), alone)
+    for layer in layers:
+        _meet(chain, layer, last=layer is layers[-1])
+    mean, origin = _mean(_field(normalization, "averageImage"))
     classes = list(map(str, _items(_field(_field(meta, "classes"), "description"))))
-    return Raw(tensors, _name, _layout, Preprocessing(mean), origin, extra={"classes": classes} if classes else {})
+    return chain.raw(_layout, Preprocessing(mean), origin, extra={"classes": classes} if classes else {})
+
+
+def _meet(chain: Chain, layer: Any, last: bool) -> None:
+    """The next layer; what MatConvNet itself does not read of one is of no matter."""
+    kind, label = _text(layer, "type"), f"layer {_text(layer, 'name')}"
+    if kind == "conv":
+        _conv(chain, label, layer)
+    elif kind == "relu":
+        leak = _numbers(layer, "leak", [0])
+        chain.activation(label, f"leaky ReLU (leak {leak[0]:g})" if any(leak) else "relu")
+    elif kind == "pool":
+        _pool(chain, label, layer)
+    elif kind in ("lrn", "normalize"):
+        size, k, alpha, beta = _numbers(layer, "param", [5, 1, 1, 0.5])
+        chain.lrn(label, size=size, k=k, alpha=alpha * size, beta=beta)  # ours is divided by size
+    elif kind == "softmax":
+        chain.activation(label, "softmax")
+    elif kind != "dropout" and not (kind == "softmaxloss" and last):
+        chain.add(label, with_article(kind))
+
+
+def _conv(chain: Chain, label: str, layer: Any) -> None:
+    name = _text(layer, "name")
+    tensors = {kind: (f"{name} {kind}", np.asarray(value)) for kind, value in _weights(layer).items()}
+    chain.tensors |= dict(tensors.values())
+    found = {kind: tensors[name] for kind, name in _KINDS.items() if name in tensors}
+    if lost := [name for kind, name in _KINDS.items() if kind not in found]:
+        return chain.refuse(f"{label} has no {lost[0]}")
+    if not found["bias"][1].size:  # it has none by [], too
+        del found["bias"], chain.tensors[f"{name} biases"]
+    shape = found["weight"][1].shape
+    shape = (*shape, *(1,) * (4 - len(shape)))  # MATLAB drops extents of 1 at the end
+    height, width, inputs, outputs = shape
+    dilation = _numbers(layer, "dilate", [1])
+    chain.conv(
+        label, found, (outputs, inputs, height, width), strides=_both(_numbers(layer, "stride", [1])),
+        pads=_pads(layer), dilation=_both(dilation), groups=1,
+    )  # fmt: skip
+    return None
+
+
+def _pool(chain: Chain, label: str, layer: Any) -> None:
+    if (method := _text(layer, "method", "max")) != "max":
+        return chain.add(label, f"a pooling by {method}")
+    pads, up = _pads(layer), False
+    if pads == [0, 1, 0, 1]:  # as files that were Caffe's have it
+        pads, up = [0] * 4, True
+    chain.max_pool(label, _both(_numbers(layer, "pool", [])), _both(_numbers(layer, "stride", [1])), pads, up)
+    return None
+
+
+def _pads(layer: Any) -> list[Any]:
+    """(top, bottom, left, right), of which MatConvNet takes one for all or two, for both axes, too."""
+    pads = _numbers(layer, "pad", [0])
+    return [pads[0], pads[0], pads[1], pads[1]] if len(pads) == 2 else pads * 4 if len(pads) == 1 else pads
+
+
+def _both(values: list[Any]) -> list[Any]:
+    return values * 2 if len(values) == 1 else values
+
+
+def _numbers(layer: Any, name: str, default: list[Any]) -> list[Any]:
+    value = _field(layer, name)
+    return default if value is None or not np.size(value) else np.ravel(value).tolist()
+
+
+def _text(layer: Any, name: str, default: str = "") -> str:
+    return str(_field(layer, name, default))
+
+
+def _size(normalization: Any) -> tuple[int, int] | None:
+    """H and W of the images, where the file says them."""
+    found = _numbers(normalization, "imageSize", [])
+    return (int(found[0]), int(found[1])) if len(found) >= 2 else None
 
 
 def _plain(value: Any) -> Any:
@@ -76,10 +151,6 @@ def _mean(image: Any) -> tuple[tuple[float, ...], str]:
     if np.shape(image)[-1:] != (3,):
         raise ValueError(f"averageImage must have shape (H, W, 3), or be three numbers, got {np.shape(image)}")
     return tuple(map(float, image.reshape(-1, 3).mean(0))), "the file (averageImage)"
-
-
-def _name(key: str, place: str, kind: str) -> str | None:
-    return None if place.startswith("bn") else f"{_HEAD.get(place, place)} {_KINDS[kind]}"
 
 
 def _layout(place: str, kind: str, tensor: Tensor) -> Tensor:

@@ -1,0 +1,158 @@
+"""Keras' config of a model: its layers in the order in which they run, and their places in a VGG.
+
+A model is a Sequential, whose layers run one after the other, or a Functional, whose layers say what they read
+(inbound_nodes, in a form of Keras 2 and one of Keras 3). Models within a model are gone through where they stand.
+Layers' classes are known by name alone: what is no layer of Keras' own, a Lambda for one, is never run and never taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vggfast.weights.formats._chain import with_article
+
+_MODELS = ("Functional", "Model", "Sequential")
+_PACKAGES = ("keras", "tf_keras")
+
+
+@dataclass
+class Layer:
+    """A layer of a model, or what stands where none can be gone on to.
+
+    Attributes:
+        path: its name, behind those of the models that it is in.
+        group: where Keras 3's files have its variables: the names of the groups, one a model.
+        kind: its class, or what it is, with an article, where `config` is None.
+        config: its settings.
+        shape: of its input, where the file says it.
+    """
+
+    path: tuple[str, ...]
+    group: tuple[str, ...]
+    kind: str
+    config: Mapping[str, Any] | None
+    shape: list[int | None] | None = None
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.path)
+
+
+def in_order(model: Mapping[str, Any]) -> Iterator[Layer]:
+    """The layers of a model's config.
+
+    Raises:
+        ValueError: it is no model, or has several inputs; the text says so.
+    """
+    if model.get("class_name") not in _MODELS or _is_strange(model):
+        raise ValueError(f"it holds {with_article(_class(model))}, whose config says no layers in their order")
+    yield from _go_through(model, (), ())
+
+
+def _class(layer: Mapping[str, Any]) -> str:
+    module = f" of {layer['module']}" if _is_strange(layer) else ""
+    return f"{layer.get('class_name')}{module}"
+
+
+def _is_strange(layer: Mapping[str, Any]) -> bool:
+    """Whether it is a class of somebody's own, whatever its name."""
+    return "module" in layer and str(layer["module"]).split(".")[0] not in _PACKAGES
+
+
+def _go_through(model: Mapping[str, Any], path: tuple[str, ...], group: tuple[str, ...]) -> Iterator[Layer]:
+    config = model["config"]
+    layers = config if isinstance(config, list) else config["layers"]
+    groups = dict(zip(map(_name, layers), _groups(layers), strict=True))
+    run = layers if model["class_name"] == "Sequential" else _functional(config)
+    for layer in run:
+        if isinstance(layer, Layer):
+            yield Layer((*path, *layer.path), group, layer.kind, None)
+            return
+        name = _name(layer)
+        inside = (*path, name), (*group, groups[name])
+        if layer["class_name"] in _MODELS and not _is_strange(layer):
+            yield from _go_through(layer, *inside)
+        else:
+            yield Layer(*inside, _class(layer), layer["config"], _shape(layer, config))
+
+
+def _name(layer: Mapping[str, Any]) -> str:
+    return str(layer.get("name") or layer["config"]["name"])
+
+
+def _groups(layers: list[Mapping[str, Any]]) -> Iterator[str]:
+    """What Keras 3's files call the layers' groups: by their classes, counted."""
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        kind = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=.)(?=[A-Z][a-z])", "_", layer["class_name"]).lower()
+        yield f"{kind}_{counts[kind]}" if counts[kind] else kind
+        counts[kind] += 1
+
+
+def _shape(layer: Mapping[str, Any], model: Any) -> list[int | None] | None:
+    """Of what a first layer reads, by whichever of the names that versions of Keras have for it."""
+    for name in ("batch_shape", "batch_input_shape"):
+        if layer["config"].get(name):
+            return layer["config"][name]
+    return model.get("build_input_shape") if isinstance(model, dict) else None
+
+
+def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
+    """The layers' configs from the input on, as long as each is read by one other, and a Layer where they are not."""
+    inputs, outputs = (_tensors(config[name]) for name in ("input_layers", "output_layers"))
+    if len(inputs) != 1:
+        raise ValueError(f"it must have one input, got {len(inputs)}: {', '.join(name for name, _ in inputs)}")
+    layers = {_name(layer): layer for layer in config["layers"]}
+    readers: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for name, layer in layers.items():
+        for i, node in enumerate(layer["inbound_nodes"]):
+            for tensor in dict.fromkeys(_tensors(node)):
+                readers.setdefault(tensor, []).append((name, i))
+    at, done = inputs[0], set()
+    yield layers[at[0]]
+    while at not in outputs or at in readers:
+        after = [name for name, _ in readers.get(at, [])] + ["an output"] * outputs.count(at)
+        if len(after) != 1:
+            yield Layer((at[0],), (), f"read by {' and '.join(after) or 'nothing'}", None)
+            return
+        at = readers[at][0]
+        layer = layers[at[0]]
+        node = layer["inbound_nodes"][at[1]]
+        if at[0] in done or len(layer["inbound_nodes"]) != 1:
+            yield Layer((at[0],), (), f"{with_article(_class(layer))} that runs more than once", None)
+            return
+        if len(_tensors(node)) != 1 or (given := _given(node)):
+            given = "several inputs" if len(_tensors(node)) != 1 else given
+            yield Layer((at[0],), (), f"{with_article(_class(layer))} with {given}", None)
+            return
+        done.add(at[0])
+        yield layer
+
+
+def _tensors(value: Any) -> list[tuple[str, int]]:
+    """(layer's name, which of its nodes) of each tensor that stands in a value, in the forms of Keras 2 and 3."""
+    if isinstance(value, dict):
+        history = (
+            value.get("config", {}).get("keras_history") if value.get("class_name") == "__keras_tensor__" else None
+        )
+        return _tensors(history if history is not None else list(value.values()))
+    if not isinstance(value, list):
+        return []
+    if len(value) >= 3 and isinstance(value[0], str) and all(isinstance(each, int) for each in value[1:3]):
+        return [(value[0], value[1])]
+    return [tensor for each in value for tensor in _tensors(each)]
+
+
+def _given(node: Any) -> str:
+    """What a layer is called with beside its input, as training=True; "" for nothing."""
+    if isinstance(node, dict):
+        args, kwargs = node.get("args", []), node.get("kwargs", {})
+    else:
+        node = node if node and isinstance(node[0], str) else node[0]
+        args, kwargs = [], node[3] if len(node) > 3 else {}
+    found = [f"{name}={value}" for name, value in kwargs.items() if value not in (None, False) and not _tensors(value)]
+    return ", ".join([*found, *(f"{value}" for value in args[1:] if value is not None)])
