@@ -141,8 +141,12 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises:
         OSError: it could not be written.
     """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))  # each at a place of its own size
-    entries, parts, at = [], [], 0
+    ordered = sorted(
+        tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])
+    )  # each at a place of its own size
+    entries: list[Entry] = []
+    parts: list[memoryview] = []
+    at = 0
     for name, tensor in ordered:
         part = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         entries.append(Entry(name, tensor.dtype, tuple(tensor.shape), at, at := at + part.nbytes))
@@ -157,5 +161,4 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for part in parts:
-            file.write(part)
+        file.writelines(parts)

@@ -14,7 +14,7 @@ import pickletools
 import zipfile
 import zlib
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from mmap import mmap
 from typing import Any, NamedTuple
 
@@ -35,7 +35,8 @@ _MAGIC = 0x1950A86A20F9469CFC6C
 _OTHERS = {
     "_rebuild_sparse_tensor": "a sparse tensor", "_rebuild_qtensor": "a quantised tensor",
     "_rebuild_meta_tensor_no_storage": "a tensor on the meta device", "_rebuild_nested_tensor": "a nested tensor",
-    "_rebuild_from_type_v2": "a tensor of a class of its own", "_rebuild_wrapper_subclass": "a tensor of a class of its own",
+    "_rebuild_from_type_v2": "a tensor of a class of its own",
+    "_rebuild_wrapper_subclass": "a tensor of a class of its own",
 }  # fmt: skip
 
 
@@ -66,7 +67,7 @@ def load(content: mmap) -> Any:
 
 def _of_archive(content: mmap) -> Any:
     try:
-        with zipfile.ZipFile(content) as archive:  # type: ignore[arg-type]
+        with zipfile.ZipFile(content) as archive:  # type: ignore[call-overload]
             records = {info.filename: info for info in archive.infolist()}
     except Exception as error:
         raise ValueError("its zip directory is broken") from error
@@ -120,7 +121,7 @@ def _values(found: memoryview, dtype: torch.dtype, count: int) -> Tensor:
     return torch.frombuffer(data, dtype=dtype)
 
 
-# ---- the form of before torch 1.6 --------------------------------------------------------------------------------------
+# ---- the form of before torch 1.6 ------------------------------------------------------------------------------------
 
 
 def _of_stream(content: mmap) -> Any:
@@ -167,10 +168,19 @@ def _plain(text: bytes) -> Any:
 # ---- pickles ---------------------------------------------------------------------------------------------------------
 
 
+def _operations(stream: Any) -> Iterator[Any]:
+    """One pickle's operations and their arguments."""
+    try:
+        for operation, argument, _ in pickletools.genops(stream):
+            yield operation.name, argument
+    except (ValueError, UnicodeError) as error:
+        raise ValueError(f"its pickle is broken: {error}") from error
+
+
 def _check_operations(stream: Any) -> None:
     """Reads one pickle's operations, none of which may ask for memory that it does not fill."""
-    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
-        if operation.name.endswith("PUT") and int(argument) > count:
+    for count, (name, argument) in enumerate(_operations(stream)):
+        if name.endswith("PUT") and isinstance(argument, int) and argument > count:
             raise ValueError(f"its pickle keeps the {argument}th of {count} values")
         if count == _MOST_OPERATIONS:
             raise ValueError(f"its pickle has more than {_MOST_OPERATIONS} operations")
@@ -205,7 +215,7 @@ class _Unpickler(pickle.Unpickler):
             return _STORAGES[name[:-7]]
         if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
             return dtype
-        if module == "torch._utils" and name in _OTHERS or module == "torch._tensor" and name in _OTHERS:
+        if (module == "torch._utils" and name in _OTHERS) or (module == "torch._tensor" and name in _OTHERS):
             raise ValueError(f"it holds {_OTHERS[name]}: save plain tensors instead")
         known = {"__builtin__": "builtins", "numpy._core.multiarray": "numpy.core.multiarray"}.get(module, module)
         found = _makers(self._tensor).get(f"{known}.{name}")
@@ -220,6 +230,8 @@ class _Unpickler(pickle.Unpickler):
         numbers = (offset, *size, *stride)
         if not isinstance(storage, _Storage) or not all(type(number) is int and number >= 0 for number in numbers):
             raise ValueError("its pickle makes a tensor of what is no storage, or of a negative size")
+        if len(size) != len(stride):
+            raise ValueError(f"a tensor of {len(size)} axes has {len(stride)} strides")
         values = storage.values
         if self._most is None:
             return values
@@ -243,7 +255,7 @@ class _Array(np.ndarray):
             raise ValueError("it holds an array of numpy's that is none of numbers")
         if math.prod(shape) * dtype.itemsize != len(content):
             raise ValueError(f"it holds an array of numpy's of shape {shape} in {len(content)} bytes")
-        super().__setstate__((1, tuple(shape), dtype, bool(fortran), content))
+        super().__setstate__((1, tuple(shape), dtype, bool(fortran), content))  # type: ignore[arg-type]
 
 
 def _makers(tensor: Callable[..., Tensor]) -> dict[str, Any]:
@@ -266,10 +278,13 @@ def _makers(tensor: Callable[..., Tensor]) -> dict[str, Any]:
 
     array = type("ndarray", (_Array,), {})
     makers = {
-        "collections.OrderedDict": lambda *of: OrderedDict(*of), "collections.defaultdict": lambda *of: defaultdict(None),
-        "collections.Counter": lambda *of: Counter(*of), "builtins.set": lambda *of: set(*of),
-        "__builtin__.set": lambda *of: set(*of), "builtins.complex": lambda *of: complex(*of),
-        "builtins.list": lambda *of: list(*of), "builtins.dict": lambda *of: dict(*of), "_codecs.encode": encode, "argparse.Namespace": Values,
+        "collections.OrderedDict": lambda *of: OrderedDict(*of),
+        "collections.defaultdict": lambda *_: defaultdict(None), "collections.Counter": lambda *of: Counter(*of),
+        "builtins.set": lambda *of: set(*of), "builtins.list": lambda *of: list(*of),
+        "builtins.dict": lambda *of: dict(*of), "builtins.complex": lambda *of: complex(*of),
+        "builtins.frozenset": lambda *of: frozenset(*of), "builtins.slice": lambda *of: slice(*of),
+        **{f"datetime.{name}": lambda *of: of for name in ("date", "datetime", "timedelta", "timezone")},
+        "_codecs.encode": encode, "argparse.Namespace": Values,
         "torch.Size": lambda *of: tuple(*of), "torch.device": lambda *of: ":".join(map(str, of)),
         "torch.serialization._get_layout": lambda name: name,
         "torch._utils._rebuild_tensor": tensor, "torch._utils._rebuild_tensor_v2": tensor,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from itertools import islice
@@ -14,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from vggfast.graph import differences
-from vggfast.io import METADATA, WeightFile, write_atomically
+from vggfast.io import METADATA, WeightFile, write_atomically, write_safetensors
 from vggfast.layers import PLAIN
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing, preprocessing_of
@@ -40,8 +39,6 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
         TypeError: the model is another's, its preprocessing is no Preprocessing, or `extra` no mapping.
         OSError: it could not be written; the text names the path.
     """
-    from safetensors.torch import save_file
-
     if not isinstance(model, VGG):
         raise TypeError(f"model must be a vggfast.VGG, got {type(model).__name__}")
     if not isinstance(extra, Mapping | None):
@@ -63,7 +60,7 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
             "save its state_dict with torch.save instead"
         )
     metadata = {METADATA: _as_json(arguments, dict(extra or {}), preprocessing_of(model))}
-    write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+    write_atomically(path, lambda temporary: write_safetensors(temporary, tensors, metadata))
 
 
 def _built(arguments: Mapping[str, Any]) -> VGG:
@@ -113,15 +110,20 @@ def _tensors(model: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
+def load_model(path: str | Path, *, allow_non_finite: bool = False) -> tuple[Any, dict[str, Any]]:
     """(the network in evaluation mode, its `extra`) of a file by :func:`save_model` or of a training checkpoint.
 
     The network's attribute `preprocessing` is that of the file, or None.
 
+    Args:
+        path: the file.
+        allow_non_finite: take infinities, NaN and negative variances.
+
     Raises:
-        FileNotFoundError, ValueError: no such file, or not one of ours; the text names the path.
+        FileNotFoundError, ValueError: no such file, not one of ours, or one whose weights are damaged or not finite;
+            the text names the path.
     """
-    return model_of(WeightFile(Path(path)))
+    return model_of(WeightFile(Path(path), allow_non_finite=allow_non_finite))
 
 
 def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -137,14 +139,23 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
             f"{path} must be a file written by vggfast, and holds weights but not the network's arguments; "
             f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
         )
+    said = f"{path} does not hold the network that it names ({str(arguments)[:300]})"
     try:
         arguments = dict(arguments)
         extra = arguments.pop("extra", {})
-        with torch.device("meta") if empty else contextlib.nullcontext():
+        with torch.device("meta"):  # so that no memory is asked for by damaged arguments
             model = VGG(**arguments, init=None)
-        model.load_state_dict(file.shapes() if empty else file.tensors())
-        if "preprocessing" in extra:
-            model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
-    except (TypeError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the network that it names ({arguments}): {error}") from error
+        preprocessing = Preprocessing.from_dict(extra["preprocessing"]) if "preprocessing" in extra else None
+    except Exception as error:  # arguments may be of any type
+        why = f": {error}" if type(error) is ValueError else ""
+        raise ValueError(f"{said}{why}") from error
+    expected, found = model.state_dict(), file.shapes()
+    for name in expected.keys() | found.keys():
+        here, there = (tuple(each[name].shape) if name in each else "none" for each in (expected, found))
+        if here != there:
+            raise ValueError(f"{said}: {name} must have shape {here}, got {there}")
+    if not empty:
+        model = VGG(**arguments, init=None)
+        model.load_state_dict(file.tensors())
+    model.preprocessing = preprocessing
     return model.eval(), extra
