@@ -17,6 +17,7 @@ from vggfast.io import METADATA, WeightFile, write_atomically, write_safetensors
 from vggfast.layers import PLAIN
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing, preprocessing_of
+from vggfast.pretrained import misfit
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # whose values are all values of float32
 
@@ -142,20 +143,16 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
     said = f"{path} does not hold the network that it names ({str(arguments)[:300]})"
     try:
         arguments = dict(arguments)
-        extra = arguments.pop("extra", {})
-        with torch.device("meta"):  # so that no memory is asked for by damaged arguments
+        extra = dict(arguments.pop("extra", {}))
+        with torch.device("meta"):  # so that damaged arguments ask for no memory
             model = VGG(**arguments, init=None)
         preprocessing = Preprocessing.from_dict(extra["preprocessing"]) if "preprocessing" in extra else None
     except Exception as error:  # arguments may be of any type
         why = f": {error}" if type(error) is ValueError else ""
         raise ValueError(f"{said}{why}") from error
-    expected, found = model.state_dict(), file.shapes()
-    for name in expected.keys() | found.keys():
-        here, there = (tuple(each[name].shape) if name in each else "none" for each in (expected, found))
-        if here != there:
-            raise ValueError(f"{said}: {name} must have shape {here}, got {there}")
+    if what := misfit(file.shapes(), model.state_dict()):
+        raise ValueError(f"{said}: {what}")
     if not empty:
-        model = VGG(**arguments, init=None)
-        model.load_state_dict(file.tensors())
+        model.to_empty(device="cpu").load_state_dict(file.tensors())
     model.preprocessing = preprocessing
     return model.eval(), extra

@@ -22,7 +22,7 @@ class Graph:
         model: the file's message, as the onnx package has it.
         opset: the version of the operators.
         nodes: those that the outputs need, in the file's order.
-        inputs: what these read and nothing in the file gives.
+        inputs: those that nothing in the file gives.
         outputs: the names of what the graph gives.
         unused: the initialisers that no such node reads.
 
@@ -45,8 +45,7 @@ class Graph:
         self.outputs = [each.name for each in graph.output]
         self.nodes = self._needed(graph.node)
         read = {name for node in self.nodes for name in node.input}
-        given = {name for node in self.nodes for name in node.output} | self._constants.keys()
-        self.inputs = [each for each in graph.input if each.name in read - given]
+        self.inputs = [each for each in graph.input if each.name not in self._constants]
         self.unused = [tensor.name for tensor in graph.initializer if tensor.name not in read]
 
     def _needed(self, nodes: Sequence[Any]) -> list[Any]:
@@ -103,6 +102,8 @@ class Graph:
         if tensor.data_location == types.EXTERNAL:
             self._check_external(name, tensor)
         try:
+            if min(tensor.dims, default=0) < 0:
+                raise ValueError("a size is negative")
             return self._onnx.numpy_helper.to_array(tensor, str(self._folder))
         except Exception as error:
             said = " ".join(str(error).split())
