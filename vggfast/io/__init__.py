@@ -7,6 +7,7 @@ from vggfast.io.isolated import Group, read_isolated
 from vggfast.io.limits import check_file
 from vggfast.io.safetensors_file import write_safetensors
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict
+from vggfast.io.text import on_one_line, read_lines, shown
 from vggfast.io.wrappings import listed, state_dict_in
 
 __all__ = [
@@ -16,10 +17,13 @@ __all__ = [
     "check_file",
     "check_finite",
     "listed",
+    "on_one_line",
     "read_isolated",
     "read_json",
+    "read_lines",
     "read_state_dict",
     "sha256",
+    "shown",
     "state_dict_in",
     "write_array",
     "write_atomically",

@@ -70,7 +70,12 @@ def _built(arguments: Mapping[str, Any]) -> VGG:
         with torch.device("meta"):
             return VGG(**arguments, init=None)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"arguments of the model must build it again, got {arguments}: {error}") from error
+        raise ValueError(f"arguments of the model must build it again, got {arguments}{_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Our own words in an error; Python's say nothing of a file."""
+    return f": {error}" if isinstance(error, ValueError) else ""
 
 
 def _as_json(arguments: Mapping[str, Any], extra: dict[str, Any], preprocessing: Preprocessing | None) -> str:
@@ -148,8 +153,7 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
             model = VGG(**arguments, init=None)
         preprocessing = Preprocessing.from_dict(extra["preprocessing"]) if "preprocessing" in extra else None
     except Exception as error:  # arguments may be of any type
-        why = f": {error}" if type(error) is ValueError else ""
-        raise ValueError(f"{said}{why}") from error
+        raise ValueError(f"{said}{_said(error)}") from error
     if what := misfit(file.shapes(), model.state_dict()):
         raise ValueError(f"{said}: {what}")
     if not empty:

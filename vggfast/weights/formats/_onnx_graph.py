@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,10 @@ class Graph:
         graph = self.model.graph
         if not graph.node:
             raise ValueError("it has no graph")
+        if not all(isinstance(text, str) for text in _texts(self.model)):  # protobuf gives others as bytes
+            raise ValueError("it has a name that is not UTF-8")
+        if own := [each.name for each in self.model.functions if each.domain in DOMAINS]:
+            raise ValueError(f"it has a {own[0]} of its own in the place of ONNX's operator")
         self._onnx, self._folder = onnx, path.parent
         self._constants: dict[str, Any] = {}  # messages of tensors, and arrays
         for tensor in graph.initializer:
@@ -181,6 +185,16 @@ class Graph:
         if attribute is None or attribute.name not in _NUMBERS:
             raise ValueError(f"{called(node)} must have a value that is a dense tensor or numbers")
         return np.array(self._onnx.helper.get_attribute_value(attribute), _NUMBERS[attribute.name])
+
+
+def _texts(model: Any) -> Iterator[str]:
+    """The names of a model."""
+    yield from (text for entry in model.metadata_props for text in (entry.key, entry.value))
+    graph = model.graph
+    yield from (each.name for part in (graph.initializer, graph.input, graph.output) for each in part)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _is_within(file: Path, folder: Path) -> bool:
