@@ -21,7 +21,7 @@ from vggfast.graph import fc_names, trunk_names, whole
 from vggfast.io import listed
 from vggfast.models import CONFIGURATIONS, VGG
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.formats._sequence import Step, check_sequence
+from vggfast.weights.formats._sequence import MAX_POOL, Step, check_sequence
 
 # Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -121,11 +121,14 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
     )
     if not any(name in raw.tensors for name in names.values()):
+        if raw.steps:
+            check_sequence(path, raw.steps, config, batch_norm, head=False)
         theirs = listed([name for key, name in features.items() if key.endswith(".weight")], 2)
         raise ValueError(
             f"{path} holds no VGG with the names of {label} files ({theirs} ...); it has {listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
+    has_features = has_features or any(step.kind == MAX_POOL for step in raw.steps or ())
     if features_only:
         has_features, has_head = True, False
     elif raw.stranger:
