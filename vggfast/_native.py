@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
 import torch  # first: the compiled module uses the OpenMP runtime that torch has loaded
 from torch import Tensor
+
+from vggfast._checks import MOST_THREADS, check_room, no_memory
 
 _ADVICE = """vggfast's compiled module cannot be loaded: {error}
   {advice}
@@ -44,33 +45,63 @@ def load() -> ModuleType:
         raise ImportError(_ADVICE.format(error=error, advice=_advice())) from error
 
 
-def view(t: Tensor):
-    """What the compiled module sees of a tensor: address, shape, strides, dtype, device. Keeps the tensor alive."""
-    return _view(load(), t, t.device.type)
+def view(t: Tensor, name: str):
+    """What the compiled module sees of a tensor: address, shape, strides, dtype, device. Keeps the tensor alive.
+
+    Raises:
+        TypeError: the tensor stands for elements that are nowhere; the text calls it `name`.
+    """
+    return _view(load(), t, t.device.type, name)
 
 
-def _view(core: ModuleType, t: Tensor, device: str):
-    t = t.resolve_neg()  # the address knows nothing of a negation that waits
-    dtype = str(t.dtype).removeprefix("torch.")
-    return core.TensorView(t, t.data_ptr(), t.shape, t.stride(), dtype, device)
+def _view(core: ModuleType, t: Tensor, device: str, name: str = "tensor"):
+    if t.is_neg():
+        t = t.resolve_neg()  # the address knows nothing of a negation that waits
+    address = t.data_ptr()
+    if not address and t.device.type != "meta" and t.numel():
+        raise TypeError(f"{name} must be a tensor with memory of its own, got {type(t).__name__}")
+    return core.TensorView(t, address, t.shape, t.stride(), _NAMES[t.dtype], device)
 
 
+class _Names(dict):
+    """Dtypes' names in the compiled module."""
+
+    def __missing__(self, dtype: torch.dtype) -> str:
+        return self.setdefault(dtype, str(dtype).removeprefix("torch."))
+
+
+_NAMES = _Names()
 _POOLED_BYTES = 1 << 20  # from here on, touching fresh pages costs more than finding used ones
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_format = torch.contiguous_format):
-    """:func:`torch.empty` on the CPU. A large one comes from our pool of huge pages, and goes back there."""
-    bytes_ = math.prod(shape) * dtype.itemsize
+    """:func:`torch.empty` on the CPU. A large one comes from our pool of huge pages, and goes back there.
+
+    Raises:
+        MemoryError: there is no such memory; the text says for what shape.
+    """
+    bytes_ = check_room(shape, dtype)
     if bytes_ < _POOLED_BYTES:
         return torch.empty(shape, dtype=dtype, device="cpu", memory_format=memory_format)
-    storage = torch.frombuffer(load().CachedBuffer(bytes_), dtype=torch.uint8, count=bytes_).untyped_storage()
+    try:
+        buffer = load().CachedBuffer(bytes_)
+    except MemoryError:
+        raise no_memory(shape, dtype) from None
+    storage = torch.frombuffer(buffer, dtype=torch.uint8, count=bytes_).untyped_storage()
     strides = torch.empty(shape, device="meta", memory_format=memory_format).stride()
     return torch.empty(0, dtype=dtype, device="cpu").set_(storage, 0, tuple(shape), strides)
 
 
 def threads() -> int:
-    """Threads of one call: what torch is set to now."""
-    return torch.get_num_threads()
+    """Threads of one call: what torch is set to now.
+
+    Raises:
+        ValueError: more than any machine has.
+    """
+    count = torch.get_num_threads()
+    if count > MOST_THREADS:
+        raise ValueError(f"torch.set_num_threads or OMP_NUM_THREADS must be at most {MOST_THREADS}, got {count}")
+    return count
 
 
 def cpu_isas() -> list[str]:

@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import ops
+from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
 from vggfast.ops import fc
+from vggfast.ops._library import check_same
 
-PLAIN = (Tensor, nn.Parameter)  # no subclasses
 _CONV_FORWARD = nn.Conv2d._conv_forward  # somebody may put another into the class, or into a module
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """run(x), where torch's modules also take one image without N."""
+    check_dense(x, "x")
     return run(x[None])[0] if x.dim() == 3 else run(x)
 
 
@@ -95,12 +97,28 @@ class Linear(nn.Linear):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor):
+            check_dense(x, "x")
         weight = self.weight  # once: a parametrisation computes it at each access
         plain = type(x) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
         fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
         if not (plain and x.dim() == 2 and fits(x, weight)) or torch.is_autocast_enabled("cpu"):
-            return nn.functional.linear(x, weight, self.bias)
+            try:
+                return nn.functional.linear(x, weight, self.bias)
+            except (RuntimeError, AssertionError):  # in torch's words
+                _check_linear(x, weight)
+                raise
         return ops.linear(x, weight, self.bias)
+
+
+def _check_linear(x: Tensor, weight: Tensor) -> None:
+    """Raises where torch's product cannot take them, in the words of ours."""
+    check_tensors(x=x, weight=weight)
+    if x.dim() < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(f"x must have a last axis of {weight.shape[1]}, weight's inputs, got shape {tuple(x.shape)}")
+    check_same(weight, "weight", x, "x")
+    check_memory(x, "x")
+    check_memory(weight, "weight")
 
 
 class LocalResponseNorm(nn.LocalResponseNorm):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
 
+from vggfast._checks import PLAIN, check_dense
 from vggfast.graph import runs
 from vggfast.graph.guard import any_global_hooks, is_bare, know
-from vggfast.layers import PLAIN, Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
+from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
 
@@ -23,6 +24,7 @@ class FusedSequential(nn.Sequential):
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        check_dense(x, "x")
         special = type(x) not in PLAIN and has_torch_function_unary(x)  # a default device makes it true of any tensor
         if special or x.dim() != 4 or any_global_hooks():
             return super().forward(x)

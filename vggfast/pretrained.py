@@ -127,8 +127,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: st
     """
     expected = model.state_dict()
     state = dict(state)
-    heads = [key for key in state if key.startswith("classifier.")]
-    if heads and not any(key.startswith("classifier.") for key in expected):
+    heads, wanted = ([key for key in each if key.startswith("classifier.")] for each in (state, expected))
+    if heads and not wanted:
         warnings.warn(f"{source}: the FC layers are left out, as the network has none (head='none')", stacklevel=3)
         state = {key: tensor for key, tensor in state.items() if key not in heads}
     biases = {key for key in expected if key.startswith("features.") and key.endswith(".bias")
@@ -136,20 +136,28 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: st
     optional = {key for key in expected if key.endswith("num_batches_tracked")}
     absent = optional | (set() if biases & state.keys() else biases)
     state = {**{key: torch.zeros_like(expected[key]) for key in absent}, **state}
-    missing, left_over = [key for key in expected if key not in state], [key for key in state if key not in expected]
-    if missing or left_over:
-        what = [f"{kind} {listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
-        hint = "" if heads or left_over else ": head='none' takes the convolutions alone"
-        raise ValueError(f"{source} must have the tensors of {name}; {'; '.join(what)}{hint}")
-    for key, tensor in state.items():
+    for key in {*heads} & state.keys() & expected.keys():
         shape = expected[key].shape
-        if not tensor.is_floating_point() and key not in optional:
-            raise ValueError(f"{source}: {key} must have a floating-point dtype, got {tensor.dtype}")
-        if key in heads and tensor.numel() == shape.numel() and tensor.shape[:1] == shape[:1]:
-            state[key] = tensor = tensor.reshape(shape)
-        if tensor.shape != shape:
-            raise ValueError(f"{source}: {key} must have shape {tuple(shape)} in {name}, got {tuple(tensor.shape)}")
+        if (state[key].shape[:1], state[key].numel()) == (shape[:1], shape.numel()):
+            state[key] = state[key].reshape(shape)
+    if what := misfit(state, expected):
+        hint = " (head='none' takes convolutions alone)" if wanted and not heads else ""
+        raise ValueError(f"{source} must have the tensors of {name}: {what}{hint}")
     model.load_state_dict(state)
     for key, tensor in expected.items():
         if not tensor.isfinite().all():  # as the FC layers of VGG16_Weights.IMAGENET1K_FEATURES
             raise ValueError(f"{source}: {key} must be finite in {tensor.dtype}, and has NaN or infinity")
+
+
+def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What of a state_dict does not fit a network's own, in words; "" where all does."""
+    missing, left_over = [key for key in expected if key not in state], [key for key in state if key not in expected]
+    if missing or left_over:
+        named = (("missing:", missing), ("left over:", left_over))
+        return "; ".join(f"{kind} {listed(each)}" for kind, each in named if each)
+    for key, tensor in state.items():
+        if tensor.shape != expected[key].shape:
+            return f"{key} must have shape {tuple(expected[key].shape)}, got {tuple(tensor.shape)}"
+        if expected[key].is_floating_point() and not tensor.is_floating_point():
+            return f"{key} must have a floating-point dtype, got {tensor.dtype}"
+    return ""

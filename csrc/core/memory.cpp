@@ -21,12 +21,16 @@ void advise([[maybe_unused]] void* data, [[maybe_unused]] size_t bytes) {
 #endif
 }
 
+size_t machine_bytes() {
+  return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
 /// A range of addresses as large as the machine's memory, handed out in huge pages, the lowest first, so that blocks of
 /// all sizes share the same pages and the unused pages lie at the end.
 class Pool {
  public:
   Pool() {
-    const size_t bytes = static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+    const size_t bytes = machine_bytes();
     void* mapped = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED) return;  // addresses are limited: each block is then a mapping of its own
     const size_t before = (huge_page - reinterpret_cast<uintptr_t>(mapped) % huge_page) % huge_page;
@@ -113,10 +117,11 @@ size_t Buffer::whole_pages(size_t bytes) { return (bytes + huge_page - 1) / huge
 // Each Buffer is a mapping of its own, because an allocator may keep memory that is given back to its heap.
 Buffer::Buffer(size_t bytes) : bytes_(whole_pages(bytes)) {
   if (bytes == 0) return;
-  void* mapped = bytes_ < bytes
+  // Where the system promises more than it has, it would end the process later.
+  void* mapped = bytes_ < bytes || bytes_ > machine_bytes()
                      ? MAP_FAILED
                      : mmap(nullptr, bytes_ + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) throw std::bad_alloc();
+  if (mapped == MAP_FAILED) throw NoMemory(bytes);
   const size_t before = (huge_page - reinterpret_cast<uintptr_t>(mapped) % huge_page) % huge_page;
   data_ = static_cast<std::byte*>(mapped) + before;
   if (before > 0) munmap(mapped, before);

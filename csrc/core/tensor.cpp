@@ -10,6 +10,18 @@ std::string describe(const std::vector<int64_t>& shape) {
   return text + ")";
 }
 
+int Threads::refuse(int count) { fail("threads must be at most ", most, ", got ", count); }
+
+void check_extents(const std::vector<int64_t>& shape, const char* name) {
+  constexpr int64_t most = int64_t{1} << 56;
+  int64_t values = 1;
+  for (const int64_t extent : shape) {
+    VGGFAST_CHECK(extent >= 0, name, " must have extents of at least 0, got ", describe(shape));
+    VGGFAST_CHECK(extent <= most / values, name, " must be of fewer than 2^56 values, got ", describe(shape));
+    values *= std::max<int64_t>(extent, 1);
+  }
+}
+
 void check_nhwc(const Tensor& t, const char* name) {
   VGGFAST_CHECK(t.dim() == 4, name, " must have 4 axes (N, C, H, W), got shape ", describe(t.shape));
   const int64_t expected[4] = {t.size(1) * t.size(2) * t.size(3), 1, t.size(1) * t.size(3), t.size(1)};

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 
 #include "vggfast/cpu.h"
 
@@ -41,10 +42,17 @@ struct Region {
   int64_t tasks;
   std::atomic<int64_t> next_task{0};
   std::atomic<int> next_worker{0};
+  std::atomic_flag failed = {};
+  std::exception_ptr error = {};  // the first; it may not leave a thread of the runtime's
 
-  void work() {
+  void work() noexcept {
     const int worker = next_worker++;
-    for (int64_t task = next_task++; task < tasks; task = next_task++) body(task, worker);
+    try {
+      for (int64_t task = next_task++; task < tasks; task = next_task++) body(task, worker);
+    } catch (...) {
+      next_task = tasks;
+      if (!failed.test_and_set()) error = std::current_exception();
+    }
   }
 };
 
@@ -53,13 +61,14 @@ struct Region {
 std::string openmp_runtime() { return openmp().path; }
 
 void cpu::parallel_for(int64_t tasks, int threads, const std::function<void(int64_t, int)>& body) {
-  Region region{body, tasks};
+  Region region{.body = body, .tasks = tasks};
   const auto workers = static_cast<unsigned>(std::clamp<int64_t>(tasks, 1, std::max(threads, 1)));
   if (workers == 1 || !openmp().parallel) {
     region.work();
   } else {
     openmp().parallel([](void* data) { static_cast<Region*>(data)->work(); }, &region, workers, 0);
   }
+  if (region.error) std::rethrow_exception(region.error);
 }
 
 void cpu::parallel_ranges(int64_t units, int64_t grain, int threads,

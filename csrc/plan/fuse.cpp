@@ -17,6 +17,7 @@ bool begins_with_block1(const std::vector<Layer>& layers, const std::vector<int6
 }  // namespace
 
 std::vector<Step> fuse(const std::vector<Layer>& layers, const std::vector<int64_t>& outputs, bool block1) {
+  check_outputs(layers, outputs);
   std::vector<Step> steps;
   const size_t count = static_cast<size_t>(outputs.back()) + 1;
   size_t first = 0;

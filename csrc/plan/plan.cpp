@@ -1,6 +1,7 @@
 #include "plan/plan.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "vggfast/error.h"
 #include "vggfast/pool.h"
@@ -83,7 +84,18 @@ bool runs_in_place(const Layer& layer, const Activation& source, const Activatio
 
 }  // namespace
 
+void check_outputs(const std::vector<Layer>& layers, const std::vector<int64_t>& outputs) {
+  const auto count = static_cast<int64_t>(layers.size());
+  const bool ascending = std::adjacent_find(outputs.begin(), outputs.end(), std::greater_equal<>()) == outputs.end();
+  VGGFAST_CHECK(!outputs.empty() && ascending && outputs.front() >= 0 && outputs.back() < count,
+                "outputs must be one or more numbers of the ", count, " layers, ascending, got ", describe(outputs));
+}
+
 Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
+  const bool takes_rows = layer.kind == Kind::linear || layer.kind == Kind::row_mean;
+  VGGFAST_CHECK(layer.kind == Kind::relu || in.rows == takes_rows, "a layer that reads ", takes_rows ? "rows" : "maps",
+                " must follow one that makes them");
+  check_extents({in.n, in.h, in.w, std::max(in.c, layer.channels), layer.size, layer.size}, "an activation");
   switch (layer.kind) {
     case Kind::conv:
       VGGFAST_CHECK(layer.cin == in.c, "x must have ", layer.cin, " channels, got ", in.c);
@@ -112,6 +124,7 @@ Shape shape_after(const Layer& layer, const Shape& in, int64_t images) {
 
 std::vector<Shape> output_shapes(const std::vector<Layer>& layers, const Shape& images,
                                  const std::vector<int64_t>& outputs) {
+  check_outputs(layers, outputs);
   std::vector<Shape> shapes;
   Shape shape = images;
   for (int64_t i = 0; i <= outputs.back(); ++i) {

@@ -81,6 +81,9 @@ struct Backend {
   std::function<size_t(const Step&, const Activation& source, const Activation& target, int64_t images)> scratch;
 };
 
+/// Throws unless `outputs` are numbers of layers, ascending.
+void check_outputs(const std::vector<Layer>& layers, const std::vector<int64_t>& outputs);
+
 /// The shape that a layer makes of its input's, in a batch of so many images. Throws Error where it cannot take it.
 Shape shape_after(const Layer& layer, const Shape& in, int64_t images);
 

@@ -2,6 +2,7 @@
 // written, as those of mapped files, are taken as they are.
 #include <pybind11/stl.h>
 
+#include "python/define.h"
 #include "python/ops.h"
 #include "vggfast/error.h"
 
@@ -23,19 +24,21 @@ Picture picture_of(const py::buffer_info& info, size_t n) {
 }  // namespace
 
 void bind_crops(py::module_& m) {
-  m.def("crop_images", [](const std::vector<py::buffer>& pictures, const Tensor* sizes, const Tensor* corners,
-                          const Tensor* flips, const Tensor* shifts, std::array<float, 3> mean,
-                          std::array<float, 3> std, const Tensor& y, const Context& context) {
-    std::vector<py::buffer_info> held;
-    std::vector<Picture> views;
-    for (const py::buffer& picture : pictures) {
-      held.push_back(picture.request());
-      views.push_back(picture_of(held.back(), held.size() - 1));
-    }
-    const Normalisation by{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
-    const py::gil_scoped_release no_gil;
-    crop_images(views, sizes, {corners, flips, shifts}, by, y, context);
-  });
+  m.def("crop_images", named({"pictures", "sizes", "corners", "flips", "shifts", "mean", "std", "y", "context"},
+                             [](const std::vector<py::buffer>& pictures, const Tensor* sizes, const Tensor* corners,
+                                const Tensor* flips, const Tensor* shifts, std::array<float, 3> mean,
+                                std::array<float, 3> std, const Tensor& y, const Context& context) {
+                               std::vector<py::buffer_info> held;
+                               std::vector<Picture> views;
+                               for (const py::buffer& picture : pictures) {
+                                 held.push_back(picture.request());
+                                 views.push_back(picture_of(held.back(), held.size() - 1));
+                               }
+                               const Normalisation by{{mean[0], mean[1], mean[2]}, {std[0], std[1], std[2]}};
+                               const py::gil_scoped_release no_gil;
+                               crop_images(views, sizes, {corners, flips, shifts}, by, y, context);
+                             },
+                             {.gil = true}));
 }
 
 }  // namespace vggfast::python

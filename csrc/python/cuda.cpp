@@ -3,6 +3,7 @@
 
 #include <pybind11/stl.h>
 
+#include "python/define.h"
 #include "python/ops.h"
 
 namespace vggfast::python {
@@ -30,16 +31,15 @@ constexpr Ops cuda_ops{.conv_fprop_workspace = cuda::conv_fprop_workspace,
 
 void bind_cuda(pybind11::module_ m) {
   bind_ops(m, cuda_ops);
-  m.def(
-      "conv_fprop_scaled",
-      [](const Tensor& x, const Tensor& weight, const Tensor* bias, double scale, bool relu, bool pool, const Tensor& y,
-         const Context& context) { cuda::conv_fprop_scaled(x, weight, bias, scale, {relu, pool}, y, context); },
-      pybind11::call_guard<pybind11::gil_scoped_release>());
-  m.def(
-      "conv_block1",
-      [](const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2, const Tensor& y,
-         const Context& context) { cuda::conv_block1(x, w1, b1, w2, b2, y, context); },
-      pybind11::call_guard<pybind11::gil_scoped_release>());
+  m.def("conv_fprop_scaled", named({"x", "weight", "bias", "scale", "relu", "pool", "y", "context"},
+                                   [](const Tensor& x, const Tensor& weight, const Tensor* bias, double scale,
+                                      bool relu, bool pool, const Tensor& y, const Context& context) {
+                                     cuda::conv_fprop_scaled(x, weight, bias, scale, {relu, pool}, y, context);
+                                   }));
+  m.def("conv_block1",
+        named({"x", "w1", "b1", "w2", "b2", "y", "context"},
+              [](const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
+                 const Tensor& y, const Context& context) { cuda::conv_block1(x, w1, b1, w2, b2, y, context); }));
   m.def("has_conv_block1", &cuda::has_conv_block1);
   m.def("set_conv_tile", &cuda::set_conv_tile);
   m.def("conv_tile", &cuda::conv_tile);

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include "python/define.h"
 #include "python/ops.h"
 #include "vggfast/build_info.h"
 #include "vggfast/cpu.h"
@@ -12,6 +13,7 @@
 
 namespace py = pybind11;
 using namespace vggfast;
+using python::named;
 
 namespace {
 
@@ -33,66 +35,61 @@ constexpr Ops cpu_ops{.conv_fprop_workspace = conv_fprop_workspace,
                       .prepare_images = prepare_images};
 
 void bind_algorithms(py::module_& m) {
-  m.def("set_conv_algorithm", &set_conv_algorithm);
-  m.def("conv_algorithm", &conv_algorithm);
-  m.def("conv_algorithms", &conv_algorithms);
+  m.def("set_conv_algorithm", named({"algorithm"}, [](const std::string& name) { set_conv_algorithm(name); }));
+  m.def("conv_algorithm", named({}, [] { return conv_algorithm(); }));
+  m.def("conv_algorithms", named({}, [] { return conv_algorithms(); }));
   m.def("conv_cost",
-        [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel) {
-          const ConvCost cost = conv_cost(pass, n, cin, h, w, cout, kernel);
-          return py::make_tuple(cost.algorithm, cost.multiply_adds);
-        });
+        named({"pass", "n", "cin", "h", "w", "cout", "kernel"},
+              [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel) {
+                const ConvCost cost = conv_cost(pass, n, cin, h, w, cout, kernel);
+                return std::make_pair(cost.algorithm, cost.multiply_adds);
+              }));
 }
 
 void bind_linear(py::module_& m) {
-  const auto no_gil = py::call_guard<py::gil_scoped_release>();
-  m.def(
-      "linear_fprop",
-      [](const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& y, const Context& context) {
-        linear_fprop(x, weight, bias, y, context);
-      },
-      no_gil);
-  m.def(
-      "linear_dgrad",
-      [](const Tensor& gy, const Tensor& weight, const Tensor& gx, const Context& context) {
-        linear_dgrad(gy, weight, gx, context);
-      },
-      no_gil);
-  m.def(
-      "linear_wgrad",
-      [](const Tensor& x, const Tensor& gy, const Tensor& gw, const Context& context) {
-        linear_wgrad(x, gy, gw, context);
-      },
-      no_gil);
+  m.def("linear_fprop", named({"x", "weight", "bias", "y", "context"},
+                              [](const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& y,
+                                 const Context& context) { linear_fprop(x, weight, bias, y, context); }));
+  m.def("linear_dgrad", named({"gy", "weight", "gx", "context"},
+                              [](const Tensor& gy, const Tensor& weight, const Tensor& gx, const Context& context) {
+                                linear_dgrad(gy, weight, gx, context);
+                              }));
+  m.def("linear_wgrad",
+        named({"x", "gy", "gw", "context"}, [](const Tensor& x, const Tensor& gy, const Tensor& gw,
+                                               const Context& context) { linear_wgrad(x, gy, gw, context); }));
 }
 
 void bind_engine(py::module_& m) {
-  const auto no_gil = py::call_guard<py::gil_scoped_release>();
+  using Outputs = std::vector<std::pair<int64_t, Tensor>>;
   py::class_<Engine>(m, "Engine")
-      .def(py::init([](bool bf16, bool bf16_weights, int threads, int64_t batch, int64_t size) {
-             return std::make_unique<Engine>(EngineOptions{bf16, bf16_weights, threads, batch, size});
-           }),
-           py::arg("bf16"), py::arg("bf16_weights"), py::arg("threads"), py::arg("batch"), py::arg("size"))
-      .def("add_conv", &Engine::add_conv, no_gil)
-      .def("add_linear", &Engine::add_linear, no_gil)
-      .def("add_relu", &Engine::add_relu)
-      .def("add_max_pool", &Engine::add_max_pool)
+      .def(py::init(named({"bf16", "bf16_weights", "threads", "batch", "size"},
+                          [](bool bf16, bool bf16_weights, int threads, int64_t batch, int64_t size) {
+                            return std::make_unique<Engine>(EngineOptions{bf16, bf16_weights, threads, batch, size});
+                          })))
+      .def("add_conv", named({"self", "weight", "bias"},
+                             [](Engine& e, const Tensor& weight, const Tensor* bias) { e.add_conv(weight, bias); }))
+      .def("add_linear", named({"self", "weight", "bias"},
+                               [](Engine& e, const Tensor& weight, const Tensor* bias) { e.add_linear(weight, bias); }))
+      .def("add_relu", named({"self"}, [](Engine& e) { e.add_relu(); }))
+      .def("add_max_pool", named({"self", "ceil_mode"}, [](Engine& e, bool ceil_mode) { e.add_max_pool(ceil_mode); }))
       .def("add_lrn",
-           [](Engine& e, int64_t size, double alpha, double beta, double k) { e.add_lrn({size, alpha, beta, k}); })
-      .def("add_flatten", &Engine::add_flatten)
-      .def("add_windows", &Engine::add_windows)
-      .def("add_row_mean", &Engine::add_row_mean)
-      .def("layers", &Engine::layers)
-      .def("output_shape", &Engine::output_shape)
-      .def(
-          "run",
-          [](Engine& e, const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>& outputs, int threads) {
-            e.run(x, outputs, {threads});
-          },
-          no_gil)
-      .def("workspace", [](const Engine& e, int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w,
-                           int threads) { return e.workspace(layer, n, c, h, w, {threads}); })
-      .def("bytes", &Engine::bytes)
-      .def("algorithms", &Engine::algorithms);
+           named({"self", "size", "alpha", "beta", "k"}, [](Engine& e, int64_t size, double alpha, double beta,
+                                                            double k) { e.add_lrn({size, alpha, beta, k}); }))
+      .def("add_flatten", named({"self", "size"}, [](Engine& e, int64_t size) { e.add_flatten(size); }))
+      .def("add_windows", named({"self", "size"}, [](Engine& e, int64_t size) { e.add_windows(size); }))
+      .def("add_row_mean", named({"self"}, [](Engine& e) { e.add_row_mean(); }))
+      .def("layers", named({"self"}, [](const Engine& e) { return e.layers(); }))
+      .def("output_shape", named({"self", "layer", "n", "c", "h", "w"},
+                                 [](const Engine& e, int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) {
+                                   return e.output_shape(layer, n, c, h, w);
+                                 }))
+      .def("run", named({"self", "x", "outputs", "threads"}, [](Engine& e, const Tensor& x, const Outputs& outputs,
+                                                                int threads) { e.run(x, outputs, {threads}); }))
+      .def("workspace", named({"self", "layer", "n", "c", "h", "w", "threads"},
+                              [](const Engine& e, int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w,
+                                 int threads) { return e.workspace(layer, n, c, h, w, {threads}); }))
+      .def("bytes", named({"self"}, [](const Engine& e) { return e.bytes(); }))
+      .def("algorithms", named({"self"}, [](const Engine& e) { return e.algorithms(); }));
 }
 
 }  // namespace
@@ -100,16 +97,16 @@ void bind_engine(py::module_& m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled core of vggfast. Use vggfast.ops; this module takes addresses on trust.";
   python::bind_tensors(m);
-  m.def("build_info", &build_info);
-  m.def("cpu_isas", &cpu_isas);
-  m.def("cpu_isa", &cpu_isa);
-  m.def("set_cpu_isa", &set_cpu_isa);
-  m.def("openmp_runtime", &openmp_runtime);
+  m.def("build_info", named({}, [] { return build_info(); }));
+  m.def("cpu_isas", named({}, [] { return cpu_isas(); }));
+  m.def("cpu_isa", named({}, [] { return cpu_isa(); }));
+  m.def("set_cpu_isa", named({"isa"}, [](const std::string& name) { set_cpu_isa(name); }));
+  m.def("openmp_runtime", named({}, [] { return openmp_runtime(); }));
   py::class_<CachedBuffer>(m, "CachedBuffer", py::buffer_protocol())
-      .def(py::init<size_t>(), py::arg("bytes"))
+      .def(py::init(named({"bytes"}, [](size_t bytes) { return std::make_unique<CachedBuffer>(bytes); })))
       .def_buffer([](CachedBuffer& b) { return py::buffer_info(static_cast<uint8_t*>(b.data()), b.bytes()); });
-  m.def("held_bytes", &CachedBuffer::held);
-  m.def("release_unused", &CachedBuffer::release_unused);
+  m.def("held_bytes", named({}, [] { return CachedBuffer::held(); }));
+  m.def("release_unused", named({}, [] { CachedBuffer::release_unused(); }));
   bind_algorithms(m);
   py::module_ cpu = m.def_submodule("cpu");
   python::bind_ops(cpu, cpu_ops);

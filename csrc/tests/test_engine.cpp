@@ -318,6 +318,10 @@ void check_errors() {
   CHECK_ERROR(engine.run(wide, {{4, y}}, one), "x must be float32 (N, C, H, W) on cpu, got float64");
   CHECK_ERROR(engine.run(flat, {{4, y}}, one), "x must be float32 (N, C, H, W) on cpu, got float32 of shape (2, 108)");
   CHECK_ERROR((void)engine.workspace(5, 1, 3, 6, 6, one), "layer must be 0 to 4, got 5");
+  CHECK_ERROR((void)engine.output_shape(0, int64_t{1} << 40, 3, int64_t{1} << 40, 1),
+              "x must be of fewer than 2^56 values, got (1099511627776, 3, 1099511627776, 1)");
+  CHECK_ERROR((void)engine.workspace(0, -1, 3, 6, 6, one), "x must have extents of at least 0, got (-1, 3, 6, 6)");
+  CHECK_ERROR(engine.add_flatten(0), "size must be at least 1, got 0");
   CHECK_ERROR(engine.run(x, {}, one), "outputs must name at least one layer, got none");
   CHECK_ERROR(engine.run(x, {{4, y}, {4, y}}, one), "outputs must be in the order of the layers, got layer 4 after 4");
   CHECK_ERROR(engine.run(x, {{3, y}}, one), "output must have shape (2, 16), got (2, 5)");

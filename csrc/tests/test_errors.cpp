@@ -1,5 +1,6 @@
 // What the ops refuse, and that the error's text names the argument, its value and what is allowed. Nothing is written.
 #include <cstdlib>
+#include <limits>
 
 #include "reference.h"
 #include "vggfast/build_info.h"
@@ -268,6 +269,12 @@ void check_isas() {
   }
 }
 
+void check_threads() {
+  CHECK_ERROR(Context{1025}, "threads must be at most 1024, got 1025");
+  CHECK_ERROR(Context{std::numeric_limits<int>::max()}, "threads must be at most 1024, got 2147483647");
+  CHECK_EQUAL(int{Context{-3}.threads}, 1);
+}
+
 void check_build_info() {
   for (const auto& [name, value] : build_info()) CHECK(!name.empty() && !value.empty(), name, " is '", value, "'");
   CHECK(!build_info().empty());
@@ -286,6 +293,7 @@ int main() {
   check_workspaces();
   check_pools();
   check_lrn();
+  check_threads();
   check_build_info();
   return result();
 }

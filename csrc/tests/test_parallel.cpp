@@ -1,6 +1,8 @@
 // parallel_for and parallel_ranges: every unit once, workers within bounds, calls inside calls.
 #include <algorithm>
 #include <atomic>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "check.h"
@@ -65,7 +67,21 @@ void check_ranges(int64_t units, int64_t grain, int threads) {
   CHECK(short_pieces <= 1, short_pieces.load(), " of ", units, " units, grain ", grain, ", ", threads, " threads");
 }
 
+/// What a task throws comes out on the caller's thread, whoever ran the task.
+void check_errors(int threads) {
+  std::string text;
+  try {
+    cpu::parallel_for(100, threads, [](int64_t task, int) {
+      if (task == 7) throw std::runtime_error("task 7");
+    });
+  } catch (const std::runtime_error& error) {
+    text = error.what();
+  }
+  CHECK_EQUAL(text, "task 7", threads, " threads");
+}
+
 void run_all() {
+  for (int threads : {1, 2, 5}) check_errors(threads);
   for (int threads : {-1, 0, 1, 2, 3, 8}) {
     for (int64_t tasks : {0, 1, 2, 7, 1000}) check_for(tasks, threads);
     for (int64_t units : {0, 1, 5, 100, 1000}) {

@@ -124,7 +124,7 @@ BAD_INPUTS = {
     "float64": (lambda e: e(X.double()), TypeError, r"x must be torch\.float32 on cpu, got torch\.float64 on cpu"),
     "bytes": (lambda e: e(X.byte()), TypeError, r"x must be .*, got torch\.uint8 on cpu"),
     "meta": (lambda e: e(X.to("meta")), TypeError, r"x must be .*, got torch\.float32 on meta"),
-    "no tensor": (lambda e: e(X.numpy()), TypeError, "x must be a tensor, got ndarray"),
+    "no tensor": (lambda e: e(X.numpy()), TypeError, "x must be a tensor, got numpy.ndarray of shape"),
     "sparse": (lambda e: e(X.to_sparse()), TypeError, r"x must be a strided tensor, got torch\.sparse_coo"),
     "nested": (lambda e: e(torch.nested.nested_tensor([X[0], X[0]])), TypeError, "x must be a strided .*, got nested"),
     "gradient": (lambda e: e(X.clone().requires_grad_()), ValueError, "x requires a gradient, and an engine computes"),

@@ -74,7 +74,7 @@ IMAGES = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
             r"images must be torch.uint8 of shape \(N, H, W, 3\) .*, got torch.float32 of shape \(2, 4, 4, 3\)",
         ),
         (IMAGES[..., :2], {}, ValueError, r"images must be .*, got torch.uint8 of shape \(2, 4, 4, 2\)"),
-        (IMAGES, {"size": 0}, ValueError, "size must be at least 1 x 1, got 0 x 0"),
+        (IMAGES, {"size": 0}, ValueError, "size must be at least 1, got 0"),
         (
             IMAGES,
             {"corners": torch.zeros(2, 2)},
@@ -85,7 +85,7 @@ IMAGES = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
         (IMAGES, {"shifts": torch.zeros(2, 1)}, ValueError, r"shifts must be .*\(2, 3\).*, got .*\(2, 1\)"),
         (IMAGES, {"dtype": torch.int32}, TypeError, "dtype must be one of .*, got torch.int32"),
         (IMAGES, {"mean": (1.0,)}, ValueError, "mean must have 3 values, got 1"),
-        (IMAGES, {"shifts": torch.zeros(2, 3, requires_grad=True)}, RuntimeError, "shifts requires a gradient"),
+        (IMAGES, {"shifts": torch.zeros(2, 3, requires_grad=True)}, ValueError, "shifts requires a gradient"),
     ],
 )
 def test_errors(images, chosen, error, text):
@@ -205,15 +205,15 @@ def test_no_pictures():
 @pytest.mark.parametrize(
     ("chosen", "error", "text"),
     [
-        ({"size": 0}, ValueError, "size must be at least 1 x 1, got 0 x 0"),
+        ({"size": 0}, ValueError, "size must be at least 1, got 0"),
         (
             {"size": 9},
             ValueError,
             r"corners\[0\] must put the crop of 9 x 9 pixels within the picture of 8 x 9, got \(0, 0\)",
         ),
         ({"dtype": torch.float64}, TypeError, "dtype must be torch.float32 or torch.bfloat16, got torch.float64"),
-        ({"sizes": torch.zeros(2, 2)}, ValueError, r"sizes must have shape \(1, 2\), got \(2, 2\)"),
-        ({"sizes": torch.zeros(1, 2)}, ValueError, "sizes must be int32, got float32"),
+        ({"sizes": torch.zeros(2, 2).int()}, ValueError, r"sizes must be .* of shape \(1, 2\) .*, got .* \(2, 2\)"),
+        ({"sizes": torch.zeros(1, 2)}, ValueError, "sizes must be torch.int32 of .*, got torch.float32"),
         ({"mean": (1.0,)}, ValueError, "mean must have 3 values, got 1"),
         (
             {"pictures": [picture(8, 9).astype(np.float32)]},
@@ -231,7 +231,7 @@ def test_no_pictures():
             ValueError,
             r"out must be .*, got torch.float32 of shape \(1, 3, 4, 5\)",
         ),
-        ({"out": torch.empty(1, 3, 4, 4)}, ValueError, "y "),
+        ({"out": torch.empty(1, 3, 4, 4)}, ValueError, "out must be channels_last, got strides"),
     ],
 )
 def test_errors_of_crops(chosen, error, text):

@@ -163,14 +163,27 @@ def test_weights_of_another_network(tmp_path):
 
     other = json.dumps({**model.arguments, "config": "B"})
     save_file(load_file(tmp_path / "m.safetensors"), tmp_path / "b.safetensors", {"vggfast": other})
-    with pytest.raises(ValueError, match=r"b\.safetensors does not hold the network that it names"):
+    message = r"b\.safetensors does not hold the network that it names .*missing: features\.2\.weight, .*left over: "
+    with pytest.raises(ValueError, match=message) as caught:
+        load_model(tmp_path / "b.safetensors")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_of_other_sizes_takes_no_memory(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = _small()
+    save_model(model, tmp_path / "m.safetensors")
+    arguments = json.dumps({**model.arguments, "hidden": 1 << 30})
+    save_file(load_file(tmp_path / "m.safetensors"), tmp_path / "b.safetensors", {"vggfast": arguments})
+    with pytest.raises(ValueError, match=r"b\.safetensors .*: classifier\.0\.\w+ must have shape \(1073741824"):
         load_model(tmp_path / "b.safetensors")
 
 
 def test_arguments_that_are_none_of_a_network(tmp_path):
     from safetensors.torch import save_file
 
-    for text in ("[1]", '"A"', '{"extra": 3, "config": "A"}'):
+    for text in ("[1]", '"A"', '{"extra": 3, "config": "A"}', '{"extra": "none", "config": "A"}'):
         save_file({"w": torch.zeros(1)}, tmp_path / "m.safetensors", {"vggfast": text})
         with pytest.raises(ValueError, match=r"m\.safetensors does not hold the network that it names"):
             load_model(tmp_path / "m.safetensors")

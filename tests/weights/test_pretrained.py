@@ -119,7 +119,7 @@ def test_batch_norm_that_counts_no_batches():
 def test_convolutions_alone(state):
     model = vggfast.vgg11(weights=state, head="none", width=0.125)
     assert torch.equal(model.features[3].weight, SD["features.3.weight"])
-    with pytest.raises(ValueError, match=r"weights must have .* vgg11; missing: classifier.* head='none' takes"):
+    with pytest.raises(ValueError, match=r"weights must have .* vgg11: missing: classifier.* \(head='none' takes"):
         vggfast.vgg11(weights=state, **SIZES)
 
 
@@ -154,19 +154,20 @@ class Scaled(torch.Tensor):
     ({"epoch": 3, "optimizer": ADAM}, "weights holds no state_dict: .* got epoch, optimizer"),
     ({}, "weights holds no state_dict: .* got nothing"),
     ({"model": SD, "model_ema": SD}, "weights holds several state_dicts, model, model_ema: key, or"),
+    ({"encoder": SD, "momentum_encoder": SD}, "weights holds several state_dicts, encoder, momentum_encoder: key, or"),
     ({**_prefixed("teacher."), **_prefixed("student.")}, r"missing: features\.0\.weight.*left over: teacher\.features"),
     (_prefixed("1."), r"left over: 1\.features\.0\.weight"),  # what stands before it in the sequence is not known
     ({"module.features.0.bias": torch.ones(8), **SD}, r"left over: module\.features\.0\.bias"),
     ({name[11:]: t for name, t in SD.items() if name not in TRUNK}, r"missing: features\.0\.weight.*left over: 0\.wei"),
-    (_state(vggfast.vgg11_bn), r"must have the tensors of vgg11; .*left over: features\.1\.weight"),
+    (_state(vggfast.vgg11_bn), r"must have the tensors of vgg11: .*left over: features\.1\.weight"),
     (_with(lambda t: t.tolist()), r"weights: classifier\.3\.weight must be a tensor, got list"),
     (_with(lambda t: None), r"weights: classifier\.3\.weight must be a tensor, got NoneType"),
     (_with(lambda t: np.array([object()])), r"weights: classifier\.3\.weight must be a tensor, got ndarray"),
     (_with(lambda t: t.to_sparse()), r"weights: classifier\.3\.weight must be a plain tensor, .*sparse_coo"),
     (_with(lambda t: t.to("meta")), r"weights: classifier\.3\.weight must have values"),
     (_with(lambda t: t.as_subclass(Scaled)), r"weights: classifier\.3\.weight must be a plain tensor, got a Scaled"),
-    (_with(lambda t: t.int()), r"weights: classifier\.3\.weight must have a floating-point dtype, got torch\.int32"),
-    (_with(lambda t: t[1:]), r"weights: classifier\.3\.weight must have shape \(32, 32\) in vgg11, got \(31, 32\)"),
+    (_with(lambda t: t.int()), r"classifier\.3\.weight must have a floating-point dtype, got torch\.int32"),
+    (_with(lambda t: t[1:]), r"vgg11: classifier\.3\.weight must have shape \(32, 32\), got \(31, 32\)"),
     (_with(lambda t: t / 0), r"weights: classifier\.3\.weight must be finite"),
     (_with(lambda t: t[0, 0], "classifier.6.weight"), r"classifier\.6\.weight must have shape \(1000, 32\).* \(\)"),
     ({3: torch.ones(1), **SD}, "weights must have names of tensors, got 3"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vggfast import _native
+from vggfast._checks import MOST_WORKERS, check_whole
 from vggfast.data.sources import ImageSet
 from vggfast.data.transforms import Geometry, Transform, crop_boxes, crop_pictures
 
@@ -194,8 +195,7 @@ class Batches:
             raise ValueError(f"batch_size must be at most {len(images)}, the images of {images.name}, got {batch_size}")
         if not 0 <= rank < ranks:
             raise ValueError(f"rank must be at least 0 and less than ranks, {ranks}, got {rank}")
-        if workers < 0:
-            raise ValueError(f"workers must be at least 0, got {workers}")
+        workers = check_whole(workers, "workers", 0, MOST_WORKERS)
         if on_bad_image not in ON_BAD_IMAGE:
             raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
         self.images, self.batch_size, self.shuffle, self.seed = images, batch_size, shuffle, seed

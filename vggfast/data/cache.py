@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vggfast._checks import MOST_WORKERS, check_whole
 from vggfast._progress import Progress, StageProgress, silent
 from vggfast.data.batches import ON_BAD_IMAGE
 from vggfast.data.sources import ImageSet, open_splits
@@ -213,6 +214,7 @@ def build_split(
     """One split of :func:`build_cache`, of images that are open already."""
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, or None, got {size}")
+    workers = check_whole(workers, "workers", 0, MOST_WORKERS)
     if on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")
     identity = {"spec": spec, "split": split, "size": size, "images": len(images), "digest": _digest(images)}

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from vggfast import graph as read
+from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_whole
 from vggfast.engine import cpu, cuda
 from vggfast.engine.options import Deviation, Network, Options
 
@@ -16,6 +18,7 @@ __all__ = ["Deviation", "Engine"]
 
 # Tests put others here.
 OF_DEVICE: dict[str, Callable[[torch.device, Options], Network]] = {"cpu": cpu.CpuNetwork, "cuda": cuda.CudaNetwork}
+_MOST_EXPECTED = 1 << 16  # images, and pixels of a side: of those that algorithms are chosen for
 _PARAMETERS = {"cpu": cpu.DTYPES, "cuda": cuda.DTYPES}
 
 
@@ -70,9 +73,9 @@ class Engine:
         graph: bool = True,
         calibration: Tensor | None = None,
     ) -> None:
-        for name, value in {"threads": threads, "batch": batch, "size": size}.items():
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        if threads is not None:
+            threads = check_whole(threads, "threads", 1, MOST_THREADS)
+        batch, size = check_whole(batch, "batch", 1, _MOST_EXPECTED), check_whole(size, "size", 1, _MOST_EXPECTED)
         # Not as inference tensors, even under inference_mode: a later call without it writes to them.
         with torch.inference_mode(False), torch.no_grad():
             network = model if isinstance(model, read.Network) else read.whole(model)
@@ -119,7 +122,8 @@ class Engine:
         Raises:
             ValueError: the images are too small, or have other channels; the text says how.
         """
-        return self._network.workspace((images, channels, height, width), self._last)
+        shape = {"images": images, "channels": channels, "height": height, "width": width}
+        return self._network.workspace(tuple(check_whole(n, name, 0) for name, n in shape.items()), self._last)
 
     @property
     def error(self) -> Deviation | None:
@@ -172,21 +176,19 @@ class Engine:
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         self._check_images(x, "x")
-        if x.requires_grad and torch.is_grad_enabled():
+        if (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None:
             raise ValueError("x requires a gradient, and an engine computes none: use the model, or torch.no_grad()")
         return self._network.run(x, layers)
 
     def _check_images(self, x: Tensor, name: str) -> None:
-        if not isinstance(x, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(x).__name__}")
-        if x.layout is not torch.strided or x.is_nested:
-            raise TypeError(f"{name} must be a strided tensor, got {'nested' if x.is_nested else x.layout}")
+        check_dense(x, name)
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(x.shape)}")
         if x.dtype not in self._network.inputs or x.device != self._device:
             raise TypeError(
                 f"{name} must be {_either(self._network.inputs)} on {self._device}, got {x.dtype} on {x.device}"
             )
+        check_memory(x, name)
 
     def _check_tensors(self, network: read.Network) -> None:
         """Raises TypeError where a layer's tensors are not what the device takes, or lie on another."""
@@ -195,6 +197,8 @@ class Engine:
             if tensor.dtype not in dtypes or tensor.device != self._device:
                 where = self._device if tensor.device.type in OF_DEVICE else _either(OF_DEVICE)
                 raise TypeError(f"{path} must be {_either(dtypes)} on {where}, got {tensor.dtype} on {tensor.device}")
+            check_dense(tensor, path)
+            check_memory(tensor, path)
 
 
 def _device_of(network: read.Network) -> torch.device:

@@ -46,7 +46,7 @@ class CpuNetwork:
         core = self._core
         match layer:
             case Conv(weight, bias):
-                core.add_conv(view(weight), None if bias is None else view(bias.contiguous()))
+                core.add_conv(view(weight, "weight"), None if bias is None else view(bias.contiguous(), "bias"))
             case Relu():
                 core.add_relu()
             case MaxPool(ceil_mode):
@@ -58,7 +58,7 @@ class CpuNetwork:
             case Windows(size):
                 core.add_windows(size)
             case Linear(weight, bias):
-                core.add_linear(view(weight), None if bias is None else view(bias.contiguous()))
+                core.add_linear(view(weight, "weight"), None if bias is None else view(bias.contiguous(), "bias"))
             case RowMean():
                 core.add_row_mean()
 
@@ -74,5 +74,9 @@ class CpuNetwork:
             shape = self._core.output_shape(layer, *x.shape)
             memory_format = torch.channels_last if len(shape) == 4 else torch.contiguous_format
             results.append(_native.empty(shape, torch.float32, memory_format))
-        self._core.run(view(x), list(zip(outputs, map(view, results), strict=True)), self.threads)
+        views = [(layer, view(y, "output")) for layer, y in zip(outputs, results, strict=True)]
+        try:
+            self._core.run(view(x, "x"), views, self.threads)
+        except MemoryError as error:
+            raise MemoryError(f"x of shape {tuple(x.shape)} needs more memory than there is: {error}") from None
         return results

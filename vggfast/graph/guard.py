@@ -14,7 +14,7 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from vggfast.layers import PLAIN
+from vggfast._checks import PLAIN
 
 # The methods that a call passes through. A subclass may have the others of nn.Module of its own.
 _CALLED = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattribute__", "__getattr__", "forward")

@@ -25,7 +25,7 @@ _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped
 _OF_NETWORK = re.compile(r"((?:[^.]+\.)*?)((?:features|classifier|pre_logits|head\.fc)\..+)")
 _OF_SEQUENCE = re.compile(r"((?:[^.]+\.)*?)(\d+\.\w+)")
 # The beginnings of what has tensors by the network's names in a checkpoint, and is no network.
-_ASIDE = ("optim", "momentum", "exp_avg", "sched", "lr_sched", "scaler", "rng", "grad")
+_ASIDE = ("optim", "exp_avg", "momentum_buffer")
 _DEEPEST = 4
 
 # Classes beside those that torch allows: plain values, whose objects run no code while they are made.
@@ -90,7 +90,7 @@ def state_dict_in(content: object, source: object, key: str | None = None) -> di
     elif found:
         raise ValueError(f"{source} holds several state_dicts, {listed(found)}: key, or convert's --key, says which")
     else:
-        has = f"{listed(map(str, content)) or 'nothing'}" if isinstance(content, Mapping) else type(content).__name__
+        has = (listed(map(str, content)) or "nothing") if isinstance(content, Mapping) else type(content).__name__
         raise ValueError(f"{source} holds no state_dict: it must be a mapping from names to tensors, got {has}")
     tensors = tensors_of(found[at], source)
     names = plain_names({name: tensor.shape for name, tensor in tensors.items()}, source, key)

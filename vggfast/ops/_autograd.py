@@ -15,6 +15,8 @@ from torch._functorch.autograd_function import enable_single_level_autograd_func
 from torch.autograd.forward_ad import _set_fwd_grad_enabled, unpack_dual
 from torch.autograd.function import _SingleLevelFunction
 
+from vggfast._checks import check_dense
+
 
 def make_kernel(op: torch._ops.OpOverload, setup_context: Callable, backward: Callable) -> Callable:
     """The kernel for dispatch key Autograd; `setup_context` and `backward` as register_autograd takes them."""
@@ -34,6 +36,9 @@ def make_kernel(op: torch._ops.OpOverload, setup_context: Callable, backward: Ca
 
         @staticmethod
         def backward(ctx, *grads):
+            for grad in grads:
+                if grad is not None:
+                    check_dense(grad, f"the gradient of {op.name()}")
             result = backward(ctx, *grads)
             return (*result, None) if isinstance(result, tuple) else (result, None)
 

@@ -10,6 +10,7 @@ import torch.compiler.config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from vggfast._checks import PLAIN, check_dense, check_memory, check_room, no_memory
 from vggfast._version import __version__
 from vggfast.ops._autograd import make_kernel
 from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
@@ -48,10 +49,12 @@ def register(
     """
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-    _LIBRARY.impl(name, _widened(run) if widens else run, "CompositeExplicitAutograd")
+    op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
+    names = [argument.name for argument in op._schema.arguments]
+    run = _with_tensors_checked(_widened(run) if widens else run, names)
+    _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_vmap(name, vmap, lib=_LIBRARY)
-    op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
     _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
     if autocast != Autocast.none:
         torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
@@ -75,6 +78,19 @@ def _lowered(op: Callable) -> Callable:
     return lowered
 
 
+def _with_tensors_checked(run: Callable, names: Sequence[str]) -> Callable:
+    """`run`, called with tensors that kernels can read, or not at all."""
+
+    def checked(*args):
+        for arg, name in zip(args, names, strict=False):
+            if isinstance(arg, Tensor):
+                check_dense(arg, name)
+                check_memory(arg, name)
+        return run(*args)
+
+    return checked
+
+
 def _widened(run: Callable) -> Callable:
     """`run` for tensors of 16 bits too, where the back end has no kernels for them: computed in float32, each result
     rounded once."""
@@ -90,10 +106,18 @@ def _widened(run: Callable) -> Callable:
         return tree_map_only(
             Tensor,
             lambda t: t.to(dtype) if t.is_floating_point() else t,
-            run(*tree_map_only(Tensor, lambda t: t.float() if t.is_floating_point() else t, args)),
+            run(*tree_map_only(Tensor, _wide, args)),
         )
 
     return widened
+
+
+def _wide(t: Tensor) -> Tensor:
+    if not t.is_floating_point():
+        return t
+    if t.device.type == "cpu":
+        check_room(t.shape, torch.float32)
+    return t.float()
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
@@ -134,14 +158,26 @@ def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
 
 def nhwc(t: Tensor) -> Tensor:
     """`t` with its pixels' channels side by side in memory; itself where it is so already."""
-    return t.contiguous(memory_format=torch.channels_last)
+    return contiguous(t, torch.channels_last)
+
+
+def contiguous(t: Tensor, memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+    """As ``t.contiguous``. Raises MemoryError, naming the shape, where there is no memory for a copy on the CPU."""
+    if t.is_contiguous(memory_format=memory_format):
+        return t
+    if t.device.type == "cpu":
+        check_room(t.shape, t.dtype)
+    return t.contiguous(memory_format=memory_format)
 
 
 def empty(like: Tensor, shape: Sequence[int], memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
     """Room for a result, of `like`'s dtype and device; fake where `like` is fake."""
-    if like.device.type in OF_DEVICE and type(like) in (Tensor, torch.nn.Parameter):
+    if like.device.type in OF_DEVICE and type(like) in PLAIN:
         return backend_of(like).empty(like, shape, like.dtype, memory_format)
-    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+    try:
+        return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=memory_format)
+    except RuntimeError:
+        raise no_memory(shape, like.dtype) from None
 
 
 def empty_nhwc(like: Tensor, shape: Sequence[int]) -> Tensor:
@@ -175,7 +211,7 @@ def loop_over_examples(op: Callable, info, in_dims, args):
     """A vmap rule for arguments that cannot be folded (a weight per example): the op, example by example."""
 
     def example(i: int) -> list:
-        return [arg if dim is None else arg.select(dim, i) for arg, dim in zip(args, in_dims, strict=True)]
+        return [arg.select(dim, i) if isinstance(dim, int) else arg for arg, dim in zip(args, in_dims, strict=True)]
 
     results = [op(*example(i)) for i in range(info.batch_size)]
     if isinstance(results[0], tuple):

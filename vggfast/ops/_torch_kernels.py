@@ -42,6 +42,7 @@ def _first_maximum(z: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 def window_sum(t: Tensor, before: int, after: int) -> Tensor:
     """Sum over channels c - before ... c + after."""
+    before, after = min(before, t.shape[1]), min(after, t.shape[1])  # further ones are all zeros
     padded = F.pad(t, (0, 0, 0, 0, before, after))
     return padded.unfold(1, before + after + 1, 1).sum(-1)
 

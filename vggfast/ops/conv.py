@@ -12,6 +12,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from vggfast._checks import PLAIN, check_flag, check_tensors
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import backend_of, shares_gradients
 from vggfast.ops.mask import check_mask, empty_mask, mask_gather, mask_scatter
@@ -53,7 +54,7 @@ def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
 def _conv_run(x, weight, bias, relu, pool, save):
     y, mask = _conv_outputs(x, weight, bias, relu, pool, save)
     bits = mask if mask.dim() == 5 else None
-    bias = None if bias is None else bias.contiguous()
+    bias = None if bias is None else lib.contiguous(bias)
     backend_of(x).run("conv_fprop", lib.nhwc(x), weight, bias, relu, pool, y, bits)
     return y, mask
 
@@ -114,7 +115,7 @@ def _check_gradient(gy, mask, h, w) -> None:
 
 
 def _contiguous(mask):
-    return None if mask is None else mask.contiguous()
+    return None if mask is None else lib.contiguous(mask)
 
 
 def _gathered(z, mask):
@@ -220,6 +221,8 @@ conv_wgrad = lib.register(
 
 def conv_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, pool: bool) -> Tensor:
     """The op as networks use it: any memory format in, NHWC out."""
+    if type(x) not in PLAIN:
+        check_tensors("bias", x=x, weight=weight, bias=bias)
     save = (relu or pool) and lib.needs_grad(x, weight, bias)
     return conv(x, weight, bias, relu, pool, save)[0]
 
@@ -244,6 +247,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     """
     if has_torch_function((x, weight, bias)):
         return handle_torch_function(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
+    check_tensors("bias", x=x, weight=weight, bias=bias)
+    relu, pool = check_flag(relu, "relu"), check_flag(pool, "pool")
     if tuple(weight.shape[2:]) != (3, 3):
         raise ValueError(f"weight must have shape (Cout, Cin, 3, 3), got {tuple(weight.shape)}")
     return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, pool))
@@ -268,6 +273,8 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     """
     if has_torch_function((x, weight, bias)):
         return handle_torch_function(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
+    check_tensors("bias", x=x, weight=weight, bias=bias)
+    relu = check_flag(relu, "relu")
     if tuple(weight.shape[2:]) != (1, 1):
         raise ValueError(f"weight must have shape (Cout, Cin, 1, 1), got {tuple(weight.shape)}")
     return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, False))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
+from vggfast._checks import check_tensors
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import backend_of
 
@@ -68,7 +69,7 @@ def _linear_run(x, weight, bias):
     y = _linear_output(x, weight, bias)
     if not is_ours(x, weight):
         return torch.mm(x, weight.t(), out=y) if bias is None else torch.addmm(bias, x, weight.t(), out=y)
-    backend_of(x).run("linear_fprop", x.contiguous(), weight, None if bias is None else bias.contiguous(), y)
+    backend_of(x).run("linear_fprop", lib.contiguous(x), weight, None if bias is None else lib.contiguous(bias), y)
     return y
 
 
@@ -114,7 +115,7 @@ def _dgrad_run(gy, weight):
     gx = _dgrad_output(gy, weight)
     if not is_ours(gy, weight):
         return torch.mm(gy, weight, out=gx)
-    backend_of(gy).run("linear_dgrad", gy.contiguous(), weight, gx)
+    backend_of(gy).run("linear_dgrad", lib.contiguous(gy), weight, gx)
     return gx
 
 
@@ -160,7 +161,7 @@ def _wgrad_run(x, gy):
     gw = _wgrad_output(x, gy)
     if not is_ours(x, gw):
         return torch.mm(gy.t(), x, out=gw)
-    backend_of(x).run("linear_wgrad", x.contiguous(), gy.contiguous(), gw)
+    backend_of(x).run("linear_wgrad", lib.contiguous(x), lib.contiguous(gy), gw)
     return gw
 
 
@@ -208,4 +209,5 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if has_torch_function((x, weight, bias)):
         return handle_torch_function(linear, (x, weight, bias), x, weight, bias)
+    check_tensors("bias", x=x, weight=weight, bias=bias)
     return linear_op(x, weight, bias)

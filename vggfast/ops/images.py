@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from vggfast import _native
+from vggfast._checks import check_memory, check_tensors, check_whole, described
 from vggfast._deprecated import renamed_argument
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import OF_DEVICE, backend_of
 
 _COLOURS = 3
+_OPTIONS = ("sizes", "corners", "flips", "shifts", "out")
+_CPU = torch.device("cpu")
+_MOST_PIXELS = 1 << 24  # of a side, as csrc/cpu/ops/crops.cpp says
+_MOST_COLOUR = 1e30  # so that sums and quotients stay finite in float32
 
 
 def _check_images(images: Tensor) -> None:
@@ -26,22 +31,25 @@ def _check_images(images: Tensor) -> None:
         raise ValueError(f"images must be on a device with kernels, one of {', '.join(OF_DEVICE)}, got {images.device}")
 
 
-def _check_option(t: Tensor | None, name: str, images: Tensor, dtype: torch.dtype, *per_image: int) -> None:
-    if t is None:
-        return
-    expected = (images.shape[0], *per_image)
-    if t.dtype != dtype or tuple(t.shape) != expected or t.device != images.device:
+def _check_option(t: Tensor | None, name: str, device: torch.device, dtype: torch.dtype, *shape: int) -> None:
+    if t is not None and (t.dtype != dtype or tuple(t.shape) != shape or t.device != device):
         raise ValueError(
-            f"{name} must be {dtype} of shape {expected} on {images.device}, "
+            f"{name} must be {dtype} of shape {shape} on {device}, "
             f"got {t.dtype} of shape {tuple(t.shape)} on {t.device}"
         )
 
 
+def _check_options(
+    n: int, device: torch.device, corners: Tensor | None, flips: Tensor | None, shifts: Tensor | None
+) -> None:
+    _check_option(corners, "corners", device, torch.int32, n, 2)
+    _check_option(flips, "flips", device, torch.uint8, n)
+    _check_option(shifts, "shifts", device, torch.float32, n, _COLOURS)
+
+
 def _output(images, corners, flips, shifts, height, width, mean, std, dtype) -> Tensor:
     _check_images(images)
-    _check_option(corners, "corners", images, torch.int32, 2)
-    _check_option(flips, "flips", images, torch.uint8)
-    _check_option(shifts, "shifts", images, torch.float32, _COLOURS)
+    _check_options(images.shape[0], images.device, corners, flips, shifts)
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 x 1, got {height} x {width}")
     shape = (images.shape[0], _COLOURS, height, width)
@@ -54,13 +62,13 @@ def _run(images, corners, flips, shifts, height, width, mean, std, dtype):
     backend = backend_of(images)
     native = dtype if dtype in backend.dtypes else torch.float32
     y = _output(images, corners, flips, shifts, height, width, mean, std, native)
-    options = [None if t is None else t.contiguous() for t in (corners, flips, shifts)]
-    backend.run("prepare_images", images.contiguous(), *options, list(mean), list(std), y)
+    options = [None if t is None else lib.contiguous(t) for t in (corners, flips, shifts)]
+    backend.run("prepare_images", lib.contiguous(images), *options, list(mean), list(std), y)
     return y.to(dtype)
 
 
 def _setup(ctx, inputs, output):
-    raise RuntimeError("shifts requires a gradient: prepare_images has none")
+    raise ValueError("shifts requires a gradient: prepare_images has none")
 
 
 def _vmap(info, in_dims, *args):
@@ -79,10 +87,35 @@ prepare_op = lib.register(
 )
 
 
-def _check_colours(mean: Sequence[float], std: Sequence[float]) -> None:
+def _extents(size: int | Sequence[int]) -> tuple[int, int]:
+    """`size` as the height and width that it says."""
+    try:
+        height, width = size if isinstance(size, Sequence) else (size, size)
+    except ValueError:
+        raise ValueError(f"size must be one number or two, got {size}") from None
+    return check_whole(height, "size", 1, _MOST_PIXELS), check_whole(width, "size", 1, _MOST_PIXELS)
+
+
+def _normalisation(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
+    """`mean` and `std` as three floats each."""
+    found = []
     for name, values in (("mean", mean), ("std", std)):
-        if len(values) != _COLOURS:
-            raise ValueError(f"{name} must have 3 values, got {len(values)}")
+        try:
+            numbers = [float(value) for value in values]
+        except (TypeError, ValueError):
+            raise TypeError(f"{name} must be 3 numbers, got {described(values)}") from None
+        if len(numbers) != _COLOURS:
+            raise ValueError(f"{name} must have 3 values, got {len(numbers)}")
+        if not all(abs(number) < _MOST_COLOUR for number in numbers):
+            raise ValueError(f"{name} must be numbers under {_MOST_COLOUR:g}, got {numbers}")
+        found.append(numbers)
+    if not all(found[1]):
+        raise ValueError(f"std must have no 0, got {found[1]}")
+    return found[0], found[1]
+
+
+def _flips(flips: Tensor | None) -> Tensor | None:
+    return flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
 
 
 @renamed_argument("deviation", "std")
@@ -117,14 +150,10 @@ def prepare_images(
 
     Source: Simonyan & Zisserman, section 3.1.
     """
-    height, width = (size, size) if isinstance(size, int) else size
+    check_tensors(*_OPTIONS, images=images, corners=corners, flips=flips, shifts=shifts)
     if dtype not in lib.DTYPES:
         raise TypeError(f"dtype must be one of {', '.join(map(str, lib.DTYPES))}, got {dtype}")
-    _check_colours(mean, std)
-    flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
-    return prepare_op(
-        images, corners, flips, shifts, height, width, list(map(float, mean)), list(map(float, std)), dtype
-    )
+    return prepare_op(images, corners, _flips(flips), shifts, *_extents(size), *_normalisation(mean, std), dtype)
 
 
 @renamed_argument("deviation", "std")
@@ -168,21 +197,43 @@ def crop_images(
 
     Source: Simonyan & Zisserman, section 3.1.
     """
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 x 1, got {height} x {width}")
+    height, width = _extents(size)
     if dtype not in (torch.float32, torch.bfloat16):
         raise TypeError(f"dtype must be torch.float32 or torch.bfloat16, got {dtype}")
-    _check_colours(mean, std)
+    mean, std = _normalisation(mean, std)
+    if not isinstance(pictures, Sequence | np.ndarray):
+        raise TypeError(f"pictures must be a sequence of arrays, got {described(pictures)}")
     shape = (len(pictures), _COLOURS, height, width)
+    options = {"sizes": sizes, "corners": corners, "flips": flips, "shifts": shifts}
+    check_tensors(*_OPTIONS, **options, out=out)
+    options["flips"] = _flips(flips)
+    _check_option(sizes, "sizes", _CPU, torch.int32, shape[0], 2)
+    _check_options(shape[0], _CPU, corners, options["flips"], shifts)
+    for name, t in options.items():
+        if t is not None:
+            check_memory(t, name)
+            if t.requires_grad and torch.is_grad_enabled():
+                raise ValueError(f"{name} requires a gradient: crop_images has none")
+    if out is not None:
+        _check_out(out, dtype, shape)
     y = _native.empty(shape, dtype, torch.channels_last) if out is None else out
-    if tuple(y.shape) != shape or y.dtype != dtype:
-        raise ValueError(f"out must be {dtype} of shape {shape}, got {y.dtype} of shape {tuple(y.shape)}")
-    flips = flips.view(torch.uint8) if flips is not None and flips.dtype == torch.bool else flips
     core = _native.load()
-    options = [None if t is None else _native.view(t) for t in (sizes, corners, flips, shifts)]
-    core.cpu.crop_images(
-        pictures, *options, list(map(float, mean)), list(map(float, std)), _native.view(y),
-        core.Context(_native.threads()),
-    )  # fmt: skip
+    views = [None if t is None else _native.view(lib.contiguous(t), name) for name, t in options.items()]
+    core.cpu.crop_images(pictures, *views, mean, std, _native.view(y, "out"), core.Context(_native.threads()))
+    if out is not None and not out.is_inference():
+        torch.autograd.graph.increment_version(out)
     return y
+
+
+def _check_out(out: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    if tuple(out.shape) != shape or out.dtype != dtype or out.device != _CPU:
+        raise ValueError(
+            f"out must be {dtype} of shape {shape} on cpu, got {out.dtype} of shape {tuple(out.shape)} on {out.device}"
+        )
+    check_memory(out, "out")
+    if not out.is_contiguous(memory_format=torch.channels_last):
+        raise ValueError(f"out must be channels_last, got strides {out.stride()} for shape {shape}")
+    if out.is_neg():
+        raise ValueError("out must not be a negated view: what is written to it would be lost")
+    if out.requires_grad and torch.is_grad_enabled():
+        raise ValueError("out requires a gradient: crop_images has none")

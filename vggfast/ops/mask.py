@@ -47,7 +47,7 @@ def _gather_output(z, mask) -> Tensor:
 
 def _gather_run(z, mask):
     y = _gather_output(z, mask)
-    backend_of(z).run("mask_gather", lib.nhwc(z), mask.contiguous(), y)
+    backend_of(z).run("mask_gather", lib.nhwc(z), lib.contiguous(mask), y)
     return y
 
 
@@ -87,7 +87,7 @@ def _scatter_output(y, mask, h, w) -> Tensor:
 
 def _scatter_run(y, mask, h, w):
     z = _scatter_output(y, mask, h, w)
-    backend_of(y).run("mask_scatter", lib.nhwc(y), mask.contiguous(), z)
+    backend_of(y).run("mask_scatter", lib.nhwc(y), lib.contiguous(mask), z)
     return z
 
 

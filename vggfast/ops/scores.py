@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
+from vggfast._checks import check_dense, check_whole
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import backend_of
 
@@ -62,7 +63,8 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     """
     if has_torch_function_unary(x):
         return handle_torch_function(sum_pool, (x,), x, reduce=reduce)
-    if reduce not in ("mean", "sum"):
+    check_dense(x, "x")
+    if not isinstance(reduce, str) or reduce not in ("mean", "sum"):
         raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
     return sum_pool_scores(x, reduce == "mean")
 
@@ -117,7 +119,7 @@ def _dgrad_output(gscores, maps, views) -> Tensor:
 
 def _dgrad_run(gscores, maps, views):
     gmaps = _dgrad_output(gscores, maps, views)
-    backend_of(maps).run("mean_posteriors_dgrad", gscores.contiguous(), lib.nhwc(maps), views, gmaps)
+    backend_of(maps).run("mean_posteriors_dgrad", lib.contiguous(gscores), lib.nhwc(maps), views, gmaps)
     return gmaps
 
 
@@ -172,4 +174,5 @@ def mean_posteriors(maps: Tensor, *, views: int = 1) -> Tensor:
     """
     if has_torch_function_unary(maps):
         return handle_torch_function(mean_posteriors, (maps,), maps, views=views)
-    return mean_posteriors_op(maps, views)
+    check_dense(maps, "maps")
+    return mean_posteriors_op(maps, check_whole(views, "views", 1))

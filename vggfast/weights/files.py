@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Mapping
 from itertools import islice
@@ -18,6 +17,7 @@ from vggfast.io import METADATA, WeightFile, write_atomically
 from vggfast.layers import PLAIN
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing, preprocessing_of
+from vggfast.pretrained import misfit
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # whose values are all values of float32
 
@@ -139,10 +139,13 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
         )
     try:
         arguments = dict(arguments)
-        extra = arguments.pop("extra", {})
-        with torch.device("meta") if empty else contextlib.nullcontext():
+        extra = dict(arguments.pop("extra", {}))
+        with torch.device("meta"):
             model = VGG(**arguments, init=None)
-        model.load_state_dict(file.shapes() if empty else file.tensors())
+        if what := misfit(file.shapes(), model.state_dict()):
+            raise ValueError(what)
+        if not empty:
+            model.to_empty(device="cpu").load_state_dict(file.tensors())
         if "preprocessing" in extra:
             model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
     except (TypeError, KeyError, RuntimeError, ValueError) as error:

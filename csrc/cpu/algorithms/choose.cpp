@@ -67,6 +67,7 @@ ConvCost conv_cost(const std::string& pass, int64_t n, int64_t cin, int64_t h, i
   VGGFAST_CHECK(pass == "fprop" || pass == "dgrad" || pass == "wgrad", "pass must be one of fprop, dgrad, wgrad, got '",
                 pass, "'");
   VGGFAST_CHECK(kernel == 1 || kernel == 3, "kernel must be 1 or 3, got ", kernel);
+  check_extents({n, cin, h, w, cout}, "the convolution (n, cin, h, w, cout)");
   const cpu::Pass which = pass == "fprop" ? cpu::Pass::fprop : pass == "dgrad" ? cpu::Pass::dgrad : cpu::Pass::wgrad;
   const cpu::ConvPlan plan = cpu::choose({.pass = which, .in = {n, h, w, cin}, .cout = cout, .kernel = kernel});
   return {plan.algorithm->name, plan.algorithm->cost(plan.problem).multiply_adds};

@@ -21,20 +21,22 @@ constexpr int64_t grain = 1 << 14;  // values that make a piece of work worth a 
 template <class S>
 void load_images(const Tensor& x, S* to, int threads) {
   const int64_t c = x.size(1), h = x.size(2), w = x.size(3), row_values = w * c;
-  cpu::parallel_ranges(x.size(0) * h, 1 + grain / (1 + row_values), threads, [&](int64_t begin, int64_t end, int) {
-    std::vector<float> line(static_cast<size_t>(row_values));
-    for (int64_t row = begin; row < end; ++row) {
-      const float* from = x.as<float>() + row / h * x.stride(0) + row % h * x.stride(2);
-      for (int64_t i = 0; i < c; ++i) {
-        for (int64_t j = 0; j < w; ++j) line[static_cast<size_t>(j * c + i)] = from[i * x.stride(1) + j * x.stride(3)];
-      }
-      if constexpr (sizeof(S) == sizeof(float)) {
-        std::copy(line.begin(), line.end(), to + row * row_values);
-      } else {
-        cpu::kernels().to_bf16(line.data(), row_values, to + row * row_values);
-      }
-    }
-  });
+  std::vector<float> lines(static_cast<size_t>(row_values) * static_cast<size_t>(threads));
+  cpu::parallel_ranges(x.size(0) * h, 1 + grain / (1 + row_values), threads,
+                       [&](int64_t begin, int64_t end, int worker) {
+                         float* const line = lines.data() + worker * row_values;
+                         for (int64_t row = begin; row < end; ++row) {
+                           const float* from = x.as<float>() + row / h * x.stride(0) + row % h * x.stride(2);
+                           for (int64_t i = 0; i < c; ++i) {
+                             for (int64_t j = 0; j < w; ++j) line[j * c + i] = from[i * x.stride(1) + j * x.stride(3)];
+                           }
+                           if constexpr (sizeof(S) == sizeof(float)) {
+                             std::copy_n(line, row_values, to + row * row_values);
+                           } else {
+                             cpu::kernels().to_bf16(line, row_values, to + row * row_values);
+                           }
+                         }
+                       });
 }
 
 template <class S>

@@ -4,6 +4,7 @@
 #include <list>
 #include <mutex>
 
+#include "core/checks.h"
 #include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/engine/run.h"
 #include "plan/plan.h"
@@ -24,12 +25,21 @@ void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
   VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu,
                 "weight must be float32 of ", axes, " axes on cpu, got ", name_of(weight.dtype), " of shape ",
                 describe(weight.shape), " on ", name_of(weight.device));
+  check_extents(weight.shape, "weight");
+  VGGFAST_CHECK(weight.size(0) >= 1 && weight.size(1) >= 1,
+                "weight must have at least one input and one output channel, got shape ", describe(weight.shape));
   VGGFAST_CHECK(axes == 2 || (weight.size(2) == weight.size(3) && (weight.size(2) == 1 || weight.size(2) == 3)),
                 "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1), got ", describe(weight.shape));
   if (bias) {
     check_like(*bias, "bias", {weight.size(0)}, DType::f32, Device::cpu);
     VGGFAST_CHECK(bias->stride(0) == 1 || bias->size(0) == 1, "bias is not contiguous");
   }
+}
+
+/// A layer's size.
+int64_t checked(int64_t size) {
+  VGGFAST_CHECK(size >= 1, "size must be at least 1, got ", size);
+  return size;
 }
 
 }  // namespace
@@ -46,6 +56,7 @@ class Engine::Impl {
   explicit Impl(EngineOptions given) : options(given), isa(cpu::kernels().name), extent(given.size) {
     VGGFAST_CHECK(options.batch > 0, "batch must be at least 1, got ", options.batch);
     VGGFAST_CHECK(options.size > 0, "size must be at least 1, got ", options.size);
+    check_extents({options.batch, extent, extent}, "the images of batch and size");
   }
 
   void add(plan::Layer layer, Packed packed = {}) {
@@ -124,14 +135,18 @@ void Engine::add_max_pool(bool ceil_mode) {
   impl_->add({.kind = Kind::max_pool, .ceil_mode = ceil_mode});
   impl_->extent = std::max<int64_t>(impl_->extent / 2, 1);
 }
-void Engine::add_lrn(LrnParams params) { impl_->add({.kind = Kind::lrn}, {.lrn = params}); }
-void Engine::add_flatten(int64_t size) { impl_->add({.kind = Kind::flatten, .size = size}); }
-void Engine::add_windows(int64_t size) { impl_->add({.kind = Kind::windows, .size = size}); }
+void Engine::add_lrn(LrnParams params) {
+  checked(params.size);
+  impl_->add({.kind = Kind::lrn}, {.lrn = params});
+}
+void Engine::add_flatten(int64_t size) { impl_->add({.kind = Kind::flatten, .size = checked(size)}); }
+void Engine::add_windows(int64_t size) { impl_->add({.kind = Kind::windows, .size = checked(size)}); }
 
 int64_t Engine::layers() const { return static_cast<int64_t>(impl_->layers.size()); }
 
 std::vector<int64_t> Engine::output_shape(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w) const {
   VGGFAST_CHECK(layer >= 0 && layer < layers(), "layer must be 0 to ", layers() - 1, ", got ", layer);
+  check_extents({n, c, h, w}, "x");
   const Shape shape = plan::output_shapes(impl_->layers, {n, h, w, c}, {layer}).front();
   if (shape.rows) return {shape.n, shape.c};
   return {shape.n, shape.c, shape.h, shape.w};
@@ -147,23 +162,22 @@ void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>&
     VGGFAST_CHECK(layers.empty() || layer > layers.back(), "outputs must be in the order of the layers, got layer ",
                   layer, " after ", layers.back());
     check_like(y, "output", output_shape(layer, x.size(0), x.size(1), x.size(2), x.size(3)), DType::f32, Device::cpu);
-    if (y.dim() == 4) check_nhwc(y, "output");
+    VGGFAST_CHECK(y.data || y.numel() == 0, "output must have memory, got none for shape ", describe(y.shape));
+    y.dim() == 4 ? check_nhwc(y, "output") : check_contiguous(y, "output");
     layers.push_back(layer);
   }
   const std::lock_guard lock(impl_->mutex);
   VGGFAST_CHECK(impl_->isa == cpu::kernels().name, "the engine's weights are packed for ", impl_->isa, ", and ",
                 cpu::kernels().name, " is set now: build another engine");
-  const int threads = std::max(context.threads, 1);
-  const Plan& plan = impl_->plan_for({x.size(0), x.size(2), x.size(3), x.size(1)}, layers, threads);
+  const Plan& plan = impl_->plan_for({x.size(0), x.size(2), x.size(3), x.size(1)}, layers, context.threads);
   if (x.size(0) > 0) {
-    run_plan({impl_->layers, impl_->packed, plan, impl_->arena, threads}, impl_->options.bf16, x, outputs);
+    run_plan({impl_->layers, impl_->packed, plan, impl_->arena, context.threads}, impl_->options.bf16, x, outputs);
   }
 }
 
 size_t Engine::workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t w, Context context) const {
   output_shape(layer, n, c, h, w);  // checks
-  const int threads = std::max(context.threads, 1);
-  return Buffer::whole_pages(impl_->make_plan({n, h, w, c}, {layer}, threads).bytes);
+  return Buffer::whole_pages(impl_->make_plan({n, h, w, c}, {layer}, context.threads).bytes);
 }
 
 size_t Engine::bytes() const {

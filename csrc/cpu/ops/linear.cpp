@@ -50,7 +50,7 @@ void linear_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Cont
   args.weight = weight.as<float>();
   args.gx = gx.as<float>();
   if (args.outputs == 0) std::fill_n(args.gx, args.rows * args.inputs, 0.0f);
-  const int64_t even = cpu::ceil_div(args.inputs, std::max(context.threads, 1));
+  const int64_t even = cpu::ceil_div(args.inputs, int64_t{context.threads});
   const int64_t each = std::clamp(cpu::ceil_div(even, least_inputs) * least_inputs, least_inputs, most_inputs);
   cpu::parallel_for(cpu::ceil_div(args.inputs, each), context.threads, [&](int64_t task, int) {
     cpu::kernels().linear_dgrad(args, task * each, std::min((task + 1) * each, args.inputs));

@@ -40,7 +40,7 @@ void lrn_fprop(const Tensor& x, LrnParams p, const Tensor& y, Context context) {
 
 size_t lrn_dgrad_workspace(const Tensor& x, Context context) {
   check_nhwc(x, "x");
-  return static_cast<size_t>(2 * x.size(1) * std::max(context.threads, 1)) * size_of(x.dtype);
+  return static_cast<size_t>(2 * x.size(1) * context.threads) * size_of(x.dtype);
 }
 
 void lrn_dgrad(const Tensor& gy, const Tensor& x, LrnParams p, const Tensor& gx, Workspace workspace, Context context) {

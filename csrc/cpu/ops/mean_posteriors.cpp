@@ -32,7 +32,7 @@ void softmax_of_mean(const T* map, int64_t pixels, int64_t classes, double* prob
 
 /// Rows of `classes` doubles, one for each thread.
 std::vector<double> rows_for_threads(int64_t classes, int threads) {
-  return std::vector<double>(static_cast<size_t>(classes * (threads > 1 ? threads : 1)));
+  return std::vector<double>(static_cast<size_t>(classes * threads));
 }
 
 }  // namespace

@@ -6,15 +6,27 @@
 #pragma once
 
 #include <cstddef>
+#include <new>
+#include <string>
 #include <utility>
 
 namespace vggfast {
+
+/// There is no memory for so many bytes.
+class NoMemory : public std::bad_alloc {
+ public:
+  explicit NoMemory(size_t bytes) : text_("there is no memory for " + std::to_string(bytes) + " bytes") {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
 
 /// A block of memory mapped for one owner alone, aligned to huge pages.
 class Buffer {
  public:
   Buffer() = default;
-  /// Throws std::bad_alloc where there is no such memory.
+  /// Throws NoMemory.
   explicit Buffer(size_t bytes);
   ~Buffer();
   Buffer(Buffer&& other) noexcept
@@ -42,7 +54,7 @@ class Buffer {
 /// next block, but holds no more pages, used and unused together, than were ever in use at one time.
 class CachedBuffer {
  public:
-  /// Throws std::bad_alloc where there is no such memory.
+  /// Throws NoMemory.
   explicit CachedBuffer(size_t bytes);
   ~CachedBuffer();
   CachedBuffer(const CachedBuffer&) = delete;

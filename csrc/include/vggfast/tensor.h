@@ -2,6 +2,7 @@
 // The core owns no memory: outputs and workspaces are allocated by the caller.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -76,16 +77,33 @@ struct Workspace {
   size_t bytes = 0;
 };
 
+/// A number of CPU threads: 0 and less mean 1. Throws where it is more than any machine has, and so a mistake.
+class Threads {
+ public:
+  static constexpr int most = 1024;
+
+  constexpr Threads(int count)
+      : count_(count <= most ? std::max(count, 1) : refuse(count)) {}  // NOLINT: it is a number
+  constexpr operator int() const { return count_; }
+
+ private:
+  [[noreturn]] static int refuse(int count);
+
+  int count_;
+};
+
 /// How a call runs: the number of CPU threads; or the CUDA stream (a cudaStream_t) to launch on, and whether
 /// convolutions of float32 may round their factors to TF32.
 struct Context {
-  int threads = 1;
+  Threads threads = 1;
   void* stream = nullptr;
   bool tf32 = false;
 };
 
 std::string describe(const std::vector<int64_t>& shape);
 
+/// Throws where an extent is negative, or there are more values than any memory holds: their products would overflow.
+void check_extents(const std::vector<int64_t>& shape, const char* name);
 /// Throws unless `t` is a dense 4-D tensor that lies as NHWC in memory (an axis of extent 1 may have any stride).
 void check_nhwc(const Tensor& t, const char* name);
 /// Throws unless `t` has this shape, dtype and device.

@@ -193,16 +193,20 @@ class Chain:
         one = (height, width) == (1, 1)
         if self._axes[0] != "N" or (self._axes not in (MAP, MAP_LAST) and not one):
             raise ValueError(f"{called(node)} must read axes {', '.join(MAP)}, got {', '.join(self._axes)}")
-        known = isinstance(height, int) and isinstance(width, int)
-        if (known and height != width) or (self._fc and not one):
+        sides = {side for side in (height, width) if isinstance(side, int)}  # one that is open is the other
+        if len(sides) > 1 or (self._fc and not one):
             raise ValueError(
                 f"{called(node)} must read {'one cell' if self._fc else 'a square map'}, got {height} x {width}"
             )
         if not self._fc:
             self._layer(node, FLATTEN)
             self.hwc = self._axes == MAP_LAST and not one
+            if not sides:
+                self.notes.append(
+                    "the file leaves the size of images open, and flattens any map: the network averages it to a square"
+                )
         self._axes = ROWS
-        self._sizes = {"N": self._sizes["N"], "C": self._sizes["C"] * height * width if known else "C"}
+        self._sizes = {"N": self._sizes["N"], "C": self._sizes["C"] * sides.pop() ** 2 if sides else "C"}
 
     readers: ClassVar[dict[str, tuple[Callable[..., None], int, int]]] = {
         "Identity": (_identity, 1, 1), "Dropout": (_dropout, 1, 3), "Cast": (_cast, 1, 1),

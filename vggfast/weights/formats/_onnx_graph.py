@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Graph:
         model: the file's message, as the onnx package has it.
         opset: the version of the operators.
         nodes: those that the outputs need, in the file's order.
-        inputs: what these read and nothing in the file gives.
+        inputs: those that nothing in the file gives.
         outputs: the names of what the graph gives.
         unused: the initialisers that no such node reads.
 
@@ -35,6 +35,10 @@ class Graph:
         graph = self.model.graph
         if not graph.node:
             raise ValueError("it has no graph")
+        if not all(isinstance(text, str) for text in _texts(self.model)):  # protobuf gives others as bytes
+            raise ValueError("it has a name that is not UTF-8")
+        if own := [each.name for each in self.model.functions if each.domain in DOMAINS]:
+            raise ValueError(f"it has a {own[0]} of its own in the place of ONNX's operator")
         self._onnx, self._folder = onnx, path.parent
         self._constants: dict[str, Any] = {}  # messages of tensors, and arrays
         for tensor in graph.initializer:
@@ -45,8 +49,7 @@ class Graph:
         self.outputs = [each.name for each in graph.output]
         self.nodes = self._needed(graph.node)
         read = {name for node in self.nodes for name in node.input}
-        given = {name for node in self.nodes for name in node.output} | self._constants.keys()
-        self.inputs = [each for each in graph.input if each.name in read - given]
+        self.inputs = [each for each in graph.input if each.name not in self._constants]
         self.unused = [tensor.name for tensor in graph.initializer if tensor.name not in read]
 
     def _needed(self, nodes: Sequence[Any]) -> list[Any]:
@@ -103,6 +106,8 @@ class Graph:
         if tensor.data_location == types.EXTERNAL:
             self._check_external(name, tensor)
         try:
+            if min(tensor.dims, default=0) < 0:
+                raise ValueError("a size is negative")
             return self._onnx.numpy_helper.to_array(tensor, str(self._folder))
         except Exception as error:
             said = " ".join(str(error).split())
@@ -180,6 +185,16 @@ class Graph:
         if attribute is None or attribute.name not in _NUMBERS:
             raise ValueError(f"{called(node)} must have a value that is a dense tensor or numbers")
         return np.array(self._onnx.helper.get_attribute_value(attribute), _NUMBERS[attribute.name])
+
+
+def _texts(model: Any) -> Iterator[str]:
+    """The names of a model."""
+    yield from (text for entry in model.metadata_props for text in (entry.key, entry.value))
+    graph = model.graph
+    yield from (each.name for part in (graph.initializer, graph.input, graph.output) for each in part)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _is_within(file: Path, folder: Path) -> bool:

@@ -141,9 +141,9 @@ class Walk(Chain):
             raise stranger(node)
         values = dict(zip(_BATCH_NORM, (self._graph.weight(node, name, 1) for name in names), strict=True))
         epsilon, var = float(found["epsilon"]), values["running_var"].astype(np.float64)
+        if not (var + min(epsilon, _EPS) > 0).all():
+            raise ValueError(f"{names[-1]}, the variance of {called(node)}, must be at least 0 everywhere")
         if not np.isclose(epsilon, _EPS, rtol=1e-6):
-            if not (var + min(epsilon, _EPS) > 0).all():
-                raise ValueError(f"{names[-1]}, the variance of {called(node)}, must be greater than 0 everywhere")
             values["weight"] = values["weight"] * np.sqrt((var + _EPS) / (var + epsilon))
         self._layer(node, BATCH_NORM)
         for name, (kind, value) in zip(names, values.items(), strict=True):
