@@ -116,6 +116,8 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     Raises:
         ValueError: a tensor is missing or left over, or these are no VGG's; the text names path and tensor.
     """
+    if raw.stranger and not features_only:
+        raise ValueError(f"{path}: {raw.stranger}")
     config, batch_norm, names = min(_candidates(raw), key=lambda each: _distance(raw, each[2]))
     features, head = (
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
@@ -131,8 +133,6 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     has_features = has_features or any(step.kind == MAX_POOL for step in raw.steps or ())
     if features_only:
         has_features, has_head = True, False
-    elif raw.stranger:
-        raise ValueError(f"{path}: {raw.stranger}")
     notes = list(raw.notes)
     if raw.steps is not None:
         notes += check_sequence(
