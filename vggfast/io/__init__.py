@@ -5,6 +5,7 @@ from vggfast.io.files import read_json, write_array, write_atomically, write_jso
 from vggfast.io.isolated import Group, read_isolated
 from vggfast.io.limits import check_file
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights
+from vggfast.io.text import on_one_line, read_lines, shown
 from vggfast.io.wrappings import listed, state_dict_in
 
 __all__ = [
@@ -13,11 +14,14 @@ __all__ = [
     "WeightFile",
     "check_file",
     "listed",
+    "on_one_line",
     "read_isolated",
     "read_json",
+    "read_lines",
     "read_state_dict",
     "read_weights",
     "sha256",
+    "shown",
     "state_dict_in",
     "write_array",
     "write_atomically",

@@ -119,7 +119,7 @@ def _read(folder: Path, results: Mapping[str, Any]) -> Answers:
 def _open(results: Mapping[str, Any], labels: np.ndarray) -> ImageSet:
     """The data set; of one that holds a part out, all or that part, whichever has these labels."""
     for whole in (True, False):
-        images = open_dataset(results["data"], results["split"], whole)
+        images = open_dataset(results["data"], results["split"], whole).ordered(results["classes"])
         if images.classes == results["classes"] and np.array_equal(images.labels, labels):
             return images
     raise ValueError(
