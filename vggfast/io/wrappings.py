@@ -119,7 +119,9 @@ def tensors_of(content: Mapping[Any, Any], source: object) -> dict[str, Tensor]:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             value = torch.from_numpy(value.copy())
         if not isinstance(value, Tensor):
-            raise ValueError(f"{source}: {name} must be a tensor, got {type(value).__name__}")
+            raise ValueError(
+                f"{source}: {name} must be a tensor, got {'None' if value is None else type(value).__name__}"
+            )
         if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
             what = f"{type(value).__name__} of {value.dtype} and {value.layout}"
             raise ValueError(f"{source}: {name} must be a plain tensor, got a {what}")

@@ -72,7 +72,12 @@ def _built(arguments: Mapping[str, Any]) -> VGG:
         with torch.device("meta"):
             return VGG(**arguments, init=None)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"arguments of the model must build it again, got {arguments}: {error}") from error
+        raise ValueError(f"arguments of the model must build it again, got {arguments}{_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Our own words in an error; Python's say nothing of a file."""
+    return f": {error}" if isinstance(error, ValueError) else ""
 
 
 def _as_json(arguments: Mapping[str, Any], extra: dict[str, Any], preprocessing: Preprocessing | None) -> str:
@@ -149,5 +154,5 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
         if "preprocessing" in extra:
             model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
     except (TypeError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the network that it names ({arguments}): {error}") from error
+        raise ValueError(f"{path} does not hold the network that it names ({arguments}){_said(error)}") from error
     return model.eval(), extra
