@@ -158,6 +158,10 @@ REFUSED = {
     "a weight as an input": (weight_as_input, "must have one input, the images, got images, features.3.weight", {}),
     "a weight that is not there": (lambda g: g.nodes[0].input.__setitem__(1, "w"),
         "node features.0 reads w, which nothing", {}),
+    "a weight left out": (lambda g: g.nodes[0].input.__setitem__(1, ""), "node features.0, a Conv, must have all", {}),
+    "a bias left out": (lambda g: (g.nodes[0].input.pop(), g.nodes.insert(1, onnx.helper.make_node(
+        "Add", ["features.0.output", ""], ["sum"], "sum")), g.nodes[2].input.__setitem__(0, "sum")),
+        "node sum, a Add, must have all its tensors", {}),
     "another domain": (replace("Relu", 0, "FusedRelu", domain="com.microsoft"), "a FusedRelu of com.microsoft", {}),
     "quantised": (quantised, "node quantise is a QuantizeLinear, which no VGG has there", {}),
     "quantised weights": (through("DequantizeLinear", np.float32(1), change=lambda v: v.astype(np.int8)),

@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features-only", action="store_true", help="convert the convolutions alone, without the FC layers"
     )
+    parser.add_argument("--allow-non-finite", action="store_true",
+                        help="take weights that are infinite or NaN, and negative variances")  # fmt: skip
 
 
 def run(parsed: argparse.Namespace) -> int:
@@ -54,6 +56,7 @@ def run(parsed: argparse.Namespace) -> int:
     found = read(
         parsed.source, parsed.source_format, features=parsed.features, features_only=parsed.features_only,
         preprocessing=CONVENTIONS.get(parsed.preprocessing), key=parsed.key,
+        allow_non_finite=parsed.allow_non_finite,
     )  # fmt: skip
     model, arguments = found.model, found.model.arguments
     print(f"read           {parsed.source}: {found.format}, {found.part}")

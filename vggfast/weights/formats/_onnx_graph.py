@@ -88,6 +88,10 @@ class Graph:
         Raises:
             ValueError: it has other axes, no values, or no floating-point numbers; the text names it.
         """
+        if name not in self:
+            raise ValueError(
+                f"{called(node)}, a {node.op_type}, must have all its tensors, got {', '.join(node.input)}"
+            )
         value = self.array(name)
         if value.dtype.kind not in "fV":  # bfloat16 is a V
             raise ValueError(f"{name}, which {called(node)} reads, must have a floating-point dtype, got {value.dtype}")
