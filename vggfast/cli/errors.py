@@ -66,10 +66,13 @@ def plain_output() -> Iterator[None]:
     before = [(stream, stream.errors) for stream in streams]
     with warnings.catch_warnings():
         usual = warnings.showwarning
+        told = set()  # both splits of a data set may have the same to say
 
         def show(message: Any, category: Any, filename: str, *rest: Any) -> None:
             if filename.startswith(_PACKAGE) and issubclass(category, UserWarning):
-                tell(f"warning: {message}")
+                if str(message) not in told:
+                    tell(f"warning: {message}")
+                told.add(str(message))
             else:
                 usual(message, category, filename, *rest)
 

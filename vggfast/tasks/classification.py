@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set, hits
 from vggfast.io import write_json
 from vggfast.report import confusion, contact_sheet, most_confused, write_report
+from vggfast.report.confused import distinct
 from vggfast.runs.config import TrainConfig
 from vggfast.runs.summary import summary
 from vggfast.tasks.base import FinalEval
@@ -59,7 +61,8 @@ class Classification:
 
 def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
     """See :func:`vggfast.tasks.final_eval`."""
-    out, config, images, context = trainer.out, trainer.config, trainer.val_set, trainer.context
+    out, config, context = trainer.out, trainer.config, trainer.context
+    images = replace(trainer.val_set, classes=distinct(trainer.val_set.classes))
     model, _ = load_model(out / "model.safetensors")
     model = model.to(context.device)
     settings = Settings(on_bad_image=config.on_bad_image)
