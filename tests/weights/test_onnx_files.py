@@ -95,6 +95,9 @@ def test_graphs_that_grow(tmp_path):
         graph.nodes.insert(i, make("Identity", [f"c{i - 1}" if i else "features.0.bias"], [f"c{i}"]))
     graph.nodes[5000].input[2] = "c4999"
     assert read(graph.save()).model.features[0].bias.shape == (3,)
+    graph.nodes.extend([graph.nodes[0]] * 15000)
+    with pytest.raises(ValueError, match="it has 20027 nodes, and a VGG has at most some hundreds"):
+        read(graph.save())
 
 
 def test_names_of_any_kind(tmp_path):

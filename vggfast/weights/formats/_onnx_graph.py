@@ -11,6 +11,7 @@ import numpy as np
 
 DOMAINS = ("", "ai.onnx")
 _LONGEST = 64  # numbers of a shape that a graph computes
+_MOST = 20_000  # nodes that are looked at, so that no graph takes minutes
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 
@@ -35,6 +36,8 @@ class Graph:
         graph = self.model.graph
         if not graph.node:
             raise ValueError("it has no graph")
+        if len(graph.node) > _MOST:
+            raise ValueError(f"it has {len(graph.node)} nodes, and a VGG has at most some hundreds")
         if not all(isinstance(text, str) for text in _texts(self.model)):  # protobuf gives others as bytes
             raise ValueError("it has a name that is not UTF-8")
         if own := [each.name for each in self.model.functions if each.domain in DOMAINS]:
