@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     describe(
         parser, "Reads a VGG network of another framework, or of ours, and writes it in another format. Every tensor "
         "of SOURCE must belong to the network, and none may be missing; a softmax behind its scores is left out. OUT "
-        "keeps how images are prepared for the network (order of channels, range, mean, standard deviation), if its format has a place for "
-        "that.",
+        "keeps how images are prepared for the network (order of channels, range, mean, standard deviation), if its "
+        "format has a place for that.",
         "vggfast convert vgg16_weights_tf_dim_ordering_tf_kernels.h5 vgg16.safetensors",
         "vggfast convert runs/photos/model.safetensors photos.onnx",
     )  # fmt: skip
