@@ -352,11 +352,11 @@ class VGG19(_Named):
 
 def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Callable[..., VGG]:
     def build(*, weights: Any = None, progress: bool = True, **kwargs: Any) -> VGG:
-        key = kwargs.pop("key", None)
+        key, allow_non_finite = kwargs.pop("key", None), kwargs.pop("allow_non_finite", False)
         weights = in_one_form(weights, kwargs.pop("pretrained", None), name)
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
-        state = state_dict_of(weights, progress, key)
+        state = state_dict_of(weights, progress, key, allow_non_finite)
         source = "weights" if isinstance(weights, Mapping) else weights
         classes = classes_in(state)
         if classes is not None and kwargs.setdefault("num_classes", classes) != classes:
@@ -374,7 +374,8 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
             around the state_dict, and prefixes of all names, are taken off; convolutions without biases get zeros.
         progress: whether a download shows its progress.
         **kwargs: of :class:`{network.__name__}`. And `pretrained`, torchvision's older form of weights: True for
-            IMAGENET1K_V1, False for None; and `key`: which state_dict, where a checkpoint has several ("model_ema").
+            IMAGENET1K_V1, False for None; and `key`: which state_dict, where a checkpoint has several ("model_ema");
+            and `allow_non_finite`: whether weights of a file may be infinite or NaN.
             As in torchvision's older form, the first two arguments may come without their names.
 
     Raises:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,9 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3:
-                raise ValueError(f"{name} must have three numbers, one a channel, got {getattr(self, name)}")
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(each, Real) and math.isfinite(each) for each in values):
+                raise ValueError(f"{name} must have three numbers, one a channel, got {values}")
         if min(self.std) <= 0 or self.top <= 0:
             raise ValueError(f"std and top must be greater than 0, got {self.std} and {self.top}")
         if self.order not in ORDERS:

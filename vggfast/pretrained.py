@@ -79,13 +79,16 @@ def _member(kind: str, member: str) -> Any:
     return members[member]
 
 
-def state_dict_of(weights: Any, progress: bool = True, key: str | None = None) -> dict[str, Tensor]:
+def state_dict_of(
+    weights: Any, progress: bool = True, key: str | None = None, allow_non_finite: bool = False
+) -> dict[str, Tensor]:
     """The state_dict behind a path, a mapping, or an object with torchvision's ``get_state_dict``.
 
     Args:
         weights: one of these; a checkpoint around the state_dict, and prefixes of all names, are taken off.
         progress: whether a download shows its progress.
         key: which state_dict, where there are several (see :func:`vggfast.io.state_dict_in`).
+        allow_non_finite: take infinities, NaN and negative variances out of a file.
 
     Raises:
         FileNotFoundError, ValueError, TypeError: no such file, or no weights there; the text names it.
@@ -96,7 +99,7 @@ def state_dict_of(weights: Any, progress: bool = True, key: str | None = None) -
     if isinstance(weights, str | PathLike):
         if not Path(weights).is_file():
             raise FileNotFoundError(f"{weights}: no such weight file; {_FORMS}")
-        return read_state_dict(Path(weights), key)
+        return read_state_dict(Path(weights), key, allow_non_finite=allow_non_finite)
     if not hasattr(weights, "get_state_dict"):
         raise TypeError(f"{_FORMS}, got {type(weights).__name__}")
     try:

@@ -6,7 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vggfast.data import open_image
 
@@ -151,3 +151,122 @@ def test_missing_file_and_folder(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     with pytest.raises(ValueError, match=r"folder\.jpg: not a file that can be read \(Is a directory\)"):
         open_image(tmp_path / "folder.jpg")
+
+
+def _jpeg_with(*entries, order="<"):
+    """A JPEG of 40 x 24 pixels whose EXIF has these entries: (tag, type, 4 bytes of the value)."""
+    file = io.BytesIO()
+    Image.fromarray(noise(24, 40, 3)).save(file, "JPEG")
+    ifd = struct.pack(f"{order}H", len(entries))
+    for tag, kind, value in entries:
+        ifd += struct.pack(f"{order}HHI4s", tag, kind, 4 if kind == 2 else 1, value)
+    exif = b"Exif\0\0" + (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8) + ifd + bytes(4)
+    content = file.getvalue()
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + content[2:]
+
+
+TURN = (0x112, 3, struct.pack("<HH", 6, 0))
+ODD_EXIF = {
+    "nothing odd": ([TURN], True),
+    "orientation as a long": ([(0x112, 4, struct.pack("<I", 6))], True),
+    "ImageWidth as text": ([(0x100, 2, b"40p\0"), TURN], True),
+    "ImageWidth -5": ([(0x100, 9, struct.pack("<i", -5)), TURN], True),
+    "XResolution NaN": ([TURN, (0x11A, 11, struct.pack("<f", float("nan")))], True),
+    "offsets behind the end": ([TURN, (0x8769, 4, struct.pack("<I", 10**6))], True),
+    "orientation as text": ([(0x112, 2, b"6\0\0\0")], False),
+    "orientation 0": ([(0x112, 3, struct.pack("<HH", 0, 0))], False),
+    "orientation 9": ([(0x112, 3, struct.pack("<HH", 9, 0))], False),
+    "orientation as a float": ([(0x112, 11, struct.pack("<f", 6))], False),
+    "orientation of an unknown type": ([(0x112, 99, struct.pack("<HH", 6, 0))], False),
+}
+
+
+@pytest.mark.parametrize(("entries", "turned"), ODD_EXIF.values(), ids=ODD_EXIF)
+def test_odd_exif_turns_or_rejects_no_picture(entries, turned, tmp_path):
+    path = tmp_path / "x.jpg"
+    path.write_bytes(_jpeg_with(*entries))
+    plain = np.asarray(Image.open(path).convert("RGB"))
+    assert np.array_equal(pixels(path), np.rot90(plain, 3) if turned else plain)
+
+
+@pytest.mark.parametrize("cut", [3, 9, 13, 17, 25])
+def test_exif_that_is_cut_off(cut, tmp_path):
+    content = _jpeg_with(TURN)
+    exif = content[4:].split(b"\xff\xe0")[0][2:][:cut]
+    rest = content[content.index(b"\xff\xe0") :]
+    (tmp_path / "x.jpg").write_bytes(content[:4] + struct.pack(">H", len(exif) + 2) + exif + rest)
+    assert pixels(tmp_path / "x.jpg").shape[:2] in ((24, 40), (40, 24))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("name", ["x.png", "x.tif", "x.webp", "x.jpg"])
+def test_each_orientation(turn, name, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    path = saved(tmp_path, Image.fromarray(noise(4, 6, 3)), name, exif=exif)
+    assert np.array_equal(pixels(path), np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB")))
+
+
+def _png(width, depth, colour, row, transparent=b""):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0)
+    key = chunk(b"tRNS", transparent) if transparent else b""
+    body = chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + key + body
+
+
+@pytest.mark.parametrize(
+    ("depth", "row", "key", "expected"),
+    [
+        (1, b"\x40", 0, [255, 255]),
+        (2, b"\x60", 1, [255, 170]),
+        (4, b"\x3e", 3, [255, 238]),
+        (8, b"\x03\x0f", 3, [255, 15]),
+        (16, struct.pack(">2H", 25700, 25701), 25700, [255, 100]),
+    ],
+)
+def test_the_transparent_gray_of_each_depth(depth, row, key, expected, tmp_path):
+    (tmp_path / "x.png").write_bytes(_png(2, depth, 0, row, struct.pack(">H", key)))
+    assert pixels(tmp_path / "x.png")[0, :, 0].tolist() == expected
+
+
+def test_the_transparent_one_of_16_bit_colours_is_refused(tmp_path):
+    (tmp_path / "x.png").write_bytes(_png(1, 16, 2, struct.pack(">3H", 1, 2, 3), struct.pack(">3H", 1, 2, 3)))
+    _one_line(tmp_path / "x.png", "16-bit colours one of which is transparent")
+
+
+def test_16_bit_colours_have_their_high_bytes(tmp_path):
+    (tmp_path / "x.png").write_bytes(_png(1, 16, 2, struct.pack(">3H", 0x80FF, 0x7F00, 0x00FF)))
+    assert pixels(tmp_path / "x.png").tolist() == [[[0x80, 0x7F, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", "EPS, which another program"),
+        (b"%PDF-1.4\n%%EOF", "of no known format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "of no known format"),
+        (b"\x89HDF\r\n\x1a\n" + bytes(100), ""),
+    ],
+)
+def test_what_is_no_picture(content, reason, tmp_path):
+    (tmp_path / "x.png").write_bytes(content)
+    _one_line(tmp_path / "x.png", reason)
+
+
+def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
+    assert pixels(saved(tmp_path, Image.new("L", (11, 9)))).shape == (9, 11, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 98)
+    _one_line(tmp_path / "x.png", "it must have at most 98 pixels, PIL.Image.MAX_IMAGE_PIXELS, got 11 x 9")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16"])
+def test_conversion_by_bands(mode, tmp_path, monkeypatch):
+    values = noise(7, 5, 4) if mode == "RGBA" else noise(7, 5, 2).view(np.uint16)[..., 0]
+    path = saved(tmp_path, Image.fromarray(values))
+    whole = pixels(path)
+    monkeypatch.setattr("vggfast.data.decode._BAND", 9)
+    assert np.array_equal(pixels(path), whole)

@@ -11,6 +11,7 @@ from PIL import Image
 from vggfast.data import (
     Augmentation,
     Batches,
+    ImageFiles,
     Preprocessing,
     colour_statistics,
     measure_colours,
@@ -20,7 +21,7 @@ from vggfast.data import (
 )
 from vggfast.data.sources import SPECS
 from vggfast.data.sources.base import Strings
-from vggfast.data.transforms import CentreCrop, crop_pictures
+from vggfast.data.transforms import CentreCrop, crop_pictures, image_to_rescale
 
 
 def test_digits_split_is_fixed_disjoint_and_complete():
@@ -82,6 +83,14 @@ def test_empty_class_folder_is_named(photos):
 def test_rescale_sets_the_shorter_side():
     assert rescale(Image.new("RGB", (300, 200)), 100).size == (150, 100)
     assert rescale(Image.new("RGB", (33, 32)), 36).size == (37, 36)
+
+
+def test_a_picture_that_is_too_narrow_is_named(tmp_path):
+    Image.new("L", (1, 40_000)).save(tmp_path / "narrow.png")
+    images = ImageFiles([str(tmp_path / "narrow.png")], ["a"])
+    assert image_to_rescale(images, 0, 32).size == (1, 40_000)
+    with pytest.raises(ValueError, match=r"narrow\.png: rescaled to a shorter side of 256, .* got 256 x 10240000"):
+        image_to_rescale(images, 0, 256)
 
 
 def test_colour_statistics_of_known_pixels():

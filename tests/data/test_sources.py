@@ -331,6 +331,37 @@ def test_hugging_face_without_a_validation_split(tmp_path):
     assert not set(values(train)) & set(values(val))
 
 
+def test_hugging_face_columns_that_are_chosen(monkeypatch):
+    image, label = type("Image", (), {}), type("ClassLabel", (), {"names": ["a", "b"]})
+    columns = {"img": image(), "fine": label(), "coarse": label(), "text": object()}
+
+    class Rows(types.SimpleNamespace):
+        features = columns
+
+        def __getitem__(self, column):
+            return {"fine": [0, 1], "coarse": [1, None]}[column]
+
+        def select_columns(self, names):
+            return self
+
+        cast_column = select_columns
+
+    fake = types.SimpleNamespace(Image=image, ClassLabel=label, load_dataset=lambda name: {"train": Rows()})
+    image.__init__ = lambda self, **_: None
+    Rows.cast_column = lambda self, *_: self
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert open_dataset("hf:cifar#fine", "train", True).labels.tolist() == [0, 1]
+    assert open_dataset("hf:cifar#img,fine", "train", True).labels.tolist() == [0, 1]
+    for spec, message in {
+        "hf:cifar": r"got 2 among the columns img, fine, coarse, text; hf:cifar#COLUMN chooses one",
+        "hf:cifar#text": "cifar must have one column of type ClassLabel, got 2",
+        "hf:cifar#fine,text": "text is none of these",
+        "hf:cifar#coarse": "cifar, row 1 must have a class of 0 to 1, got None",
+    }.items():
+        with pytest.raises(ValueError, match=message):
+            open_dataset(spec, "train", True)
+
+
 def test_hugging_face_columns_that_do_not_fit(monkeypatch):
     """Without the package: what is asked of its data sets."""
     image, label = type("Image", (), {}), type("ClassLabel", (), {})

@@ -63,7 +63,7 @@ def main() -> int:
         results = list(pool.map(one, parsed.kinds))
     _print(results)
     if parsed.out:
-        found = [{**asdict(result), "cases": result.cases} for result in results]
+        found = [{**asdict(result), "counts": dict(result.counts), "cases": result.cases} for result in results]
         write_json(parsed.out, {"minutes": parsed.minutes, "jobs": parsed.jobs, "kinds": found})
     return any(result.findings for result in results)
 

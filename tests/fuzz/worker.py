@@ -47,6 +47,7 @@ def main(kind: str, seed: str, first: str, log: str) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
+    importlib.import_module(f"tests.fuzz.{kind}")  # is no part of the first case
     with open(log, "w") as file:
         faulthandler.enable(file)
         for number in itertools.count(int(first)):

@@ -326,9 +326,9 @@ CASES = {
     "another order of FC layers": Case(last("classifier", "1"), "the layers of classifier must be in the order 0, 1, 2",
                                        ALL - {"save_model"}),
     # ---- parts and tensors that are not there, or are others' too
-    "without classifier": Case(lambda m: delattr(m, "classifier"), "classifier must be a module, got NoneType"),
-    "without avgpool": Case(lambda m: delattr(m, "avgpool"), "avgpool must be a module, got NoneType"),
-    "features are None": Case(lambda m: setattr(m, "features", None), "features must be a.*, got NoneType"),
+    "without classifier": Case(lambda m: delattr(m, "classifier"), "classifier must be a module, got None"),
+    "without avgpool": Case(lambda m: delattr(m, "avgpool"), "avgpool must be a module, got None"),
+    "features are None": Case(lambda m: setattr(m, "features", None), "features must be a.*, got None"),
     "a bias that is a tensor": Case(plain_bias, "classifier.3 .*its bias is computed", READERS),
     "a bias of two layers": Case(lambda m: setattr(m.classifier[3], "bias", m.classifier[0].bias),
                                  "classifier.3.bias must have memory of its own, got that of classifier.0.bias",

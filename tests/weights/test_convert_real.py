@@ -61,12 +61,12 @@ def test_torchvision(tmp_path, torchvision, config, batch_norm):
 
 
 @pytest.mark.filterwarnings("ignore:You are using the legacy")
+@pytest.mark.parametrize("side", [64, 128])
 @pytest.mark.parametrize("batch_norm", [False, True])
-def test_torchs_onnx_exporter(tmp_path, torchvision, batch_norm):
+def test_torchs_onnx_exporter(tmp_path, torchvision, batch_norm, side):
     pytest.importorskip("onnx")
     theirs = small_torchvision(torchvision, "B", batch_norm)
-    theirs.avgpool = torch.nn.Identity()  # at 64x64 it changes nothing
-    torch.onnx.export(theirs, (torch.randn(1, 3, 64, 64),), str(tmp_path / "m.onnx"), dynamo=False)
+    torch.onnx.export(theirs, (torch.randn(1, 3, side, side),), str(tmp_path / "m.onnx"), dynamo=False)
     got = ours(tmp_path / "m.onnx", preprocessing=vggfast.Preprocessing.torchvision())
     assert relative_error(got, theirs(as_torchvision(PIXELS))) < 1e-5
 

@@ -99,10 +99,23 @@ def test_tensors_at_any_place(tmp_path):
         ('{"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', b"1234567", "w is cut off"),
         ('{"w": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}', b"12345678", r"w has 8 bytes, .*\[3\]"),
         ('{"w": {"dtype": "F31", "shape": [2], "data_offsets": [0, 8]}}', b"12345678", "dtype of w must be .*'F31'"),
-        ('{"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}', b"12345678", "w is cut off"),
+        ('{"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}', b"12345678", "data_offsets of w must be"),
         ('{"w": {"dtype": "F32", "shape": [2]}}', b"12345678", "data_offsets"),
-        ('{"w": 3}', b"", "not subscriptable"),
-        ("[]", b"", "pop"),
+        ('{"w": 3}', b"", "w must have dtype, shape and data_offsets, got 3"),
+        ("[]", b"", "its header must be a JSON object, got a list"),
+        ('{"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}', b"12345678", "w must begin at byte"),
+        ('{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', b"12345678", "4 bytes that are no tensor's"),
+        (
+            '{"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, '
+            '"v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}',
+            b"1234",
+            "v must begin at byte .*, where the one before it ends",
+        ),
+        ('{"w": {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]}}', b"1234", "shape of w must be integers"),
+        ('{"w": {"dtype": "F32", "shape": [true], "data_offsets": [0, 4]}}', b"1234", "shape of w must be integers"),
+        ('{"w": 1, "w": 1}', b"", "its header has w twice"),
+        ("[" * 100_000, b"", "nested too deeply"),
+        ('{"__metadata__": {"a": 1}}', b"", "its metadata must be a JSON object of texts"),
         ("{", b"", "double quotes"),
     ],
 )
@@ -123,7 +136,7 @@ def test_files_that_end_too_soon_are_named(tmp_path, name):
     whole = (tmp_path / name).read_bytes()
     for length in (0, 1, 7, 8, 9, len(whole) // 2, len(whole) - 1):
         (tmp_path / name).write_bytes(whole[:length])
-        with pytest.raises(ValueError, match=f"{name} is not a weight file that can be read"):
+        with pytest.raises(ValueError, match=f"{name} (is not a weight file that can be read|.* is empty)"):
             read_state_dict(tmp_path / name)
 
 

@@ -95,6 +95,9 @@ def test_graphs_that_grow(tmp_path):
         graph.nodes.insert(i, make("Identity", [f"c{i - 1}" if i else "features.0.bias"], [f"c{i}"]))
     graph.nodes[5000].input[2] = "c4999"
     assert read(graph.save()).model.features[0].bias.shape == (3,)
+    graph.nodes.extend([graph.nodes[0]] * 15000)
+    with pytest.raises(ValueError, match="it has 20027 nodes, and a VGG has at most some hundreds"):
+        read(graph.save())
 
 
 def test_names_of_any_kind(tmp_path):
@@ -104,6 +107,27 @@ def test_names_of_any_kind(tmp_path):
         read(graph.save())
     assert len(str(caught.value)) < 400
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("preprocessing", "{"), ("preprocessing", "3"), ("preprocessing", "{}"), ("preprocessing", "[" * 100000),
+    ("preprocessing", '{"mean": [1], "std": [1]}'), ("preprocessing", '{"mean": 1, "std": 1, "x": 1}'),
+    ("preprocessing", '{"mean": ["a", "b", "c"], "std": [1, 1, 1]}'), ("classes", "3"), ("classes", "[1, 2]"),
+    ("classes", "'"), ("other", "NaN, 1"),
+])  # fmt: skip
+def test_metadata_that_we_never_write(tmp_path, key, value):
+    graph = Edited(tmp_path / "m.onnx", width=0.05)
+    onnx.helper.set_model_props(graph.file, {key: value})
+    with pytest.raises(ValueError, match=rf"m\.onnx: the metadata's {key} must be as vggfast writes it, got"):
+        read(graph.save())
+
+
+@pytest.mark.parametrize("name", [b"features.9.output", b"Relu", b"classifier.6.bias", b"preprocessing"])
+def test_names_that_are_not_utf8(tmp_path, name):
+    path = Edited(tmp_path / "m.onnx", width=0.05).save()
+    path.write_bytes(path.read_bytes().replace(name, b"\xf7" + name[1:]))
+    with pytest.raises(ValueError, match=r"m\.onnx: it has a name that is not UTF-8"):
+        read(path)
 
 
 # ---- the writer ------------------------------------------------------------------------------------------------------

@@ -112,6 +112,22 @@ def without_convolution_biases(graph):
             node.input.pop()
 
 
+def with_inputs(graph):
+    """As the older exporters list them: every tensor is an input, too."""
+    for tensor in graph.graph.initializer:
+        value = onnx.helper.make_tensor_value_info(tensor.name, FLOAT, list(tensor.dims))
+        graph.graph.input.append(value)
+
+
+def of_opset(version):
+    def change(graph):
+        graph.file.opset_import[0].version = version
+        graph.insert(graph.find("Gemm", 2), "Dropout", **({"ratio": 0.5} if version < 12 else {}))
+        graph.insert(len(graph.nodes), "Softmax")
+
+    return change
+
+
 READ = {
     "as written": edit(lambda g: None),
     "batch norm": edit(lambda g: None, batch_norm=True),
@@ -168,6 +184,8 @@ READ = {
     "auto_pad of convolutions": edit(lambda g: g.set(0, pads=None, auto_pad="SAME_UPPER")),
     "auto_pad of pools": edit(lambda g: g.set(g.find("MaxPool"), auto_pad="SAME_LOWER")),
     "ceil_mode where sizes are even": edit(lambda g: g.set(g.find("MaxPool"), ceil_mode=1)),
+    "tensors among the inputs": edit(with_inputs),
+    **{f"opset {version}": edit(of_opset(version), batch_norm=True) for version in (7, 9, 11, 12, 13, 18, 21)},
     "a node that nothing needs": edit(lambda g: g.nodes.append(onnx.helper.make_node("Exp", ["images"], ["nobody's"]))),
     "a softmax behind the scores": edit(lambda g: g.insert(len(g.nodes), "Softmax")),
 }  # fmt: skip

@@ -88,6 +88,24 @@ def conditional(graph):
     graph.nodes.insert(4, node)
 
 
+def loop(graph):
+    value = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["v"], ["r"]), onnx.helper.make_node("Identity", ["c"], ["d"])], "body",
+        [value("i", 7, []), value("c", 9, []), value("v", FLOAT, None)], [value("d", 9, []), value("r", FLOAT, None)],
+    )  # fmt: skip
+    more = [graph.constant(np.array(2)), graph.constant(np.array(True))]
+    node = onnx.helper.make_node("Loop", [*more, graph.nodes[4].input[0]], ["looped"], "loop", body=body)
+    graph.nodes[4].input[0] = "looped"
+    graph.nodes.insert(4, node)
+
+
+def own_relu(graph):
+    body = [onnx.helper.make_node("Neg", ["x"], ["y"])]
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    graph.file.functions.append(onnx.helper.make_function("", "Relu", ["x"], ["y"], body, opsets))
+
+
 def twice(graph):
     graph.nodes[5].output[0] = graph.nodes[3].output[0]
 
@@ -140,6 +158,10 @@ REFUSED = {
     "a weight as an input": (weight_as_input, "must have one input, the images, got images, features.3.weight", {}),
     "a weight that is not there": (lambda g: g.nodes[0].input.__setitem__(1, "w"),
         "node features.0 reads w, which nothing", {}),
+    "a weight left out": (lambda g: g.nodes[0].input.__setitem__(1, ""), "node features.0, a Conv, must have all", {}),
+    "a bias left out": (lambda g: (g.nodes[0].input.pop(), g.nodes.insert(1, onnx.helper.make_node(
+        "Add", ["features.0.output", ""], ["sum"], "sum")), g.nodes[2].input.__setitem__(0, "sum")),
+        "node sum, a Add, must have all its tensors", {}),
     "another domain": (replace("Relu", 0, "FusedRelu", domain="com.microsoft"), "a FusedRelu of com.microsoft", {}),
     "quantised": (quantised, "node quantise is a QuantizeLinear, which no VGG has there", {}),
     "quantised weights": (through("DequantizeLinear", np.float32(1), change=lambda v: v.astype(np.int8)),
@@ -148,6 +170,8 @@ REFUSED = {
         "node wrap, a Cast of constants, is not computed", {}),
     "whole numbers": (through("Identity", change=lambda v: v.astype(np.int32)), "floating-point dtype, got int32", {}),
     "an If": (conditional, "node if is a If, which no VGG has there", {}),
+    "a Loop": (loop, "node loop is a Loop, which no VGG has there", {}),
+    "a ReLU of its own": (own_relu, "it has a Relu of its own in the place of ONNX's operator", {}),
     "sparse": (sparse, "tensor features.0.bias is sparse: weights must be dense", {}),
     "a name twice": (twice, "gives .*, and so does another", {}),
     "a Cast to whole numbers": (insert(4, "Cast", to=INT32), "node new27 is a Cast to INT32", {}),

@@ -161,7 +161,7 @@ class Scaled(torch.Tensor):
     ({name[11:]: t for name, t in SD.items() if name not in TRUNK}, r"missing: features\.0\.weight.*left over: 0\.wei"),
     (_state(vggfast.vgg11_bn), r"must have the tensors of vgg11: .*left over: features\.1\.weight"),
     (_with(lambda t: t.tolist()), r"weights: classifier\.3\.weight must be a tensor, got list"),
-    (_with(lambda t: None), r"weights: classifier\.3\.weight must be a tensor, got NoneType"),
+    (_with(lambda t: None), r"weights: classifier\.3\.weight must be a tensor, got None"),
     (_with(lambda t: np.array([object()])), r"weights: classifier\.3\.weight must be a tensor, got ndarray"),
     (_with(lambda t: t.to_sparse()), r"weights: classifier\.3\.weight must be a plain tensor, .*sparse_coo"),
     (_with(lambda t: t.to("meta")), r"weights: classifier\.3\.weight must have values"),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from vggfast._version import __version__
-from vggfast.cli.errors import UsageError, rank, tell
+from vggfast.cli.errors import UsageError, plain_output, rank, tell
 from vggfast.cli.help import describe
 
 # By command: the module that has its add_arguments(parser) and run(parsed) -> exit code, and what it is for. A module
@@ -39,8 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The process' exit code: 0 done, 1 an error (one line on stderr), 2 wrong usage, 128 + number where a signal
         stopped it.
     """
+    with plain_output():
+        return _guarded(list(sys.argv[1:] if arguments is None else arguments))
+
+
+def _guarded(arguments: list[str]) -> int:
     try:
-        return _run(list(sys.argv[1:] if arguments is None else arguments))
+        return _run(arguments)
     except UsageError as error:
         tell(str(error))
         return 2

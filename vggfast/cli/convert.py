@@ -41,19 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features-only", action="store_true", help="convert the convolutions alone, without the FC layers"
     )
+    parser.add_argument("--allow-non-finite", action="store_true",
+                        help="take weights that are infinite or NaN, and negative variances")  # fmt: skip
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.evaluate.networks import class_names
+    from vggfast.data.sources.listing import read_classes
     from vggfast.weights.convert import describe as in_words
     from vggfast.weights.convert import target_of, write
     from vggfast.weights.formats import CONVENTIONS, read
 
     target = target_of(parsed.out, parsed.to)
-    classes = None if parsed.classes is None else class_names(parsed.classes)
+    classes = None if parsed.classes is None else read_classes(parsed.classes)
     found = read(
         parsed.source, parsed.source_format, features=parsed.features, features_only=parsed.features_only,
         preprocessing=CONVENTIONS.get(parsed.preprocessing), key=parsed.key,
+        allow_non_finite=parsed.allow_non_finite,
     )  # fmt: skip
     model, arguments = found.model, found.model.arguments
     print(f"read           {parsed.source}: {found.format}, {found.part}")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vggfast.cli.errors import UsageError
+from vggfast.cli.errors import UsageError, write_all
 from vggfast.cli.help import describe
 from vggfast.cli.options import add_images, add_models, drawn, open_models
 
@@ -80,11 +80,10 @@ def run(parsed: argparse.Namespace) -> int:
         if done is None:
             return 0
         print_table(*done.table())
-        if parsed.json:
-            write_json(parsed.json, done.content(parsed.fusion))
-        if parsed.csv:
-            done.write_csv(parsed.csv, parsed.fusion)
-    return 0
+        return write_all(
+            *([lambda: write_json(parsed.json, done.content(parsed.fusion))] if parsed.json else []),
+            *([lambda: done.write_csv(parsed.csv, parsed.fusion)] if parsed.csv else []),
+        )
 
 
 def _trained_on(networks: Sequence[Network]) -> tuple[str, bool]:

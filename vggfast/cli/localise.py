@@ -111,7 +111,7 @@ def _eval(parsed: argparse.Namespace) -> int:
 
     model, metadata, classifier = _networks(parsed)
     data = parsed.data or metadata["data"]
-    images = open_boxes(data, parsed.split)
+    images = open_boxes(data, parsed.split).ordered(metadata["classes"])
     if images.classes != metadata["classes"]:
         raise ValueError(f"{parsed.model} knows {len(metadata['classes'])} classes that are not the "
                          f"{len(images.classes)} of {data}")  # fmt: skip
@@ -133,12 +133,15 @@ def _eval(parsed: argparse.Namespace) -> int:
 
 def _predict(parsed: argparse.Namespace) -> int:
     from vggfast.data import ImageFiles
-    from vggfast.io import write_atomically
+    from vggfast.io import on_one_line, write_atomically
     from vggfast.localisation import dense_boxes
     from vggfast.report.boxes import draw_boxes
 
     model, metadata, classifier = _networks(parsed)
     classes = metadata["classes"]
+    stems = [path.stem for path in parsed.images]
+    if parsed.draw and (twice := next((stem for stem in stems if stems.count(stem) > 1), None)):
+        raise ValueError(f"--draw must write each file once, and two images are called {on_one_line(twice)}")
     top = min(5, len(classes)) if parsed.top is None else parsed.top
     for path in parsed.images:
         images = ImageFiles([str(path)], classes)
@@ -147,7 +150,7 @@ def _predict(parsed: argparse.Namespace) -> int:
         photo = images.image(0)
         boxes = found.boxes[0].clip(0, 1) * (photo.size * 2)
         labels = [classes[label] for label in found.classes[0]]
-        print(f"{path}  (left, top, right, bottom in pixels)")
+        print(f"{on_one_line(path)}  (left, top, right, bottom in pixels)")
         for label, posterior, box in zip(labels, found.posteriors[0], boxes, strict=True):
             print(f"  {posterior:7.2%}  {label}  {' '.join(f'{value:.1f}' for value in box)}")
         if parsed.draw:

@@ -110,8 +110,9 @@ def open_models(parsed: argparse.Namespace) -> list[Network]:
         UsageError: none is.
         FileNotFoundError, ValueError: as :func:`vggfast.evaluate.networks.open_networks`.
     """
-    from vggfast.evaluate.networks import class_names, open_networks
+    from vggfast.data.sources.listing import read_classes
+    from vggfast.evaluate.networks import open_networks
 
     if not parsed.models:
         raise UsageError("--models must be given: one file or more")
-    return open_networks(parsed.models, class_names(parsed.classes) if parsed.classes else None)
+    return open_networks(parsed.models, read_classes(parsed.classes) if parsed.classes else None)

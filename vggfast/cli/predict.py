@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vggfast.cli.errors import write_all
 from vggfast.cli.help import describe
 from vggfast.cli.options import add_machine, add_models, drawn, open_models
 
@@ -63,16 +64,17 @@ def run(parsed: argparse.Namespace) -> int:
         if done is None:
             return 0
         _print(done, top)
-        if parsed.csv:
-            done.write_csv(parsed.csv, parsed.fusion)
-        if parsed.sheet:
+
+        def write_shown() -> None:
             model = networks[0].load().to(context.device)
             with ProgressBars() as bars:
                 write_sheet(
                     parsed.sheet, model, images, average(done.posteriors), top,
                     progress=functools.partial(bars, "heat maps"),
                 )  # fmt: skip
-    return 0
+
+        writes = [functools.partial(done.write_csv, parsed.csv, parsed.fusion)] if parsed.csv else []
+        return write_all(*writes, *([write_shown] if parsed.sheet else []))
 
 
 def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageFiles:
@@ -86,9 +88,10 @@ def _open(paths: Sequence[Path], networks: Sequence[Network]) -> ImageFiles:
 
 def _print(done: Predictions, top: int) -> None:
     from vggfast.evaluate.fusion import average
+    from vggfast.io import on_one_line
 
     best = average(done.posteriors).topk(top)
     for i, (values, indices) in enumerate(zip(best.values.tolist(), best.indices.tolist(), strict=True)):
-        print(done.images.source(i))
+        print(on_one_line(done.images.source(i)))
         for value, index in zip(values, indices, strict=True):
             print(f"  {value:7.2%}  {done.images.classes[index]}")

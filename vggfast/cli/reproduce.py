@@ -92,13 +92,13 @@ def _run(parsed: argparse.Namespace, context: DistributedContext, told: dict[str
 
         return run_features(parsed.weights, parsed.data, context, parsed.scales or (), parsed.out, told["progress"])
     from vggfast.data import open_dataset
+    from vggfast.data.sources.listing import read_classes
     from vggfast.evaluate.dataset import Settings
-    from vggfast.evaluate.networks import class_names
     from vggfast.reproduce.classification import Bench, run_table
 
     settings = Settings(flip=parsed.flip, memory=parsed.memory, on_bad_image=parsed.on_bad_image)
     images = open_dataset(parsed.data, parsed.split)
-    classes = class_names(parsed.classes) if parsed.classes else None
+    classes = read_classes(parsed.classes) if parsed.classes else None
     bench = Bench(
         parsed.weights, parsed.data, parsed.split, images, settings, context, parsed.out, parsed.overwrite, classes,
         **told,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vggfast import _native
-from vggfast.cli.errors import UsageError
+from vggfast.cli.errors import UsageError, tell
 from vggfast.cli.help import describe
 from vggfast.cli.recipe import DEPTHS, MAY_CHANGE, Order, diagnosis, flag, order
 from vggfast.models import INITS
@@ -170,6 +170,8 @@ def _train(asked: Order, overwrite: bool) -> int:
             print_table(final.title, final.columns, final.rows)
             for path, what in final.files.items():
                 say(f"  {path}  {what}")
+            for text in final.problems:
+                tell(f"warning: {text}")
     return 0
 
 

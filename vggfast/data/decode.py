@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from vggfast.io import on_one_line
 
 _MOST_16_BIT = 65535
+_BAND = 1 << 22  # pixels that are converted at a time
+_TURNS = Image.Transpose
+_UPRIGHT = {  # by EXIF's orientation
+    2: _TURNS.FLIP_LEFT_RIGHT, 3: _TURNS.ROTATE_180, 4: _TURNS.FLIP_TOP_BOTTOM, 5: _TURNS.TRANSPOSE,
+    6: _TURNS.ROTATE_270, 7: _TURNS.TRANSVERSE, 8: _TURNS.ROTATE_90,
+}  # fmt: skip
 
 
 def open_image(path: str | Path) -> Image.Image:
     """An image file as RGB, turned as its EXIF says; its name's ending does not matter.
 
-    16-bit gray is divided by 257, not cut off; what is transparent lies on white; of a film, the first picture.
+    16-bit gray is divided by 257, not cut off, and of 16-bit colours the high bytes count; what is transparent lies on
+    white; of a film, the first picture. Colour profiles are not applied.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or it does not decode; the text is one line and names it.
     """
+    name = on_one_line(path)
     try:
+        if not stat.S_ISREG(kind := os.stat(path).st_mode) and not stat.S_ISDIR(kind):
+            raise ValueError(f"{name}: not a file that can be read (it is no regular file)")  # which may never end
         with open(path, "rb") as file:
-            return decode(file, str(path))
+            return decode(file, name)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such image file") from None
+        raise FileNotFoundError(f"{name}: no such image file") from None
     except OSError as error:
-        raise ValueError(f"{path}: not a file that can be read ({error.strerror or error})") from error
+        raise ValueError(f"{name}: not a file that can be read ({error.strerror or error})") from error
 
 
 def decode(file: BinaryIO, name: str) -> Image.Image:
@@ -35,14 +50,49 @@ def decode(file: BinaryIO, name: str) -> Image.Image:
             raise ValueError("the file is empty")
         file.seek(0)
         with Image.open(file) as image:
-            return to_rgb(ImageOps.exif_transpose(image))
+            _check(image)
+            image.load()
+            rgb = to_rgb(image)
+            turn = _UPRIGHT.get(_orientation(image))
+            return rgb if turn is None else rgb.transpose(turn)
     except MemoryError:
         raise
     except UnidentifiedImageError:
         raise ValueError(f"{name}: not an image that decodes (of no known format)") from None
     except Exception as error:  # decoders of damaged files raise whatever they trip over
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{name}: not an image that decodes ({reason})") from error
+        raise ValueError(f"{name}: not an image that decodes ({on_one_line(reason)})") from error
+
+
+def _check(image: Image.Image) -> None:
+    """Before anything is decoded."""
+    if image.format == "EPS":
+        raise ValueError("EPS, which another program would have to draw")
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and image.width * image.height > most:
+        raise ValueError(
+            f"it must have at most {most} pixels, PIL.Image.MAX_IMAGE_PIXELS, got {image.width} x {image.height}"
+        )
+    if image.format == "PNG" and isinstance(image.info.get("transparency"), int | tuple):
+        _scale_transparent(image)
+
+
+def _scale_transparent(image: Any) -> None:
+    """Pillow gives the transparent value of a PNG as it is in the file, not as its pixels become 8-bit ones."""
+    raw = str(image.tile[0].args)
+    if raw in ("L;2", "L;4"):
+        image.info["transparency"] *= {"L;2": 85, "L;4": 17}[raw]
+    elif raw == "RGB;16B":
+        raise ValueError("16-bit colours one of which is transparent, of which only 8 bits are read")
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the picture lies, as its EXIF says; 0 where that cannot be understood."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # whatever Pillow trips over, the pixels are there
+        return 0
+    return found if type(found) is int else 0
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -51,20 +101,40 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: pixels that are no 8 or 16-bit numbers.
     """
-    if image.mode == "RGB" and "transparency" not in image.info:
+    transparent = image.info.get("transparency")
+    if image.mode == "RGB" and transparent is None:
         image.load()
         return image
     if image.mode.startswith("I"):
-        return _from_16_bit(np.asarray(image).astype(np.int64), image.mode).convert("RGB")
+        return _by_bands(image, lambda band: _from_16_bit(band, transparent))
     if image.mode == "F":
         raise ValueError("its pixels must be of 8 or 16 bits, got mode F, floating pixels")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        return _by_bands(image, _on_white)
     return image.convert("RGB")
 
 
-def _from_16_bit(values: np.ndarray, mode: str) -> Image.Image:
+def _by_bands(image: Image.Image, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """An RGB image made band by band, so that what lies between takes little memory."""
+    made = Image.new("RGB", image.size)
+    rows = max(1, _BAND // image.width)
+    for top in range(0, image.height, rows):
+        made.paste(convert(image.crop((0, top, image.width, min(top + rows, image.height)))), (0, top))
+    return made
+
+
+def _on_white(band: Image.Image) -> Image.Image:
+    band = band.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+
+
+def _from_16_bit(band: Image.Image, transparent: int | None) -> Image.Image:
+    values = np.asarray(band).astype(np.int64)
     if values.size and not 0 <= values.min() <= values.max() <= _MOST_16_BIT:
-        raise ValueError(f"its values must be 0 to {_MOST_16_BIT}, got {values.min()} to {values.max()} in mode {mode}")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        raise ValueError(
+            f"its values must be 0 to {_MOST_16_BIT}, got {values.min()} to {values.max()} in mode {band.mode}"
+        )
+    gray = ((values + 128) // 257).astype(np.uint8)
+    if transparent is not None:
+        gray[values == transparent] = 255
+    return Image.fromarray(gray).convert("RGB")

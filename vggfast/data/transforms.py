@@ -16,6 +16,8 @@ from torch import Tensor
 
 from vggfast import ops
 from vggfast.data.colours import ColourStatistics
+from vggfast.data.sources.base import Images
+from vggfast.io import on_one_line
 from vggfast.preprocessing import Preprocessing
 
 
@@ -26,8 +28,35 @@ def rescaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
     return first, second
 
 
+def check_rescaled(size: tuple[int, int], shorter_side: int) -> None:
+    """Raises ValueError where a picture is so narrow that, rescaled, it has more pixels than a picture may have."""
+    width, height = rescaled_size(size, shorter_side)
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and width * height > most:
+        raise ValueError(
+            f"rescaled to a shorter side of {shorter_side}, a picture must have at most {most} pixels, "
+            f"PIL.Image.MAX_IMAGE_PIXELS, got {width} x {height}, of {size[0]} x {size[1]}"
+        )
+
+
+def image_to_rescale(images: Images, index: int, shorter_side: int) -> Image.Image:
+    """The index-th image.
+
+    Raises:
+        FileNotFoundError, ValueError: it does not decode, or is too narrow to be rescaled; the text names
+            its file.
+    """
+    image = images.image(index)
+    try:
+        check_rescaled(image.size, shorter_side)
+    except ValueError as error:
+        raise ValueError(f"{on_one_line(images.source(index))}: {error}") from None
+    return image
+
+
 def rescale(image: Image.Image, shorter_side: int) -> Image.Image:
     """The image with its shorter side so many pixels long and its aspect kept."""
+    check_rescaled(image.size, shorter_side)
     size = rescaled_size(image.size, shorter_side)
     return image if image.size == size else image.resize(size, Image.Resampling.BILINEAR)
 

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from vggfast._progress import Progress, silent
 from vggfast.data import Images
+from vggfast.data.transforms import image_to_rescale
 from vggfast.distributed import DistributedContext
 from vggfast.evaluate.evaluator import MEMORY, PROTOCOLS, Evaluator
+from vggfast.io import on_one_line
 from vggfast.models import VGG
 
 CHUNK = 64  # images; what a kill loses, per rank
@@ -136,7 +138,7 @@ def _chunk(
     def decoded() -> Iterator[tuple[int, Image.Image]]:
         for i in numbers:
             try:
-                yield i - numbers.start, images.image(i)
+                yield i - numbers.start, image_to_rescale(images, i, max(scales))
             except (OSError, ValueError) as error:
                 if settings.on_bad_image == "fail":
                     raise
@@ -150,7 +152,7 @@ def _chunk(
         else:
             found = evaluator.posteriors(pictures, settings.protocol, scales, flip=settings.flip)
         if odd := (~found.isfinite().all(1)).nonzero()[:, 0].tolist():
-            source = images.source(numbers.start + list(group)[odd[0]])
+            source = on_one_line(images.source(numbers.start + list(group)[odd[0]]))
             raise ValueError(f"{source}: what the network says of it is not finite")
         values[list(group)] = found.numpy()
     return values, bad

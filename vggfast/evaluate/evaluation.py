@@ -22,7 +22,7 @@ from vggfast.evaluate.folder import Folder
 from vggfast.evaluate.fusion import average, vote
 from vggfast.evaluate.metrics import errors, interval
 from vggfast.evaluate.networks import Network, trained_on
-from vggfast.io import write_atomically
+from vggfast.io import shown, write_atomically
 
 FUSIONS = ("average", "vote")
 
@@ -102,7 +102,7 @@ class Predictions:
     def write_csv(self, path: Path, fusion: str) -> None:
         def write(temporary: Path) -> None:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
-                csv.writer(file).writerows(self.predictions(fusion))
+                csv.writer(file).writerows([*map(shown, row)] for row in self.predictions(fusion))
 
         write_atomically(path, write)
 
@@ -202,7 +202,7 @@ def evaluate_networks(
     Args:
         order: what is asked for.
         networks: whose classes are those of the images.
-        images: of the order's data and split.
+        images: of the order's data and split; numbers that name classes may be in another order.
         out: a folder for all results, and from which an evaluation goes on that was stopped.
         overwrite: replace another evaluation in the folder.
         fusion: what predictions.csv there takes for final, "average" or "vote".
@@ -216,6 +216,7 @@ def evaluate_networks(
     if fusion not in FUSIONS:
         raise ValueError(f"fusion must be one of {', '.join(map(repr, FUSIONS))}, got {fusion!r}")
     for network, scales in zip(networks, order.scales, strict=True):
+        images = images.ordered(network.classes or images.classes)
         network.check_classes(images.classes, order.data)
         network.check_scales(scales)
     folder = _folder(order, networks, images, out, overwrite) if context.main and out else None

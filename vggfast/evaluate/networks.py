@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import WeightFile
+from vggfast.io import WeightFile, shown
 from vggfast.models import VGG
 from vggfast.weights.files import model_of
 
@@ -68,7 +69,7 @@ class Network:
             raise ValueError(f"{path} has {number} classes, and {len(names)} names are given for them")
         if names is not None and classes is not None and list(names) != list(classes):
             raise ValueError(f"{path} has names of its own for its classes, and others are given: leave these out")
-        return cls(file, model.arguments, None if names is None else list(names), metadata)
+        return cls(file, model.arguments, None if names is None else [shown(name) for name in names], metadata)
 
     @property
     def path(self) -> Path:
@@ -96,6 +97,12 @@ class Network:
         """Raises ValueError where the classes are not `names`; those of a file without names only have their number."""
         number = self.arguments["num_classes"]
         own = self.classes or names
+        if self.classes is None and all(name.isdecimal() for name in names):  # which others sort as texts
+            first = ", ".join(f"{i} for {name!r}" for i, name in enumerate(names[:3]))
+            warnings.warn(
+                f"{self.path} does not name its classes, which are taken in the order of {of}: {first} and so on",
+                stacklevel=2,
+            )
         odd = next((i for i, (mine, theirs) in enumerate(zip(own, names, strict=False)) if mine != theirs), None)
         if number != len(names) or odd is not None:
             raise ValueError(
@@ -124,19 +131,3 @@ def open_networks(paths: Sequence[Path], classes: Sequence[str] | None = None) -
     for network in networks:
         network.check_classes(names, str(named.path))
     return networks
-
-
-def class_names(path: Path) -> list[str]:
-    """The lines of a file, a class a line.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, nothing in it, or an empty line; the text names it.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of class names")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    if not names:
-        raise ValueError(f"{path} must have the name of a class on each line, and has no lines")
-    if "" in names:
-        raise ValueError(f"{path} must have the name of a class on each line, and line {names.index('') + 1} is empty")
-    return names

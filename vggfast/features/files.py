@@ -16,6 +16,7 @@ import numpy as np
 
 from vggfast._progress import Progress, silent
 from vggfast.data import ImageSet
+from vggfast.data.transforms import image_to_rescale
 from vggfast.features.extractor import Block, Extractor, combine_blocks
 from vggfast.io import write_array, write_atomically
 
@@ -149,7 +150,7 @@ def _chunks(sets: Sequence[ImageSet], chunk: int) -> Iterator[list[tuple[ImageSe
 def _extract_part(extractor: Extractor, batch: list[tuple[ImageSet, int]], path: Path) -> float:
     """Writes the features of some images; the seconds that reading and extracting took."""
     began = time.perf_counter()
-    features = extractor([images.image(i) for images, i in batch])
+    features = extractor([image_to_rescale(images, i, max(extractor.scales)) for images, i in batch])
     seconds = time.perf_counter() - began
     write_atomically(path, lambda temporary: _save(temporary, features=features, seconds=seconds))
     return seconds

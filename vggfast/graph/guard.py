@@ -61,8 +61,13 @@ def check(path: str, module: nn.Module | None, backward: bool = False) -> None:
         backward: whether gradients count too, and so hooks on them.
     """
     if not isinstance(module, nn.Module):
-        raise TypeError(f"{path} must be a module, got {type(module).__name__}")
+        raise TypeError(f"{path} must be a module, got {kind_of(module)}")
     _raise_first(path, module, _oddities(module, backward))
+
+
+def kind_of(value: object) -> str:
+    """Of what class a value is, for errors."""
+    return "None" if value is None else type(value).__name__
 
 
 def check_hooks(path: str, module: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vggfast.graph.fuse import fold
-from vggfast.graph.guard import check, check_hooks, known_class, unknown
+from vggfast.graph.guard import check, check_hooks, kind_of, known_class, unknown
 from vggfast.graph.layers import (
     AveragePool,
     BatchNorm,
@@ -136,8 +136,7 @@ def check_model(model: Any) -> None:
     kind = known_class(model) if isinstance(model, nn.Module) else None
     if kind is None or kind.__name__ != "VGG":
         raise TypeError(
-            f"model must be a VGG of vggfast or torchvision, or an nn.Sequential of its layers, got "
-            f"{type(model).__name__}"
+            f"model must be a VGG of vggfast or torchvision, or an nn.Sequential of its layers, got {kind_of(model)}"
         )
     check("model", model)
 

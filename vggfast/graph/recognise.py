@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vggfast.graph import layers
-from vggfast.graph.guard import check, know, known_class, tensor_of, unknown
+from vggfast.graph.guard import check, kind_of, know, known_class, tensor_of, unknown
 from vggfast.graph.layers import Found
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
@@ -41,7 +41,7 @@ def recognise(sequence: nn.Module, path: str = "model") -> list[Node]:
         TypeError: a module whose code or settings are not known; the text names it and what is not known about it.
     """
     if not isinstance(sequence, nn.Sequential):
-        raise TypeError(f"{path} must be an nn.Sequential, got {type(sequence).__name__}")
+        raise TypeError(f"{path} must be an nn.Sequential, got {kind_of(sequence)}")
     check(path, sequence)
     nodes = []
     for name, module in sequence._modules.items():  # named_children() leaves out a module that comes again
@@ -56,7 +56,7 @@ def recognise(sequence: nn.Module, path: str = "model") -> list[Node]:
 def recognise_one(module: nn.Module | None, path: str) -> Node:
     """A single layer. Raises as :func:`recognise`."""
     if not isinstance(module, nn.Module):
-        raise TypeError(f"{path} must be a module, got {type(module).__name__}")
+        raise TypeError(f"{path} must be a module, got {kind_of(module)}")
     trusted = known_class(module) or type(module)  # of several classes that it is of, the one whose code it runs
     for kinds, read in _READERS.items():
         if issubclass(trusted, kinds):

@@ -2,9 +2,12 @@
 
 from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
+from vggfast.io.finite import check_finite
 from vggfast.io.isolated import Group, read_isolated
 from vggfast.io.limits import check_file
-from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict, read_weights
+from vggfast.io.safetensors_file import write_safetensors
+from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict
+from vggfast.io.text import on_one_line, read_lines, shown
 from vggfast.io.wrappings import listed, state_dict_in
 
 __all__ = [
@@ -12,14 +15,18 @@ __all__ = [
     "Group",
     "WeightFile",
     "check_file",
+    "check_finite",
     "listed",
+    "on_one_line",
     "read_isolated",
     "read_json",
+    "read_lines",
     "read_state_dict",
-    "read_weights",
     "sha256",
+    "shown",
     "state_dict_in",
     "write_array",
     "write_atomically",
     "write_json",
+    "write_safetensors",
 ]

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from vggfast.io.text import shown
+
 
 def write_atomically(
     path: str | Path, write: Callable[[Path], Any], rename: Callable[[Path], str] | None = None
@@ -43,7 +45,7 @@ def write_atomically(
         _sync_folder(path.parent)
     except Exception as error:
         # torch and safetensors report a full disk in exceptions of their own.
-        raise OSError(f"{path} could not be written ({error}); what stood there before is unchanged") from error
+        raise OSError(shown(f"{path} could not be written ({error}); what stood there before is unchanged")) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -87,7 +89,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: it is no JSON object; the text names it.
     """
-    if not path.exists():
+    if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text())

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
-import math
 import mmap
-import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vggfast.io import wrappings
+from vggfast.io import torch_file, wrappings
+from vggfast.io.finite import check_finite
+from vggfast.io.limits import check_file
+from vggfast.io.safetensors_file import Entry, check_sums, read_header
 
-# The dtypes of .safetensors files.
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
 METADATA = "vggfast"  # the key of a .safetensors file's metadata under which we keep the network's arguments
 
 
-def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tensor]:
+def read_state_dict(path: str | Path, key: str | None = None, *, allow_non_finite: bool = False) -> dict[str, Tensor]:
     """The tensors of a .safetensors, .pth or .pt file. Nothing in the file is executed.
 
     A checkpoint around the state_dict, and prefixes of all names such as "module.", are taken off.
@@ -35,56 +29,66 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, Tenso
     Args:
         path: the file.
         key: which state_dict, where there are several (see :func:`vggfast.io.state_dict_in`).
+        allow_non_finite: take infinities, NaN and negative variances.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
+        FileNotFoundError, ValueError: no such file, no weights in it, other ones than its checksums are of, or some
+            that are not finite; the text names the path.
     """
-    return read_weights(Path(path), key)[0]
-
-
-def read_weights(path: Path, key: str | None = None) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    """(tensors, arguments of the network or None) of a .safetensors, .pth or .pt file. As `read_state_dict`."""
-    file = WeightFile(path, key)
-    return file.tensors(), file.arguments
+    return WeightFile(Path(path), key, allow_non_finite=allow_non_finite).tensors()
 
 
 class WeightFile:
     """A .safetensors, .pth or .pt file, opened once: what is asked of it later comes from the same mapped bytes.
 
+    That nobody else cuts the file off while it is mapped is not looked after.
+
     Args:
         path: the file.
         key: which state_dict of others to read, where there are several.
+        allow_non_finite: take infinities, NaN and negative variances.
 
     Attributes:
         path: the file.
         arguments: those of the network, where we wrote the file; else None.
+        metadata: the texts of a .safetensors file.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or no weights in it; the text names the path.
     """
 
-    def __init__(self, path: Path, key: str | None = None) -> None:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such weight file")
-        self.path = path
-        self._entries: dict[str, Any] = {}  # of a .safetensors file: dtype, shape and place of each tensor
+    def __init__(self, path: Path, key: str | None = None, *, allow_non_finite: bool = False) -> None:
+        check_file(path)
+        self.path, self.metadata = path, dict[str, str]()
+        self._allow_non_finite = allow_non_finite
+        self._entries: dict[str, Entry] = {}  # of a .safetensors file: dtype, shape and place of each tensor
         self._loaded: dict[str, Tensor] = {}  # of another file, which is one pickle
-        with self._reading():
-            with open(path, "rb") as file:
-                self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            if path.suffix == ".safetensors":
-                self.arguments = self._read_header()
-            else:
-                content = wrappings.load(self._content)  # which reads and seeks as a file does
+        with open(path, "rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if path.suffix == ".safetensors":
-            if self.arguments is None:
-                shapes = {name: entry["shape"] for name, entry in self._entries.items()}
-                names = wrappings.plain_names(shapes, path, key)
-                self._entries = {ours: self._entries[theirs] for ours, theirs in names.items()}
+            self.arguments = self._read_header(key)
             return
+        try:
+            content = torch_file.load(self._content)
+        except ValueError as error:
+            raise self._unreadable(error) from error
         ours = key is None and isinstance(content, Mapping) and {"model", "arguments"} <= content.keys()
         self.arguments = content["arguments"] if ours else None  # of a training checkpoint of ours
         self._loaded = wrappings.state_dict_in(content["model"] if ours else content, path, key)
+
+    def _read_header(self, key: str | None) -> dict[str, Any] | None:
+        """Keeps what the tensors are; returns the arguments of the network."""
+        try:
+            self._of_file, self.metadata = read_header(self._content)
+            arguments = json.loads(self.metadata.get(METADATA, "null"))
+        except (ValueError, RecursionError) as error:
+            raise self._unreadable(error) from error
+        names = {name: name for name in self._of_file}
+        if arguments is None:
+            shapes = {name: entry.shape for name, entry in self._of_file.items()}
+            names = wrappings.plain_names(shapes, self.path, key)
+        self._entries = {ours: self._of_file[theirs] for ours, theirs in names.items()}
+        return arguments
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -92,59 +96,32 @@ class WeightFile:
         return hashlib.sha256(self._content).hexdigest()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the file, by name."""
-        with self._reading():
-            return self._loaded or {name: self._tensor(entry) for name, entry in self._entries.items()}
+        """All tensors of the file, by name.
+
+        Raises:
+            ValueError: they are others than the file's checksums are of, or not finite; the text names path and tensor.
+        """
+        return dict(self._tensors)
+
+    @functools.cached_property
+    def _tensors(self) -> dict[str, Tensor]:
+        if self._entries:
+            try:
+                check_sums(self._content, self._of_file, self.metadata)
+            except ValueError as error:
+                raise self._unreadable(error) from error
+        found = self._loaded or {name: entry.tensor(self._content) for name, entry in self._entries.items()}
+        if not self._allow_non_finite:
+            check_finite(self.path, found)
+        return found
 
     def shapes(self) -> dict[str, Tensor]:
         """The tensors without their values, on torch's device "meta"."""
         if self._loaded:
             return {name: tensor.to("meta") for name, tensor in self._loaded.items()}
         return {
-            name: torch.empty(entry["shape"], dtype=_DTYPES[entry["dtype"]], device="meta")
-            for name, entry in self._entries.items()
+            name: torch.empty(entry.shape, dtype=entry.dtype, device="meta") for name, entry in self._entries.items()
         }
 
-    def _read_header(self) -> dict[str, Any] | None:
-        """Reads what the tensors are; returns the arguments of the network.
-
-        The format: 8 bytes, the length of the header (little-endian); the header, JSON; the tensors' bytes.
-        """
-        length = int.from_bytes(self._content[:8], "little")
-        self._begin = 8 + length
-        if len(self._content) < self._begin:
-            raise ValueError(f"its header of {length} bytes is cut off")
-        header = json.loads(self._content[8 : self._begin])
-        metadata = header.pop("__metadata__", {}).get(METADATA)
-        for name, entry in header.items():
-            first, end = entry["data_offsets"]
-            if entry["dtype"] not in _DTYPES:
-                raise ValueError(f"the dtype of {name} must be one of {', '.join(_DTYPES)}, got {entry['dtype']!r}")
-            if not 0 <= first <= end <= len(self._content) - self._begin:
-                raise ValueError(f"{name} is cut off")
-            if end - first != math.prod(entry["shape"]) * _DTYPES[entry["dtype"]].itemsize:
-                raise ValueError(f"{name} has {end - first} bytes, which are not those of its shape {entry['shape']}")
-        self._entries = header
-        return json.loads(metadata) if metadata else None
-
-    def _tensor(self, entry: dict[str, Any]) -> Tensor:
-        """A tensor on the mapped bytes themselves, whose pages are copied where it is written to."""
-        dtype, shape, place = _DTYPES[entry["dtype"]], entry["shape"], self._begin + entry["data_offsets"][0]
-        if not math.prod(shape):
-            return torch.empty(shape, dtype=dtype)
-        if place % dtype.itemsize:  # written without padding, by an early version of the format's library
-            part = bytearray(self._content[place : place + math.prod(shape) * dtype.itemsize])
-            return torch.frombuffer(part, dtype=dtype).reshape(shape)
-        return torch.frombuffer(self._content, dtype=dtype, count=math.prod(shape), offset=place).reshape(shape)
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[None]:
-        """Whatever a damaged file leads to becomes a ValueError that names the file."""
-        try:
-            yield
-        except (
-            OSError, ValueError, TypeError, AttributeError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError
-        ) as error:  # fmt: skip
-            # torch's first sentence says what is wrong, and its others how to run what a file holds.
-            said = str(error).partition(". ")[0] or "it ends too soon"
-            raise ValueError(f"{self.path} is not a weight file that can be read: {said}") from error
+    def _unreadable(self, error: Exception) -> ValueError:
+        return ValueError(f"{self.path} is not a weight file that can be read: {error}")

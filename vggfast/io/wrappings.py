@@ -6,12 +6,7 @@ network only where all of them are behind one prefix.
 
 from __future__ import annotations
 
-import argparse
-import datetime
-import pathlib
-import pickle
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,42 +22,6 @@ _OF_SEQUENCE = re.compile(r"((?:[^.]+\.)*?)(\d+\.\w+)")
 # The beginnings of what has tensors by the network's names in a checkpoint, and is no network.
 _ASIDE = ("optim", "exp_avg", "momentum_buffer")
 _DEEPEST = 4
-
-# Classes beside those that torch allows: plain values, whose objects run no code while they are made.
-_DTYPES = {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFDSU"}
-_MAKERS: tuple[Any, ...] = (np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0])
-_VALUES: list[Any] = [
-    argparse.Namespace, np.dtype, np.ndarray, *_DTYPES, frozenset, slice,
-    datetime.date, datetime.datetime, datetime.timedelta, datetime.timezone,
-    *((make, f"numpy.{core}.multiarray.{make.__name__}") for core in ("core", "_core") for make in _MAKERS),
-    *((pathlib.PurePath, f"{module}.{kind}") for module in ("pathlib", "pathlib._local")
-      for kind in ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")),
-]  # fmt: skip
-_loading = threading.Lock()  # torch's list of allowed classes is one for all threads
-
-
-def load(file: Any) -> Any:
-    """What a .pth or .pt file holds. Nothing in it is executed.
-
-    Raises:
-        ValueError: it holds what is not loaded so; the text says what.
-        Others: whatever torch.load raises for a damaged file.
-    """
-    try:
-        with _loading, torch.serialization.safe_globals(_VALUES):
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(
-                f"it holds an object of {found[1]}, whose code would run: save the network's state_dict alone"
-            ) from None
-        raise
-    except MemoryError:
-        raise ValueError("it asks for more memory than there is") from None
-    except RuntimeError as error:
-        if "TorchScript" in str(error):
-            raise ValueError("it holds a program of TorchScript: save the network's state_dict instead") from None
-        raise
 
 
 def state_dict_in(content: object, source: object, key: str | None = None) -> dict[str, Tensor]:
@@ -119,7 +78,9 @@ def tensors_of(content: Mapping[Any, Any], source: object) -> dict[str, Tensor]:
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
             value = torch.from_numpy(value.copy())
         if not isinstance(value, Tensor):
-            raise ValueError(f"{source}: {name} must be a tensor, got {type(value).__name__}")
+            raise ValueError(
+                f"{source}: {name} must be a tensor, got {'None' if value is None else type(value).__name__}"
+            )
         if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
             what = f"{type(value).__name__} of {value.dtype} and {value.layout}"
             raise ValueError(f"{source}: {name} must be a plain tensor, got a {what}")

@@ -1,11 +1,12 @@
 """Data sets whose images come with the boxes of their objects: Tiny-ImageNet's, and ImageNet's localisation task.
 
-Images without a box are left out: half of ImageNet's training images have none.
+Images without a box are left out, which a warning counts: half of ImageNet's training images have none.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterable
@@ -15,6 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from vggfast.data.sources import ImageSet, open_dataset
+from vggfast.data.sources.listing import LeftOut
+from vggfast.io import read_lines
 
 _TINY_SIDE = 64  # pixels of every image of Tiny-ImageNet
 KINDS = ("tiny-imagenet:DIR", "imagenet:DIR")
@@ -61,6 +64,7 @@ def with_boxes(images: ImageSet, boxes_of: Callable[[int], Iterable[np.ndarray]]
     kept = [index for index, boxes in enumerate(found) if len(boxes)]
     if not kept:
         raise ValueError(f"{images.name}: none of its {len(images)} images has a box")
+    LeftOut(others={"without a box": len(images) - len(kept)}).warn(images.name)
     return BoxSet(
         images.name, images.classes, images.labels[kept], [images.sources[index] for index in kept], images.read,
         np.concatenate([found[index] for index in kept]), np.cumsum([0, *(len(found[index]) for index in kept)]),
@@ -95,7 +99,7 @@ def _tiny_boxes(images: ImageSet, root: Path, split: str) -> Callable[[int], lis
     if split == "val":
         files, first = [root / "val" / "val_annotations.txt"], 2
     else:
-        wnids = (root / "wnids.txt").read_text().split()
+        wnids = [wnid for wnid in map(str.strip, read_lines(root / "wnids.txt")) if wnid]
         files, first = [root / "train" / wnid / f"{wnid}_boxes.txt" for wnid in wnids], 1
     by_name: dict[str, list[np.ndarray]] = {}
     for file in files:
@@ -108,9 +112,9 @@ def _tiny_rows(file: Path, first: int) -> Iterable[tuple[str, np.ndarray]]:
     """(name, box) of each line; the numbers, from column `first` on, are the first and last pixels inside."""
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file of boxes")
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(read_lines(file), 1):
         row = line.split("\t")
-        pixels = [int(text) if text.isdecimal() else -1 for text in row[first:]]
+        pixels = [int(text) if text.isdecimal() and len(text) < 10 else -1 for text in row[first:]]
         box = np.array(pixels)
         if len(box) != 4 or box.min() < 0 or box.max() >= _TINY_SIDE or (box[:2] > box[2:]).any():
             raise ValueError(
@@ -153,10 +157,10 @@ def read_xml(path: Path) -> list[np.ndarray]:
         size = np.array([_number(root, f"size/{name}") for name in ("width", "height")] * 2)
         corners = [[_number(each, f"bndbox/{name}") for name in ("xmin", "ymin", "xmax", "ymax")]
                    for each in root.iter("object")]  # fmt: skip
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError) as error:  # an encoding that Python does not know
         raise ValueError(f"{path} is no annotation of boxes: {error}") from error
     for box in corners:
-        if min(size) <= 0 or not (box[0] < box[2] and box[1] < box[3]):
+        if not 0 < min(size) <= max(size) < math.inf or not (box[0] < box[2] and box[1] < box[3]):
             raise ValueError(
                 f"{path} must have boxes with xmin < xmax and ymin < ymax, got {box} in a picture of "
                 f"{size[0]:g}x{size[1]:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,12 @@ from vggfast.report.figures import save
 _MOST_NUMBERS = 12  # classes up to which the cells hold numbers
 _MOST_NAMES = 40  # and up to which the axes hold names
 _MOST_CELLS = 400  # along a side; further classes share cells
+
+
+def distinct(classes: Sequence[str]) -> list[str]:
+    """Class names, with their indices where two classes have one name, as two of ImageNet's are called crane."""
+    counts = Counter(classes)
+    return [name if counts[name] == 1 else f"{name} ({i})" for i, name in enumerate(classes)]
 
 
 def most_confused(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from vggfast.evaluate.fusion import average
 from vggfast.evaluate.metrics import per_class, reliability
 from vggfast.io import read_json
 from vggfast.report.calibration import reliability_curve
-from vggfast.report.confused import confusion, most_confused
+from vggfast.report.confused import confusion, distinct, most_confused
 from vggfast.report.figures import contact_sheet
 from vggfast.report.page import embedded, embedded_photo, write_page
 
@@ -119,9 +120,9 @@ def _read(folder: Path, results: Mapping[str, Any]) -> Answers:
 def _open(results: Mapping[str, Any], labels: np.ndarray) -> ImageSet:
     """The data set; of one that holds a part out, all or that part, whichever has these labels."""
     for whole in (True, False):
-        images = open_dataset(results["data"], results["split"], whole)
+        images = open_dataset(results["data"], results["split"], whole).ordered(results["classes"])
         if images.classes == results["classes"] and np.array_equal(images.labels, labels):
-            return images
+            return replace(images, classes=distinct(images.classes))
     raise ValueError(
         f"{results['data']} ({results['split']}) has other images now than when it was evaluated: it must have "
         f"{len(labels)} images of {len(results['classes'])} classes, labelled as in labels.npy"

@@ -52,11 +52,15 @@ def write_report(out: str | Path) -> Path:
         )
     steps, epochs = read_csv(out / "steps.csv"), read_csv(out / "metrics.csv")
     metrics, events = read_json(out / "metrics.json"), read_events(out / "log.jsonl")
-    if steps or epochs:
-        curves(steps, epochs, out / "curves.png")
+    problem = None
+    try:
+        if steps or epochs:
+            curves(steps, epochs, out / "curves.png")
+    except OSError as error:  # the page is for the rest
+        problem = error
     found = summary(epochs)
     changed, unchanged = _options(config)
-    return write_page(
+    page = write_page(
         out / "report.html",
         "run.html",
         title=f"VGG {config.config} on {config.data}",
@@ -74,6 +78,9 @@ def write_report(out: str | Path) -> Path:
         events=[_event(row) for row in events if "environment" not in row][-_MOST_EVENTS:],
         earlier_events=max(0, sum("environment" not in row for row in events) - _MOST_EVENTS),
     )
+    if problem is not None:
+        raise problem
+    return page
 
 
 def _evaluation(config: TrainConfig, metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from vggfast.io import write_atomically
+from vggfast.io import shown, write_atomically
 
 
 def write_page(path: str | Path, template: str, **values: Any) -> Path:
@@ -23,7 +23,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> Path:
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    text = environment.get_template(template).render(**values)
+    text = shown(environment.get_template(template).render(**values))
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     return Path(path)
 

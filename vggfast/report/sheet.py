@@ -15,6 +15,7 @@ from torch import Tensor
 from vggfast._progress import Progress, silent
 from vggfast.data import Images, rescale
 from vggfast.evaluate.evaluator import Evaluator
+from vggfast.io import on_one_line
 from vggfast.models import VGG
 from vggfast.report.figures import save
 from vggfast.report.heatmap import TICKS, bar, class_probabilities, heat_map
@@ -111,7 +112,7 @@ def _entry(images: Images, index: int, best: Any, evaluator: Evaluator, scale: i
         for i in best.indices[:_MAPS].tolist()
     ]
     classes = [(images.classes[i], value) for i, value in zip(best.indices, best.values.tolist(), strict=True)]
-    return Entry(images.source(index), _small(photo), classes, maps)
+    return Entry(on_one_line(images.source(index)), _small(photo), classes, maps)
 
 
 def _small(image: Image.Image) -> Image.Image:

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vggfast.data.sources import SPECS
-from vggfast.io import write_atomically
+from vggfast.io import on_one_line, shown, write_atomically
 from vggfast.models import CONFIGURATIONS, INITS
 
 
@@ -119,19 +121,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, expected = getattr(self, field.name), type(field.default)
-            if expected is float and type(value) is int:
-                value = float(value)
-                setattr(self, field.name, value)
-            if type(value) is not expected:
-                raise TypeError(f"{field.name} must be {_kind(expected)}, got {value!r}")
-            choices = field.metadata["choices"]
-            if choices and value not in choices:
-                raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
+            setattr(self, field.name, _checked(field, getattr(self, field.name)))
         for names, least in ((_POSITIVE, 1), (_NOT_NEGATIVE, 0)):
             for name in names:
                 if not least <= getattr(self, name) < math.inf:
                     raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be finite, got {value}")
         for name in _FRACTIONS:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
@@ -173,39 +170,85 @@ class TrainConfig:
         """
         if not path.is_file():
             raise FileNotFoundError(f"{path}: not there, so there is no run to resume")
-        return cls(**read_values(path))
+        values = read_values(path)
+        try:
+            return cls(**{name: value for name, value in values.items() if name != "preset"})
+        except ValueError as error:
+            raise ValueError(f"{shown(path)}: {error}") from error
 
 
-def _kind(expected: type) -> str:
-    return {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}[expected]
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+_MOST = 2**63 - 1
+
+
+def _checked(field: dataclasses.Field, value: Any) -> Any:
+    """A field's value, where it may have it; errors as of TrainConfig."""
+    expected: Any = type(field.default)
+    choices = field.metadata["choices"]
+    if expected is float and type(value) is int and abs(value) <= _MOST:
+        value = float(value)
+    if type(value) is not expected:
+        raise TypeError(f"{field.name} must be {_KINDS[expected]}, got {reprlib.repr(value)}")
+    if choices and value not in choices:
+        raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {reprlib.repr(value)}")
+    if expected is int and abs(value) > _MOST:
+        raise ValueError(f"{field.name} must be at most {_MOST}, got {reprlib.repr(value)}")
+    return value
 
 
 def read_values(path: Path) -> dict[str, Any]:
     """The values of a YAML file: names of :class:`TrainConfig`'s fields, and `preset`.
 
     Raises:
-        FileNotFoundError, ValueError: no such file, not YAML, or a name that is none; the text names it.
+        FileNotFoundError, ValueError, TypeError: no such file, not YAML, a name that is none or comes twice, or a value
+            of another kind; the text names it.
     """
+    name = shown(path)
+    values = _parsed(path, name)
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    if not isinstance(values, dict):
+        raise ValueError(f"{name} must hold lines such as 'lr: 0.01', and holds no values")
+    if strangers := [str(key)[:40] for key in values if key not in (*fields, "preset")]:
+        allowed = ", ".join(sorted([*fields, "preset"]))
+        raise ValueError(f"{name} must have names among {allowed}, got {', '.join(strangers[:10])}")
+    try:
+        return {key: _checked(fields[key], value) if key in fields else value for key, value in values.items()}
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from error
+
+
+def _parsed(path: Path, name: str) -> Any:
+    """What a YAML file holds. A number is one as people write it: 1e-3 is none in YAML 1.1, where 010 is 8."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [each for each in found if each[0].rpartition(":")[2] in ("bool", "null", "merge")]
+            for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            event = self.peek_event()
+            if isinstance(event, yaml.AliasEvent) or event.tag is not None:
+                what = f"*{event.anchor}" if isinstance(event, yaml.AliasEvent) else f"!{event.tag}"
+                raise yaml.YAMLError(f"a recipe has no aliases and no tags, got {what}")
+            return super().compose_node(parent, index)
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            if twice := [key for i, key in enumerate(keys) if key in keys[:i]]:
+                raise yaml.YAMLError(f"{reprlib.repr(twice[0])} stands there twice")
+            return super().construct_mapping(node, deep)
+
+    numbers = {
+        "int": r"[-+]?(0|[1-9][0-9]*)",
+        "float": r"[-+]?(([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)",
+    }
+    for kind, pattern in numbers.items():
+        Loader.add_implicit_resolver(f"tag:yaml.org,2002:{kind}", re.compile(f"^({pattern})$"), list("-+.0123456789"))
     try:
-        values = yaml.safe_load(path.read_text())
+        return yaml.load(path.read_bytes(), Loader)
     except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
-    names = {field.name for field in dataclasses.fields(TrainConfig)} | {"preset"}
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold lines such as 'lr: 0.01', and holds no values")
-    if strangers := [str(name) for name in values if name not in names]:
-        raise ValueError(f"{path} must have names among {', '.join(sorted(names))}, got {', '.join(strangers)}")
-    # YAML 1.1 reads 1e-3 as a text; a number is meant.
-    floats = {field.name for field in dataclasses.fields(TrainConfig) if isinstance(field.default, float)}
-    return {name: _number(value) if name in floats else value for name, value in values.items()}
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+        raise FileNotFoundError(f"{name}: no such file") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(on_one_line(f"{name} is not a YAML file: {' '.join(str(error).split())[:500]}")) from error

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vggfast._progress import silent
-from vggfast.io import write_atomically
+from vggfast.io import shown, write_atomically
 
 # Errors in per cent, losses in nats, both over the training images since the last row; data_wait is the share of the
 # time, 0 to 1, that went by waiting for batches.
@@ -42,15 +42,17 @@ def read_csv(path: str | Path) -> list[dict[str, float]]:
     path = Path(path)
     if not path.exists():
         return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_bytes().decode("utf-8", "replace").splitlines(keepends=True)
     whole = (line for line in lines if line.endswith("\n"))
+    rows = []
     try:
-        return [
-            {name: int(value) if value.isdigit() else float(value) for name, value in row.items()}
-            for row in csv.DictReader(whole)
-        ]
-    except (ValueError, AttributeError) as error:  # a row that is too short or too long holds None or a list
-        raise ValueError(f"{path} is no table of numbers: {error}") from error
+        for number, row in enumerate(csv.DictReader(whole), 2):
+            if None in row or None in row.values():
+                raise ValueError(f"line {number} has another number of columns than the first")
+            rows.append({name: int(text) if text.isdecimal() else float(text) for name, text in row.items()})
+    except (ValueError, csv.Error) as error:
+        raise ValueError(shown(f"{path} is no table of numbers: {error}")) from error
+    return rows
 
 
 class RunLog:
@@ -73,7 +75,12 @@ class RunLog:
         self._epochs = _Table(self._out / "metrics.csv", EPOCH_COLUMNS, step)
         self._json = _Lines(self._out / "log.jsonl")
         self._json.keep(lambda line: _belongs(line, step))
-        self._scalars = _Scalars(self._out / "tensorboard", step) if _has_tensorboard() else None
+        self._scalars = None
+        if _has_tensorboard():
+            if shown(self._out) == str(self._out):
+                self._scalars = _Scalars(self._out / "tensorboard", step)
+            else:
+                warn(f"{shown(self._out)} gets no files for TensorBoard, which takes UTF-8 names alone")
 
     def step(self, row: Mapping[str, float]) -> None:
         """Logs the training since the last such row: a value for each of STEP_COLUMNS.
@@ -96,7 +103,7 @@ class RunLog:
 
     def event(self, text: str, **metadata: Any) -> None:
         """Logs what is no figure, such as a bad image or a resumed run, with `metadata` such as its `step`."""
-        self._json.add(_json_line("event", {"text": text, **metadata}))
+        self._json.add(_json_line("event", {"text": shown(text), **metadata}))
         self._write()
 
     def close(self) -> None:

@@ -44,4 +44,4 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             lines = [json.loads(line) for line in file if line.endswith("\n")]
         except ValueError as error:
             raise ValueError(f"{path} has a line that is no JSON: {error}") from error
-    return [line for line in lines if line["kind"] == "event"]
+    return [line for line in lines if isinstance(line, dict) and line.get("kind") == "event"]

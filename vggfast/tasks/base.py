@@ -14,9 +14,11 @@ class FinalEval:
     Attributes:
         title, columns, rows: the table.
         files: what was written into the run's folder, and what each file holds.
+        problems: which files could not be written, and why.
     """
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
     files: dict[Path, str]
+    problems: Sequence[str] = ()

@@ -5,6 +5,8 @@ metrics.json and a report.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set, hits
 from vggfast.io import write_json
 from vggfast.report import confusion, contact_sheet, most_confused, write_report
+from vggfast.report.confused import distinct
 from vggfast.runs.config import TrainConfig
 from vggfast.runs.summary import summary
 from vggfast.tasks.base import FinalEval
@@ -58,7 +61,8 @@ class Classification:
 
 def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
     """See :func:`vggfast.tasks.final_eval`."""
-    out, config, images, context = trainer.out, trainer.config, trainer.val_set, trainer.context
+    out, config, context = trainer.out, trainer.config, trainer.context
+    images = replace(trainer.val_set, classes=distinct(trainer.val_set.classes))
     model, _ = load_model(out / "model.safetensors")
     model = model.to(context.device)
     settings = Settings(on_bad_image=config.on_bad_image)
@@ -79,20 +83,27 @@ def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
         for name, used in protocols.items()
     }
     confidences, predicted = (t.numpy() for t in posteriors[name][seen].max(1))
-    confusion(labels, predicted, images.classes, out / "confusion.png")
-    _draw_sheet(images, seen, predicted, confidences, out / "predictions.png")
+    problems: dict[str, str] = {}
+
+    def attempt(name: str, write: Callable[..., Any], *args: Any) -> None:
+        """What cannot be written, on a full disk say, keeps nothing else from being written."""
+        try:
+            write(*args)
+        except OSError as error:
+            problems[name] = str(error)
+
+    attempt("confusion.png", confusion, labels, predicted, images.classes, out / "confusion.png")
+    attempt("predictions.png", _draw_sheet, images, seen, predicted, confidences, out / "predictions.png")
     figures = summary(trainer.progress.epochs)
     best = figures.pop("best")
-    write_json(
-        out / "metrics.json",
-        {
-            **figures, "best_epoch": best["epoch"],
-            "centre_crop": {"top1": best["val_top1"], "top5": best["val_top5"]}, "evaluation": results,
-            "confused": most_confused(labels, predicted, images.classes),
-            "environment": environment(context.size, context.device),
-        },
-    )  # fmt: skip
-    write_report(out)
+    metrics = {
+        **figures, "best_epoch": best["epoch"],
+        "centre_crop": {"top1": best["val_top1"], "top5": best["val_top5"]}, "evaluation": results,
+        "confused": most_confused(labels, predicted, images.classes),
+        "environment": environment(context.size, context.device),
+    }  # fmt: skip
+    attempt("metrics.json", write_json, out / "metrics.json", metrics)
+    attempt("report.html", write_report, out)
 
     rows = [("centre crop", str(scales[1]), f"{best['val_top1']:.2f}", f"{best['val_top5']:.2f}")]
     rows += [
@@ -103,7 +114,8 @@ def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
         f"{config.config} on {config.data}, {len(seen)} held-out images, {figures['train_seconds']:.0f} s of training",
         ("evaluation", "scales Q", "top-1 error %", "top-5 error %"),
         rows,
-        {out / name: what for name, what in _FILES.items()},
+        {out / name: what for name, what in _FILES.items() if name not in problems},
+        [*problems.values()],
     )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from vggfast.graph import differences
-from vggfast.io import METADATA, WeightFile, write_atomically
+from vggfast.io import METADATA, WeightFile, write_atomically, write_safetensors
 from vggfast.layers import PLAIN
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing, preprocessing_of
@@ -40,8 +40,6 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
         TypeError: the model is another's, its preprocessing is no Preprocessing, or `extra` no mapping.
         OSError: it could not be written; the text names the path.
     """
-    from safetensors.torch import save_file
-
     if not isinstance(model, VGG):
         raise TypeError(f"model must be a vggfast.VGG, got {type(model).__name__}")
     if not isinstance(extra, Mapping | None):
@@ -63,7 +61,7 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
             "save its state_dict with torch.save instead"
         )
     metadata = {METADATA: _as_json(arguments, dict(extra or {}), preprocessing_of(model))}
-    write_atomically(path, lambda temporary: save_file(tensors, str(temporary), metadata))
+    write_atomically(path, lambda temporary: write_safetensors(temporary, tensors, metadata))
 
 
 def _built(arguments: Mapping[str, Any]) -> VGG:
@@ -72,7 +70,12 @@ def _built(arguments: Mapping[str, Any]) -> VGG:
         with torch.device("meta"):
             return VGG(**arguments, init=None)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"arguments of the model must build it again, got {arguments}: {error}") from error
+        raise ValueError(f"arguments of the model must build it again, got {arguments}{_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """Our own words in an error; Python's say nothing of a file."""
+    return f": {error}" if isinstance(error, ValueError) else ""
 
 
 def _as_json(arguments: Mapping[str, Any], extra: dict[str, Any], preprocessing: Preprocessing | None) -> str:
@@ -113,15 +116,20 @@ def _tensors(model: Any) -> dict[str, Tensor]:
     return tensors
 
 
-def load_model(path: str | Path) -> tuple[Any, dict[str, Any]]:
+def load_model(path: str | Path, *, allow_non_finite: bool = False) -> tuple[Any, dict[str, Any]]:
     """(the network in evaluation mode, its `extra`) of a file by :func:`save_model` or of a training checkpoint.
 
     The network's attribute `preprocessing` is that of the file, or None.
 
+    Args:
+        path: the file.
+        allow_non_finite: take infinities, NaN and negative variances.
+
     Raises:
-        FileNotFoundError, ValueError: no such file, or not one of ours; the text names the path.
+        FileNotFoundError, ValueError: no such file, not one of ours, or one whose weights are damaged or not finite;
+            the text names the path.
     """
-    return model_of(WeightFile(Path(path)))
+    return model_of(WeightFile(Path(path), allow_non_finite=allow_non_finite))
 
 
 def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]]:
@@ -137,17 +145,18 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
             f"{path} must be a file written by vggfast, and holds weights but not the network's arguments; "
             f"vggfast convert {path} OUT.safetensors makes one of torchvision's and others'"
         )
+    said = f"{path} does not hold the network that it names ({str(arguments)[:300]})"
     try:
         arguments = dict(arguments)
         extra = dict(arguments.pop("extra", {}))
-        with torch.device("meta"):
+        with torch.device("meta"):  # so that damaged arguments ask for no memory
             model = VGG(**arguments, init=None)
-        if what := misfit(file.shapes(), model.state_dict()):
-            raise ValueError(what)
-        if not empty:
-            model.to_empty(device="cpu").load_state_dict(file.tensors())
-        if "preprocessing" in extra:
-            model.preprocessing = Preprocessing.from_dict(extra["preprocessing"])
-    except (TypeError, KeyError, RuntimeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the network that it names ({arguments}): {error}") from error
+        preprocessing = Preprocessing.from_dict(extra["preprocessing"]) if "preprocessing" in extra else None
+    except Exception as error:  # arguments may be of any type
+        raise ValueError(f"{said}{_said(error)}") from error
+    if what := misfit(file.shapes(), model.state_dict()):
+        raise ValueError(f"{said}: {what}")
+    if not empty:
+        model.to_empty(device="cpu").load_state_dict(file.tensors())
+    model.preprocessing = preprocessing
     return model.eval(), extra

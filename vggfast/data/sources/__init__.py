@@ -13,6 +13,7 @@ from vggfast.data.sources.huggingface import open_hugging_face
 from vggfast.data.sources.imagenet import open_imagenet
 from vggfast.data.sources.shards import open_shards
 from vggfast.data.sources.tiny_imagenet import open_tiny_imagenet
+from vggfast.io import shown
 
 
 class _Kind(NamedTuple):
@@ -51,8 +52,10 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
     name, _, where = spec.partition(":")
     kind = KINDS.get(name)
     if kind is None or bool(kind.where) != bool(where):
-        raise ValueError(f"data must be one of {SPECS}, got {spec!r}")
-    return kind.open(where, split, *((whole,) if kind.may_hold_out else ()))
+        raise ValueError(f"data must be one of {SPECS}, got {shown(spec)!r}")
+    found = kind.open(where, split, *((whole,) if kind.may_hold_out else ()))
+    found.classes = [shown(name) for name in found.classes]
+    return found
 
 
 def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, ImageSet]:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from vggfast.data.decode import open_image
+from vggfast.io import shown
 
 SPLITS = ("train", "val")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
 _SPLIT_SEED = 1409_1556  # the paper's number; splits that a data set does not bring are drawn with it
 
 
@@ -102,6 +102,9 @@ class ImageFiles(Images):
         self.name, self.classes, self.sources, self.read = "images", classes, paths, open_image
 
 
+_Set = TypeVar("_Set", bound="ImageSet")
+
+
 @dataclass
 class ImageSet(Images):
     """Labelled images of one split. They travel to other processes cheaply, however many they are.
@@ -116,6 +119,17 @@ class ImageSet(Images):
     labels: np.ndarray
     sources: Sequence[Any] | np.ndarray
     read: Callable[[Any], Image.Image | np.ndarray]
+
+    def ordered(self: _Set, classes: list[str]) -> _Set:
+        """This set with its classes in another order, where `classes` are the same whole numbers; else as it is.
+
+        They were in the order of their texts once, 0, 1, 10, 2, and are so in networks that were trained then.
+        """
+        if not all(map(str.isdecimal, classes)) or sorted(classes) != sorted(self.classes):
+            return self
+        places = {name: i for i, name in enumerate(classes)}
+        new = np.array([places[name] for name in self.classes], dtype=np.int64)
+        return replace(self, classes=classes, labels=new[self.labels])
 
     def digest(self) -> str:
         """A SHA-256 of what the images are called, their order and their labels."""
@@ -143,53 +157,11 @@ def own_part(labels: np.ndarray, fraction: float, name: str, split: str, whole: 
     for label in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
-            raise ValueError(f"class number {label} of {name} must have two images, one of them to hold out, got one")
+            raise ValueError(
+                f"class number {label} of {shown(name)} must have two images, one of them to hold out, got one"
+            )
         mask[members[: max(1, round(fraction * len(members)))]] = True
     return np.flatnonzero(mask == (split == "val"))
-
-
-def class_folders(root: Path) -> list[str]:
-    """The names of the folders in `root`, in order.
-
-    Raises:
-        FileNotFoundError, ValueError: no such folder, or none in it; the text names it.
-    """
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder")
-    classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-    if not classes:
-        raise ValueError(f"{root} must have class folders, DIR/<class>/<image>, got none")
-    return classes
-
-
-def files_by_class(root: Path, subfolder: str = "") -> tuple[list[str], list[str], list[int]]:
-    """(classes, files from `root` on, labels) of a folder with a folder per class, both in order of their names.
-
-    Raises:
-        FileNotFoundError, ValueError: no such folder, no class folders, or one without images; the text names it.
-    """
-    classes = class_folders(root)
-    files: list[str] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(_images_below(os.path.join(root, name, subfolder)))
-        if not found:
-            raise ValueError(
-                f"{root / name / subfolder} must have at least one image of {', '.join(SUFFIXES)}, got none"
-            )
-        files += [os.path.join(name, subfolder, file) for file in found]
-        labels += [label] * len(found)
-    return classes, files, labels
-
-
-def _images_below(folder: str) -> list[str]:
-    """Paths of the image files anywhere in a folder, from it on."""
-    found = []
-    for where, _, names in os.walk(folder):
-        below = os.path.relpath(where, folder)
-        chosen = [name for name in names if name.lower().endswith(SUFFIXES) and not name.startswith("._")]
-        found += chosen if below == "." else [os.path.join(below, name) for name in chosen]
-    return found
 
 
 def check_classes(name: str, of_split: list[str], of_train: list[str], split: str) -> None:
@@ -197,4 +169,4 @@ def check_classes(name: str, of_split: list[str], of_train: list[str], split: st
     if of_split != of_train:
         odd = sorted(set(of_split) ^ set(of_train)) or ["their order"]
         more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
-        raise ValueError(f"{name}: train and {split} have different classes ({', '.join(odd[:5])}{more})")
+        raise ValueError(shown(f"{name}: train and {split} have different classes ({', '.join(odd[:5])}{more})"))

@@ -1,6 +1,7 @@
 """Hugging Face `datasets`, where installed: a folder that its save_to_disk wrote, or a name that load_dataset knows.
 
-The columns are found by their types: one Image, one ClassLabel. The split for validation is called validation, valid or
+The columns are found by their types: one Image, one ClassLabel. Of several, NAME#COLUMN chooses, such as
+cifar100#fine_label, or NAME#COLUMN,COLUMN. The split for validation is called validation, valid or
 val; where there is none, a tenth of each class is held out.
 """
 
@@ -39,28 +40,41 @@ def open_hugging_face(name: str, split: str, whole: bool) -> ImageSet:
         import datasets
     except ImportError as error:
         raise ImportError(f"data 'hf:{name}' needs Hugging Face's package: pip install datasets") from error
+    spec, chosen_columns = name, []
+    if "#" in name and not Path(name).is_dir():
+        name, _, columns = name.rpartition("#")
+        chosen_columns = columns.split(",")
     found = (datasets.load_from_disk if Path(name).is_dir() else datasets.load_dataset)(name)
     splits = dict(found) if isinstance(found, dict) else {"train": found}
     if "train" not in splits:
         raise ValueError(f"{name} must have the split train, got {', '.join(splits)}")
     validation = next((splits[each] for each in _VALIDATION if each in splits), None)
     rows = splits["train"] if split == "train" or validation is None else validation
-    image, label = (_column(name, rows.features, kind) for kind in (datasets.Image, datasets.ClassLabel))
+    kinds = (datasets.Image, datasets.ClassLabel)
+    image, label = (_column(name, rows.features, kind, chosen_columns) for kind in kinds)
+    if strangers := set(chosen_columns) - {image, label}:
+        raise ValueError(
+            f"{name} must have the columns {', '.join(chosen_columns)}, one of type Image or ClassLabel each, got "
+            f"{', '.join(rows.features)}; {', '.join(sorted(strangers))} is none of these"
+        )
     classes = list(splits["train"].features[label].names)
-    labels = np.asarray(rows[label], dtype=np.int64)
+    labels = np.array([-1 if value is None else value for value in rows[label]], dtype=np.int64)
     if len(odd := np.flatnonzero((labels < 0) | (labels >= len(classes)))):
-        raise ValueError(f"{name}, row {odd[0]} must have a class of 0 to {len(classes) - 1}, got {labels[odd[0]]}")
+        got = rows[label][int(odd[0])]
+        raise ValueError(f"{name}, row {odd[0]} must have a class of 0 to {len(classes) - 1}, got {got}")
     chosen = own_part(labels, 0.1, name, split, whole or validation is not None)
     rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
-    return ImageSet(name, classes, labels[chosen], chosen, _Rows(name, rows, image))
+    return ImageSet(spec, classes, labels[chosen], chosen, _Rows(name, rows, image))
 
 
-def _column(name: str, features: Any, kind: type) -> str:
-    """The one column of a type."""
+def _column(name: str, features: Any, kind: type, chosen: list[str]) -> str:
+    """The one column of a type, or that of `chosen`."""
     found = [column for column, feature in features.items() if isinstance(feature, kind)]
+    if len(found) > 1:
+        found = [column for column in found if column in chosen] or found
     if len(found) != 1:
         raise ValueError(
             f"{name} must have one column of type {kind.__name__}, got {len(found)} among the columns "
-            f"{', '.join(features)}"
+            f"{', '.join(features)}; hf:{name}#COLUMN chooses one"
         )
     return found[0]

@@ -14,7 +14,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from vggfast.data.sources.base import SUFFIXES, ImageSet, check_classes, class_folders, files_by_class, from_files
+from vggfast.data.sources.base import ImageSet, check_classes, from_files
+from vggfast.data.sources.listing import LeftOut, class_folders, files_by_class, images_in, is_hidden, names_of
+from vggfast.io import read_lines, shown
 
 _BELOW = ("", "val", "ILSVRC2012_devkit_t12", "ILSVRC2012_devkit_t12/data", "data", "devkit/data")
 _NAMES = ("LOC_synset_mapping.txt", "synset_words.txt")
@@ -29,18 +31,18 @@ def open_imagenet(folder: str, split: str) -> ImageSet:
     wnids = class_folders(images / "train") if (images / "train").is_dir() else sorted(words)
     if not wnids:
         raise FileNotFoundError(f"{images / 'train'}: no such folder, and none of {', '.join(_NAMES)} in {root}")
-    classes = [words.get(wnid, wnid) for wnid in wnids]
-    if split == "val" and not any(entry.is_dir() for entry in os.scandir(_existing(images / "val"))):
+    classes = names_of([words.get(wnid, wnid) for wnid in wnids])
+    if split == "val" and not _has_folders(images / "val"):
         return _flat(root, images / "val", wnids, classes)
     found, files, labels = files_by_class(images / split)
     check_classes(folder, found, wnids, split)
     return from_files(folder, classes, labels, files, images / split)
 
 
-def _existing(folder: Path) -> Path:
+def _has_folders(folder: Path) -> bool:
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder")
-    return folder
+        raise FileNotFoundError(f"{shown(folder)}: no such folder")
+    return any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -50,29 +52,35 @@ def _find(root: Path, name: str) -> Path | None:
 def _words(root: Path) -> dict[str, str]:
     """{wnid: the class' first name}, {} where no file says."""
     path = next((path for path in (_find(root, name) for name in _NAMES) if path), None)
-    rows = [line.split(maxsplit=1) for line in path.read_text().splitlines()] if path else []
-    return {row[0]: row[-1].split(",")[0] for row in rows if row}
+    rows = [line.split(maxsplit=1) for line in read_lines(path)] if path else []
+    found: dict[str, str] = {}
+    for row in filter(None, rows):
+        if found.setdefault(row[0], row[-1]) != row[-1]:
+            raise ValueError(f"{path} must name each class once, got {row[0]} as {found[row[0]]!r} and {row[-1]!r}")
+    return {wnid: words.split(",")[0] for wnid, words in found.items()}
 
 
 def _flat(root: Path, folder: Path, wnids: list[str], classes: list[str]) -> ImageSet:
-    files = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
+    left_out = LeftOut()
+    files = images_in(folder, left_out, known="val.txt")
     if not files:
-        raise ValueError(f"{folder} must have images, val/<wnid>/*.JPEG or val/ILSVRC2012_val_*.JPEG, got none")
+        raise ValueError(f"{shown(folder)} must have images, val/<wnid>/*.JPEG or val/ILSVRC2012_val_*.JPEG, got none")
     label_of = _flat_labels(root, files, wnids)
     if missing := [name for name in files if name not in label_of]:
-        raise ValueError(f"{folder / missing[0]} has no label, nor have {len(missing) - 1} more")
+        raise ValueError(f"{shown(folder / missing[0])} has no label, nor have {len(missing) - 1} more")
     if lost := sorted(label_of.keys() - set(files)):
-        raise FileNotFoundError(f"{folder / lost[0]}: not there, and {len(lost) - 1} more that have a label")
+        raise FileNotFoundError(f"{shown(folder / lost[0])}: not there, and {len(lost) - 1} more that have a label")
+    left_out.warn(folder)
     return from_files(str(root), classes, [label_of[name] for name in files], files, folder)
 
 
 def _flat_labels(root: Path, files: list[str], wnids: list[str]) -> dict[str, int]:
     """{file: label} of the flat validation images, from whichever file says."""
     if path := _find(root, "val.txt"):
-        return _rows(path, [line.split() for line in path.read_text().splitlines() if line.strip()], wnids)
+        return _rows(path, [line.rsplit(maxsplit=1) for line in read_lines(path) if line.strip()], wnids)
     if path := _find(root, "LOC_val_solution.csv"):
-        lines = [line.replace(",", " ").split() for line in path.read_text().splitlines()[1:] if line.strip()]
-        return _rows(path, [[f"{row[0]}.JPEG", *row[1:]] for row in lines], wnids)
+        lines = [line.replace(",", " ").split() for line in read_lines(path)[1:] if line.strip()]
+        return _rows(path, [[f"{row[0]}.JPEG", *row[1:2]] for row in lines], wnids)
     truth, meta = _find(root, _GROUND_TRUTH), _find(root, _META)
     if truth and meta:
         return _devkit(truth, meta, files, wnids)
@@ -84,16 +92,17 @@ def _flat_labels(root: Path, files: list[str], wnids: list[str]) -> dict[str, in
 
 def _rows(path: Path, rows: list[list[str]], wnids: list[str]) -> dict[str, int]:
     number_of = {wnid: number for number, wnid in enumerate(wnids)}
-    found = {}
+    found: dict[str, int] = {}
     for row in rows:
         name = row[1] if len(row) > 1 else ""
-        label = int(name) if name.isdigit() else number_of.get(name, -1)
+        label = int(name) if name.isdecimal() and len(name) < 10 else number_of.get(name, -1)
         if not 0 <= label < len(wnids):
             raise ValueError(
                 f"{path} must name a file and its class, a wnid or a number below {len(wnids)}, in each row, "
-                f"got {' '.join(row[:2])!r}"
+                f"got {' '.join(row)[:80]!r}"
             )
-        found[os.path.basename(row[0])] = label
+        if found.setdefault(os.path.basename(row[0]), label) != label:
+            raise ValueError(f"{path} must give each file one class, got two for {row[0]}")
     return found
 
 
@@ -105,13 +114,13 @@ def _devkit(truth: Path, meta: Path, files: list[str], wnids: list[str]) -> dict
         wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     except Exception as error:  # scipy's reader of damaged files raises whatever it trips over
         raise ValueError(f"{meta} is not the devkit's: {' '.join(str(error).split())}") from error
-    rows = truth.read_text().split()
+    rows = [row for row in map(str.strip, read_lines(truth)) if row]
     if len(rows) != len(files):
         raise ValueError(f"{truth} must have a label for each of the {len(files)} images of val/, got {len(rows)}")
     known = set(wnids)
     named = []
     for file, row in zip(files, rows, strict=True):
-        wnid = wnid_of.get(int(row), "") if row.isdigit() else ""
+        wnid = wnid_of.get(int(row), "") if row.isdecimal() and len(row) < 10 else ""
         if wnid not in known:
             raise ValueError(f"{truth} has {row!r} for {file}, which is no class of the training images by {meta}")
         named.append([file, wnid])

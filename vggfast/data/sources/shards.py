@@ -1,5 +1,5 @@
 """WebDataset-style shards: tar files in which photo.jpg and photo.cls (a number), or photo.json {"label": number}, are
-a sample.
+a sample. :mod:`vggfast.data.sources.tar` says which members belong together.
 
 PATTERN may have {split}, which becomes train or val; ranges and choices in braces, {00..09}, {a,b}; and *, ?. Without
 {split} a tenth of each class is held out. classes.txt beside the first shard, a name a line, names the classes; else
@@ -9,13 +9,9 @@ they are the numbers up to the highest of the training samples.
 from __future__ import annotations
 
 import contextlib
-import glob
 import io
-import itertools
 import json
 import os
-import re
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +19,15 @@ import numpy as np
 from PIL import Image
 
 from vggfast.data.decode import decode
-from vggfast.data.sources.base import SUFFIXES, ImageSet, Strings, own_part
-from vggfast.io import write_atomically
+from vggfast.data.sources.base import ImageSet, Strings, own_part
+from vggfast.data.sources.listing import LeftOut, read_classes
+from vggfast.data.sources.patterns import INDEX, expand
+from vggfast.data.sources.tar import scan
+from vggfast.io import on_one_line, write_atomically
+
+_VERSION = 2  # of what an index holds, and of the rules by which it was made
+_ARRAYS = {"offsets", "sizes", "labels", "text", "ends", "left_out", "stamp"}
+_MOST_CLASSES = 1 << 20  # that have no names
 
 
 class _Samples:
@@ -32,6 +35,7 @@ class _Samples:
 
     def __init__(self, shards: list[str], parts: list[dict[str, np.ndarray]]) -> None:
         self.shards = shards
+        self.stamps = [part["stamp"] for part in parts]
         self.shard = np.repeat(np.arange(len(parts)), [len(part["labels"]) for part in parts])
         self.offsets, self.sizes, self.labels = (
             np.concatenate([part[name] for part in parts]) for name in ("offsets", "sizes", "labels")
@@ -41,12 +45,14 @@ class _Samples:
 
     def name(self, index: int) -> str:
         shard = int(self.shard[index])
-        return f"{self.shards[shard]}:{self.names[shard][int(index - self.first[shard])]}"
+        return on_one_line(f"{self.shards[shard]}:{self.names[shard][int(index - self.first[shard])]}")
 
     def __call__(self, index: int) -> Image.Image:
-        name = self.name(index)
+        name, shard = self.name(index), self.shard[index]
         try:
-            with open(self.shards[self.shard[index]], "rb") as file:
+            with open(self.shards[shard], "rb") as file:
+                if not np.array_equal(_stamp(os.fstat(file.fileno())), self.stamps[shard]):
+                    raise ValueError(f"{name}: the shard has changed since it was opened")
                 file.seek(int(self.offsets[index]))
                 content = file.read(int(self.sizes[index]))
         except OSError as error:
@@ -55,14 +61,14 @@ class _Samples:
 
 
 def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
-    own_split = "{split}" in pattern
+    own_split = "{split}" in pattern and not os.path.isfile(pattern)
     samples = _samples(pattern, split)
     trained = _samples(pattern, "train") if own_split and split != "train" else samples
     names = Path(trained.shards[0]).parent / "classes.txt"
     if names.is_file():
-        classes = names.read_text().splitlines()
+        classes = read_classes(names)
     else:
-        classes = [str(number) for number in range(int(trained.labels.max()) + 1)]
+        classes = [str(number) for number in range(min(int(trained.labels.max()), _MOST_CLASSES) + 1)]
     if len(odd := np.flatnonzero((samples.labels < 0) | (samples.labels >= len(classes)))):
         raise ValueError(
             f"{samples.name(odd[0])} must have a class of 0 to {len(classes) - 1}, got {samples.labels[odd[0]]}"
@@ -73,46 +79,37 @@ def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
 
 
 def _samples(pattern: str, split: str) -> _Samples:
-    shards = expand(pattern.replace("{split}", split))
-    return _Samples(shards, [_index(shard) for shard in shards])
+    name = pattern if os.path.isfile(pattern) else pattern.replace("{split}", split)
+    shards = expand(name)
+    parts = [_index(shard) for shard in shards]
+    left_out = LeftOut()
+    for part in parts:
+        left_out.add(LeftOut(**json.loads(part["left_out"].tobytes())))
+    left_out.warn(name)
+    return _Samples(shards, parts)
 
 
-def expand(pattern: str) -> list[str]:
-    """The files that a pattern of braces and globs names, in order.
-
-    Raises:
-        FileNotFoundError: one is not there; the text names it.
-    """
-    parts = re.split(r"\{([^{}]*)\}", pattern)
-    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
-    found: list[str] = []
-    for name in map("".join, itertools.product(*choices)):
-        matches = sorted(glob.glob(name)) if re.search(r"[*?\[]", name) else [name]
-        if not matches or not os.path.isfile(matches[0]):
-            raise FileNotFoundError(f"{name}: no such shard")
-        found += matches
-    return found
-
-
-def _choices(text: str) -> list[str]:
-    """What stands in braces: "00..09", "a,b"."""
-    if bounds := re.fullmatch(r"(\d+)\.\.(\d+)", text):
-        low, high = bounds.groups()
-        return [str(number).zfill(len(low)) for number in range(int(low), int(high) + 1)]
-    return text.split(",")
+def _stamp(state: os.stat_result) -> np.ndarray:
+    return np.array([_VERSION, state.st_size, state.st_mtime_ns])
 
 
 def _index(shard: str) -> dict[str, np.ndarray]:
     """Offsets, sizes, labels and names of a shard's samples; kept beside it where its folder may be written."""
-    beside, state = Path(f"{shard}.index.npz"), os.stat(shard)
-    stamp = np.array([1, state.st_size, state.st_mtime_ns])
+    beside, stamp = Path(shard + INDEX), _stamp(os.stat(shard))
     try:
-        with np.load(beside) as kept:
-            if np.array_equal(kept["stamp"], stamp):
+        with np.load(beside if beside.is_file() else "") as kept:
+            if np.array_equal(kept["stamp"], stamp) and kept.keys() == _ARRAYS:
                 return dict(kept)
     except Exception:  # absent, of another version or damaged: it is made again
         pass
-    made: dict[str, Any] = {**_scan(shard), "stamp": stamp}
+    samples, left_out = scan(shard)
+    names = Strings(sample.name for sample in samples)
+    made: dict[str, Any] = {
+        **{name: np.array([getattr(sample, name[:-1]) for sample in samples], dtype=np.int64)
+           for name in ("offsets", "sizes", "labels")},
+        "text": names.text, "ends": names.ends, "stamp": stamp,
+        "left_out": np.frombuffer(json.dumps(vars(left_out)).encode(), np.uint8),
+    }  # fmt: skip
 
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
@@ -121,45 +118,3 @@ def _index(shard: str) -> dict[str, np.ndarray]:
     with contextlib.suppress(OSError):  # it only saves time
         write_atomically(beside, write)
     return made
-
-
-def _scan(shard: str) -> dict[str, np.ndarray]:
-    images: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                folder, name = os.path.split(member.name)
-                key, _, ending = name.partition(".")
-                key = f"{folder}/{key}"
-                if not member.isfile():
-                    continue
-                if f".{ending.lower()}" in SUFFIXES:
-                    images[key] = (member.name, member.offset_data, member.size)
-                elif ending.lower() in ("cls", "json"):
-                    content = archive.extractfile(member)
-                    labels[key] = _label(content.read() if content else b"", ending.lower(), f"{shard}:{member.name}")
-    except tarfile.TarError as error:
-        raise ValueError(f"{shard}: not an uncompressed tar file ({error})") from error
-    if lonely := sorted(images.keys() - labels.keys()):
-        raise ValueError(f"{shard}:{images[lonely[0]][0]} must have a .cls or .json of its name, got no label")
-    if not images:
-        raise ValueError(f"{shard} must have images, names that end in one of {', '.join(SUFFIXES)}, got none")
-    names = Strings(name for name, _, _ in images.values())
-    return {
-        "offsets": np.array([offset for _, offset, _ in images.values()], dtype=np.int64),
-        "sizes": np.array([size for _, _, size in images.values()], dtype=np.int64),
-        "labels": np.array([labels[key] for key in images], dtype=np.int64),
-        "text": names.text, "ends": names.ends,
-    }  # fmt: skip
-
-
-def _label(content: bytes, ending: str, name: str) -> int:
-    try:
-        value: Any = json.loads(content)["label"] if ending == "json" else int(content)
-        if type(value) is not int:
-            raise ValueError
-        return value
-    except (ValueError, KeyError, TypeError):
-        expected = 'a JSON object with a whole number "label"' if ending == "json" else "a whole number"
-        raise ValueError(f"{name} must be {expected}, got {content[:40]!r}") from None

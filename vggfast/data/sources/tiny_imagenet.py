@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
-from vggfast.data.sources.base import ImageSet, files_by_class, from_files
+from vggfast.data.sources.base import ImageSet, from_files
+from vggfast.data.sources.listing import LeftOut, files_by_class, images_in
+from vggfast.io import read_lines, shown
 
 
 def open_tiny_imagenet(folder: str, split: str) -> ImageSet:
@@ -12,8 +15,10 @@ def open_tiny_imagenet(folder: str, split: str) -> ImageSet:
     for needed in ("wnids.txt", "words.txt", "train", "val/val_annotations.txt"):
         if not (root / needed).exists():
             raise FileNotFoundError(f"{root / needed}: not there; the folder must have Tiny-ImageNet's own layout")
-    wnids = sorted((root / "wnids.txt").read_text().split())
-    words = dict(line.split("\t", 1) for line in (root / "words.txt").read_text().splitlines() if "\t" in line)
+    wnids = sorted(wnid for wnid in map(str.strip, read_lines(root / "wnids.txt")) if wnid)
+    if twice := next((a for a, b in itertools.pairwise(wnids) if a == b), None):
+        raise ValueError(f"{root / 'wnids.txt'} must name each class once, got {twice} twice")
+    words = dict(line.split("\t", 1) for line in read_lines(root / "words.txt") if "\t" in line)
     classes = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
     if split == "train":
         found, files, labels = files_by_class(root / "train", "images")
@@ -26,16 +31,20 @@ def open_tiny_imagenet(folder: str, split: str) -> ImageSet:
 def _val(root: Path, wnids: list[str], classes: list[str]) -> ImageSet:
     annotations = root / "val" / "val_annotations.txt"
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    names, labels = [], []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    labels: dict[str, int] = {}
+    for number, line in enumerate(read_lines(annotations), 1):
         row = line.split("\t")
         if len(row) < 2 or row[1] not in label_of:
             raise ValueError(f"{annotations}, line {number} must be a file and a class of wnids.txt, got {line[:60]!r}")
-        names.append(row[0])
-        labels.append(label_of[row[1]])
-    there = {path.name for path in (root / "val" / "images").glob("*")}
-    if missing := [name for name in names if name not in there]:
+        if row[0] in labels:
+            raise ValueError(f"{annotations} must name each file once, and line {number} names {row[0]} again")
+        labels[row[0]] = label_of[row[1]]
+    folder, left_out = root / "val" / "images", LeftOut()
+    there = set(images_in(folder, left_out))
+    if missing := [name for name in labels if name not in there]:
         raise FileNotFoundError(
-            f"{root / 'val' / 'images' / missing[0]}: not there, and {len(missing) - 1} more of val_annotations.txt"
+            f"{shown(folder / missing[0])}: not there, and {len(missing) - 1} more of val_annotations.txt"
         )
-    return from_files(str(root), classes, labels, names, root / "val" / "images")
+    left_out.other("images that val_annotations.txt does not name", len(there) - len(labels))
+    left_out.warn(folder)
+    return from_files(str(root), classes, [*labels.values()], [*labels], folder)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import check_file, read_weights
+from vggfast.io import WeightFile, check_file, check_finite
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
@@ -110,10 +110,10 @@ def _of_torch(path: Path, key: str | None) -> str:
     """Which of the formats that torch's readers read."""
     from vggfast.weights.formats.timm import is_timm
 
-    tensors, arguments = read_weights(path, key)
-    if arguments is not None:
+    file = WeightFile(path, key)
+    if file.arguments is not None:
         return "ours"
-    return "timm" if is_timm(tensors) else "torchvision"
+    return "timm" if is_timm(file.shapes()) else "torchvision"
 
 
 def read(
@@ -124,6 +124,7 @@ def read(
     features_only: bool = False,
     preprocessing: Preprocessing | None = None,
     key: str | None = None,
+    allow_non_finite: bool = False,
 ) -> Found:
     """Reads a network of any of FORMATS. Every tensor must be accounted for.
 
@@ -134,6 +135,7 @@ def read(
         features_only: leave out whatever is none of the convolutions' tensors, such as another network's head.
         preprocessing: what the network takes, where the file does not say, or says what is wrong.
         key: which state_dict, where a checkpoint of torch's has several, such as "model_ema".
+        allow_non_finite: take infinities, NaN and negative variances.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not what it should be; the text names file and tensor.
@@ -147,11 +149,13 @@ def read(
     if key is not None and format not in ("torchvision", "timm"):
         raise ValueError(f"key must be left out for {path}, whose format is {format}, got {key!r}")
     if format == "ours":
-        found = _ours(path, features_only)
+        found = _ours(path, features_only, allow_non_finite)
     else:
         raw = _raw(path, format, key)
         parts = sort_out(path, raw, _READERS[format][1], features_only)
-        found = _joined(parts, format, features)
+        if not allow_non_finite:
+            check_finite(path, parts.tensors, parts.names)
+        found = _joined(parts, format, features, allow_non_finite)
     if features is not None and found.part != _JOINED:
         raise ValueError(f"{path} holds convolutions itself: --features is for files of FC layers alone")
     if preprocessing is not None:
@@ -167,8 +171,8 @@ def read(
 _JOINED = "the FC layers, joined to the convolutions of the other file"
 
 
-def _ours(path: Path, features_only: bool) -> Found:
-    model, extra = load_model(path)
+def _ours(path: Path, features_only: bool, allow_non_finite: bool) -> Found:
+    model, extra = load_model(path, allow_non_finite=allow_non_finite)
     if features_only and model.head != "none":
         whole, preprocessing = model, model.preprocessing
         model = VGG(**{**whole.arguments, "head": "none"}, init=None).eval()
@@ -196,7 +200,7 @@ def _raw(path: Path, format: str, key: str | None) -> Raw:
         raise ValueError(f"{path} is no {label} file that can be read: {said[:300]}") from error
 
 
-def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
+def _joined(parts: Parts, format: str, features: str | Path | None, allow_non_finite: bool) -> Found:
     """The network of a file's parts, and of the convolutions of another file where it has none."""
     part = "the whole network" if parts.has_head else "features only (no FC layers)"
     preprocessing, origin, extra = parts.raw.preprocessing, parts.raw.origin, parts.raw.extra
@@ -205,7 +209,7 @@ def _joined(parts: Parts, format: str, features: str | Path | None) -> Found:
             raise ValueError(
                 f"{parts.path} holds the FC layers alone: give a file with the convolutions, --features FILE"
             )
-        donor = read(features)
+        donor = read(features, allow_non_finite=allow_non_finite)
         parts.tensors |= {key: t for key, t in donor.model.state_dict().items() if key.startswith("features")}
         parts.names |= {key: f"{features}: {key}" for key in parts.tensors if key.startswith("features")}
         parts.config, parts.batch_norm = (donor.model.arguments[name] for name in ("config", "batch_norm"))

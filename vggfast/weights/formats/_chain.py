@@ -27,6 +27,7 @@ EPSILON = 1e-5  # of our batch norms
 _STAGES = 5
 _SHRINK = 32  # what the pools divide H and W by
 _LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}  # of ours
+_KNOWN = (AVERAGE, BATCH_NORM, CONV, FC, FLATTEN, LRN, MAX_POOL, RELU, SOFTMAX)
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 # Of a layer: by kind of ours, "weight", the file's name and the array.
@@ -62,6 +63,7 @@ class Chain:
         self.dense = False
         self.notes: list[str] = []
         self._fcs_alone = fcs_alone
+        self._strange = ""  # what is said of the first layer that no VGG has
         self._names: dict[tuple[str, str], str] = {}
         self._stage, self._index, self._fc = 1, 0, 0
         self._inputs = 0  # channels of the first convolution
@@ -84,6 +86,7 @@ class Chain:
         return self._fc > 0
 
     def refuse(self, what: str) -> None:
+        what = self._strange or what  # which is why what follows does not fit
         if not self.in_head:
             raise ValueError(f"{self._path}: {what}")
         self.stranger = self.stranger or what
@@ -100,6 +103,10 @@ class Chain:
         padding, self._padding = self._padding, ("", [0] * 4)
         if any(padding[1]):
             self.steps.append(Step(padding[0], "a padding"))
+        if kind not in _KNOWN:
+            self._strange = self._strange or f"{layer} is {kind}, which no VGG has there"
+            if self.in_head:
+                self.refuse(self._strange)
         self.steps.append(Step(layer, kind))
 
     def activation(self, layer: str, name: str) -> None:
@@ -224,6 +231,8 @@ class Chain:
             f"{layer}, a max-pool,", extents=(list(extents), [2, 2]), strides=(list(strides), [2, 2]),
             pads=(list(pads), [0] * 4),
         )  # fmt: skip
+        if self._stage > _STAGES:
+            self.refuse(f"{layer} is a max-pool behind the fifth")
         if up and self.size is None:
             note = f"its pools round odd extents up, ours down: the same for H and W that are multiples of {_SHRINK}"
             self.notes += [note] if note not in self.notes else []

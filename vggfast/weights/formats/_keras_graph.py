@@ -54,8 +54,7 @@ def in_order(model: Mapping[str, Any]) -> Iterator[Layer]:
 
 
 def _class(layer: Mapping[str, Any]) -> str:
-    module = f" of {layer['module']}" if _is_strange(layer) else ""
-    return f"{layer.get('class_name')}{module}"
+    return f"{layer.get('class_name')}{' of another package' if _is_strange(layer) else ''}"
 
 
 def _is_strange(layer: Mapping[str, Any]) -> bool:
@@ -125,7 +124,7 @@ def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
         if at[0] in done or len(layer["inbound_nodes"]) != 1:
             yield Layer((at[0],), (), f"{with_article(_class(layer))} that runs more than once", None)
             return
-        if len(_tensors(node)) != 1 or (given := _given(node)):
+        if len(_tensors(node)) != 1 or (given := _given(node, layer)):
             given = "several inputs" if len(_tensors(node)) != 1 else given
             yield Layer((at[0],), (), f"{with_article(_class(layer))} with {given}", None)
             return
@@ -147,12 +146,17 @@ def _tensors(value: Any) -> list[tuple[str, int]]:
     return [tensor for each in value for tensor in _tensors(each)]
 
 
-def _given(node: Any) -> str:
-    """What a layer is called with beside its input, as training=True; "" for nothing."""
+def _given(node: Any, layer: Mapping[str, Any]) -> str:
+    """What a layer is called with beside its input, as training=True; "" for nothing.
+
+    Keras 3 notes training=True of each layer that changes images at random, and obeys it in training alone.
+    """
     if isinstance(node, dict):
         args, kwargs = node.get("args", []), node.get("kwargs", {})
     else:
         node = node if node and isinstance(node[0], str) else node[0]
         args, kwargs = [], node[3] if len(node) > 3 else {}
-    found = [f"{name}={value}" for name, value in kwargs.items() if value not in (None, False) and not _tensors(value)]
+    known = ("training",) if str(layer.get("class_name")).startswith("Random") else ()
+    kwargs = {name: value for name, value in kwargs.items() if name not in known and value not in (None, False)}
+    found = [f"{name}={value}" for name, value in kwargs.items() if not _tensors(value)]
     return ", ".join([*found, *(f"{value}" for value in args[1:] if value is not None)])

@@ -163,11 +163,9 @@ class Chain:
         if target is None or len(target) != 2 or (found["allowzero"] and 0 in target):
             raise ValueError(f"{called(node)}, a Reshape, must make rows of (N, values), got shape {target}")
         rows, columns = (size if each == 0 else each for each, size in zip(target, sizes, strict=False))
-        known = isinstance(columns, int | np.integer) and columns != 0
-        right = columns == values or (values is None and known) or columns == -1
-        if not known or not right or (rows != -1 and rows != sizes[0] and isinstance(sizes[0], int)) or (
-            isinstance(rows, str) and rows != "N"
-        ):  # fmt: skip
+        is_n = rows in (-1, sizes[0]) or (isinstance(sizes[0], str) and not isinstance(rows, str))
+        is_all = columns in (-1, values) or (values is None and not isinstance(columns, str) and columns > 0)
+        if not is_n or not is_all:
             raise ValueError(f"{called(node)}, a Reshape of {sizes}, must make rows of (N, values), got {target}")
         self._to_rows(node)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 DOMAINS = ("", "ai.onnx")
 _LONGEST = 64  # numbers of a shape that a graph computes
+_MOST = 20_000  # nodes that are looked at, so that no graph takes minutes
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 
@@ -35,6 +36,12 @@ class Graph:
         graph = self.model.graph
         if not graph.node:
             raise ValueError("it has no graph")
+        if len(graph.node) > _MOST:
+            raise ValueError(f"it has {len(graph.node)} nodes, and a VGG has at most some hundreds")
+        if not all(isinstance(text, str) for text in _texts(self.model)):  # protobuf gives others as bytes
+            raise ValueError("it has a name that is not UTF-8")
+        if own := [each.name for each in self.model.functions if each.domain in DOMAINS]:
+            raise ValueError(f"it has a {own[0]} of its own in the place of ONNX's operator")
         self._onnx, self._folder = onnx, path.parent
         self._constants: dict[str, Any] = {}  # messages of tensors, and arrays
         for tensor in graph.initializer:
@@ -84,6 +91,10 @@ class Graph:
         Raises:
             ValueError: it has other axes, no values, or no floating-point numbers; the text names it.
         """
+        if name not in self:
+            raise ValueError(
+                f"{called(node)}, a {node.op_type}, must have all its tensors, got {', '.join(node.input)}"
+            )
         value = self.array(name)
         if value.dtype.kind not in "fV":  # bfloat16 is a V
             raise ValueError(f"{name}, which {called(node)} reads, must have a floating-point dtype, got {value.dtype}")
@@ -181,6 +192,16 @@ class Graph:
         if attribute is None or attribute.name not in _NUMBERS:
             raise ValueError(f"{called(node)} must have a value that is a dense tensor or numbers")
         return np.array(self._onnx.helper.get_attribute_value(attribute), _NUMBERS[attribute.name])
+
+
+def _texts(model: Any) -> Iterator[str]:
+    """The names of a model."""
+    yield from (text for entry in model.metadata_props for text in (entry.key, entry.value))
+    graph = model.graph
+    yield from (each.name for part in (graph.initializer, graph.input, graph.output) for each in part)
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _is_within(file: Path, folder: Path) -> bool:

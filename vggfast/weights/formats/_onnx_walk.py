@@ -170,7 +170,7 @@ class Walk(Chain):
         self._graph.settings(node)
         if not self._bare:
             raise stranger(node)
-        name = next(each for each in node.input if each in self._graph)
+        name = next((each for each in node.input if each in self._graph), "")
         bias = self._bias(node, name, self._axes)
         del self.tensors[self.names.pop((self._last, "bias"))]
         self._keep(node, "bias", name, bias)

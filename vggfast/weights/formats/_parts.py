@@ -21,7 +21,7 @@ from vggfast.graph import fc_names, trunk_names, whole
 from vggfast.io import listed
 from vggfast.models import CONFIGURATIONS, VGG
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.formats._sequence import Step, check_sequence
+from vggfast.weights.formats._sequence import MAX_POOL, Step, check_sequence
 
 # Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -116,20 +116,23 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     Raises:
         ValueError: a tensor is missing or left over, or these are no VGG's; the text names path and tensor.
     """
+    if raw.stranger and not features_only:
+        raise ValueError(f"{path}: {raw.stranger}")
     config, batch_norm, names = min(_candidates(raw), key=lambda each: _distance(raw, each[2]))
     features, head = (
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
     )
     if not any(name in raw.tensors for name in names.values()):
+        if raw.steps:
+            check_sequence(path, raw.steps, config, batch_norm, head=False)
         theirs = listed([name for key, name in features.items() if key.endswith(".weight")], 2)
         raise ValueError(
             f"{path} holds no VGG with the names of {label} files ({theirs} ...); it has {listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
+    has_features = has_features or any(step.kind == MAX_POOL for step in raw.steps or ())
     if features_only:
         has_features, has_head = True, False
-    elif raw.stranger:
-        raise ValueError(f"{path}: {raw.stranger}")
     notes = list(raw.notes)
     if raw.steps is not None:
         notes += check_sequence(

@@ -29,6 +29,7 @@ _KINDS = {"weight": "kernel", "bias": "bias"}
 _OURS = re.compile(r"block\d_conv\d|fc1|fc2|predictions")
 _CONFIG, _INSIDE = "config.json", "model.weights.h5"
 _MOST_CONFIG = 16 << 20
+_STRANGE = "its config is not of the form that Keras gives it"
 _CONVENTION = "keras.applications"
 
 # The variables of each layer, in their order, by its name behind those of the models that it is in.
@@ -39,10 +40,11 @@ def read(path: Path) -> Raw:
     """A file of Keras 2 or 3: whole models, or their weights."""
     file = read_isolated(path, "hdf5", skip="^/optimizer", member=_INSIDE)
     text = _inner_config(path) if zipfile.is_zipfile(path) else file.attrs.get("model_config")
+    layers = None if text is None else _layers(json.loads(text))
     root = file.group("model_weights") if "model_weights" in file else file
     old = "layer_names" in root.attrs
     variables = _by_attributes(root) if old else dict(_by_groups(file.group("layers")))
-    return _by_names(variables) if text is None else _by_config(path, json.loads(text), variables, old)
+    return _by_names(variables) if layers is None else _by_config(path, layers, variables, old)
 
 
 def _inner_config(path: Path) -> bytes:
@@ -52,23 +54,29 @@ def _inner_config(path: Path) -> bytes:
         return archive.read(_CONFIG)
 
 
-def _by_config(path: Path, config: Any, variables: Variables, old: bool) -> Raw:
+def _layers(config: Any) -> list[Layer]:
+    try:
+        return list(in_order(config))
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise ValueError(_STRANGE) from error
+
+
+def _by_config(path: Path, layers: list[Layer], variables: Variables, old: bool) -> Raw:
     def keys(layer: Layer) -> list[tuple[str, ...]]:
-        # The older form has all that is within a model in one group, by its layer's own name.
-        return [layer.path[:1] + layer.path[1:][-1:]] if old else [layer.path, layer.group]
+        # The older form has all that is within a model in one group, by its layer's own name where there are several.
+        return [layer.path[:1] + layer.path[1:][-1:], layer.path[:1]] if old else [layer.path, layer.group]
 
     def of(layer: Layer) -> list[np.ndarray]:
         return next((variables[key] for key in keys(layer) if key in variables), [])
 
     try:
-        layers = list(in_order(config))
-        alone = not any(layer.kind == "MaxPooling2D" for layer in layers)
+        alone = not any("Pooling2D" in layer.kind or "Conv2D" in layer.kind for layer in layers)
         shape = layers[0].shape if layers else None
         reader = Reader(Chain(path, input_size(layers), alone, flat=shape is not None and len(shape) == 2), of)
         for layer in layers:
             reader.meet(layer)
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError("its config is not of the form that Keras gives it") from error
+        raise ValueError(_STRANGE) from error
     for key in variables.keys() - {key for layer in layers for key in keys(layer)}:
         reader.chain.tensors |= _named("/".join(key), variables[key])
     return reader.chain.raw(channels_last_as_ours, *reader.preprocessing(), hwc=reader.hwc)
@@ -130,7 +138,7 @@ def _by_attributes(root: Group) -> Variables:
         nested = len(set(inner)) > 1
         for name, within in zip(names, inner, strict=True):
             key = (layer, within) if nested else (layer,)
-            found.setdefault(key, []).append(_float(group.array(name)))
+            found.setdefault(key, []).append(group.array(name))
     return found
 
 
@@ -144,13 +152,6 @@ def _by_groups(layers: Group, path: tuple[str, ...] = ()) -> Iterator[tuple[tupl
         variables = layer.group("vars") if "vars" in layer else Group({}, {})
         within = (*path, str(variables.attrs.get("name", name)))
         if variables:
-            yield within, [_float(variables.array(str(i))) for i in range(len(variables))]
+            yield within, [variables.array(str(i)) for i in range(len(variables))]
         if "layers" in layer:
             yield from _by_groups(layer.group("layers"), within)
-
-
-def _float(values: np.ndarray) -> np.ndarray:
-    """A variable; one of bfloat16, which HDF5 has no name for, as float32."""
-    if values.dtype.kind == "V" and values.dtype.itemsize == 2:
-        return (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-    return values

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,22 +26,39 @@ def read(path: Path) -> Raw:
     """A graph with its weights; of files that we wrote, what the metadata say too."""
     import onnx
 
-    graph = Graph(onnx, path)
-    walk = Walk(onnx, graph)
     try:
+        graph = Graph(onnx, path)
+        walk = Walk(onnx, graph)
         walk.run()
+        extra = _metadata(graph.model) if graph.model.producer_name == "vggfast" else {}
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    ours = graph.model.producer_name == "vggfast"
-    extra = {entry.key: json.loads(entry.value) for entry in graph.model.metadata_props if ours}
     preprocessing = extra.pop("preprocessing", None)
     names = walk.names
     return Raw(
         walk.tensors | {name: torch.zeros(()) for name in graph.unused},
         partial(_name, names, any(place.startswith("bn") for place, _ in names)), as_linear,
-        Preprocessing.from_dict(preprocessing) if preprocessing else None, "the file" if preprocessing else "",
+        preprocessing, "the file" if preprocessing else "",
         walk.hwc, walk.lrn, extra, walk.stranger, walk.steps, walk.dense, walk.notes,
     )  # fmt: skip
+
+
+def _metadata(model: Any) -> dict[str, Any]:
+    """What we wrote beside a graph, "preprocessing" as one. Raises ValueError for what we never write."""
+    found: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        try:
+            value = json.loads(entry.value)
+            if entry.key == "preprocessing":
+                value = Preprocessing.from_dict(value)
+            elif entry.key == "classes" and not (isinstance(value, list) and all(isinstance(x, str) for x in value)):
+                raise ValueError
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"the metadata's {entry.key} must be as vggfast writes it, got {entry.value[:80]!r}"
+            ) from error
+        found[entry.key] = value
+    return found
 
 
 def _name(names: dict[tuple[str, str], str], batch_norm: bool, key: str, place: str, kind: str) -> str | None:

@@ -20,6 +20,7 @@ def is_timm(names: Iterable[str]) -> bool:
 def read(path: Path, key: str | None = None) -> Raw:
     """A state_dict of timm's, whose first two FC layers are convolutions."""
     return Raw(
-        read_state_dict(path, key), lambda key, place, kind: f"{_HEAD[place]}.{kind}" if place in _HEAD else key,
+        read_state_dict(path, key, allow_non_finite=True),
+        lambda key, place, kind: f"{_HEAD[place]}.{kind}" if place in _HEAD else key,
         as_linear, Preprocessing.torchvision(), "the convention of timm, which is torchvision's",
     )  # fmt: skip

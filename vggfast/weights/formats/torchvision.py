@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vggfast.io import read_state_dict, write_atomically
+from vggfast.io import WeightFile, write_atomically, write_safetensors
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._parts import Raw
@@ -25,14 +25,10 @@ _METADATA = "preprocessing"
 def read(path: Path, key: str | None = None) -> Raw:
     """A state_dict of torchvision's, or of one of ours."""
     preprocessing, origin = Preprocessing.torchvision(), "the convention of torchvision"
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            stored = (file.metadata() or {}).get(_METADATA)
-        if stored:
-            preprocessing, origin = Preprocessing.from_dict(json.loads(stored)), "the file"
-    return Raw(read_state_dict(path, key), lambda key, place, kind: key, as_linear, preprocessing, origin)
+    file = WeightFile(path, key, allow_non_finite=True)
+    if stored := file.metadata.get(_METADATA):
+        preprocessing, origin = Preprocessing.from_dict(json.loads(stored)), "the file"
+    return Raw(file.tensors(), lambda key, place, kind: key, as_linear, preprocessing, origin)
 
 
 def as_linear(place: str, kind: str, tensor: Tensor) -> Tensor:
@@ -59,10 +55,8 @@ def write(model: VGG, path: Path) -> str:
     state = (model.to_linear_head() if head == "conv" else model).state_dict()
     state = {**{key: tensor.detach().contiguous() for key, tensor in state.items()}, "features.0.weight": folded}
     if path.suffix == ".safetensors":
-        from safetensors.torch import save_file
-
         metadata = {_METADATA: json.dumps(now.as_dict())}
-        write_atomically(path, lambda temporary: save_file(state, str(temporary), metadata))
+        write_atomically(path, lambda temporary: write_safetensors(temporary, state, metadata))
     else:
         write_atomically(path, lambda temporary: torch.save(state, temporary))
     if now == Preprocessing.torchvision():
