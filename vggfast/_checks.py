@@ -91,7 +91,7 @@ def check_memory(t: Tensor, name: str) -> None:
     """Raises unless all elements of `t` are in memory, by strides.
 
     Raises:
-        TypeError: as check_dense; or it stands for elements that lie elsewhere, as a fake tensor, or one within a transform of torch.func.
+        TypeError: as check_dense; or its elements lie elsewhere, as those of a fake tensor or within torch.func.
         ValueError: its storage was freed, or cut.
     """
     try:
