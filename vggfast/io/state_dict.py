@@ -17,6 +17,7 @@ from vggfast.io import torch_file, wrappings
 from vggfast.io.finite import check_finite
 from vggfast.io.limits import check_file
 from vggfast.io.safetensors_file import Entry, check_sums, read_header
+from vggfast.io.text import on_one_line
 
 METADATA = "vggfast"  # the key of a .safetensors file's metadata under which we keep the network's arguments
 
@@ -124,4 +125,4 @@ class WeightFile:
         }
 
     def _unreadable(self, error: Exception) -> ValueError:
-        return ValueError(f"{self.path} is not a weight file that can be read: {error}")
+        return ValueError(f"{self.path} is not a weight file that can be read: {on_one_line(error)}")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import WeightFile, check_file, check_finite
+from vggfast.io import WeightFile, check_file, check_finite, on_one_line
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
@@ -142,6 +142,21 @@ def read(
         ImportError: a package that reads this format is not installed; the text names it.
     """
     path = Path(path)
+    try:
+        return _read(path, format, features, features_only, preprocessing, key, allow_non_finite)
+    except (ValueError, OSError, ImportError) as error:
+        if (said := on_one_line(error)) != str(error):  # names in the file, which may be anything
+            raise ValueError(said) from error
+        raise
+    except Exception as error:  # parts of a damaged file that do not fit each other
+        raise ValueError(f"{path} is no weight file that can be read: its parts are not what they should be") from error
+
+
+def _read(
+    path: Path, format: str | None, features: str | Path | None, features_only: bool,
+    preprocessing: Preprocessing | None, key: str | None, allow_non_finite: bool,
+) -> Found:  # fmt: skip
+    """:func:`read`, but for errors of other kinds."""
     _check_there(path)
     format = format or detect(path, key)
     if format not in FORMATS:
@@ -196,7 +211,8 @@ def _raw(path: Path, format: str, key: str | None) -> Raw:
         # Each of the libraries reports a broken file by exceptions of its own.
         if str(error).startswith(str(path)):
             raise
-        said = " ".join(str(error).split()) or type(error).__name__
+        plain = isinstance(error, ValueError | OSError) and not isinstance(error, UnicodeError)
+        said = " ".join(str(error).split()) if plain else "its parts are not what they should be"
         raise ValueError(f"{path} is no {label} file that can be read: {said[:300]}") from error
 
 
