@@ -5,6 +5,7 @@ from vggfast.io.files import read_json, write_array, write_atomically, write_jso
 from vggfast.io.finite import check_finite
 from vggfast.io.isolated import Group, read_isolated
 from vggfast.io.limits import check_file
+from vggfast.io.protobuf import check_fields
 from vggfast.io.safetensors_file import write_safetensors
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict
 from vggfast.io.text import on_one_line, read_lines, shown
@@ -14,6 +15,7 @@ __all__ = [
     "METADATA",
     "Group",
     "WeightFile",
+    "check_fields",
     "check_file",
     "check_finite",
     "listed",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import WeightFile, check_file, check_finite, on_one_line
+from vggfast.io import WeightFile, check_fields, check_file, check_finite, on_one_line
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
@@ -40,6 +40,11 @@ _SUFFIXES = {
     ".caffemodel": "caffe", ".mat": "matconvnet", ".onnx": "onnx",
     ".pth": "torchvision", ".pt": "torchvision", ".safetensors": "torchvision",
 }  # fmt: skip
+# Of the formats in protobuf, the fields whose own are counted: Caffe's layers and blobs, ONNX's graph, nodes, tensors.
+_MESSAGES: dict[str, dict[int, Any]] = {
+    "caffe": {2: {6: {}}, 100: {7: {}}},
+    "onnx": {7: {1: {5: {}}, 5: {}}, 14: {}},
+}
 _TABLE = bytes.fromhex("57fb808b247547db")  # the end of TensorFlow's tables of tensors
 
 
@@ -200,6 +205,8 @@ def _ours(path: Path, features_only: bool, allow_non_finite: bool) -> Found:
 
 def _raw(path: Path, format: str, key: str | None) -> Raw:
     module, label, package = _READERS[format]
+    if format in _MESSAGES:
+        check_fields(path, _MESSAGES[format])
     try:
         return importlib.import_module(f"vggfast.weights.formats.{module}").read(path, *([key] if key else []))
     except ModuleNotFoundError as error:
