@@ -305,6 +305,10 @@ STRANGE = {
         lambda each: put(each, "flatten", layer("GlobalAveragePooling2D", "g"), instead=True),
         "fc1 must read 1x1 places",
     ),
+    "average of a row": (
+        lambda each: [*each, layer("GlobalAveragePooling2D", "g", keepdims=False)],
+        "g averages what is flat",
+    ),
     "sigmoid": (lambda each: changed(each, "predictions", activation="sigmoid"), "predictions is a sigmoid activation"),
     "int8": (
         lambda each: changed(each, "fc1", dtype="int8_from_float32"),
