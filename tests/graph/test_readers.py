@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import vggfast
-from tests.graph.networks import ALL, CASES, network
+from tests.graph.networks import ALL, CASES, change_parameters, network
 from tests.support.comparisons import relative_error
 from vggfast.features import Extractor
 from vggfast.graph import guard, recognise
@@ -180,6 +180,18 @@ def test_an_even_normalisation_is_no_onnx(tmp_path):
 def test_only_ours_are_saved(model, tmp_path):
     with pytest.raises(TypeError, match=rf"model must be a vggfast.VGG, got {type(model).__name__}"):
         save_model(model, tmp_path / "m.safetensors")
+
+
+def test_what_was_made_of_a_network_stays_when_that_changes():
+    model, x = network(batch_norm=True), torch.rand(1, 3, X, X)
+    model.classifier[1] = nn.LeakyReLU(0.2)
+    extractor = Extractor(model, ("penultimate",), (X,), preprocessing=vggfast.Preprocessing.caffe())
+    model.classifier[1] = nn.ReLU()
+    engine, evaluator = vggfast.Engine(model), vggfast.evaluate.Evaluator(model)
+    calls = (engine, lambda x: evaluator.dense(x, None), extractor.rows)
+    before = [call(x) for call in calls]
+    change_parameters(model)
+    assert all(torch.equal(call(x), value) for call, value in zip(calls, before, strict=True))
 
 
 def test_an_engine_says_that_it_is_not_copied():
