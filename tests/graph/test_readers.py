@@ -291,6 +291,8 @@ def test_what_is_no_sequential_of_layers():
     for model in (nn.Linear(3, 4), nn.ModuleList(), "vgg16", type("Net", (nn.Module,), {})()):
         with pytest.raises(TypeError, match="model must be a VGG of vggfast or torchvision"):
             vggfast.graph.whole(model)
+    with pytest.raises(TypeError, match=r"of its layers, got mine\.VGG"):
+        vggfast.graph.whole(type("VGG", (nn.Module,), {"__module__": "mine"})())
     model = network()
     model.features = nn.Conv2d(3, 8, 3)
     with pytest.raises(TypeError, match=r"features must be an nn\.Sequential, got Conv2d"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 from torch import nn
 
@@ -12,10 +13,11 @@ from vggfast.graph.guard import check, kind_of, know, known_class, tensor_of, un
 from vggfast.graph.layers import Found
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
-_NOTHING = (nn.Dropout, nn.Identity)
+_NOTHING = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
+_BATCH_NORM = (nn.BatchNorm2d, nn.SyncBatchNorm)  # one in evaluation mode
 _ELEMENTWISE = (nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh)
 for _kind in (
-    nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LocalResponseNorm,
+    nn.Sequential, nn.Conv2d, *_BATCH_NORM, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LocalResponseNorm,
     nn.Linear, nn.Flatten, Conv3x3, Conv1x1, MaxPool2x2, Linear, LocalResponseNorm, *_NOTHING, *_ELEMENTWISE,
 ):  # fmt: skip
     know(_kind)
@@ -68,8 +70,8 @@ def recognise_one(module: nn.Module | None, path: str) -> Node:
 def square(size: object) -> int | None:
     """The one number that a square size is given as, or None."""
     if isinstance(size, tuple | list):
-        return size[0] if len(set(size)) == 1 and isinstance(size[0], int) else None
-    return size if isinstance(size, int) else None
+        return square(size[0]) if len(set(size)) == 1 else None
+    return int(size) if isinstance(size, Integral) else None  # NumPy's too
 
 
 def _demand(path: str, module: nn.Module, **allowed: object) -> None:
@@ -95,7 +97,7 @@ def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
     raise unknown(path, module, "a convolution must be 3x3 or 1x1 and keep the size, or be square without padding")
 
 
-def _batch_norm(path: str, module: nn.BatchNorm2d) -> layers.BatchNorm:
+def _batch_norm(path: str, module: nn.BatchNorm2d | nn.SyncBatchNorm) -> layers.BatchNorm:
     mean, var = tensor_of(path, module, "running_mean"), tensor_of(path, module, "running_var")
     if mean is None or var is None:
         raise unknown(path, module, "a batch norm must track running statistics, got None")
@@ -109,8 +111,8 @@ def _max_pool(path: str, module: nn.MaxPool2d) -> layers.MaxPool:
 
 def _average(path: str, module: nn.AdaptiveAvgPool2d) -> layers.AveragePool:
     size = square(module.output_size)
-    if size is None:
-        raise unknown(path, module, f"its output_size must be square, got {module.output_size}")
+    if size is None or size < 1:
+        raise unknown(path, module, f"its output_size must be square, of at least 1, got {module.output_size}")
     return layers.AveragePool(size)
 
 
@@ -127,7 +129,7 @@ def _flatten(path: str, module: nn.Flatten) -> layers.Rows:
 
 _READERS: dict[type | tuple[type, ...], Callable[..., Found]] = {
     nn.Conv2d: _conv,
-    nn.BatchNorm2d: _batch_norm,
+    _BATCH_NORM: _batch_norm,
     nn.ReLU: lambda path, module: layers.Relu(),
     nn.MaxPool2d: _max_pool,
     nn.LocalResponseNorm: lambda path, module: layers.Lrn(module.size, module.alpha, module.beta, module.k),
