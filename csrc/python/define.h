@@ -77,18 +77,22 @@ template <class F, class R, class... Args, size_t... I>
 auto named(std::vector<Parameter> parameters, F body, Manner manner, R (F::*)(Args...) const,
            std::index_sequence<I...>) {
   return [=](const pybind11::args& args, const pybind11::kwargs& kwargs) -> R {
+    const size_t given = args.size() + kwargs.size();
     [[maybe_unused]] size_t used = args.size();
-    [[maybe_unused]] const auto value = [&](size_t i) -> pybind11::object {
+    [[maybe_unused]] const auto value = [&](size_t i) -> pybind11::handle {
       const Parameter& p = parameters[i];
-      if (i < args.size()) return args[i];
-      if (kwargs.contains(p.name)) return ++used, kwargs[p.name];
+      if (i < args.size()) return PyTuple_GET_ITEM(args.ptr(), static_cast<Py_ssize_t>(i));
+      if (PyObject* found = given > args.size() ? PyDict_GetItemString(kwargs.ptr(), p.name) : nullptr) {
+        ++used;
+        return found;
+      }
       if (!p.fallback) throw pybind11::type_error(std::string(p.name) + " is missing");
       return p.fallback;
     };
-    [[maybe_unused]] const std::array<pybind11::object, sizeof...(Args)> values{value(I)...};
-    if (used != args.size() + kwargs.size() || args.size() > sizeof...(Args)) {
+    [[maybe_unused]] const std::array<pybind11::handle, sizeof...(Args)> values{value(I)...};
+    if (used != given || args.size() > sizeof...(Args)) {
       throw pybind11::type_error("there must be at most " + std::to_string(sizeof...(Args)) + " arguments, got " +
-                                 std::to_string(args.size() + kwargs.size()));
+                                 std::to_string(given));
     }
     std::tuple<pybind11::detail::make_caster<Args>...> casters;
     (load<Args>(std::get<I>(casters), values[I], parameters[I].name, manner.memory), ...);

@@ -7,6 +7,7 @@
 
 #include "python/define.h"
 #include "vggfast/error.h"
+#include "vggfast/memory.h"
 
 namespace py = pybind11;
 
@@ -147,6 +148,10 @@ void bind_tensors(py::module_& m, std::function<std::shared_ptr<void>(const Tens
       if (error) std::rethrow_exception(error);
     } catch (const Error& e) {
       PyErr_SetString(PyExc_ValueError, e.what());
+    } catch (const NoMemory&) {
+      throw;  // pybind11 takes its text
+    } catch (const std::bad_alloc&) {
+      PyErr_SetString(PyExc_MemoryError, "there is no memory for what the call works on");
     }
   });
   py::class_<Tensor>(m, "Tensor", py::module_local());

@@ -131,6 +131,10 @@ BAD = {
                      r"mask must have shape \(2, 4, 4, 1\), with the planes after N, for z, got \(2, 1, 4, 4, 2\)"),
     "scatter extents": (lambda: mask_scatter(X, bits(2, 2, 4, 4, 1), 11, 8), ValueError,
                         r"y must have shape \(2, 3, 5, 4\), got \(2, 3, 4, 4\)"),
+    "gather no mask": (lambda: mask_gather(X, bits()), ValueError, r"mask must be .*, got torch.uint8 of shape \(\)"),
+    "scatter rank": (lambda: mask_scatter(X[0, 0], bits(2, 2, 4, 4, 1), 8, 8), ValueError, "y must have 4 axes"),
+    "scatter negative": (lambda: mask_scatter(X, bits(2, 2, 4, 4, 1), -1, 8), ValueError,
+                         "h and w must be at least 1, got -1 and 8"),
     "instruction set": (lambda: _native.set_cpu_isa("mmx"), ValueError,
                         "isa must be one of portable.* on this machine, got 'mmx'"),
 }  # fmt: skip

@@ -189,6 +189,10 @@ def test_a_window_wider_than_any_tensor():
     assert torch.autograd.grad(gx.sum(), x)[0].isfinite().all()
 
 
+def test_no_images_of_many_classes():
+    assert ops.mean_posteriors(torch.empty(0, 2**40, 1, 1)).shape == (0, 2**40)
+
+
 # ---- crop_images ---------------------------------------------------------------------------------------------------
 
 PICTURE = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)

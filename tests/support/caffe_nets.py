@@ -25,7 +25,7 @@ _FIELDS = {
 _NUMBERS = {"MAX": 0, "AVE": 1, "STOCHASTIC": 2, "CEIL": 0, "FLOOR": 1, "ACROSS_CHANNELS": 0, "WITHIN_CHANNEL": 1}
 _OLD_TYPES = {
     "Convolution": 4, "Data": 5, "Dropout": 6, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Sigmoid": 19,
-    "Softmax": 20, "SoftmaxWithLoss": 21, "Split": 22, "TanH": 23, "Eltwise": 25, "Accuracy": 1,
+    "Softmax": 20, "Power": 26, "SoftmaxWithLoss": 21, "Split": 22, "TanH": 23, "Eltwise": 25, "Accuracy": 1,
 }  # fmt: skip
 
 

@@ -125,6 +125,10 @@ STRANGE = {
     "transpose": (changed("fc6", inner_product_param={"transpose": True}), "layer fc6 must have transpose False"),
     "axis": (changed("fc6", inner_product_param={"axis": 2}), "layer fc6 must have axis 1, got 2"),
     "bias": (changed("fc6", inner_product_param={"bias_term": False}), r"left over: fc6\[1\]"),
+    "source": (
+        [layer("Power", "mine", [], ["data"]), *LAYERS],
+        "one input that layers read, got layer mine, a Power",
+    ),
     "sigmoid scores": (changed("prob", type="Sigmoid"), "layer prob is a sigmoid, which"),
 }
 

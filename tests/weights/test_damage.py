@@ -246,3 +246,19 @@ def test_arguments_that_ask_for_memory(tmp_path):
     write_safetensors(tmp_path / "m.safetensors", model.state_dict(), {"vggfast": json.dumps(arguments)})
     with pytest.raises(ValueError, match=r"m\.safetensors does not hold the network that it names .* must have shape"):
         load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.caffemodel", b"\xa2\x06\x00" * 200_000),
+        ("m.caffemodel", b"\xa2\x06\x80\xb5\x18" + b"\x3a\x00" * 200_000),
+        ("m.onnx", b"\x3a\x80\xb5\x18" + b"\x0a\x00" * 200_000),
+        ("m.onnx", b"\x08" * 400_002),
+    ],
+)
+def test_protobuf_bombs(tmp_path, name, content):
+    """Of messages without content, whose objects take a hundred times their bytes."""
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} has more than 100000 parts, which no network has"):
+        read(tmp_path / name)

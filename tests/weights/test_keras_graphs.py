@@ -305,6 +305,10 @@ STRANGE = {
         lambda each: put(each, "flatten", layer("GlobalAveragePooling2D", "g"), instead=True),
         "fc1 must read 1x1 places",
     ),
+    "average of a row": (
+        lambda each: [*each, layer("GlobalAveragePooling2D", "g", keepdims=False)],
+        "g averages what is flat",
+    ),
     "sigmoid": (lambda each: changed(each, "predictions", activation="sigmoid"), "predictions is a sigmoid activation"),
     "int8": (
         lambda each: changed(each, "fc1", dtype="int8_from_float32"),
@@ -345,6 +349,7 @@ def test_graphs_that_branch(write, layers):
     assert "fc2 is a Dense with training=True" in refused(late)
     two["config"]["input_layers"] = [["a", 0, 0], ["b", 0, 0]]
     assert "it must have one input, got 2: a, b" in refused(two)
+    assert "its config has two layers of one name" in refused(sequential([*layers, layers[0]]))
     assert "it holds a Mine, whose config says no layers" in refused({**whole, "class_name": "Mine"})
     del whole["config"]["output_layers"]
     assert "its config is not of the form that Keras gives it" in refused(whole)

@@ -14,15 +14,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     describe(
         parser, "Reads a VGG network of another framework, or of ours, and writes it in another format. Every tensor "
-        "of SOURCE must belong to the network, and none may be missing. OUT keeps how images are "
-        "prepared for the network (order of channels, range, mean, standard deviation), if its format has a place for "
-        "that.",
+        "of SOURCE must belong to the network, and none may be missing; a softmax behind its scores is left out. OUT "
+        "keeps how images are prepared for the network (order of channels, range, mean, standard deviation), if its "
+        "format has a place for that.",
         "vggfast convert vgg16_weights_tf_dim_ordering_tf_kernels.h5 vgg16.safetensors",
         "vggfast convert runs/photos/model.safetensors photos.onnx",
     )  # fmt: skip
     parser.add_argument("source", metavar="SOURCE", type=Path,
                         help="the file to read; for a TensorFlow checkpoint of several files, the prefix of their "
-                        "names")  # fmt: skip
+                        "names; beside a .caffemodel, STEM.prototxt, STEM_deploy.prototxt or deploy.prototxt says its "
+                        "layers")  # fmt: skip
     parser.add_argument("out", metavar="OUT", type=Path, help="the file to write")
     parser.add_argument("--from", dest="source_format", choices=FORMATS,
                         help="format of SOURCE (default: told from its content or suffix)")  # fmt: skip

@@ -184,6 +184,8 @@ class Engine:
         check_dense(x, name)
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(x.shape)}")
+        if 0 in x.shape[1:]:
+            raise ValueError(f"{name} is too small: it must have C, H and W of at least 1, got shape {tuple(x.shape)}")
         if x.dtype not in self._network.inputs or x.device != self._device:
             raise TypeError(
                 f"{name} must be {_either(self._network.inputs)} on {self._device}, got {x.dtype} on {x.device}"

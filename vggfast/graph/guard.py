@@ -162,7 +162,7 @@ def tensor_of(path: str, module: nn.Module, name: str) -> Tensor | None:
     One that a parametrisation or a hook of weight_norm, spectral_norm or prune computes is computed now.
 
     Raises:
-        TypeError: it is no plain tensor; the text names it.
+        TypeError: it is no plain tensor, or not there; the text names it.
     """
     computed = (_recomputed(hook, name) for hook in module._forward_pre_hooks.values())
     compute = next(filter(None, computed), None)
@@ -172,6 +172,8 @@ def tensor_of(path: str, module: nn.Module, name: str) -> Tensor | None:
             for each in training:
                 each.training = False
         value = getattr(module, name) if compute is None else compute(module)
+    except AttributeError:
+        raise unknown(path, module, f"it must have {name}, which was deleted") from None
     finally:
         for each in training:
             each.training = True

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vggfast._checks import check_memory
 from vggfast.graph.fuse import fold
 from vggfast.graph.guard import check, check_hooks, kind_of, known_class, unknown
 from vggfast.graph.layers import (
@@ -86,10 +87,11 @@ class Network:
         return ((node.layer, name) for name, node in trunk_names(fold(self.trunk)))  # type: ignore[misc]
 
     def check_values(self) -> None:
-        """Raises TypeError where a tensor is on the meta device."""
+        """Raises TypeError where a tensor is on the meta device, and ValueError where its memory was freed."""
         for path, tensor in self.tensors():
             if tensor.is_meta:
                 raise TypeError(f"{path} must have tensors with values, got one on the meta device")
+            check_memory(tensor, path)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor of a layer, with the path of its module."""

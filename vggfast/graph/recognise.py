@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 
-from torch import nn
+from torch import Tensor, nn
 
 from vggfast.graph import layers
 from vggfast.graph.guard import check, kind_of, know, known_class, tensor_of, unknown
@@ -83,9 +83,23 @@ def _demand(path: str, module: nn.Module, **allowed: object) -> None:
             raise unknown(path, module, f"its {name} must be {value!r}, got {found!r}")
 
 
-def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
+def _weight_and_bias(path: str, module: nn.Module, axes: int) -> tuple[Tensor, Tensor | None]:
+    """(outputs, inputs, ...) and (outputs,), or a TypeError."""
     weight, bias = tensor_of(path, module, "weight"), tensor_of(path, module, "bias")
-    assert weight is not None
+    if weight is None or weight.dim() != axes:
+        found = None if weight is None else tuple(weight.shape)
+        raise unknown(path, module, f"its weight must have {axes} axes, got {found}")
+    _check_shape(path, module, "bias", bias, weight.shape[:1])
+    return weight, bias
+
+
+def _check_shape(path: str, module: nn.Module, name: str, tensor: Tensor | None, shape: Sequence[int]) -> None:
+    if tensor is not None and tensor.shape != shape:
+        raise unknown(path, module, f"its {name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
+    weight, bias = _weight_and_bias(path, module, 4)
     _demand(path, module, stride=1, dilation=1, groups=1, padding_mode="zeros")
     extent = square(tuple(weight.shape[2:]))
     named = {"same": (extent or 0) // 2, "valid": 0}
@@ -101,7 +115,10 @@ def _batch_norm(path: str, module: nn.BatchNorm2d | nn.SyncBatchNorm) -> layers.
     mean, var = tensor_of(path, module, "running_mean"), tensor_of(path, module, "running_var")
     if mean is None or var is None:
         raise unknown(path, module, "a batch norm must track running statistics, got None")
-    return layers.BatchNorm(mean, var, tensor_of(path, module, "weight"), tensor_of(path, module, "bias"), module.eps)
+    weight, bias = tensor_of(path, module, "weight"), tensor_of(path, module, "bias")
+    for name, value in {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias}.items():
+        _check_shape(path, module, name, value, (mean.numel(),))
+    return layers.BatchNorm(mean, var, weight, bias, module.eps)
 
 
 def _max_pool(path: str, module: nn.MaxPool2d) -> layers.MaxPool:
@@ -117,9 +134,7 @@ def _average(path: str, module: nn.AdaptiveAvgPool2d) -> layers.AveragePool:
 
 
 def _linear(path: str, module: nn.Linear) -> layers.Linear:
-    weight = tensor_of(path, module, "weight")
-    assert weight is not None
-    return layers.Linear(weight, tensor_of(path, module, "bias"))
+    return layers.Linear(*_weight_and_bias(path, module, 2))
 
 
 def _flatten(path: str, module: nn.Flatten) -> layers.Rows:

@@ -173,8 +173,9 @@ def _operations(stream: Any) -> Iterator[Any]:
     try:
         for operation, argument, _ in pickletools.genops(stream):
             yield operation.name, argument
-    except (ValueError, UnicodeError) as error:
-        raise ValueError(f"its pickle is broken: {error}") from error
+    except ValueError as error:
+        why = "a name in it is no UTF-8" if isinstance(error, UnicodeError) else error
+        raise ValueError(f"its pickle is broken: {why}") from error
 
 
 def _check_operations(stream: Any) -> None:

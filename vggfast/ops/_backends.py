@@ -74,11 +74,16 @@ class Backend:
 
     def context(self, tf32: bool | None = None):
         """How the core is to run a call."""
-        return self.module.Context(_native.threads())
+        return _context(self.module, _native.threads())
 
     def empty(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype, memory_format=torch.contiguous_format):
         """Room for a result or a workspace."""
         return _native.empty(shape, dtype, memory_format)
+
+
+@functools.cache
+def _context(module: ModuleType, threads: int):
+    return module.Context(threads)
 
 
 class CudaBackend(Backend):

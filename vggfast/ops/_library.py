@@ -10,7 +10,7 @@ import torch.compiler.config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from vggfast._checks import PLAIN, check_dense, check_memory, check_room, no_memory
+from vggfast._checks import PLAIN, check_memory, check_room, no_memory
 from vggfast._version import __version__
 from vggfast.ops._autograd import make_kernel
 from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
@@ -84,7 +84,6 @@ def _with_tensors_checked(run: Callable, names: Sequence[str]) -> Callable:
     def checked(*args):
         for arg, name in zip(args, names, strict=False):
             if isinstance(arg, Tensor):
-                check_dense(arg, name)
                 check_memory(arg, name)
         return run(*args)
 

@@ -21,7 +21,7 @@ def empty_mask(y: Tensor, relu: bool, pool: bool) -> Tensor:
     return y.new_empty((n, planes, h, w, (c + 7) // 8), dtype=lib.BITS)
 
 
-def check_mask(t: Tensor, name: str, mask: Tensor, size: tuple[int, int]) -> tuple[bool, bool]:
+def check_mask(t: Tensor, name: str, mask: Tensor, size: tuple[int, ...]) -> tuple[bool, bool]:
     """(relu, pool) of a mask that fits outputs (N, C) of `t` and extents `size`."""
     lib.check_activation(t, name)
     expected = (t.shape[0], *size, (t.shape[1] + 7) // 8)
@@ -41,7 +41,7 @@ def check_mask(t: Tensor, name: str, mask: Tensor, size: tuple[int, int]) -> tup
 
 
 def _gather_output(z, mask) -> Tensor:
-    check_mask(z, "z", mask, (mask.shape[2], mask.shape[3]))
+    check_mask(z, "z", mask, tuple(mask.shape[2:4]))
     return lib.empty_nhwc(z, (*z.shape[:2], mask.shape[2], mask.shape[3]))
 
 
@@ -81,7 +81,9 @@ mask_gather = lib.register(
 
 
 def _scatter_output(y, mask, h, w) -> Tensor:
-    check_mask(y, "y", mask, (y.shape[2], y.shape[3]))
+    check_mask(y, "y", mask, tuple(y.shape[2:]))
+    if h < 1 or w < 1:
+        raise ValueError(f"h and w must be at least 1, got {h} and {w}")
     return lib.empty_nhwc(y, (*y.shape[:2], h, w))
 
 

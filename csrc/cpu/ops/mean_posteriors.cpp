@@ -39,6 +39,7 @@ std::vector<double> rows_for_threads(int64_t classes, int threads) {
 
 void mean_posteriors(const Tensor& maps, int64_t views, const Tensor& scores, Context context) {
   check_mean_posteriors(maps, views, scores, "scores");
+  if (scores.numel() == 0) return;
   cpu::for_float(maps, "maps", [&]<class T>() {
     const int64_t images = scores.size(0), classes = maps.size(1), pixels = maps.size(2) * maps.size(3);
     std::vector<double> rows = rows_for_threads(2 * classes, context.threads);
@@ -61,6 +62,7 @@ void mean_posteriors_dgrad(const Tensor& gscores, const Tensor& maps, int64_t vi
   check_mean_posteriors(maps, views, gscores, "gscores");
   check_nhwc(gmaps, "gmaps");
   check_like(gmaps, "gmaps", maps.shape, maps.dtype, maps.device);
+  if (gmaps.numel() == 0) return;
   cpu::for_float(maps, "maps", [&]<class T>() {
     const int64_t images = gscores.size(0), classes = maps.size(1), pixels = maps.size(2) * maps.size(3);
     const double scale = 1 / (static_cast<double>(views) * static_cast<double>(pixels));

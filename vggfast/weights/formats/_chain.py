@@ -246,6 +246,8 @@ class Chain:
 
     def average(self, layer: str, flat: bool = True) -> None:
         """A mean over all places; `flat` where a row comes out."""
+        if self._flat:
+            self.refuse(f"{layer} averages what is flat")
         self.add(layer, AVERAGE)
         self._flat = flat
         self._averaged = not self._fc

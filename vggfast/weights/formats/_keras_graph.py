@@ -66,6 +66,8 @@ def _go_through(model: Mapping[str, Any], path: tuple[str, ...], group: tuple[st
     config = model["config"]
     layers = config if isinstance(config, list) else config["layers"]
     groups = dict(zip(map(_name, layers), _groups(layers), strict=True))
+    if len(groups) < len(layers):
+        raise ValueError("its config has two layers of one name")
     run = layers if model["class_name"] == "Sequential" else _functional(config)
     for layer in run:
         if isinstance(layer, Layer):

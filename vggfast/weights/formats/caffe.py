@@ -33,8 +33,8 @@ def read(path: Path) -> Raw:
     """A trained network's file."""
     trained = from_binary(path.read_bytes())
     net, notes = trained, []
-    names = (f"{path.stem}.prototxt", f"{path.stem}_deploy.prototxt", "deploy.prototxt")
-    if beside := next((file for name in names if (file := path.with_name(name)).is_file()), None):
+    candidates = (f"{path.stem}.prototxt", f"{path.stem}_deploy.prototxt", "deploy.prototxt")
+    if beside := next((file for name in candidates if (file := path.with_name(name)).is_file()), None):
         try:
             net = from_text(beside.read_text(encoding="utf-8", errors="replace"))
             notes.append(f"its layers are those of {beside.name}")
@@ -45,6 +45,9 @@ def read(path: Path) -> Raw:
         raise ValueError(f"{beside.name if beside else 'it'} has no layers")
     blobs = {_one(layer, "name"): layer.get("blobs", []) for layer in _layers(trained)}
     alone = not any(_kind(layer) == "pooling" for layer in layers)
+    names = [_one(layer, "name") for layer in _layers(trained) if layer.get("blobs")]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"it has two layers of the name {twice} with weights")
     walk = _Walk(Chain(path, _size(net, layers), alone, flat=alone), blobs)
     walk.chain.notes += notes
     for layer in _in_order(layers, net.get("input", [])):
@@ -105,7 +108,9 @@ def _in_order(layers: list[Fields], inputs: list[str]) -> Iterator[Fields]:
             readers[reads[0]].remove(i)
     found = [tensor for tensor in sources if readers.get(tensor)]
     if len(found) != 1:
-        read = ", ".join(sources[tensor] for tensor in found) or "none"
+        others = [f"layer {_one(layer, 'name')}, {with_article(str(_one(layer, 'type')))}" for layer in layers
+                  if not layer.get("bottom") and _kind(layer) not in _PICTURES]  # fmt: skip
+        read = ", ".join([*(sources[tensor] for tensor in found), *others]) or "none"
         raise ValueError(f"it must have one input that layers read, got {read}")
     if isinstance(found[0], tuple):
         yield layers[found[0][0]]

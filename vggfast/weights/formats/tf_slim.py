@@ -30,7 +30,10 @@ def read(path: Path) -> Raw:
     preprocessing, origin = Preprocessing((123.68, 116.78, 103.94)), "the convention of TF-slim"
     if f"{scope}/mean_rgb" in tensors:
         preprocessing, origin = Preprocessing(tuple(map(float, tensors.pop(f"{scope}/mean_rgb")))), "the file"
-    return Raw(tensors, lambda *of: _name(scope, *of), channels_last_as_ours, preprocessing, origin)
+    note = f"the file holds weights alone; that its layers are those of TF-slim's {scope} is told by their names"
+    return Raw(
+        tensors, lambda *of: _name(scope, *of), channels_last_as_ours, preprocessing, origin, notes=[note]
+    )  # fmt: skip
 
 
 def _name(scope: str, key: str, place: str, kind: str) -> str | None:
