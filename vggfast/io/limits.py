@@ -33,7 +33,7 @@ def open_file(path: Path) -> BinaryIO:
         raise ValueError(f"{path} must be a weight file, and is a {_kind(found.st_mode)}")
     if not found.st_size:
         raise ValueError(f"{path} must be a weight file, and is empty")
-    file = open(path, "rb")
+    file = open(path, "rb")  # noqa: SIM115
     try:
         if file.read(4) == b"PK\3\4":
             _check_archive(path, file, found.st_size)
