@@ -50,6 +50,8 @@ BAD_MODELS = {
     "oblong padding": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding=(1, 0))), TypeError, r"features\.0 is"),
     "padding of 1x1": (lambda: with_layer(0, nn.Conv2d(3, 16, 1, padding=(0, 1))), TypeError, r"features\.0 is"),
     "valid": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding="valid")), TypeError, r"features\.0 is Conv2d"),
+    "no padding's name": (lambda: changed(lambda m: setattr(m.features[0], "padding", "SAME")), TypeError,
+                          r"features\.0 is Conv3x3.*keep the size"),
     "reflection": (lambda: with_layer(0, nn.Conv2d(**CONV, padding_mode="reflect")), TypeError, r"features\.0 is"),
     "5x5": (lambda: with_layer(0, nn.Conv2d(3, 16, 5, padding=2)), TypeError, r"features\.0 is Conv2d"),
     "3x1": (lambda: with_layer(0, nn.Conv2d(3, 16, (3, 1), padding=(1, 0))), TypeError, r"features\.0 is Conv2d"),

@@ -103,7 +103,7 @@ def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
     _demand(path, module, stride=1, dilation=1, groups=1, padding_mode="zeros")
     extent = square(tuple(weight.shape[2:]))
     named = {"same": (extent or 0) // 2, "valid": 0}
-    padding = named[module.padding] if isinstance(module.padding, str) else square(module.padding)
+    padding = named.get(module.padding) if isinstance(module.padding, str) else square(module.padding)
     if extent in (1, 3) and padding == extent // 2:
         return layers.Conv(weight, bias)
     if extent is not None and padding == 0:
