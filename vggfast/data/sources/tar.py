@@ -174,11 +174,8 @@ def _pairs(
     said: dict[str, dict[str, int | str]] = {}
     for name, label in labels.items():
         said.setdefault(_stem(name), {})[name] = label
-    for key, names in _by_first_dot(by_key, said).items():
-        lonely, waiting = (
-            names[0],
-            [stem for stem in names[1] if any(type(label) is int for label in said[stem].values())],
-        )
+    for key, (lonely, others) in _by_first_dot(by_key, said).items():
+        waiting = [stem for stem in others if any(type(label) is int for label in said[stem].values())]
         if len(lonely) == len(waiting) == 1 and key in (*lonely, *waiting):
             by_key[waiting[0]] = by_key.pop(lonely[0])
         elif lonely and waiting:
