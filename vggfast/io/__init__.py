@@ -4,7 +4,8 @@ from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
 from vggfast.io.finite import check_finite
 from vggfast.io.isolated import Group, read_isolated
-from vggfast.io.limits import check_file
+from vggfast.io.limits import open_file
+from vggfast.io.protobuf import check_fields
 from vggfast.io.safetensors_file import write_safetensors
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict
 from vggfast.io.text import on_one_line, read_lines, shown
@@ -14,10 +15,11 @@ __all__ = [
     "METADATA",
     "Group",
     "WeightFile",
-    "check_file",
+    "check_fields",
     "check_finite",
     "listed",
     "on_one_line",
+    "open_file",
     "read_isolated",
     "read_json",
     "read_lines",

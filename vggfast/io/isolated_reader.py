@@ -21,7 +21,7 @@ import zipfile  # noqa: E402
 import numpy as np  # noqa: E402
 
 SLAB = 64 << 20  # bytes of a dataset that are in memory at one time
-SECONDS, BYTES_PER_SECOND = 3, 32 << 20  # of the processor's time
+SECONDS, BYTES_PER_SECOND = 2, 32 << 20  # of the processor's time
 
 
 class Refused(ValueError):  # noqa: N818
