@@ -64,7 +64,7 @@ def case(random: Random, folder: Path) -> bool:
         _write(os.path.join(root, b"readme.png"), None)
         counted += 1
     odd = random.random() < 0.3 and _odd(random, root, classes)
-    split = b"train" in classes  # then it is a layout of another kind
+    split = b"train" in classes or classes == [b"val"]  # then it is a layout of another kind
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         images = attempt(open_dataset, f"imagefolder:{os.fsdecode(root)}", "train", True, names=["set"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from vggfast.io import read_lines, shown
+from vggfast.io import on_one_line, read_lines, shown
 
 _ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp",
@@ -62,7 +62,7 @@ class LeftOut:
             parts.append(f"{total} {files} of other endings: {', '.join(listed)}{more}")
         parts += [f"{count} {what}" for what, count in sorted(self.others.items()) if count]
         if parts:
-            warnings.warn(shown(f"{name} leaves out {'; '.join(parts)}"), stacklevel=2)
+            warnings.warn(on_one_line(f"{name} leaves out {'; '.join(parts)}"), stacklevel=2)
 
 
 def class_folders(root: Path, left_out: LeftOut | None = None) -> list[str]:
@@ -80,7 +80,7 @@ def class_folders(root: Path, left_out: LeftOut | None = None) -> list[str]:
         else:
             left_out.other("beside the class folders")
     if not classes:
-        raise ValueError(f"{shown(root)} must have class folders, DIR/<class>/<image>, got none")
+        raise ValueError(f"{on_one_line(root)} must have class folders, DIR/<class>/<image>, got none")
     if all(name.isascii() and name.isdecimal() for name in classes):
         return sorted(classes, key=lambda name: (int(name), name))
     return sorted(classes)
@@ -115,7 +115,9 @@ def files_by_class(
         below = os.path.join(name, subfolder)
         found = sorted(_images_below(root, below, left_out))
         if not found:
-            raise ValueError(f"{shown(root / below)} must have at least one image of {', '.join(SUFFIXES)}, got none")
+            raise ValueError(
+                f"{on_one_line(root / below)} must have at least one image of {', '.join(SUFFIXES)}, got none"
+            )
         files += found
         labels += [label] * len(found)
     left_out.warn(root)
@@ -142,9 +144,8 @@ def _images_below(root: Path, below: str, left_out: LeftOut, deep: bool = True) 
         state = os.stat(root / folder)
         first = seen.setdefault((state.st_dev, state.st_ino), folder)
         if first != folder:
-            raise ValueError(
-                f"{shown(root / folder)} and {shown(root / first)} are one folder, by a link: remove one of them"
-            )
+            both = on_one_line(f"{root / folder} and {root / first}")
+            raise ValueError(f"{both} are one folder, by a link: remove one of them")
         for entry in _entries(root / folder):
             path = os.path.join(folder, entry.name)
             if is_hidden(entry.name):
@@ -156,7 +157,7 @@ def _images_below(root: Path, below: str, left_out: LeftOut, deep: bool = True) 
                     left_out.other("in folders beside the images")
             elif ending_of(entry.name) in SUFFIXES:
                 if not entry.is_file():
-                    raise ValueError(f"{shown(root / path)} must be a regular file, and is none")
+                    raise ValueError(f"{on_one_line(root / path)} must be a regular file, and is none")
                 yield path
             else:
                 left_out.file(entry.name)
@@ -169,14 +170,16 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         FileNotFoundError, ValueError: no such folder, one that may not be read, or a link in it that leads nowhere.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{shown(folder)}: no such folder")
+        raise FileNotFoundError(f"{on_one_line(folder)}: no such folder")
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        raise ValueError(f"{shown(folder)} must be a folder that can be read ({error.strerror})") from error
+        raise ValueError(f"{on_one_line(folder)} must be a folder that can be read ({error.strerror})") from error
     for entry in entries:
         if entry.is_symlink() and not is_hidden(entry.name) and not os.path.exists(entry.path):
-            raise FileNotFoundError(f"{shown(entry.path)} is a link to {shown(os.readlink(entry.path))}: not there")
+            raise FileNotFoundError(
+                f"{on_one_line(entry.path)} is a link to {on_one_line(os.readlink(entry.path))}: not there"
+            )
     return entries
 
 
@@ -187,11 +190,11 @@ def read_classes(path: Path) -> list[str]:
         FileNotFoundError, ValueError: no such file, nothing in it, or an empty line; the text names it.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{shown(path)}: no such file of class names")
+        raise FileNotFoundError(f"{on_one_line(path)}: no such file of class names")
     names = [line.strip() for line in read_lines(path)]
     if not names:
-        raise ValueError(f"{shown(path)} must have the name of a class on each line, and has no lines")
+        raise ValueError(f"{on_one_line(path)} must have the name of a class on each line, and has no lines")
     if "" in names:
         empty = names.index("") + 1
-        raise ValueError(f"{shown(path)} must have the name of a class on each line, and line {empty} is empty")
+        raise ValueError(f"{on_one_line(path)} must have the name of a class on each line, and line {empty} is empty")
     return names
