@@ -2,6 +2,7 @@
 
 import os
 import random
+import sys
 import threading
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_how_the_process_ends(tmp_path, monkeypatch, code, said):
     monkeypatch.setattr(isolated, "_PROGRAM", tmp_path / "program.py")
     with pytest.raises(ValueError, match=said):
         read_isolated(tmp_path / "m.h5", "hdf5")
+
+
+@pytest.mark.parametrize("executable", ["", None, "/nowhere/python"])
+def test_python_that_is_a_part_of_another_program(tmp_path, monkeypatch, executable):
+    _write_h5(tmp_path / "m.h5")
+    monkeypatch.setattr(sys, "executable", executable)
+    with pytest.raises(ImportError, match=r"m\.h5: sys\.executable must be the Python in whose process h5py reads it"):
+        read(tmp_path / "m.h5")
 
 
 def test_arrays_come_as_they_are(tmp_path):

@@ -4,7 +4,7 @@ from vggfast.io.checksums import sha256
 from vggfast.io.files import read_json, write_array, write_atomically, write_json
 from vggfast.io.finite import check_finite
 from vggfast.io.isolated import Group, read_isolated
-from vggfast.io.limits import check_file
+from vggfast.io.limits import open_file
 from vggfast.io.protobuf import check_fields
 from vggfast.io.safetensors_file import write_safetensors
 from vggfast.io.state_dict import METADATA, WeightFile, read_state_dict
@@ -16,10 +16,10 @@ __all__ = [
     "Group",
     "WeightFile",
     "check_fields",
-    "check_file",
     "check_finite",
     "listed",
     "on_one_line",
+    "open_file",
     "read_isolated",
     "read_json",
     "read_lines",

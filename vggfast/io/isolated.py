@@ -83,6 +83,7 @@ def read_isolated(path: Path, library: str, *, skip: str = "", member: str = "")
         ValueError: the file is broken, refers to other files, or wants too much memory or time; the text does not
             have its path, which the caller adds.
         ModuleNotFoundError: the package that reads it is missing.
+        ImportError: sys.executable is no Python to start; the text names the path.
     """
     package = _LIBRARIES[library]
     if importlib.util.find_spec(package) is None:
@@ -94,10 +95,16 @@ def read_isolated(path: Path, library: str, *, skip: str = "", member: str = "")
         "path_of_modules": sys.path,
     }  # fmt: skip
     single = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
-    process = subprocess.Popen(
-        [sys.executable, str(_PROGRAM), json.dumps(options)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL, pipesize=_PIPE, env={**os.environ, **single, "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )  # fmt: skip
+    try:
+        process = subprocess.Popen(
+            [sys.executable or "", str(_PROGRAM), json.dumps(options)], stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, pipesize=_PIPE,
+            env={**os.environ, **single, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        )  # fmt: skip
+    except OSError as error:  # as where Python is a part of another program
+        raise ImportError(
+            f"{path}: sys.executable must be the Python in whose process {package} reads it, got {sys.executable!r}"
+        ) from error
     try:
         return _received(process, package, most)
     finally:

@@ -6,6 +6,7 @@ import stat
 import zipfile
 from collections import Counter
 from pathlib import Path
+from typing import BinaryIO
 
 _RATIO, _SMALL, _BEYOND = 8, 256 << 20, 768 << 20
 
@@ -18,8 +19,8 @@ def most_bytes(size: int) -> int:
     return min(_RATIO * size + _SMALL, size + _BEYOND)
 
 
-def check_file(path: Path) -> None:
-    """That a path is a file's, and not an empty one, and if an archive, one that unpacks to a sane size.
+def open_file(path: Path) -> BinaryIO:
+    """Opens a file that is one, and not empty, and if an archive, one that unpacks to a sane size.
 
     Raises:
         FileNotFoundError, ValueError: it is not; the text names it.
@@ -32,9 +33,14 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} must be a weight file, and is a {_kind(found.st_mode)}")
     if not found.st_size:
         raise ValueError(f"{path} must be a weight file, and is empty")
-    with open(path, "rb") as file:
+    file = open(path, "rb")  # noqa: SIM115
+    try:
         if file.read(4) == b"PK\3\4":
-            _check_archive(path, found.st_size)
+            _check_archive(path, file, found.st_size)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _kind(mode: int) -> str:
@@ -42,9 +48,9 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
-def _check_archive(path: Path, size: int) -> None:
+def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
     except Exception as error:  # zipfile trips over broken directories in many ways
         raise ValueError(f"{path} is not a weight file that can be read: its zip directory is broken") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vggfast.io import torch_file, wrappings
 from vggfast.io.finite import check_finite
-from vggfast.io.limits import check_file
+from vggfast.io.limits import open_file
 from vggfast.io.safetensors_file import Entry, check_sums, read_header
 from vggfast.io.text import on_one_line
 
@@ -59,12 +59,11 @@ class WeightFile:
     """
 
     def __init__(self, path: Path, key: str | None = None, *, allow_non_finite: bool = False) -> None:
-        check_file(path)
         self.path, self.metadata = path, dict[str, str]()
         self._allow_non_finite = allow_non_finite
         self._entries: dict[str, Entry] = {}  # of a .safetensors file: dtype, shape and place of each tensor
         self._loaded: dict[str, Tensor] = {}  # of another file, which is one pickle
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if path.suffix == ".safetensors":
             self.arguments = self._read_header(key)

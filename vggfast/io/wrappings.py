@@ -56,17 +56,25 @@ def state_dict_in(content: object, source: object, key: str | None = None) -> di
     return {ours: tensors[theirs] for ours, theirs in names.items()}
 
 
-def _state_dicts(content: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Each mapping from names to tensors, with its key."""
-    if not isinstance(content, Mapping) or len(path) > _DEEPEST:
+def _state_dicts(
+    content: object, path: tuple[str, ...] = (), without: set[tuple[int, int]] | None = None
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+    """Each mapping from names to tensors, with its key. `without` keeps those that have none: (mapping, depth)."""
+    without = set() if without is None else without
+    if not isinstance(content, Mapping) or len(path) > _DEEPEST or (id(content), len(path)) in without:
         return
     arrays = [name for name, value in content.items() if isinstance(value, Tensor | np.ndarray)]
     if any(isinstance(name, str) and "." in name for name in arrays) or (not path and 0 < len(arrays) == len(content)):
         yield ".".join(path), content
         return
+    found = False
     for name, value in content.items():
         if isinstance(name, str) and not name.lower().startswith(_ASIDE):
-            yield from _state_dicts(value, (*path, name))
+            for each in _state_dicts(value, (*path, name), without):
+                found = True
+                yield each
+    if not found:
+        without.add((id(content), len(path)))
 
 
 def tensors_of(content: Mapping[Any, Any], source: object) -> dict[str, Tensor]:

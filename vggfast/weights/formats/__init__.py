@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vggfast.io import WeightFile, check_fields, check_file, check_finite, on_one_line
+from vggfast.io import WeightFile, check_fields, check_finite, on_one_line, open_file
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
@@ -70,9 +70,9 @@ class Found:
 
 
 def _check_there(path: Path) -> None:
-    """That there is such a file, or such files of a TensorFlow checkpoint; see :func:`check_file`."""
+    """That there is such a file, or such files of a TensorFlow checkpoint; see :func:`open_file`."""
     index = path.with_name(f"{path.name}.index")
-    check_file(index if index.is_file() and not path.exists() else path)
+    open_file(index if index.is_file() and not path.exists() else path).close()
 
 
 def detect(path: Path, key: str | None = None) -> str:
@@ -103,7 +103,7 @@ def _by_content(path: Path, start: bytes, end: bytes, key: str | None) -> str | 
     if end == _TABLE:
         return "tf-slim"
     if start.startswith(b"PK\3\4"):
-        with zipfile.ZipFile(path) as archive:  # whose directory check_file has read
+        with zipfile.ZipFile(path) as archive:  # whose directory open_file has read
             if "config.json" in archive.namelist():
                 return "keras"
     elif path.suffix != ".safetensors" and not start.startswith(b"\x80"):
