@@ -163,7 +163,7 @@ class Chain:
     def _reshape(self, node: Any, shape: str) -> None:
         """To rows, (N, all values of an image), whose one number may be left open."""
         found = self._graph.settings(node, allowzero=0, shape=list)
-        target = list(np.ravel(self._graph.array(shape))) if shape else found["shape"]
+        target = np.ravel(self._graph.array(shape)).tolist() if shape else found["shape"]
         sizes = [self._sizes[axis] for axis in self._axes]
         values = int(np.prod(sizes[1:])) if all(isinstance(each, int) for each in sizes[1:]) else None
         if target is None or len(target) != 2 or (found["allowzero"] and 0 in target):
