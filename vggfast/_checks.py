@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
+from torch.nn.parameter import is_lazy
 
 _STRIDED = torch.strided
 PLAIN = (Tensor, torch.nn.Parameter)  # no subclasses
@@ -53,12 +54,15 @@ def check_flag(value: Any, name: str) -> bool:
 
 
 def check_dense(t: Any, name: str) -> None:
-    """Raises TypeError for what is no tensor, or a sparse or nested one, whose elements have no strides. What stands in
-    for a tensor passes."""
-    if not isinstance(t, Tensor):
-        if hasattr(type(t), "__torch_function__"):  # as torch.fx has in a tensor's place
-            return
-        raise TypeError(f"{name} must be a tensor, got {described(t)}")
+    """Raises TypeError for what is no tensor, or a sparse or nested one, whose elements have no strides, and ValueError
+    for a parameter of a lazy module that never ran. What stands in for a tensor passes."""
+    if type(t) not in PLAIN:
+        if not isinstance(t, Tensor):
+            if hasattr(type(t), "__torch_function__"):  # as torch.fx has in a tensor's place
+                return
+            raise TypeError(f"{name} must be a tensor, got {described(t)}")
+        if is_lazy(t):
+            raise ValueError(f"{name} must be initialised, got {type(t).__name__}: run its lazy module once")
     if t.layout is not _STRIDED or t.is_nested:
         raise TypeError(f"{name} must be a strided tensor, got {'nested' if t.is_nested else t.layout}")
 

@@ -105,7 +105,7 @@ class Linear(nn.Linear):
         if not (plain and x.dim() == 2 and fits(x, weight)) or torch.is_autocast_enabled("cpu"):
             try:
                 return nn.functional.linear(x, weight, self.bias)
-            except (RuntimeError, AssertionError):  # in torch's words
+            except (RuntimeError, AssertionError, ValueError):  # in torch's words
                 _check_linear(x, weight)
                 raise
         return ops.linear(x, weight, self.bias)

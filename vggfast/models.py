@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from vggfast import graph, ops
+from vggfast._checks import check_flag, check_number, check_whole
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing, preprocessing_of
-from vggfast.pretrained import by_place, classes_in, fill, in_one_form, state_dict_of
+from vggfast.pretrained import by_place, classes_in, fill, in_one_form, read_weights
 
 # A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
@@ -115,14 +116,14 @@ class VGG(nn.Module):
         _one_of("config", config, CONFIGURATIONS)
         _one_of("head", head, HEADS)
         _one_of("init", init, (*INITS, None))
-        for name, value in {"num_classes": num_classes, "in_channels": in_channels, "hidden": hidden,
-                            "pool_size": pool_size}.items():  # fmt: skip
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        sizes = {"num_classes": num_classes, "in_channels": in_channels, "hidden": hidden, "pool_size": pool_size}
+        num_classes, in_channels, hidden, pool_size = (check_whole(value, name, 1) for name, value in sizes.items())
+        dropout, width = check_number(dropout, "dropout"), check_number(width, "width")
+        batch_norm = check_flag(batch_norm, "batch_norm")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be a probability in [0, 1), got {dropout}")
-        if width <= 0:
-            raise ValueError(f"width must be greater than 0, got {width}")
+        if not 0 < width < math.inf:
+            raise ValueError(f"width must be greater than 0 and finite, got {width}")
         # What builds the same network again; a checkpoint carries it.
         self.arguments: dict[str, Any] = {
             "config": config, "num_classes": num_classes, "in_channels": in_channels, "dropout": dropout,
@@ -356,13 +357,14 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
         weights = in_one_form(weights, kwargs.pop("pretrained", None), name)
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
-        state = state_dict_of(weights, progress, key, allow_non_finite)
+        state, preprocessing = read_weights(weights, progress, key)
         source = "weights" if isinstance(weights, Mapping) else weights
         classes = classes_in(state)
         if classes is not None and kwargs.setdefault("num_classes", classes) != classes:
             raise ValueError(f"num_classes must be {classes}, as in {source}, got {kwargs['num_classes']}")
         model = network(batch_norm=batch_norm, **{**kwargs, "init_weights": False})
-        fill(model, state, source, name)
+        fill(model, state, source, name, allow_non_finite)
+        model.preprocessing = preprocessing
         return model
 
     build.__name__ = build.__qualname__ = name
@@ -371,11 +373,12 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
     Args:
         weights: None for random weights (torchvision's initialisation), a path to a .pth or .safetensors file, a
             state_dict, or a torchvision weights enum or its name (which torchvision then downloads). A checkpoint
-            around the state_dict, and prefixes of all names, are taken off; convolutions without biases get zeros.
+            around the state_dict, and prefixes of all names, are taken off; convolutions without biases get zeros. The
+            model's `preprocessing` is that of the file, where it says one.
         progress: whether a download shows its progress.
         **kwargs: of :class:`{network.__name__}`. And `pretrained`, torchvision's older form of weights: True for
             IMAGENET1K_V1, False for None; and `key`: which state_dict, where a checkpoint has several ("model_ema");
-            and `allow_non_finite`: whether weights of a file may be infinite or NaN.
+            and `allow_non_finite`: whether weights may be infinite or NaN, and variances negative.
             As in torchvision's older form, the first two arguments may come without their names.
 
     Raises:

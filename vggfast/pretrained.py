@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggfast.io import listed, read_state_dict, state_dict_in
+from vggfast.io import WeightFile, check_finite, listed, state_dict_in
+from vggfast.preprocessing import Preprocessing
 
 _FORMS = "weights must be a path, a state_dict or a torchvision weights enum (torchvision.models.VGG16_Weights.DEFAULT)"
 _LAST = "classifier.6.weight"
@@ -94,19 +96,40 @@ def state_dict_of(
         FileNotFoundError, ValueError, TypeError: no such file, or no weights there; the text names it.
         OSError: they could not be downloaded.
     """
-    if isinstance(weights, Mapping):
-        return state_dict_in(weights, "weights", key)
+    return read_weights(weights, progress, key, allow_non_finite)[0]
+
+
+def read_weights(
+    weights: Any, progress: bool = True, key: str | None = None, allow_non_finite: bool = True
+) -> tuple[dict[str, Tensor], Preprocessing | None]:
+    """As :func:`state_dict_of`, and what the network takes, where a file says it."""
     if isinstance(weights, str | PathLike):
         if not Path(weights).is_file():
             raise FileNotFoundError(f"{weights}: no such weight file; {_FORMS}")
-        return read_state_dict(Path(weights), key, allow_non_finite=allow_non_finite)
+        file = WeightFile(Path(weights), key, allow_non_finite=allow_non_finite)
+        return file.tensors(), _preprocessing_in(file)
+    if isinstance(weights, Mapping):
+        return state_dict_in(weights, "weights", key), None
     if not hasattr(weights, "get_state_dict"):
         raise TypeError(f"{_FORMS}, got {type(weights).__name__}")
     try:
         found = weights.get_state_dict(progress=progress, check_hash=True)
     except OSError as error:
         raise OSError(f"{weights} could not be downloaded: {error}") from error
-    return state_dict_in(found, weights, key)
+    except Exception as error:  # of torch's kinds, where what an earlier download left is no weight file
+        folder = Path(torch.hub.get_dir(), "checkpoints")
+        raise ValueError(f"{weights} cannot be read: remove its file from {folder}, and it comes anew") from error
+    return state_dict_in(found, weights, key), None
+
+
+def _preprocessing_in(file: WeightFile) -> Preprocessing | None:
+    """Of a file of ours, or of one that we wrote for torchvision."""
+    try:
+        extra = {**(file.arguments or {}).get("extra", {})}
+        stored = extra.get("preprocessing", json.loads(file.metadata.get("preprocessing", "null")))
+        return None if stored is None else Preprocessing.from_dict(stored)
+    except Exception as error:  # a damaged file's may be of any type
+        raise ValueError(f"{file.path}: its preprocessing must be a Preprocessing's values") from error
 
 
 def classes_in(state: Mapping[str, Tensor]) -> int | None:
@@ -114,7 +137,9 @@ def classes_in(state: Mapping[str, Tensor]) -> int | None:
     return len(state[_LAST]) if _LAST in state and state[_LAST].dim() else None
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: str) -> None:
+def fill(
+    model: nn.Module, state: Mapping[str, Tensor], source: object, name: str, allow_non_finite: bool = False
+) -> None:
     """Copies a state_dict into a network of ours, whose dtypes stay.
 
     Convolutions that have no biases in any layer get zeros for them. FC layers are left out, with a warning, where the
@@ -124,6 +149,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: st
         model: the network.
         state: the tensors.
         source, name: what they are from and what the network is, for errors.
+        allow_non_finite: take infinities, NaN and negative variances.
 
     Raises:
         ValueError: a tensor is missing, left over, not finite, or of another shape; the text names it.
@@ -144,12 +170,24 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], source: object, name: st
         if (state[key].shape[:1], state[key].numel()) == (shape[:1], shape.numel()):
             state[key] = state[key].reshape(shape)
     if what := misfit(state, expected):
-        hint = " (head='none' takes convolutions alone)" if wanted and not heads else ""
-        raise ValueError(f"{source} must have the tensors of {name}: {what}{hint}")
+        raise ValueError(f"{source} must have the tensors of {name}: {what}{_hint(state, expected)}")
+    if not allow_non_finite:
+        check_finite(source, state)  # as the FC layers of VGG16_Weights.IMAGENET1K_FEATURES are not
     model.load_state_dict(state)
     for key, tensor in expected.items():
-        if not tensor.isfinite().all():  # as the FC layers of VGG16_Weights.IMAGENET1K_FEATURES
-            raise ValueError(f"{source}: {key} must be finite in {tensor.dtype}, and has NaN or infinity")
+        if not (allow_non_finite or tensor.isfinite().all()):
+            raise ValueError(f"{source}: {key} must be finite in {tensor.dtype}, and has values that are too large")
+
+
+def _hint(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """What takes a state_dict that does not fit, where that is known."""
+    first = next(iter(expected))
+    prefixes = [theirs.removesuffix(f".{first}") for theirs in state if theirs.endswith(f".{first}")]
+    if prefixes:
+        return f" (key={prefixes[0]!r} takes what is behind this prefix alone)"
+    missing = expected.keys() - state.keys()
+    alone = missing and missing == {key for key in expected if key.startswith("classifier.")}
+    return " (head='none' takes convolutions alone)" if alone else ""
 
 
 def misfit(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:

@@ -221,6 +221,15 @@ def test_pixels_of_another_size_are_found(built):
         open_dataset(f"cache:{built}", "val")
 
 
+@pytest.mark.parametrize("bytes_", [0, 10])
+def test_pixels_that_are_cut_off_after_the_cache_was_opened(built, bytes_):
+    val = open_dataset(f"cache:{built}", "val")
+    with (built / "val.pixels").open("r+b") as file:
+        file.truncate(bytes_)
+    with pytest.raises(ValueError, match=rf"val\.pixels must have \d+ bytes, as when it was opened, got {bytes_}"):
+        val.pixels(0)
+
+
 def test_no_cache(tmp_path):
     with pytest.raises(FileNotFoundError, match="no cache, neither"):
         verify(tmp_path)

@@ -265,10 +265,23 @@ def test_what_is_no_picture(content, reason, tmp_path):
 
 
 def test_more_pixels_than_pillow_allows(tmp_path, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 99)
-    assert pixels(saved(tmp_path, Image.new("L", (11, 9)))).shape == (9, 11, 3)
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 98)
-    _one_line(tmp_path / "x.png", "it must have at most 98 pixels, PIL.Image.MAX_IMAGE_PIXELS, got 11 x 9")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
+    with pytest.warns(Image.DecompressionBombWarning):  # as of cameras of 100 and more megapixels
+        assert pixels(saved(tmp_path, Image.new("L", (10, 10)))).shape == (10, 10, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 49)
+    _one_line(tmp_path / "x.png", "Image size (100 pixels) exceeds limit of 98 pixels")
+
+
+@pytest.mark.parametrize(
+    ("bits", "white_is_zero", "content", "expected"),
+    [(12, False, b"\xff\xf8\0", [255, 128]), (16, True, b"\xff\xff\0\0", [0, 255]), (8, True, b"\xff\0", [0, 255])],
+)
+def test_tiff_gray_of_other_ranges(bits, white_is_zero, content, expected, tmp_path):
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: not white_is_zero, 273: 122, 277: 1, 278: 1, 279: len(content)}
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag == 273 else 3, 1, value) for tag, value in tags.items())
+    path = tmp_path / "x.tif"
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + content)
+    assert pixels(path)[0, :, 0].tolist() == expected
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16"])

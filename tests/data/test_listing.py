@@ -1,6 +1,7 @@
 """What is in a folder of classes: each member is an image, is named in an error, or is counted."""
 
 import os
+import shutil
 import socket
 import warnings
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vggfast.data import open_dataset, open_image
+from vggfast.data import open_dataset, open_image, open_splits
 
 
 def save(path, value=0):
@@ -90,6 +91,30 @@ def test_the_order_of_networks_trained_before(tmp_path):
     assert moved.classes == old
     assert [int(old[label]) for label in moved.labels] == [int(moved.pixels(i)[0, 0, 0]) for i in range(4)]
     assert images.ordered(["0", "1", "2", "3"]) is images
+
+
+def test_which_images_are_held_out_does_not_depend_on_the_order_of_the_classes(tmp_path):
+    for name in ("0", "1", "2", "10", "11"):
+        for i in range(20):
+            save(tmp_path / "numbers" / name / f"{i}.png")
+    shutil.copytree(tmp_path / "numbers", tmp_path / "texts")
+    for folder in (tmp_path / "texts").iterdir():
+        folder.rename(f"{folder}.")
+    numbers, texts = (open_splits(f"imagefolder:{tmp_path / name}") for name in ("numbers", "texts"))
+    assert [numbers[1].classes, texts[1].classes] == [["0", "1", "2", "10", "11"], ["0.", "1.", "10.", "11.", "2."]]
+    for mine, theirs in zip(numbers, texts, strict=True):
+        assert sorted(names(mine, tmp_path / "numbers")) == sorted(
+            name.replace("./", "/") for name in names(theirs, tmp_path / "texts")
+        )
+
+
+@pytest.mark.parametrize("splits", [("Train", "Val"), ("test", "training"), ("valid",)])
+def test_folders_of_splits_are_no_classes(splits, tmp_path):
+    for name in splits:
+        save(tmp_path / name / "ant" / "a.png")
+    said = f"must have class folders, or the folders train and val, got {', '.join(splits)}"
+    with pytest.raises(ValueError, match=said):
+        opened(tmp_path)
 
 
 def test_links_are_followed(root, tmp_path):

@@ -264,7 +264,7 @@ def test_a_workspace_is_that_of_the_engines_own_gpu(build, monkeypatch):
             within[0] = False
 
     monkeypatch.setattr(SimulatedNetwork, "lock_type", Noted)
-    monkeypatch.setattr(Steps, "takes_block1", lambda steps, layers: asked.append(within[0]))
+    monkeypatch.setattr(Steps, "takes_block1", lambda steps, layers: bool(asked.append(within[0])))
     build(small("A", **THIN)).workspace(1, 32, 32)
     assert asked == [True]
 

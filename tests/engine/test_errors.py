@@ -50,6 +50,8 @@ BAD_MODELS = {
     "oblong padding": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding=(1, 0))), TypeError, r"features\.0 is"),
     "padding of 1x1": (lambda: with_layer(0, nn.Conv2d(3, 16, 1, padding=(0, 1))), TypeError, r"features\.0 is"),
     "valid": (lambda: with_layer(0, nn.Conv2d(3, 16, 3, padding="valid")), TypeError, r"features\.0 is Conv2d"),
+    "no padding's name": (lambda: changed(lambda m: setattr(m.features[0], "padding", "SAME")), TypeError,
+                          r"features\.0 is Conv3x3.*keep the size"),
     "reflection": (lambda: with_layer(0, nn.Conv2d(**CONV, padding_mode="reflect")), TypeError, r"features\.0 is"),
     "5x5": (lambda: with_layer(0, nn.Conv2d(3, 16, 5, padding=2)), TypeError, r"features\.0 is Conv2d"),
     "3x1": (lambda: with_layer(0, nn.Conv2d(3, 16, (3, 1), padding=(1, 0))), TypeError, r"features\.0 is Conv2d"),
@@ -60,7 +62,18 @@ BAD_MODELS = {
     "pool padding": (lambda: with_layer(2, nn.MaxPool2d(2, padding=1)), TypeError, r"features\.2 is MaxPool2d"),
     "pool indices": (lambda: with_layer(2, nn.MaxPool2d(2, return_indices=True)), TypeError, r"features\.2 is"),
     "batch norm alone": (lambda: with_layer(1, nn.BatchNorm2d(16)), TypeError, None),
-    "batch norm after a pool": (lambda: with_layer(3, nn.BatchNorm2d(16)), TypeError, r"features\.3 is BatchNorm2d"),
+    "batch norm after a pool": (lambda: with_layer(2, nn.Sequential(nn.MaxPool2d(2), nn.BatchNorm2d(16))), TypeError,
+                                r"features\.2\.1 is BatchNorm2d"),
+    "channels": (lambda: with_layer(3, nn.Conv2d(9, 32, 3, padding=1)), TypeError,
+                 r"features\.3 is Conv2d.*: it must have 16 inputs, as many as reach it, got 9"),
+    "channels of a batch norm": (lambda: with_layer(1, nn.BatchNorm2d(15)), TypeError,
+                                 r"features\.1 is BatchNorm2d.*: it must have 16 inputs, as many as reach it, got 15"),
+    **{f"a head of {inputs} inputs": (
+        lambda inputs=inputs: changed(lambda m: m.classifier.__setitem__(0, nn.Linear(inputs, 64))), TypeError,
+        rf"classifier\.0 is Linear.*: it must have {text}, got {inputs}")
+        for inputs, text in ((7, "a multiple of 2 x 2 inputs"), (20, "512 inputs, as many as reach it"))},
+    "a pool of no cell": (lambda: changed(lambda m: setattr(m, "avgpool", nn.AdaptiveAvgPool2d(0))), TypeError,
+                          "avgpool is AdaptiveAvgPool2d.*: its output_size must be square, of at least 1, got 0"),
     "no statistics": (lambda: with_layer(1, nn.BatchNorm2d(16, track_running_stats=False)), TypeError,
                       r"features\.1 is BatchNorm2d.*: a batch norm must track running statistics"),
     "float64": (lambda: small().double(), TypeError,
@@ -137,8 +150,6 @@ BAD_INPUTS = {
     "no taps": (lambda e: e.features(X, []), ValueError, "taps must have at least one name, got none"),
     "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
                                  "x is too small: the head needs at least 3 x 3 places, got 2 x 2"),
-    "another head": (lambda e: Engine(changed(lambda m: m.classifier.__setitem__(0, nn.Linear(7, 64))))(X), ValueError,
-                     "the head needs rows of 7 values, got 512"),
 }  # fmt: skip
 
 

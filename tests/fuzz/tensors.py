@@ -173,4 +173,5 @@ ODD: dict[str, Form] = {
     "none": lambda random, t: None,
     "text": lambda random, t: "x",
     "number": lambda random, t: 3,
+    "lazy": lambda random, t: nn.UninitializedParameter(),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
@@ -282,6 +283,12 @@ CASES = {
     "eps of batch norm": Case(lambda m: setattr(m.features[1], "eps", 0.1), "eps of features.1 must be 1e-05, got 0.1",
                               ALL - {"save_model"}, BN),
     "batch norm in training mode": Case(train, right=ALL, arguments=BN),
+    "batch norm of several processes": Case(
+        lambda m: setattr(m, "features", nn.SyncBatchNorm.convert_sync_batchnorm(m.features)),
+        "features.1 must be BatchNorm2d, got SyncBatchNorm", ALL - {"save_model"}, BN),
+    "dropout of channels": Case(put("features.4", lambda: nn.Sequential(nn.ReLU(), nn.Dropout2d())), "features.4",
+                                ALL - {"save_model"}),
+    "sizes of NumPy's": Case(put("features.5", lambda: nn.MaxPool2d(np.int64(2))), right=ALL),
     "a pool of torch's": Case(put("features.5", lambda: nn.MaxPool2d((2, 2))), right=ALL),
     # ---- between the convolutions and the FC layers
     "AdaptiveMaxPool2d": Case(put("avgpool", lambda: nn.AdaptiveMaxPool2d(2)), "avgpool is AdaptiveMaxPool2d"),
@@ -294,6 +301,8 @@ CASES = {
     "no dropout": Case(lambda m: setattr(m, "classifier", nn.Sequential(*(m.classifier[i] for i in (0, 1, 3, 4, 6)))),
                        "classifier", ALL - {"save_model"}),
     "dropout first": Case(lambda m: m.classifier.insert(0, nn.Dropout()), "classifier", ALL - {"save_model"}),
+    "another dropout": Case(put("classifier.2", nn.AlphaDropout), "classifier.2 must be Dropout, got AlphaDropout",
+                            ALL - {"save_model"}),
     "another rate of dropout": Case(lambda m: setattr(m.classifier[2], "p", 0.1), "p of classifier.2 must be 0.5, got",
                                     ALL - {"save_model"}),
     "three hidden layers": Case(put("classifier.6", lambda: nn.Sequential(nn.Linear(32, 16), nn.ReLU(),
@@ -315,6 +324,8 @@ CASES = {
                                        "classifier.1 must be ReLU, got DroppedAndRelu", ALL - {"save_model"}),
     "a mode of its own": Case(lambda m: (setattr(m, "__class__", Stubborn), m.eval()),
                               "model is Stubborn, a VGG whose train is its own", arguments=BN),
+    "a mode of its own, and training": Case(lambda m: (setattr(m, "__class__", Stubborn), m.train()),
+                                            "model is Stubborn, .*train is its own, and which is in training mode"),
     **{f"a batch norm {how}": Case(lambda m, kind=kind: setattr(m.features[1], "__class__", kind),
                                    f"features.1 is {kind.__name__}, a BatchNorm2d whose {name} is its own", C, BN)
        for how, kind, name in (("that is not set to evaluate", Training, "train"),

@@ -1,8 +1,10 @@
 """The networks of the paper: sizes, initialisation, heads, and what they refuse. Small ones, so that it is quick."""
 
 import copy
+import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -223,7 +225,8 @@ BAD = {
     "hidden": (lambda: small(hidden=-1), "hidden must be at least 1, got -1"),
     "pool_size": (lambda: small(pool_size=0), "pool_size must be at least 1, got 0"),
     "dropout": (lambda: small(dropout=1.0), r"dropout must be a probability in \[0, 1\), got 1.0"),
-    "width": (lambda: small(width=0), "width must be greater than 0, got 0"),
+    **{f"width {value}": (lambda value=value: small(width=value), "width must be greater than 0 and finite, got")
+       for value in (0, float("nan"), float("inf"))},
     "initialise": (lambda: initialise(small(), "zeros"), "init must be one of .*, got 'zeros'"),
     "score_map": (lambda: small().score_map(torch.zeros(1, 3, 64, 64)),
                   "head must be 'conv' for a score map, got 'linear'"),
@@ -242,6 +245,25 @@ BAD = {
 def test_error(call, text):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    ({"num_classes": 10.0}, "num_classes must be a whole number, got 10.0"),
+    ({"hidden": "24"}, "hidden must be a whole number, got str '24'"),
+    ({"pool_size": (2, 2)}, "pool_size must be a whole number, got tuple"),
+    ({"width": "0.5"}, "width must be a number, got str '0.5'"),
+    ({"dropout": None}, "dropout must be a number, got None"),
+    ({"batch_norm": "no"}, "batch_norm must be True or False, got str 'no'"),
+])  # fmt: skip
+def test_arguments_of_other_kinds_are_named(arguments, text):
+    with pytest.raises(TypeError, match=text):
+        small(**arguments)
+
+
+def test_arguments_of_numpys_kinds_are_pythons_own():
+    arguments = small(num_classes=np.int64(5), in_channels=np.int32(3), width=np.float32(0.125), dropout=np.float64(0),
+                      batch_norm=np.True_, pool_size=np.int8(2)).arguments  # fmt: skip
+    assert json.loads(json.dumps(arguments)) == arguments
 
 
 # ---- heads of networks that were changed ----------------------------------------------------------------------------

@@ -42,9 +42,10 @@ CALLS = {
 ARGUMENTS = [(name, argument) for name, (_, tensors, _) in CALLS.items() for argument in tensors]
 
 
+@pytest.mark.backends("cpu", "sim", "torch")
 @pytest.mark.parametrize("form", SAME)
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
-def test_every_layout_has_the_references_value(name, argument, form):
+def test_every_layout_has_the_references_value(backend, name, argument, form):
     op, tensors, options = CALLS[name]
     made = tensors | {argument: SAME[form](random.Random(0), tensors[argument]).detach()}
     plain = {key: t.as_subclass(torch.Tensor).resolve_neg().clone() for key, t in made.items()}
@@ -64,12 +65,14 @@ REFUSED = {
     "list": (TypeError, "must be a tensor, got list"),
     "text": (TypeError, "must be a tensor, got str 'x'"),
     "number": (TypeError, "must be a tensor, got 3"),
+    "lazy": (ValueError, "must be initialised, got UninitializedParameter"),
 }
 
 
+@pytest.mark.backends("cpu", "sim", "torch")
 @pytest.mark.parametrize("form", REFUSED)
 @pytest.mark.parametrize(("name", "argument"), ARGUMENTS)
-def test_what_no_kernel_reads_is_named(name, argument, form):
+def test_what_no_kernel_reads_is_named(backend, name, argument, form):
     op, tensors, options = CALLS[name]
     error, text = REFUSED[form]
     made = ODD[form](random.Random(0), tensors[argument])
@@ -91,6 +94,39 @@ def test_modules_and_engines_say_the_same(module, form):
     made = ODD[form](random.Random(0), draw(2, 3, 4, 5))
     with pytest.raises((TypeError, ValueError), match=r"^(x|weight) must "):
         module(made)
+
+
+def test_a_layer_that_never_ran():
+    for layer in (vggfast.nn.Conv3x3(3, 4), vggfast.nn.Linear(5, 4)):
+        layer.weight = nn.UninitializedParameter()
+        with pytest.raises(ValueError, match="weight must be initialised"):
+            vggfast.nn.FusedSequential(layer)(draw(2, 3, 4, 5))
+
+
+# The derivatives' ops, which nobody but autograd calls, and the ops behind the functions.
+DIRECT = {
+    "conv": (draw(2, 3, 4, 5), draw(5, 3, 3, 3), draw(5), True, False, True),
+    "conv_dgrad": (draw(2, 5, 4, 5), None, draw(5, 3, 3, 3), 4, 5),
+    "conv_wgrad": (draw(2, 3, 4, 5), draw(2, 5, 4, 5), None, 3, True),
+    "max_pool": (draw(2, 3, 4, 5), False, False),
+    "mask_gather": (draw(2, 3, 4, 5), torch.zeros(2, 1, 4, 5, 1).byte()),
+    "mask_scatter": (draw(2, 3, 4, 5), torch.zeros(2, 1, 4, 5, 1).byte(), 4, 5),
+    "lrn_dgrad": (draw(2, 3, 4, 5), draw(2, 3, 4, 5), 5, 1.0, 0.75, 2.0),
+    "mean_posteriors_dgrad": (draw(2, 3), draw(2, 3, 4, 5), 1),
+    "linear_dgrad": (draw(3, 5), draw(5, 4)),
+    "linear_wgrad": (draw(3, 4), draw(3, 5)),
+}
+
+
+@pytest.mark.parametrize("form", ["none", "nested", "jagged", "freed", "cut", "coo"])
+@pytest.mark.parametrize("name", DIRECT)
+def test_ops_called_directly(name, form):
+    op, args = getattr(torch.ops.vggfast, name), list(DIRECT[name])
+    for i, argument in enumerate(op.default._schema.arguments):
+        if str(argument.type) == "Tensor":
+            made = ODD[form](random.Random(0), args[i])
+            with pytest.raises((TypeError, ValueError), match=f"{argument.name} must "):
+                op(*args[:i], made, *args[i + 1 :])
 
 
 @pytest.mark.parametrize("form", ["freed", "cut"])

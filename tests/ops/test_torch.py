@@ -6,6 +6,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.func import grad, jacrev, vmap
 
+import vggfast
 from vggfast import ops
 from vggfast.ops import reference
 from vggfast.ops._backends import runs_on
@@ -129,6 +130,17 @@ def test_compile_with_dynamic_shapes_makes_one_graph():
     for size in ((2, 11, 9), (3, 16, 14), (5, 21, 30)):
         compiled(*arguments(*size))
     assert counter.frame_count == 1
+
+
+@pytest.mark.parametrize("make", [
+    lambda: vggfast.VGG("A-LRN", width=0.1, num_classes=5),
+    lambda: vggfast.VGG("A", width=0.1, head="none", batch_norm=True),
+    lambda: nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), vggfast.nn.Linear(48, 2**16)),  # on our kernels
+])  # fmt: skip
+def test_compile_of_networks_makes_one_graph(make):
+    torch._dynamo.reset()
+    model, x = make().eval(), torch.randn(2, 3, 32, 32)
+    close(torch.compile(model, fullgraph=True, backend="aot_eager")(x), model(x))
 
 
 class Everything(nn.Module):

@@ -33,3 +33,11 @@ def test_the_configuration_names_the_task(predict, kind, outputs):
     task = task_of(TrainConfig(predict=predict))
     assert type(task) is kind
     assert task.outputs(7) == outputs
+
+
+def test_one_class_is_none_to_learn(photos):
+    parent = photos.parent / "above"
+    parent.mkdir()
+    (parent / "photos").symlink_to(photos)
+    with pytest.raises(ValueError, match=r"above must have at least two classes to tell apart, got \['photos'\]"):
+        Classification().open_splits(TrainConfig(data=f"imagefolder:{parent}"))

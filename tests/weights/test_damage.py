@@ -123,9 +123,8 @@ def test_weights_that_are_not_finite(tmp_path, kind, value):
 def test_weights_arguments_that_are_not_finite(tmp_path, name):
     state = {"features.0.weight": torch.tensor([1.0, float("nan")])}
     torch.save(state, tmp_path / name) if name == "m.pth" else write_safetensors(tmp_path / name, state, {})
-    for call in (read_state_dict, lambda path: vggfast.vgg11(weights=path)):
-        with pytest.raises(ValueError, match=rf"{name}: 1 of the 2 values of features\.0\.weight is not finite"):
-            call(tmp_path / name)
+    with pytest.raises(ValueError, match=rf"{name}: 1 of the 2 values of features\.0\.weight is not finite"):
+        read_state_dict(tmp_path / name)
     assert read_state_dict(tmp_path / name, allow_non_finite=True)["features.0.weight"].isnan().any()
 
 

@@ -3,7 +3,9 @@
 import argparse
 import datetime
 import enum
+import json
 import pathlib
+import pickle
 import threading
 
 import numpy as np
@@ -12,8 +14,10 @@ import torch
 from torch import nn
 
 import vggfast
+from vggfast.io import METADATA, write_safetensors
 from vggfast.weights import read_state_dict
-from vggfast.weights.formats import read
+from vggfast.weights.convert import write
+from vggfast.weights.formats import Found, read
 
 SIZES = {"width": 0.125, "hidden": 32, "pool_size": 2}
 
@@ -155,8 +159,9 @@ class Scaled(torch.Tensor):
     ({}, "weights holds no state_dict: .* got nothing"),
     ({"model": SD, "model_ema": SD}, "weights holds several state_dicts, model, model_ema: key, or"),
     ({"encoder": SD, "momentum_encoder": SD}, "weights holds several state_dicts, encoder, momentum_encoder: key, or"),
-    ({**_prefixed("teacher."), **_prefixed("student.")}, r"missing: features\.0\.weight.*left over: teacher\.features"),
-    (_prefixed("1."), r"left over: 1\.features\.0\.weight"),  # what stands before it in the sequence is not known
+    ({**_prefixed("teacher."), **_prefixed("student.")}, r"left over: teacher\.features.*key='teacher' takes"),
+    # What stands before it in the sequence is not known.
+    (_prefixed("1."), r"left over: 1\.features\.0\.weight.*\(key='1' takes what is behind"),
     ({"module.features.0.bias": torch.ones(8), **SD}, r"left over: module\.features\.0\.bias"),
     ({name[11:]: t for name, t in SD.items() if name not in TRUNK}, r"missing: features\.0\.weight.*left over: 0\.wei"),
     (_state(vggfast.vgg11_bn), r"must have the tensors of vgg11: .*left over: features\.1\.weight"),
@@ -168,7 +173,7 @@ class Scaled(torch.Tensor):
     (_with(lambda t: t.as_subclass(Scaled)), r"weights: classifier\.3\.weight must be a plain tensor, got a Scaled"),
     (_with(lambda t: t.int()), r"classifier\.3\.weight must have a floating-point dtype, got torch\.int32"),
     (_with(lambda t: t[1:]), r"vgg11: classifier\.3\.weight must have shape \(32, 32\), got \(31, 32\)"),
-    (_with(lambda t: t / 0), r"weights: classifier\.3\.weight must be finite"),
+    (_with(lambda t: t / 0), r"weights: 1024 of the 1024 values of classifier\.3\.weight are not finite"),
     (_with(lambda t: t[0, 0], "classifier.6.weight"), r"classifier\.6\.weight must have shape \(1000, 32\).* \(\)"),
     ({3: torch.ones(1), **SD}, "weights must have names of tensors, got 3"),
 ])  # fmt: skip
@@ -291,6 +296,64 @@ def test_weights_that_cannot_be_downloaded(monkeypatch):
     monkeypatch.setattr(VGG11_Weights.DEFAULT, "_value_", "absent")
     with pytest.raises(OSError, match=r"VGG11_Weights.IMAGENET1K_V1 could not be downloaded: no network"):
         vggfast.vgg11(weights=VGG11_Weights.DEFAULT)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("PytorchStreamReader"), EOFError("Ran out"), pickle.UnpicklingError()])
+def test_what_a_download_left_broken_is_named(monkeypatch, error):
+    def read(self, **arguments):
+        raise error
+
+    monkeypatch.setattr(VGG11_Weights, "get_state_dict", read)
+    with pytest.raises(ValueError, match=r"VGG11_Weights.IMAGENET1K_V1 cannot be read: remove its file from .*checkpo"):
+        vggfast.vgg11(weights=VGG11_Weights.DEFAULT)
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+@pytest.mark.parametrize(("build", "name", "change", "message"), [
+    (vggfast.vgg11, "features.3.weight", lambda t: t / 0, "are not finite"),
+    (vggfast.vgg11_bn, "features.1.running_var", lambda t: -t, "are negative, as no variance is"),
+])  # fmt: skip
+def test_values_that_are_not_finite(tmp_path, as_file, build, name, change, message):
+    weights = _state(build)
+    weights[name] = change(weights[name])
+    if as_file:
+        torch.save(weights, tmp_path / "m.pth")
+    given = tmp_path / "m.pth" if as_file else weights
+    with pytest.raises(ValueError, match=rf"{given if as_file else 'weights'}: .* of {name} {message}"):
+        build(weights=given, **SIZES)
+    taken = build(weights=given, allow_non_finite=True, **SIZES)
+    assert torch.equal(taken.state_dict()[name].isnan(), weights[name].isnan())
+
+
+def test_values_that_the_network_does_not_take_may_be_anything(tmp_path):
+    """As the FC layers of VGG16_Weights.IMAGENET1K_FEATURES, which are NaN."""
+    torch.save({**SD, "classifier.3.weight": SD["classifier.3.weight"] / 0}, tmp_path / "m.pth")
+    with pytest.warns(UserWarning, match="the FC layers are left out"):
+        assert vggfast.vgg11(weights=tmp_path / "m.pth", head="none", **SIZES).features[0].weight.isfinite().all()
+
+
+def test_values_too_large_for_float32():
+    wide = {name: tensor.double() for name, tensor in SD.items()}
+    with pytest.raises(ValueError, match=r"weights: features\.0\.bias must be finite in torch\.float32.* too large"):
+        vggfast.vgg11(weights={**wide, "features.0.bias": wide["features.0.bias"] + 1e300}, **SIZES)
+
+
+@pytest.mark.parametrize("to", ["ours", "torchvision"])
+def test_the_preprocessing_of_a_file_is_the_networks(tmp_path, to):
+    model = vggfast.VGG11(num_classes=7, **SIZES)
+    model.preprocessing = vggfast.Preprocessing((0.5, 0.4, 0.3), (0.229, 0.224, 0.225), top=1.0)
+    write(Found(model, "ours", "", ""), tmp_path / "m.safetensors", to)
+    assert vggfast.vgg11(weights=tmp_path / "m.safetensors", **SIZES).preprocessing == model.preprocessing
+
+
+def test_preprocessing_that_is_damaged_is_named(tmp_path):
+    metadata = {METADATA: json.dumps({"extra": {"preprocessing": {"mean": 3}}})}
+    write_safetensors(tmp_path / "m.safetensors", SD, metadata)
+    with pytest.raises(ValueError, match=r"m\.safetensors: its preprocessing must be"):
+        vggfast.vgg11(weights=tmp_path / "m.safetensors", **SIZES)
 
 
 def test_an_enums_name_without_torchvision(monkeypatch):

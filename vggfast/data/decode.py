@@ -14,6 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from vggfast.io import on_one_line
 
 _MOST_16_BIT = 65535
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # TIFF's tags, and a value
 _BAND = 1 << 22  # pixels that are converted at a time
 _TURNS = Image.Transpose
 _UPRIGHT = {  # by EXIF's orientation
@@ -25,8 +26,9 @@ _UPRIGHT = {  # by EXIF's orientation
 def open_image(path: str | Path) -> Image.Image:
     """An image file as RGB, turned as its EXIF says; its name's ending does not matter.
 
-    16-bit gray is divided by 257, not cut off, and of 16-bit colours the high bytes count; what is transparent lies on
-    white; of a film, the first picture. Colour profiles are not applied.
+    16-bit gray is divided by 257, not cut off (12-bit gray of TIFF by 4095 / 255), and of 16-bit colours the high bytes
+    count; what is transparent lies on white; of a film, the first picture. Colour profiles are not applied. A picture
+    has at most twice as many pixels as `PIL.Image.MAX_IMAGE_PIXELS`, from which on Pillow warns.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or it does not decode; the text is one line and names it.
@@ -68,11 +70,6 @@ def _check(image: Image.Image) -> None:
     """Before anything is decoded."""
     if image.format == "EPS":
         raise ValueError("EPS, which another program would have to draw")
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and image.width * image.height > most:
-        raise ValueError(
-            f"it must have at most {most} pixels, PIL.Image.MAX_IMAGE_PIXELS, got {image.width} x {image.height}"
-        )
     if image.format == "PNG" and isinstance(image.info.get("transparency"), int | tuple):
         _scale_transparent(image)
 
@@ -106,7 +103,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image.load()
         return image
     if image.mode.startswith("I"):
-        return _by_bands(image, lambda band: _from_16_bit(band, transparent))
+        black, white = _black_and_white(image)
+        return _by_bands(image, lambda band: _from_16_bit(band, black, white, transparent))
     if image.mode == "F":
         raise ValueError("its pixels must be of 8 or 16 bits, got mode F, floating pixels")
     if image.has_transparency_data:
@@ -128,13 +126,18 @@ def _on_white(band: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
 
 
-def _from_16_bit(band: Image.Image, transparent: int | None) -> Image.Image:
-    values = np.asarray(band).astype(np.int64)
-    if values.size and not 0 <= values.min() <= values.max() <= _MOST_16_BIT:
-        raise ValueError(
-            f"its values must be 0 to {_MOST_16_BIT}, got {values.min()} to {values.max()} in mode {band.mode}"
-        )
-    gray = ((values + 128) // 257).astype(np.uint8)
+def _black_and_white(image: Image.Image) -> tuple[int, int]:
+    """Their values in a picture of more than 8 bits; Pillow gives those of TIFFs as they are in the file."""
+    tags = getattr(image, "tag_v2", {})
+    most = 2**12 - 1 if tags.get(_BITS) == (12,) else _MOST_16_BIT
+    return (most, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, most)
+
+
+def _from_16_bit(band: Image.Image, black: int, white: int, transparent: int | None) -> Image.Image:
+    values, most = np.asarray(band).astype(np.int64), max(black, white)
+    if values.size and not 0 <= values.min() <= values.max() <= most:
+        raise ValueError(f"its values must be 0 to {most}, got {values.min()} to {values.max()} in mode {band.mode}")
+    gray = ((510 * np.abs(values - black) + most) // (2 * most)).astype(np.uint8)  # rounded
     if transparent is not None:
         gray[values == transparent] = 255
     return Image.fromarray(gray).convert("RGB")

@@ -5,6 +5,7 @@ Source: Simonyan & Zisserman, appendix B.
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from vggfast.data.decode import open_image, to_rgb
 from vggfast.data.transforms import rescale
 from vggfast.engine import Engine
-from vggfast.graph import Head, whole
+from vggfast.graph import Head, Node, whole
 from vggfast.graph.layers import Elementwise, Linear, Relu
 from vggfast.preprocessing import Preprocessing, preprocessing_of
 
@@ -191,7 +192,17 @@ def _head_of(model: nn.Module) -> Head:
     places = [i for i, node in enumerate(head.nodes) if isinstance(node.layer, Linear)] if head else []
     if head is None or not places:
         raise ValueError(f"model must have an FC layer in its classifier for the tap {PENULTIMATE!r}, got none")
-    return replace(head, nodes=head.nodes[: places[-1]])
+    return replace(head, nodes=tuple(map(_kept, head.nodes[: places[-1]])))
+
+
+def _kept(node: Node) -> Node:
+    """A layer that stays as it is when the model changes."""
+    match node.layer:
+        case Linear(weight, bias):
+            return replace(node, layer=Linear(weight.clone(), None if bias is None else bias.clone()))
+        case Elementwise():
+            return replace(node, module=copy.deepcopy(node.module))
+    return node
 
 
 def combine_blocks(

@@ -66,8 +66,9 @@ def check(path: str, module: nn.Module | None, backward: bool = False) -> None:
 
 
 def kind_of(value: object) -> str:
-    """Of what class a value is, for errors."""
-    return "None" if value is None else type(value).__name__
+    """Of what class a value is, for errors; of a VGG also whose."""
+    kind = type(value)
+    return "None" if value is None else f"{kind.__module__}.VGG" if kind.__name__ == "VGG" else kind.__name__
 
 
 def check_hooks(path: str, module: nn.Module) -> None:
@@ -94,7 +95,8 @@ def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
     above = type(module).__mro__[: type(module).__mro__.index(kind)]
     names = {name for each in above for name in vars(each) if hasattr(kind, name) or name == "training"}
     if own := {name for name in names if _counts(name, module)}:
-        yield f"a {kind.__name__} whose {_all(own)} is its own"
+        mode = ", and which is in training mode" if own <= {"train", "eval"} and module.training else ""
+        yield f"a {kind.__name__} whose {_all(own)} is its own{mode}"
     if patched := {name for name, code in _known[kind].items() if getattr_static(kind, name, None) is not code}:
         yield f"and the {_all(patched)} of that class was replaced"
     methods = {name for name in vars(module) if callable(getattr(type(module), name, None))}
@@ -160,7 +162,7 @@ def tensor_of(path: str, module: nn.Module, name: str) -> Tensor | None:
     One that a parametrisation or a hook of weight_norm, spectral_norm or prune computes is computed now.
 
     Raises:
-        TypeError: it is no plain tensor; the text names it.
+        TypeError: it is no plain tensor, or not there; the text names it.
     """
     computed = (_recomputed(hook, name) for hook in module._forward_pre_hooks.values())
     compute = next(filter(None, computed), None)
@@ -170,6 +172,8 @@ def tensor_of(path: str, module: nn.Module, name: str) -> Tensor | None:
             for each in training:
                 each.training = False
         value = getattr(module, name) if compute is None else compute(module)
+    except AttributeError:
+        raise unknown(path, module, f"it must have {name}, which was deleted") from None
     finally:
         for each in training:
             each.training = True

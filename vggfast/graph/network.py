@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vggfast._checks import check_memory
 from vggfast.graph.fuse import fold
 from vggfast.graph.guard import check, check_hooks, kind_of, known_class, unknown
 from vggfast.graph.layers import (
@@ -86,10 +87,11 @@ class Network:
         return ((node.layer, name) for name, node in trunk_names(fold(self.trunk)))  # type: ignore[misc]
 
     def check_values(self) -> None:
-        """Raises TypeError where a tensor is on the meta device."""
+        """Raises TypeError where a tensor is on the meta device, and ValueError where its memory was freed."""
         for path, tensor in self.tensors():
             if tensor.is_meta:
                 raise TypeError(f"{path} must have tensors with values, got one on the meta device")
+            check_memory(tensor, path)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Each tensor of a layer, with the path of its module."""
@@ -114,9 +116,33 @@ def whole(model: Any, head: bool = True) -> Network:
         check_hooks("model", model)
         model = model._orig_mod  # torch.compile changes how it is computed, not what
     if isinstance(model, nn.Sequential):
-        return Network(_trunk(model, "model"), None)
-    check_model(model)
-    return Network(_trunk(getattr(model, "features", None), "features"), head_of(model) if head else None)
+        network = Network(_trunk(model, "model"), None)
+    else:
+        check_model(model)
+        network = Network(_trunk(getattr(model, "features", None), "features"), head_of(model) if head else None)
+    width = _check_widths(network.trunk)
+    if network.head:
+        _check_widths(network.head.nodes, width and width * network.head.size**2)
+    return network
+
+
+def _check_widths(nodes: Sequence[Node], width: int | None = None) -> int | None:
+    """How many channels or values come out of some layers into which `width` go; None where that is not known.
+
+    Raises TypeError where a layer takes another number than the one before it puts out.
+    """
+    for node in nodes:
+        match node.layer:
+            case Conv(weight) | Linear(weight):
+                outputs, inputs = weight.shape[:2]
+            case BatchNorm(mean):
+                outputs = inputs = len(mean)
+            case _:
+                continue
+        if width not in (None, inputs):
+            raise unknown(node.path, node.module, f"it must have {width} inputs, as many as reach it, got {inputs}")
+        width = outputs
+    return width
 
 
 def head_of(model: Any) -> Head | None:
@@ -166,7 +192,7 @@ def linear_head(avgpool: Any, classifier: Any) -> Head:
         raise unknown("avgpool", avgpool, "it must be an nn.AdaptiveAvgPool2d")
     nodes = [replace(node, layer=None) if isinstance(node.layer, Rows) else node for node in _classifier(classifier)]
     why = f"a layer of a head behind avgpool must be {_HEAD}"
-    return Head(_only(nodes, (Linear, Relu, Elementwise), why), pool.layer.size, dense=False)
+    return _head(nodes, pool.layer.size, False, why)
 
 
 def _dense_head(classifier: Any) -> Head:
@@ -186,4 +212,13 @@ def _dense_head(classifier: Any) -> Head:
         elif isinstance(node.layer, Linear):  # which would run along the rows of a map
             raise unknown(node.path, node.module, why)
         nodes.append(node)
-    return Head(_only(nodes, (Linear, Relu, Elementwise), why), size or 1, dense=True)
+    return _head(nodes, size or 1, True, why)
+
+
+def _head(nodes: Sequence[Node], size: int, dense: bool, why: str) -> Head:
+    head = Head(_only(nodes, (Linear, Relu, Elementwise), why), size, dense)
+    _check_widths(head.nodes)
+    first = next((node for node in head.nodes if isinstance(node.layer, Linear)), None)
+    if first and (inputs := first.layer.weight.shape[1]) % size**2:  # type: ignore[union-attr]
+        raise unknown(first.path, first.module, f"it must have a multiple of {size} x {size} inputs, got {inputs}")
+    return head

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
-from torch import nn
+from torch import Tensor, nn
 
 from vggfast.graph import layers
 from vggfast.graph.guard import check, kind_of, know, known_class, tensor_of, unknown
 from vggfast.graph.layers import Found
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
-_NOTHING = (nn.Dropout, nn.Identity)
+_NOTHING = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
+_BATCH_NORM = (nn.BatchNorm2d, nn.SyncBatchNorm)  # one in evaluation mode
 _ELEMENTWISE = (nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh)
 for _kind in (
-    nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LocalResponseNorm,
+    nn.Sequential, nn.Conv2d, *_BATCH_NORM, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LocalResponseNorm,
     nn.Linear, nn.Flatten, Conv3x3, Conv1x1, MaxPool2x2, Linear, LocalResponseNorm, *_NOTHING, *_ELEMENTWISE,
 ):  # fmt: skip
     know(_kind)
@@ -68,8 +70,8 @@ def recognise_one(module: nn.Module | None, path: str) -> Node:
 def square(size: object) -> int | None:
     """The one number that a square size is given as, or None."""
     if isinstance(size, tuple | list):
-        return size[0] if len(set(size)) == 1 and isinstance(size[0], int) else None
-    return size if isinstance(size, int) else None
+        return square(size[0]) if len(set(size)) == 1 else None
+    return int(size) if isinstance(size, Integral) else None  # NumPy's too
 
 
 def _demand(path: str, module: nn.Module, **allowed: object) -> None:
@@ -81,13 +83,27 @@ def _demand(path: str, module: nn.Module, **allowed: object) -> None:
             raise unknown(path, module, f"its {name} must be {value!r}, got {found!r}")
 
 
-def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
+def _weight_and_bias(path: str, module: nn.Module, axes: int) -> tuple[Tensor, Tensor | None]:
+    """(outputs, inputs, ...) and (outputs,), or a TypeError."""
     weight, bias = tensor_of(path, module, "weight"), tensor_of(path, module, "bias")
-    assert weight is not None
+    if weight is None or weight.dim() != axes:
+        found = None if weight is None else tuple(weight.shape)
+        raise unknown(path, module, f"its weight must have {axes} axes, got {found}")
+    _check_shape(path, module, "bias", bias, weight.shape[:1])
+    return weight, bias
+
+
+def _check_shape(path: str, module: nn.Module, name: str, tensor: Tensor | None, shape: Sequence[int]) -> None:
+    if tensor is not None and tensor.shape != shape:
+        raise unknown(path, module, f"its {name} must have shape {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
+    weight, bias = _weight_and_bias(path, module, 4)
     _demand(path, module, stride=1, dilation=1, groups=1, padding_mode="zeros")
     extent = square(tuple(weight.shape[2:]))
     named = {"same": (extent or 0) // 2, "valid": 0}
-    padding = named[module.padding] if isinstance(module.padding, str) else square(module.padding)
+    padding = named.get(module.padding) if isinstance(module.padding, str) else square(module.padding)
     if extent in (1, 3) and padding == extent // 2:
         return layers.Conv(weight, bias)
     if extent is not None and padding == 0:
@@ -95,11 +111,14 @@ def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
     raise unknown(path, module, "a convolution must be 3x3 or 1x1 and keep the size, or be square without padding")
 
 
-def _batch_norm(path: str, module: nn.BatchNorm2d) -> layers.BatchNorm:
+def _batch_norm(path: str, module: nn.BatchNorm2d | nn.SyncBatchNorm) -> layers.BatchNorm:
     mean, var = tensor_of(path, module, "running_mean"), tensor_of(path, module, "running_var")
     if mean is None or var is None:
         raise unknown(path, module, "a batch norm must track running statistics, got None")
-    return layers.BatchNorm(mean, var, tensor_of(path, module, "weight"), tensor_of(path, module, "bias"), module.eps)
+    weight, bias = tensor_of(path, module, "weight"), tensor_of(path, module, "bias")
+    for name, value in {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias}.items():
+        _check_shape(path, module, name, value, (mean.numel(),))
+    return layers.BatchNorm(mean, var, weight, bias, module.eps)
 
 
 def _max_pool(path: str, module: nn.MaxPool2d) -> layers.MaxPool:
@@ -109,15 +128,13 @@ def _max_pool(path: str, module: nn.MaxPool2d) -> layers.MaxPool:
 
 def _average(path: str, module: nn.AdaptiveAvgPool2d) -> layers.AveragePool:
     size = square(module.output_size)
-    if size is None:
-        raise unknown(path, module, f"its output_size must be square, got {module.output_size}")
+    if size is None or size < 1:
+        raise unknown(path, module, f"its output_size must be square, of at least 1, got {module.output_size}")
     return layers.AveragePool(size)
 
 
 def _linear(path: str, module: nn.Linear) -> layers.Linear:
-    weight = tensor_of(path, module, "weight")
-    assert weight is not None
-    return layers.Linear(weight, tensor_of(path, module, "bias"))
+    return layers.Linear(*_weight_and_bias(path, module, 2))
 
 
 def _flatten(path: str, module: nn.Flatten) -> layers.Rows:
@@ -127,7 +144,7 @@ def _flatten(path: str, module: nn.Flatten) -> layers.Rows:
 
 _READERS: dict[type | tuple[type, ...], Callable[..., Found]] = {
     nn.Conv2d: _conv,
-    nn.BatchNorm2d: _batch_norm,
+    _BATCH_NORM: _batch_norm,
     nn.ReLU: lambda path, module: layers.Relu(),
     nn.MaxPool2d: _max_pool,
     nn.LocalResponseNorm: lambda path, module: layers.Lrn(module.size, module.alpha, module.beta, module.k),

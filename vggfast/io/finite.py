@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -11,11 +10,11 @@ from torch import Tensor
 _VARIANCE, _EPS = "running_var", 1e-5
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor], names: Mapping[str, str] | None = None) -> None:
+def check_finite(path: object, tensors: Mapping[str, Tensor], names: Mapping[str, str] | None = None) -> None:
     """That weights are finite, and variances such that their roots with the epsilon of batch norm are.
 
     Args:
-        path: the file.
+        path: the file, or what else they are from.
         tensors: by our names.
         names: the file's own by ours, where they differ.
 
@@ -35,7 +34,7 @@ def check_finite(path: Path, tensors: Mapping[str, Tensor], names: Mapping[str, 
             raise ValueError(_said(path, said, odd, tensor.numel(), "negative, as no variance is"))
 
 
-def _said(path: Path, name: str, odd: int, number: int, what: str) -> str:
+def _said(path: object, name: str, odd: int, number: int, what: str) -> str:
     return (
         f"{path}: {odd} of the {number} values of {name} {'is' if odd == 1 else 'are'} {what}; "
         "allow_non_finite=True (--allow-non-finite of vggfast convert) takes them"

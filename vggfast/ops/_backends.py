@@ -207,12 +207,12 @@ def _cuda(index: int) -> CudaBackend | TorchBackend:
 
 
 @functools.cache
-def _cpu() -> Backend:
+def _cpu(index: int) -> Backend:
     return Backend(_native.load(), "cpu")
 
 
 # Tests put others here.
-OF_DEVICE: dict[str, Callable[[int], Backend | TorchBackend]] = {"cpu": lambda index: _cpu(), "cuda": _cuda}
+OF_DEVICE: dict[str, Callable[[int], Backend | TorchBackend]] = {"cpu": _cpu, "cuda": _cuda}
 
 
 def shares_gradients(x: Tensor, weight: Tensor) -> bool:
@@ -225,4 +225,5 @@ def shares_gradients(x: Tensor, weight: Tensor) -> bool:
 
 def backend_of(t: Tensor) -> Backend | TorchBackend:
     """What runs ops on `t`'s device, which is one of OF_DEVICE."""
-    return OF_DEVICE[t.device.type](t.device.index or 0)
+    device = t.device
+    return OF_DEVICE[device.type](device.index or 0)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import enum
+import inspect
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.compiler.config
 from torch import Tensor
+from torch.nn.parameter import is_lazy
+from torch.overrides import handle_torch_function
 from torch.utils._pytree import tree_map_only
 
-from vggfast._checks import PLAIN, check_memory, check_room, no_memory
+from vggfast._checks import PLAIN, check_dense, check_memory, check_room, check_tensors, no_memory
 from vggfast._version import __version__
 from vggfast.ops._autograd import make_kernel
 from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
@@ -50,9 +54,10 @@ def register(
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
-    names = [argument.name for argument in op._schema.arguments]
-    run = _with_tensors_checked(_widened(run) if widens else run, names)
+    run = _with_tensors_checked(_widened(run) if widens else run, op._schema)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
+    for key in ("NestedTensorCPU", "NestedTensorCUDA", "AutogradNestedTensor"):
+        _LIBRARY.impl(name, _refusing_nested(op._schema), key)
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_vmap(name, vmap, lib=_LIBRARY)
     _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
@@ -78,16 +83,39 @@ def _lowered(op: Callable) -> Callable:
     return lowered
 
 
-def _with_tensors_checked(run: Callable, names: Sequence[str]) -> Callable:
+def _with_tensors_checked(run: Callable, schema: torch.FunctionSchema) -> Callable:
     """`run`, called with tensors that kernels can read, or not at all."""
+    tensors = _tensors_of(schema)
 
     def checked(*args):
-        for arg, name in zip(args, names, strict=False):
-            if isinstance(arg, Tensor):
-                check_memory(arg, name)
+        for i, name, optional in tensors:
+            if (t := args[i]) is not None:
+                check_memory(t, name)
+            elif not optional:  # torch takes None for any tensor
+                check_dense(t, name)
         return run(*args)
 
     return checked
+
+
+def _refusing_nested(schema: torch.FunctionSchema) -> Callable:
+    """What nested tensors meet, which have no shape that an op could check."""
+    tensors = _tensors_of(schema)
+
+    def refuse(*args):
+        check_tensors(*(name for _, name, optional in tensors if optional), **{name: args[i] for i, name, _ in tensors})
+
+    return refuse
+
+
+def _tensors_of(schema: torch.FunctionSchema) -> list[tuple[int, str, bool]]:
+    """Position and name of each tensor among an op's arguments, and whether it may be None."""
+    kinds = {"Tensor": False, "Optional[Tensor]": True}
+    return [
+        (i, argument.name, kinds[kind])
+        for i, argument in enumerate(schema.arguments)
+        if (kind := str(argument.type)) in kinds
+    ]
 
 
 def _widened(run: Callable) -> Callable:
@@ -95,6 +123,8 @@ def _widened(run: Callable) -> Callable:
     rounded once."""
 
     def widened(*args):
+        if args[0].dtype in WIDE:
+            return run(*args)
         floats = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
         dtypes = {t.dtype for t in floats}
         if not (len(dtypes) == 1 and dtypes <= set(NARROW)):  # of mixed ones, run says what is wrong
@@ -123,7 +153,11 @@ def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward may follow an op on these tensors; what ``torch.func`` does around it cannot be seen here."""
     if torch._C._are_functorch_transforms_active():
         return True
-    return torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    if torch.is_grad_enabled():
+        for t in tensors:  # not any(): it costs small ops 1 %
+            if t is not None and t.requires_grad:
+                return True
+    return False
 
 
 # ---- checks: each error names the argument, its value and what is allowed -------------------------------------------
@@ -132,7 +166,7 @@ def needs_grad(*tensors: Tensor | None) -> bool:
 def check_float(t: Tensor, name: str) -> None:
     if t.dtype not in DTYPES:
         raise TypeError(f"{name} must have one of the dtypes {', '.join(map(str, DTYPES))}, got {t.dtype}")
-    if t.device.type not in (*OF_DEVICE, "meta"):
+    if (kind := t.device.type) not in OF_DEVICE and kind != "meta":
         raise ValueError(f"{name} must be on a device with kernels, one of {', '.join(OF_DEVICE)}, got {t.device}")
 
 
@@ -140,7 +174,8 @@ def check_activation(t: Tensor, name: str) -> None:
     """A (N, C, H, W) tensor with C, H, W of at least 1."""
     if t.dim() != 4:
         raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(t.shape)}")
-    if any(extent < 1 for extent in t.shape[1:]):  # min() would compare extents, a guard each under torch.compile
+    _, c, h, w = t.shape
+    if c < 1 or h < 1 or w < 1:  # min() would compare extents, a guard each under torch.compile
         raise ValueError(f"{name} must have C, H and W of at least 1, got shape {tuple(t.shape)}")
     check_float(t, name)
 
@@ -150,6 +185,14 @@ def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
         raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {t.dtype}")
     if t.device != like.device:
         raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {t.device}")
+
+
+def overridden(op: Callable, tensors: Sequence[Any], *args: Any, **options: Any) -> Any:
+    """What the ``__torch_function__`` of `tensors`, the first arguments of `op`, makes of a call."""
+    for i, t in enumerate(tensors):
+        if is_lazy(t):
+            check_dense(t, list(inspect.signature(op).parameters)[i])
+    return handle_torch_function(op, tensors, *args, **options)
 
 
 # ---- memory format: inside, everything is NHWC ----------------------------------------------------------------------

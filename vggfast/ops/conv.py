@@ -10,7 +10,7 @@ Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 from __future__ import annotations
 
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import has_torch_function
 
 from vggfast._checks import PLAIN, check_flag, check_tensors
 from vggfast.ops import _library as lib
@@ -221,7 +221,7 @@ conv_wgrad = lib.register(
 
 def conv_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, pool: bool) -> Tensor:
     """The op as networks use it: any memory format in, NHWC out."""
-    if type(x) not in PLAIN:
+    if not (type(x) in PLAIN and type(weight) in PLAIN):
         check_tensors("bias", x=x, weight=weight, bias=bias)
     save = (relu or pool) and lib.needs_grad(x, weight, bias)
     return conv(x, weight, bias, relu, pool, save)[0]
@@ -246,7 +246,7 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     Source: Simonyan & Zisserman, section 2.1.
     """
     if has_torch_function((x, weight, bias)):
-        return handle_torch_function(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
+        return lib.overridden(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
     check_tensors("bias", x=x, weight=weight, bias=bias)
     relu, pool = check_flag(relu, "relu"), check_flag(pool, "pool")
     if tuple(weight.shape[2:]) != (3, 3):
@@ -272,7 +272,7 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     Source: Simonyan & Zisserman, section 2.1 (configuration C).
     """
     if has_torch_function((x, weight, bias)):
-        return handle_torch_function(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
+        return lib.overridden(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
     check_tensors("bias", x=x, weight=weight, bias=bias)
     relu = check_flag(relu, "relu")
     if tuple(weight.shape[2:]) != (1, 1):

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import has_torch_function
 
 from vggfast._checks import check_tensors
 from vggfast.ops import _library as lib
-from vggfast.ops._backends import backend_of
+from vggfast.ops._backends import OF_DEVICE, backend_of
 
 MOST_ROWS = 16  # with more, torch's blocked product is as fast
 LEAST_WEIGHTS = 1 << 21
@@ -28,10 +28,16 @@ def fits(rows: Tensor, weight: Tensor) -> bool:
     return (
         rows.dtype == weight.dtype == torch.float32
         and rows.device.type == "cpu"
-        and backend_of(rows).has("linear_fprop")
+        and _on_the_cpu()
         and weight.numel() >= LEAST_WEIGHTS
         and weight.is_contiguous()
     )
+
+
+@torch.compiler.assume_constant_result  # the compiler would trace how the compiled module is loaded
+def _on_the_cpu() -> bool:
+    """Whether the CPU's back end has the kernels."""
+    return OF_DEVICE["cpu"](0).has("linear_fprop")
 
 
 def _check_matrices(**tensors: Tensor) -> None:
@@ -208,6 +214,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.
     """
     if has_torch_function((x, weight, bias)):
-        return handle_torch_function(linear, (x, weight, bias), x, weight, bias)
+        return lib.overridden(linear, (x, weight, bias), x, weight, bias)
     check_tensors("bias", x=x, weight=weight, bias=bias)
     return linear_op(x, weight, bias)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import check_dense, check_number, check_whole
 from vggfast.ops import _library as lib
@@ -127,7 +127,7 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
     Source: Simonyan & Zisserman, section 2.1; parameters of Krizhevsky et al., 2012.
     """
     if has_torch_function_unary(x):
-        return handle_torch_function(local_response_norm, (x,), x, size, alpha, beta, k)
+        return lib.overridden(local_response_norm, (x,), x, size, alpha, beta, k)
     check_dense(x, "x")
     size = check_whole(size, "size", 1)
     alpha, beta, k = check_number(alpha, "alpha"), check_number(beta, "beta"), check_number(k, "k")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import check_dense, check_flag
 from vggfast.ops import _library as lib
@@ -75,7 +75,7 @@ def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     Source: Simonyan & Zisserman, section 2.1.
     """
     if has_torch_function_unary(x):
-        return handle_torch_function(max_pool2x2, (x,), x, ceil_mode=ceil_mode)
+        return lib.overridden(max_pool2x2, (x,), x, ceil_mode=ceil_mode)
     check_dense(x, "x")
     ceil_mode = check_flag(ceil_mode, "ceil_mode")
     return lib.in_format_of(x, max_pool(x, ceil_mode, lib.needs_grad(x))[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.overrides import handle_torch_function, has_torch_function_unary
+from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import check_dense, check_whole
 from vggfast.ops import _library as lib
@@ -62,7 +62,7 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     Source: Simonyan & Zisserman, section 3.2.
     """
     if has_torch_function_unary(x):
-        return handle_torch_function(sum_pool, (x,), x, reduce=reduce)
+        return lib.overridden(sum_pool, (x,), x, reduce=reduce)
     check_dense(x, "x")
     if not isinstance(reduce, str) or reduce not in ("mean", "sum"):
         raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
@@ -173,6 +173,6 @@ def mean_posteriors(maps: Tensor, *, views: int = 1) -> Tensor:
     Source: Simonyan & Zisserman, section 3.2.
     """
     if has_torch_function_unary(maps):
-        return handle_torch_function(mean_posteriors, (maps,), maps, views=views)
+        return lib.overridden(mean_posteriors, (maps,), maps, views=views)
     check_dense(maps, "maps")
     return mean_posteriors_op(maps, check_whole(views, "views", 1))

@@ -19,7 +19,7 @@ from vggfast._progress import StageProgress
 from vggfast.data import ImageSet, open_splits
 from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set, hits
-from vggfast.io import write_json
+from vggfast.io import shown, write_json
 from vggfast.report import confusion, contact_sheet, most_confused, write_report
 from vggfast.report.confused import distinct
 from vggfast.runs.config import TrainConfig
@@ -43,7 +43,10 @@ class Classification:
     error_names = ("top-1", "top-5")
 
     def open_splits(self, config: TrainConfig) -> tuple[ImageSet, ImageSet]:
-        return open_splits(config.data, config.val_data or None)
+        train, val = open_splits(config.data, config.val_data or None)
+        if len(train.classes) < 2:  # such as of the folder above the class folders
+            raise ValueError(f"{shown(config.data)} must have at least two classes to tell apart, got {train.classes}")
+        return train, val
 
     def boxes(self, images: ImageSet) -> None:
         return None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from vggfast._checks import check_memory
 from vggfast.graph import differences
 from vggfast.io import METADATA, WeightFile, write_atomically, write_safetensors
 from vggfast.layers import PLAIN
@@ -104,6 +105,7 @@ def _tensors(model: Any) -> dict[str, Tensor]:
             raise ValueError(f"{name} must have values, got one that is not made yet")
         if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
             raise ValueError(f"{name} must be a strided tensor, got {type(tensor).__name__} of {tensor.layout}")
+        check_memory(tensor, name)
         if name in own and tensor.data_ptr() != own[name].data_ptr():
             raise ValueError(f"{name} must be the layer's own tensor in state_dict(), got another")
         if tensor.dtype not in _DTYPES and not name.endswith("num_batches_tracked"):

@@ -89,10 +89,10 @@ void linear_axpys(const LinearArgs& a, int64_t row, int64_t out, int64_t begin, 
     }
 #pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      V::Value sum = out == 0 ? V::zero() : load(gx + r * a.inputs + i);
+      V::Value sum = V::zero();  // of its own, so that rounding grows with the sums, not with the outputs
 #pragma GCC unroll 8
       for (int o = 0; o < Outs; ++o) sum = V::fma(gy[r * a.outputs + o], column[o], sum);
-      store(gx + r * a.inputs + i, sum);
+      store(gx + r * a.inputs + i, out == 0 ? sum : load(gx + r * a.inputs + i) + sum);
     }
   };
   int64_t i = 0;

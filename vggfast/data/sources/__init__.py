@@ -70,5 +70,6 @@ def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, Image
     """
     apart = bool(val_data)
     train, val = open_dataset(data, "train", apart), open_dataset(val_data or data, "val", apart)
+    val = val.ordered(train.classes)
     check_classes(val.name, val.classes, train.classes, "val")
     return train, val

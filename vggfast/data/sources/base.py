@@ -145,16 +145,19 @@ def from_files(name: str, classes: list[str], labels: Any, files: Iterable[str],
     return ImageSet(name, classes, np.asarray(labels, dtype=np.int64), sources, open_image)
 
 
-def own_part(labels: np.ndarray, fraction: float, name: str, split: str, whole: bool) -> np.ndarray:
+def own_part(
+    labels: np.ndarray, fraction: float, name: str, split: str, whole: bool, drawn: Iterable[int] | None = None
+) -> np.ndarray:
     """Indices of a split's images in a data set that brings no splits.
 
     For validation `fraction` of each class is held out, the same images every time; with `whole`, all are of the split.
+    Which images these are depends on the order in which the classes are drawn: that of their labels, or `drawn`.
     """
     if whole:
         return np.arange(len(labels))
     generator = np.random.default_rng(_SPLIT_SEED)
     mask = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
+    for label in np.unique(labels) if drawn is None else drawn:
         members = generator.permutation(np.flatnonzero(labels == label))
         if len(members) < 2:
             raise ValueError(

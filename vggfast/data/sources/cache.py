@@ -92,6 +92,8 @@ class _Pictures:
 
     def __call__(self, index: int) -> np.ndarray:
         if self._map is None:
+            if (found := os.path.getsize(self.path)) != self.offsets[-1]:
+                raise ValueError(f"{self.path} must have {self.offsets[-1]} bytes, as when it was opened, got {found}")
             self._map = np.memmap(self.path, np.uint8, mode="r").view(np.ndarray)
         height, width = self.shapes[index]
         return self._map[self.offsets[index] : self.offsets[index + 1]].reshape(height, width, 3)

@@ -2,7 +2,7 @@
 
 The columns are found by their types: one Image, one ClassLabel. Of several, NAME#COLUMN chooses, such as
 cifar100#fine_label, or NAME#COLUMN,COLUMN. The split for validation is called validation, valid or
-val; where there is none, a tenth of each class is held out.
+val; where there is none, a tenth of each class is held out. A warning counts the rows of other splits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 
 from vggfast.data.decode import decode, open_image
-from vggfast.data.sources.base import ImageSet, own_part
+from vggfast.data.sources.base import ImageSet, check_classes, own_part
+from vggfast.data.sources.listing import LeftOut
+from vggfast.io import on_one_line
 
 _VALIDATION = ("validation", "valid", "val")
 
@@ -44,12 +46,17 @@ def open_hugging_face(name: str, split: str, whole: bool) -> ImageSet:
     if "#" in name and not Path(name).is_dir():
         name, _, columns = name.rpartition("#")
         chosen_columns = columns.split(",")
-    found = (datasets.load_from_disk if Path(name).is_dir() else datasets.load_dataset)(name)
+    try:
+        found = (datasets.load_from_disk if Path(name).is_dir() else datasets.load_dataset)(name)
+    except OSError:
+        raise
+    except Exception as error:  # of a damaged or empty set, whatever the package trips over
+        raise ValueError(on_one_line(f"hf:{name} is not a data set that can be read ({error})")) from error
     splits = dict(found) if isinstance(found, dict) else {"train": found}
     if "train" not in splits:
         raise ValueError(f"{name} must have the split train, got {', '.join(splits)}")
-    validation = next((splits[each] for each in _VALIDATION if each in splits), None)
-    rows = splits["train"] if split == "train" or validation is None else validation
+    train, validation = splits.pop("train"), next((splits.pop(each) for each in _VALIDATION if each in splits), None)
+    rows = train if split == "train" or validation is None else validation
     kinds = (datasets.Image, datasets.ClassLabel)
     image, label = (_column(name, rows.features, kind, chosen_columns) for kind in kinds)
     if strangers := set(chosen_columns) - {image, label}:
@@ -57,11 +64,18 @@ def open_hugging_face(name: str, split: str, whole: bool) -> ImageSet:
             f"{name} must have the columns {', '.join(chosen_columns)}, one of type Image or ClassLabel each, got "
             f"{', '.join(rows.features)}; {', '.join(sorted(strangers))} is none of these"
         )
-    classes = list(splits["train"].features[label].names)
+    classes = list(rows.features[label].names)
+    check_classes(name, classes, getattr(train.features.get(label), "names", []), split)
     labels = np.array([-1 if value is None else value for value in rows[label]], dtype=np.int64)
+    if not len(labels):
+        raise ValueError(f"{name} must have rows for {split}, got none")
     if len(odd := np.flatnonzero((labels < 0) | (labels >= len(classes)))):
         got = rows[label][int(odd[0])]
         raise ValueError(f"{name}, row {odd[0]} must have a class of 0 to {len(classes) - 1}, got {got}")
+    left_out = LeftOut()
+    for each, others in splits.items():
+        left_out.other(f"rows of its split {each}", len(others))
+    left_out.warn(name)
     chosen = own_part(labels, 0.1, name, split, whole or validation is not None)
     rows = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return ImageSet(spec, classes, labels[chosen], chosen, _Rows(name, rows, image))

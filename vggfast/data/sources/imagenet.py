@@ -95,7 +95,13 @@ def _rows(path: Path, rows: list[list[str]], wnids: list[str]) -> dict[str, int]
     found: dict[str, int] = {}
     for row in rows:
         name = row[1] if len(row) > 1 else ""
-        label = int(name) if name.isdecimal() and len(name) < 10 else number_of.get(name, -1)
+        number, label = int(name) if name.isdecimal() and len(name) < 10 else -1, number_of.get(name, -1)
+        if label < 0:
+            label = number
+        elif 0 <= number < len(wnids) and number != label:
+            raise ValueError(
+                f"{path} must say which class {name} means: a class of this name is there, which is number {label}"
+            )
         if not 0 <= label < len(wnids):
             raise ValueError(
                 f"{path} must name a file and its class, a wnid or a number below {len(wnids)}, in each row, "

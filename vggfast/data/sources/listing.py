@@ -28,6 +28,8 @@ def ending_of(name: str) -> str:
 
 def is_hidden(path: str) -> bool:
     """Whether a path has a part that systems keep for themselves, such as .DS_Store, ._a.png or __MACOSX."""
+    if not (path.startswith(".") or "/." in path or "__MACOSX" in path):  # the most, and at once
+        return False
     return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in path.split("/"))
 
 
@@ -85,9 +87,13 @@ def class_folders(root: Path, left_out: LeftOut | None = None) -> list[str]:
 
 
 def names_of(classes: list[str]) -> list[str]:
-    """Class folders' names as class names: two that are no UTF-8 are told apart by their numbers."""
-    counts = Counter(map(shown, classes))
-    return [shown(name) if counts[shown(name)] == 1 else f"{shown(name)} ({i})" for i, name in enumerate(classes)]
+    """Class folders' names as class names: those that are no UTF-8 and look alike are told apart by their numbers."""
+    names = [shown(name) for name in classes]
+    counts = Counter(names)
+    return [
+        name if name == raw or counts[name] == 1 else f"{name} ({i})"
+        for i, (raw, name) in enumerate(zip(classes, names, strict=True))
+    ]
 
 
 def files_by_class(

@@ -68,7 +68,7 @@ def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
     if names.is_file():
         classes = read_classes(names)
     else:
-        classes = [str(number) for number in range(min(int(trained.labels.max()), _MOST_CLASSES) + 1)]
+        classes = [str(number) for number in range(min(max(int(trained.labels.max()), 0), _MOST_CLASSES) + 1)]
     if len(odd := np.flatnonzero((samples.labels < 0) | (samples.labels >= len(classes)))):
         raise ValueError(
             f"{samples.name(odd[0])} must have a class of 0 to {len(classes) - 1}, got {samples.labels[odd[0]]}"
