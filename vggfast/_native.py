@@ -79,10 +79,14 @@ def empty(shape: Sequence[int], dtype: torch.dtype, memory_format: torch.memory_
 
     Raises:
         MemoryError: there is no such memory; the text says for what shape.
+        ValueError: there is nothing to hold, but the strides of the shape overflow.
     """
     bytes_ = check_room(shape, dtype)
     if bytes_ < _POOLED_BYTES:
-        return torch.empty(shape, dtype=dtype, device="cpu", memory_format=memory_format)
+        try:
+            return torch.empty(shape, dtype=dtype, device="cpu", memory_format=memory_format)
+        except RuntimeError:  # of no elements
+            raise ValueError(f"a tensor of shape {tuple(shape)} has strides of more than 2^63") from None
     try:
         buffer = load().CachedBuffer(bytes_)
     except MemoryError:

@@ -155,9 +155,10 @@ def case(random: stdlib_random.Random, folder: Path) -> bool:
     if found is None:
         return False
     pixels = np.random.default_rng(0).integers(0, 256, (*(size or (64, 64)), 3), np.uint8)
-    x = vggfast.Preprocessing.caffe().tensor(pixels)[None]
+    x = vggfast.Preprocessing.caffe().tensor(pixels)[None].double()  # as scores may be far smaller than the maps
     with torch.no_grad():
-        wanted, got = _reference(layers, tensors, x), found.model(x)
+        wanted = _reference(layers, {name: value.astype(np.float64) for name, value in tensors.items()}, x)
+        got = found.model.double()(x)
     if wanted is None or got.shape != wanted.shape or relative_error(got, wanted) > 1e-4:
         raise harness.Different(f"{form}, {size}: {[(each['type'], each['name']) for each in layers]}")
     return True

@@ -22,7 +22,7 @@ from vggfast.io import torch_file
 _DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
     torch.uint8, torch.bool, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.complex128, torch.uint16,
-    torch.uint32, torch.uint64, torch.complex32, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu,
+    torch.uint32, torch.uint64, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz, torch.float8_e8m0fnu,
 )  # fmt: skip
 _NUMPY = ("f4", "f8", "f2", "i8", "i4", "u1", "?", ">f4", ">i2", "c8", "S5", "U3")
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch.func import grad, vmap
+from torch.nn.parameter import is_lazy
 
 import vggfast
 from tests.fuzz.calls import CALLS, EXTENTS, draw, image_shape
@@ -237,7 +238,9 @@ def _engine_case(random: Random) -> bool:
 
 
 def _may_be_large(x: Any) -> bool:
-    return isinstance(x, Tensor) and not x.is_nested and x.layout is torch.strided and x.numel() > 1 << 30
+    if not isinstance(x, Tensor) or is_lazy(x) or x.is_nested:
+        return False
+    return x.layout is torch.strided and x.numel() > 1 << 30
 
 
 def _too_small(model: nn.Module, x: Tensor) -> bool:

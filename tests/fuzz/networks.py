@@ -118,7 +118,8 @@ def _change(random: random_module.Random, model: nn.Module) -> None:
 
 def _others(child: nn.Module) -> Iterator[nn.Module]:
     """Layers that may stand where this one does."""
-    yield from (nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.Tanh(), nn.GELU(), nn.Dropout(), nn.Identity(), nn.PReLU())
+    yield from (nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.1), nn.Tanh(), nn.GELU(), nn.Identity(), nn.PReLU())
+    yield from (nn.Dropout(), nn.Dropout2d(), nn.AlphaDropout())
     if isinstance(child, nn.Conv2d):
         inputs, outputs = child.in_channels, child.out_channels
         for settings in ({}, {"bias": False}, {"padding_mode": "circular"}):
@@ -129,7 +130,7 @@ def _others(child: nn.Module) -> Iterator[nn.Module]:
         yield nn.Sequential(nn.Linear(child.in_features, 7), nn.ReLU(), nn.Linear(7, child.out_features))
     elif isinstance(child, nn.BatchNorm2d):
         yield nn.BatchNorm2d(child.num_features, affine=False)
-        yield nn.InstanceNorm2d(child.num_features)
+        yield from (nn.InstanceNorm2d(child.num_features), nn.SyncBatchNorm(child.num_features))
     elif isinstance(child, nn.MaxPool2d):
         yield from (nn.MaxPool2d(2), nn.MaxPool2d(2, ceil_mode=True), nn.MaxPool2d(3, 2, 1), nn.AvgPool2d(2))
         yield nn.Sequential(nn.LocalResponseNorm(5), nn.MaxPool2d(2, 2))

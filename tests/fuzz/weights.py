@@ -157,7 +157,34 @@ def _opcode(chance, data):
     )
 
 
-_MUTATIONS = (_bits, _values, _cut, _grow, _swap, _fill, _length, _text, _opcode)
+# Of zip: a record, the directory and its end; of HDF5: the superblock, headers of objects, trees, names, heaps; of
+# MATLAB: an array; of pickles: how one begins.
+_MARKS = (
+    b"PK\3\4", b"PK\1\2", b"PK\5\6", b"\x89HDF", b"OHDR", b"OCHK", b"TREE", b"SNOD", b"HEAP", b"GCOL", b"FRHP",
+    b"\x01\x00\x01\x00\x00\x00", b"\x0e\0\0\0", b"\x80\x02", b"\x80\x04",
+)  # fmt: skip
+
+
+def _structure(chance, data):
+    """A number or a byte shortly behind a mark of the format."""
+    places = [i for mark in _MARKS for i in _found(data, mark)]
+    for _ in range(chance.randint(1, 3) if places else 0):
+        a, size = chance.choice(places) + chance.randrange(64), chance.choice((1, 1, 2, 4, 8))
+        now = int.from_bytes(data[a : a + size], "little")
+        value = chance.choice((now + 1, now - 1, now ^ 1 << chance.randrange(8 * size), 0, -1, chance.getrandbits(16)))
+        data[a : a + size] = (value % (1 << 8 * size)).to_bytes(size, "little")
+
+
+def _found(data, mark):
+    """The places of a mark; not all of them where there are many."""
+    place, places = data.find(mark), []
+    while place >= 0 and len(places) < 50:
+        places.append(place)
+        place = data.find(mark, place + 1)
+    return places
+
+
+_MUTATIONS = (_structure, _structure, _bits, _values, _cut, _grow, _swap, _fill, _length, _text, _opcode)
 
 
 def case(random: random.Random, folder: Path) -> bool | None:

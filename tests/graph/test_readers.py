@@ -112,6 +112,15 @@ def test_code_put_into_a_class(reader, tmp_path, monkeypatch):
         list(READERS[reader](network(), torch.rand(1, 3, X, X), tmp_path))
 
 
+def test_code_put_into_a_class_before_the_guard_knew_it(monkeypatch):
+    """As a library does that is imported before this one."""
+    monkeypatch.setitem(guard._known, nn.ReLU, None)
+    monkeypatch.setattr(nn.ReLU, "forward", lambda self, x: x.clamp(0, 1))
+    guard.know(nn.ReLU)
+    with pytest.raises(TypeError, match=r"features\.1 is ReLU, and the forward of that class was replaced"):
+        vggfast.Engine(network())
+
+
 def test_backward_hooks_matter_where_gradients_are_computed():
     model, x = network(), torch.rand(1, 3, X, X)
     model.classifier[3].register_full_backward_hook(lambda module, gx, gy: None)

@@ -225,6 +225,11 @@ def test_a_window_wider_than_any_tensor():
     assert torch.autograd.grad(gx.sum(), x)[0].isfinite().all()
 
 
+def test_no_images_of_more_pixels_than_strides_count():
+    with pytest.raises(ValueError, match="has strides of more than 2"):
+        ops.max_pool2x2(torch.empty(0, 1, 1, 1).expand(0, 2**40, 2**40, 2))
+
+
 def test_no_images_of_many_classes():
     assert ops.mean_posteriors(torch.empty(0, 2**40, 1, 1)).shape == (0, 2**40)
 

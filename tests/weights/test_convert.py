@@ -1,5 +1,6 @@
 """Networks of other frameworks: what is recognised, and what comes out, against files made without the readers."""
 
+import re
 import sys
 
 import numpy as np
@@ -185,6 +186,15 @@ def test_keras_fc_layers_as_convolutions(tmp_path):
         tensors[name] = tensors[name][None, None]
     write_keras_h5(tmp_path / "m.h5", tensors)
     assert_same_network(read(tmp_path / "m.h5").model, model)
+
+
+def test_notes_on_the_file_of_the_convolutions(tmp_path):
+    pytest.importorskip("h5py")
+    tensors = keras_tensors(network())
+    for name, part in {"head": "fc|predictions", "body": "block"}.items():
+        write_keras_h5(tmp_path / f"{name}.h5", {key: value for key, value in tensors.items() if re.match(part, key)})
+    found = read(tmp_path / "head.h5", features=tmp_path / "body.h5")
+    assert any(note.startswith(f"{tmp_path / 'body.h5'}: the file holds weights alone") for note in found.notes)
 
 
 def test_matconvnet_means_of_other_shapes(tmp_path):

@@ -149,7 +149,7 @@ REFUSED = {
     "a softmax along the batch": (insert(99, "Softmax", axis=0), "a softmax, must have axis 1, got 0", {}),
     "LogSoftmax": (insert(99, "LogSoftmax"), "node new27 is a LogSoftmax, which no VGG has there", {}),
     "ArgMax": (insert(99, "ArgMax", axis=1), "node new27 is a ArgMax, which no VGG has there", {}),
-    "normalised images": (normalise, "node new27 is a Sub, which no VGG has there", {}),
+    "normalised images": (normalise, "node new27, a Sub, prepares the images, and .* give --preprocessing", {}),
     "images with channels turned": (insert(0, "Transpose", perm=[0, 2, 1, 3]), "node features.0.*got N, H, C, W", {}),
     "rows and columns turned": (insert("Flatten", "Transpose", perm=[0, 1, 3, 2]), "node flatten must read axes", {}),
     "images padded": (insert(0, "Pad", np.array([0, 0, 1, 1, 0, 0, 1, 1])), "node new27 is a Pad", {}),

@@ -31,6 +31,10 @@ def put(path, layer):
     return change
 
 
+def transpose(model, state, prefix, local):
+    state["classifier.3.weight"] = state["classifier.3.weight"].t()
+
+
 def of_class(kind, path=""):
     return lambda model: setattr(model.get_submodule(path), "__class__", kind)
 
@@ -93,6 +97,7 @@ REFUSED = {
     "a state that is no tensor": (of_class(Stateful, "classifier.2"), r"classifier\.2\._extra_state must be a tensor"),
     "other names": (of_class(Renaming), r"classifier\.0\.bias, .* differ"),
     "other values": (of_class(Doubling), r"features\.0\.weight must be the layer's own tensor in state_dict\(\)"),
+    "a transposed view": (lambda m: m.register_state_dict_post_hook(transpose), r"classifier\.3\.weight must be the"),
     "tied layers": (lambda m: put("features.15", m.features[11])(m), r"features\.15\.weight must have memory of its"),
     "float64": (dtype(torch.float64), r"features\.0\.weight must be torch\.float32 or .*, got torch\.float64"),
     "float64 in one layer": (dtype(torch.float64, "classifier.3"), r"classifier\.3\.weight must be .*, got torch\.fl"),

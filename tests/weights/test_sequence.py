@@ -91,3 +91,5 @@ def test_the_first_layer_of_another_network_is_named(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         check_sequence(PATH, steps(kinds), "A", False)
     assert str(caught.value).startswith("folder/m.onnx")
+    behind = steps(kinds)[:21] == steps(trunk()) and len(kinds) > 20
+    assert ("--features-only leaves out all that follows" in str(caught.value)) == behind

@@ -156,6 +156,6 @@ def _decoded(node: Any, arrays: list[np.ndarray]) -> Any:
 
 def _how_it_ended(process: subprocess.Popen[bytes], package: str) -> str:
     code = process.wait()
-    if code == -signal.SIGXCPU:
+    if code == -signal.SIGPROF:
         return f"{package} did not come to an end with it"
     return f"{package} ended by {signal.Signals(-code).name if code < 0 else f'exit code {code}'} while it read it"

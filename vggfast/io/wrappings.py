@@ -84,7 +84,7 @@ def tensors_of(content: Mapping[Any, Any], source: object) -> dict[str, Tensor]:
         if not isinstance(name, str):
             raise ValueError(f"{source} must have names of tensors, got {name!r}")
         if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            value = torch.from_numpy(value.copy())
+            value = torch.from_numpy(value.astype(value.dtype.newbyteorder("=")))
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"{source}: {name} must be a tensor, got {'None' if value is None else type(value).__name__}"

@@ -106,7 +106,7 @@ def _tensors(model: Any) -> dict[str, Tensor]:
         if type(tensor) not in PLAIN or tensor.layout is not torch.strided:
             raise ValueError(f"{name} must be a strided tensor, got {type(tensor).__name__} of {tensor.layout}")
         check_memory(tensor, name)
-        if name in own and tensor.data_ptr() != own[name].data_ptr():
+        if name in own and _lies(tensor) != _lies(own[name]):
             raise ValueError(f"{name} must be the layer's own tensor in state_dict(), got another")
         if tensor.dtype not in _DTYPES and not name.endswith("num_batches_tracked"):
             raise ValueError(f"{name} must be {' or '.join(map(str, _DTYPES))}, got {tensor.dtype}: save model.float()")
@@ -116,6 +116,11 @@ def _tensors(model: Any) -> dict[str, Tensor]:
                 f"{name} must have memory of its own, got that of {other}: a file cannot hold shared tensors"
             )
     return tensors
+
+
+def _lies(tensor: Tensor) -> tuple[Any, ...]:
+    """Where in memory, and how."""
+    return tensor.data_ptr(), tensor.stride(), tensor.is_neg()
 
 
 def load_model(path: str | Path, *, allow_non_finite: bool = False) -> tuple[Any, dict[str, Any]]:

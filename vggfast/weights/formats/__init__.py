@@ -237,6 +237,7 @@ def _joined(parts: Parts, format: str, features: str | Path | None, allow_non_fi
         parts.names |= {key: f"{features}: {key}" for key in parts.tensors if key.startswith("features")}
         parts.config, parts.batch_norm = (donor.model.arguments[name] for name in ("config", "batch_norm"))
         part, preprocessing, origin = _JOINED, donor.model.preprocessing, donor.origin
+        parts.notes = [*parts.notes, *(f"{features}: {note}" for note in donor.notes)]
         if "credit" in donor.extra:
             extra["credit"] = donor.extra["credit"]
     model = build(parts)

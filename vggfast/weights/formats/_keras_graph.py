@@ -2,6 +2,7 @@
 
 A model is a Sequential, whose layers run one after the other, or a Functional, whose layers say what they read
 (inbound_nodes, in a form of Keras 2 and one of Keras 3). Models within a model are gone through where they stand.
+Keras 3's operators on a tensor and a number are layers, too: these stand as the Rescaling that they are.
 Layers' classes are known by name alone: what is no layer of Keras' own, a Lambda for one, is never run and never taken.
 """
 
@@ -13,10 +14,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vggfast.weights.formats._chain import with_article
 
 _MODELS = ("Functional", "Model", "Sequential")
 _PACKAGES = ("keras", "tf_keras")
+_OPERATORS, _DIVISIONS = "keras.src.ops.numpy", ("Divide", "TrueDivide")
 
 
 @dataclass
@@ -116,6 +120,10 @@ def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
     at, done = inputs[0], set()
     yield layers[at[0]]
     while at not in outputs or at in readers:
+        if at not in outputs and (stack := _reversal(at, readers, layers)) is not None:
+            at = stack, 0
+            yield {"class_name": "Reversal", "name": stack, "config": {}}
+            continue
         after = [name for name, _ in readers.get(at, [])] + ["an output"] * outputs.count(at)
         if len(after) != 1:
             yield Layer((at[0],), (), f"read by {' and '.join(after) or 'nothing'}", None)
@@ -126,12 +134,61 @@ def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
         if at[0] in done or len(layer["inbound_nodes"]) != 1:
             yield Layer((at[0],), (), f"{with_article(_class(layer))} that runs more than once", None)
             return
-        if len(_tensors(node)) != 1 or (given := _given(node, layer)):
+        if rescaling := _rescaling(layer, node):
+            layer = rescaling
+        elif len(_tensors(node)) != 1 or (given := _given(node, layer)):
             given = "several inputs" if len(_tensors(node)) != 1 else given
             yield Layer((at[0],), (), f"{with_article(_class(layer))} with {given}", None)
             return
         done.add(at[0])
         yield layer
+
+
+def _rescaling(layer: Mapping[str, Any], node: Any) -> dict[str, Any] | None:
+    """The Rescaling that an operator on a tensor and floating-point numbers is; None for what is none.
+
+    Whole numbers would keep the type of an image of such, and wrap around; a division does not.
+    """
+    if not _is_operator(layer, "Add", "Subtract", "Multiply", *_DIVISIONS) or node["kwargs"]:
+        return None
+    args, kind = node["args"], layer["class_name"]
+    is_tensor = [bool(_tensors(each)) for each in args]
+    if sorted(is_tensor) != [False, True] or (kind not in ("Add", "Multiply") and is_tensor[1]):
+        return None
+    value = args[is_tensor.index(False)]
+    value = np.asarray(value["config"]["value"] if isinstance(value, dict) else value)
+    if value.dtype.kind != "f" and not (value.dtype.kind == "i" and kind in _DIVISIONS):
+        return None
+    if kind in ("Add", "Subtract"):
+        change = {"offset": value if kind == "Add" else -value}
+    elif value.all():
+        change = {"scale": value if kind == "Multiply" else 1 / value}
+    else:
+        return None
+    return {"class_name": "Rescaling", "name": _name(layer), "config": change}
+
+
+def _reversal(at: tuple[str, int], readers: Mapping[tuple[str, int], Any], layers: Mapping[str, Any]) -> str | None:
+    """The Stack that puts the three channels of a tensor together in reverse, as preprocess_input does; or None."""
+    items, stacks = {}, set()
+    for name, _ in readers.get(at, []):
+        node, after = layers[name]["inbound_nodes"][0], readers.get((name, 0), [])
+        if not _is_operator(layers[name], "GetItem") or _tensors(node) != [at] or node["kwargs"] or len(after) != 1:
+            return None
+        items[name, 0] = node["args"][1:]
+        stacks.add(after[0][0])
+    stack = layers[stacks.pop()] if len(stacks) == 1 else {}
+    if not _is_operator(stack, "Stack") or stack["config"].get("axis") not in (-1, 3):
+        return None
+    reverse = [[[{"class_name": "__ellipsis__", "config": {}}, channel]] for channel in (2, 1, 0)]
+    return _name(stack) if [items.get(item) for item in _tensors(stack["inbound_nodes"])] == reverse else None
+
+
+def _is_operator(layer: Mapping[str, Any], *kinds: str) -> bool:
+    """Whether it is one of Keras 3's operators, whose module .h5 files leave out, and runs once."""
+    nodes = layer.get("inbound_nodes", [])
+    known = layer.get("class_name") in kinds and layer.get("module", _OPERATORS) == _OPERATORS
+    return known and len(nodes) == 1 and isinstance(nodes[0], dict)
 
 
 def _tensors(value: Any) -> list[tuple[str, int]]:

@@ -40,6 +40,7 @@ class Reader:
         self.chain, self._variables = chain, variables
         self.hwc = False
         self._scale, self._offset = np.ones(1), np.zeros(1)  # of Rescaling and Normalization
+        self._order = "RGB"
         self._prepared: list[str] = []  # what errors call them
         self._policies: set[str] = set()
 
@@ -62,7 +63,7 @@ class Reader:
             return Preprocessing.caffe(), "the convention of keras.applications", ""
         values = -self._offset / self._scale, 1 / self._scale
         mean, std = (tuple(map(float, np.broadcast_to(each, 3))) for each in values)
-        return Preprocessing(mean, std), f"the file ({', '.join(self._prepared)})", self._prepared[0]
+        return Preprocessing(mean, std, self._order), f"the file ({', '.join(self._prepared)})", self._prepared[0]
 
     def _note_policy(self, label: str, dtype: Any) -> None:
         """What a layer computes in, as "float32", or a policy of Keras 2 or 3."""
@@ -206,20 +207,26 @@ class Reader:
         std = np.maximum(np.sqrt(np.asarray(variance, float)), 1e-7)
         self._prepare(label, layer, 1 / std, -np.asarray(mean, float) / std)
 
+    def _read_reversal(self, label: str, layer: Layer) -> None:
+        if self.chain.has_begun:
+            return self.chain.add(label, "a reversal of the channels")
+        self._scale, self._offset = self._scale[::-1], self._offset[::-1]
+        self._order = "RGB" if self._order == "BGR" else "BGR"
+        self._prepared.append(label)
+        return None
+
     def _prepare(self, label: str, layer: Layer, scale: Any, offset: Any) -> None:
         """value * scale + offset, before everything else; what comes in first is 0 to 255."""
         if self.chain.has_begun:
             return self.chain.add(label, with_article(layer.kind))
-        scale, offset = (np.asarray(each, float).reshape(-1) for each in (scale, offset))
-        if (
-            scale.size not in (1, 3)
-            or offset.size not in (1, 3)
-            or not (scale > 0).all()
-            or not np.isfinite(offset).all()
-        ):
+        scale, offset = (np.asarray(each, float) for each in (scale, offset))
+        fits = all(each.size in (1, 3) and each.shape[-1:] in ((), (each.size,)) for each in (scale, offset))
+        if not fits or not (scale > 0).all() or not np.isfinite(scale).all() or not np.isfinite(offset).all():
             return self.chain.refuse(
-                f"{label} must have scales greater than 0 and offsets, 1 or 3 of them, got {scale} and {offset}"
+                f"{label} must have scales greater than 0 and offsets, 1 or 3 of them along the channels, "
+                f"got {scale.tolist()} and {offset.tolist()}"
             )
+        scale, offset = scale.reshape(-1), offset.reshape(-1)
         self._scale, self._offset = self._scale * scale, self._offset * scale + offset
         self._prepared.append(label)
         return None

@@ -11,6 +11,7 @@ from vggfast.weights.formats._onnx_graph import DOMAINS, Graph, called
 from vggfast.weights.formats._sequence import FLATTEN, Step
 
 MAP, MAP_LAST, ROWS = ("N", "C", "H", "W"), ("N", "H", "W", "C"), ("N", "C")
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
 
 def demand(node: Any, what: str, found: dict[str, Any], **allowed: Any) -> None:
@@ -97,6 +98,11 @@ class Chain:
                 raise ValueError(f"{called(node)} reads {name}, which {why}: a VGG is a chain")
         if node.domain not in DOMAINS:
             raise stranger(node, f"a {node.op_type} of {node.domain}")
+        if not self.steps and node.op_type in _ARITHMETIC:
+            raise ValueError(
+                f"{called(node)}, a {node.op_type}, prepares the images, and the file does not say whether pixels "
+                "are 0 to 1 or 0 to 255: export the network without it, and give --preprocessing"
+            )
         run, least, most = self.readers.get(node.op_type, (None, 0, 0))
         if run is None or len(read) != 1:
             raise stranger(node)
@@ -157,7 +163,7 @@ class Chain:
     def _reshape(self, node: Any, shape: str) -> None:
         """To rows, (N, all values of an image), whose one number may be left open."""
         found = self._graph.settings(node, allowzero=0, shape=list)
-        target = list(np.ravel(self._graph.array(shape))) if shape else found["shape"]
+        target = np.ravel(self._graph.array(shape)).tolist() if shape else found["shape"]
         sizes = [self._sizes[axis] for axis in self._axes]
         values = int(np.prod(sizes[1:])) if all(isinstance(each, int) for each in sizes[1:]) else None
         if target is None or len(target) != 2 or (found["allowzero"] and 0 in target):

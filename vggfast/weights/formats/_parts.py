@@ -21,7 +21,7 @@ from vggfast.graph import fc_names, trunk_names, whole
 from vggfast.io import listed
 from vggfast.models import CONFIGURATIONS, VGG
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.formats._sequence import MAX_POOL, Step, check_sequence
+from vggfast.weights.formats._sequence import MAX_POOL, WITHOUT_HEAD, Step, check_sequence
 
 # Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
 _OPTIONAL = "num_batches_tracked"
@@ -116,8 +116,9 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     Raises:
         ValueError: a tensor is missing or left over, or these are no VGG's; the text names path and tensor.
     """
+    has_pools = any(step.kind == MAX_POOL for step in raw.steps or ())
     if raw.stranger and not features_only:
-        raise ValueError(f"{path}: {raw.stranger}")
+        raise ValueError(f"{path}: {raw.stranger}{WITHOUT_HEAD if has_pools else ''}")
     config, batch_norm, names = min(_candidates(raw), key=lambda each: _distance(raw, each[2]))
     features, head = (
         {key: name for key, name in names.items() if key.startswith(part)} for part in ("features", "classifier")
@@ -130,7 +131,7 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
             f"{path} holds no VGG with the names of {label} files ({theirs} ...); it has {listed(sorted(raw.tensors))}"
         )
     has_features, has_head = (any(name in raw.tensors for name in part.values()) for part in (features, head))
-    has_features = has_features or any(step.kind == MAX_POOL for step in raw.steps or ())
+    has_features = has_features or has_pools
     if features_only:
         has_features, has_head = True, False
     notes = list(raw.notes)
@@ -147,7 +148,8 @@ def sort_out(path: Path, raw: Raw, label: str, features_only: bool = False) -> P
     if missing or left_over:
         what = [f"{kind} {listed(each)}" for kind, each in (("missing:", missing), ("left over:", left_over)) if each]
         near = f"configuration {config}{' with batch norm' if batch_norm else ''}" if has_features else "the FC layers"
-        raise ValueError(f"{path} is nearest to {near} in the names of {label} files; {'; '.join(what)}")
+        hint = WITHOUT_HEAD if has_features and missing and not {*missing} & {*features.values()} else ""
+        raise ValueError(f"{path} is nearest to {near} in the names of {label} files; {'; '.join(what)}{hint}")
     tensors = {}
     for key, name in needed.items():
         if name in raw.tensors:

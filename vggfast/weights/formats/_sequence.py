@@ -22,6 +22,8 @@ _KINDS = {
     layers.Conv: CONV, layers.BatchNorm: BATCH_NORM, layers.Relu: RELU, layers.Lrn: LRN, layers.MaxPool: MAX_POOL,
     layers.Linear: FC,
 }  # fmt: skip
+# What can be done about a head that no VGG has.
+WITHOUT_HEAD = "; --features-only leaves out all that follows the convolutional layers"
 
 
 @dataclass(frozen=True)
@@ -69,18 +71,22 @@ def check_sequence(
     loose = {len(expected) - len(fcs), len(expected) - 1, len(expected)} if head else set()
     named = f"configuration {config}{' with batch norm' if batch_norm else ''}"
     done, before = 0, ""
+
+    def wrong(what: str, place: str, kind: str) -> ValueError:
+        hint = WITHOUT_HEAD if features and done >= len(trunk) else ""
+        return ValueError(f"{path}{what}, where {named} has {kind}{place}{hint}")
+
     for step in found:
         if done == len(expected) and (more or (head and step.kind == SOFTMAX and step is found[-1])):
             break
         if step.kind not in (AVERAGE, FLATTEN) or done not in loose:
             place, kind = expected[done] if done < len(expected) else ("", "nothing more")
             if step.kind != kind:
-                raise ValueError(f"{path}: {step.name} is {step.kind}, where {named} has {kind}{place}")
+                raise wrong(f": {step.name} is {step.kind}", place, kind)
             done += 1
         before = f" behind {step.name}"
     if done < len(expected):
-        place, kind = expected[done]
-        raise ValueError(f"{path} ends{before}, where {named} has {kind}{place}")
+        raise wrong(f" ends{before}", *expected[done])
     if head and found[-1].kind == SOFTMAX:
         return [f"{found[-1].name}, a softmax behind the scores, is left out: the network gives what it reads"]
     return []
