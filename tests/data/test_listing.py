@@ -108,6 +108,13 @@ def test_which_images_are_held_out_does_not_depend_on_the_order_of_the_classes(t
         )
 
 
+def test_errors_are_of_one_line(tmp_path):
+    save(tmp_path / "a\nb" / "a.png")
+    (tmp_path / "a\nb" / "loop").symlink_to(".")
+    with pytest.raises(ValueError, match=r"a\N{REPLACEMENT CHARACTER}b are one folder, by a link: remove one of them$"):
+        opened(tmp_path)
+
+
 @pytest.mark.parametrize("splits", [("Train", "Val"), ("test", "training"), ("valid",)])
 def test_folders_of_splits_are_no_classes(splits, tmp_path):
     for name in splits:
