@@ -64,6 +64,8 @@ def _plain(chance: random.Random) -> Any:
     """What is beside weights in checkpoints."""
     kind = chance.choice(_NUMPY)
     array = np.frombuffer(bytes(chance.choices((0, 1, 65), k=6 * np.dtype(kind).itemsize)), kind).copy()
+    if array.dtype.kind == "U":  # whose characters are not any numbers
+        array = np.array(chance.choices(("", "A", "ü"), k=6), kind)
     return chance.choice(
         (
             None, True, chance.randrange(-5, 5), chance.getrandbits(80), chance.random(), float("nan"), -0.0, "text",

@@ -12,7 +12,7 @@ MOST_LINES = 3
 INSIDES = re.compile(
     r"INTERNAL ASSERT|[Dd]ata pointer|unsupported memory format|bad_alloc|std::|incompatible function arguments"
     r"|has no attribute|not subscriptable|not iterable|unexpected keyword|positional argument|NoneType"
-    r"|index out of range|(to|cannot) unpack|codec can't|0x[0-9a-f]{6}|struct\.error|Traceback"
+    r"|index out of range|(to|cannot) unpack|codec can't|(?<![-\w])0x[0-9a-f]{6}|struct\.error|Traceback"
 )
 
 

@@ -259,12 +259,12 @@ def case(random: stdlib_random.Random, folder: Path) -> bool:
     if random.random() < 0.9:
         edited.drop_unused()
     path = edited.save()
-    found = harness.attempt(read, path, "onnx", names=[str(path)], features_only=random.random() < 0.1)
+    features_only = random.random() < 0.1
+    found = harness.attempt(read, path, "onnx", names=[str(path)], features_only=features_only)
     if found is None:
         return False
-    if found.model.head == "none" and head != "none":
-        return True  # the convolutions alone, of a file that gives scores
-    _compare(found, path, edited)
+    if not features_only:  # of what stands behind the convolutions there is nothing to compare
+        _compare(found, path, edited)
     return True
 
 
@@ -278,6 +278,8 @@ def _compare(found: Any, path: Path, edited: Edited) -> None:
         if sides == (32, 128) and "averages it to a square" in notes:
             continue
         sizes = (n or 1 + number % 2, c or 3, *(mine or side for mine, side in zip(declared, sides, strict=True)))
+        if min(sizes[2:]) < 32:  # nothing is left of it behind five pools
+            continue
         try:
             expected, got = both(found, path, images(sizes))
         except _REFUSED:  # onnxruntime does not run the file, or not at this size
