@@ -4,7 +4,7 @@ import pytest
 
 from tests.fuzz import KINDS, watch
 
-_SECONDS = 10
+_SECONDS = 5
 
 
 @pytest.mark.slow
