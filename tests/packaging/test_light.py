@@ -5,7 +5,10 @@ import sys
 
 import pytest
 
-_HEAVY = "{'rich', 'matplotlib', 'PIL', 'sklearn', 'safetensors', 'yaml', 'jinja2', 'datasets', 'onnx', 'h5py', 'torch._dynamo'}"
+_HEAVY = (
+    "{'rich', 'matplotlib', 'PIL', 'sklearn', 'safetensors', 'yaml', 'jinja2', 'datasets', 'onnx', 'h5py', "
+    "'torch._dynamo'}"
+)
 
 
 @pytest.mark.parametrize("module", ["vggfast", "vggfast.cli", "vggfast.data", "vggfast.evaluate", "vggfast.report"])
