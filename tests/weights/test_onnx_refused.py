@@ -12,6 +12,7 @@ pytest.importorskip("onnxruntime")
 from tests.support.foreign import network  # noqa: E402
 from tests.support.onnx_graphs import average, edited, epsilon, reshape_to, through  # noqa: E402
 from vggfast.weights.formats import read  # noqa: E402
+from vggfast.weights.formats._sequence import with_article
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT, FLOAT16, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT32
@@ -139,16 +140,16 @@ REFUSED = {
     "an average that leaves cells out": (average(2, (160, 160)), "must make a square of .5, 5. cells", {}),
     "an average of an open size": (average(2, ("H", "W")), "must make a square of .'H', 'W'. cells", {}),
     "a max over all": (insert("Flatten", "GlobalMaxPool"), "node new27 is a GlobalMaxPool, which no VGG has there", {}),
-    **{f"{op} for a ReLU": (replace("Relu", 1, op), rf"node features\.4 is a {op}, which no VGG", {})
+    **{f"{op} for a ReLU": (replace("Relu", 1, op), rf"node features\.4 is {with_article(op)}, which no VGG", {})
        for op in ("LeakyRelu", "Elu", "Sigmoid", "Tanh", "Softplus", "HardSwish", "Selu")},
-    **{f"{op} in the head": (replace("Relu", -1, op), rf"node classifier\.4 is a {op}, which no VGG", {})
+    **{f"{op} in the head": (replace("Relu", -1, op), rf"node classifier\.4 is {with_article(op)}, which no VGG", {})
        for op in ("LeakyRelu", "Sigmoid")},
     "ReLU6": (replace("Relu", 1, "Clip", np.float32(0), np.float32(6)), r"node features\.4 is a Clip", {}),
     "a softmax in the middle": (insert(24, "Softmax"), "node new27 is a softmax, where .* an FC layer, fc2", {}),
     "two softmaxes": (lambda g: (g.insert(99, "Softmax"), g.insert(99, "Softmax")), "node new27 is a softmax", {}),
     "a softmax along the batch": (insert(99, "Softmax", axis=0), "a softmax, must have axis 1, got 0", {}),
     "LogSoftmax": (insert(99, "LogSoftmax"), "node new27 is a LogSoftmax, which no VGG has there", {}),
-    "ArgMax": (insert(99, "ArgMax", axis=1), "node new27 is a ArgMax, which no VGG has there", {}),
+    "ArgMax": (insert(99, "ArgMax", axis=1), "node new27 is an ArgMax, which no VGG has there", {}),
     "normalised images": (normalise, "node new27, a Sub, prepares the images, and .* give --preprocessing", {}),
     "images with channels turned": (insert(0, "Transpose", perm=[0, 2, 1, 3]), "node features.0.*got N, H, C, W", {}),
     "rows and columns turned": (insert("Flatten", "Transpose", perm=[0, 1, 3, 2]), "node flatten must read axes", {}),
@@ -161,7 +162,7 @@ REFUSED = {
     "a weight left out": (lambda g: g.nodes[0].input.__setitem__(1, ""), "node features.0, a Conv, must have all", {}),
     "a bias left out": (lambda g: (g.nodes[0].input.pop(), g.nodes.insert(1, onnx.helper.make_node(
         "Add", ["features.0.output", ""], ["sum"], "sum")), g.nodes[2].input.__setitem__(0, "sum")),
-        "node sum, a Add, must have all its tensors", {}),
+        "node sum, an Add, must have all its tensors", {}),
     "another domain": (replace("Relu", 0, "FusedRelu", domain="com.microsoft"), "a FusedRelu of com.microsoft", {}),
     "quantised": (quantised, "node quantise is a QuantizeLinear, which no VGG has there", {}),
     "quantised weights": (through("DequantizeLinear", np.float32(1), change=lambda v: v.astype(np.int8)),
@@ -169,7 +170,7 @@ REFUSED = {
     "half weights of a wider type": (through("Cast", to=FLOAT16),
         "node wrap, a Cast of constants, is not computed", {}),
     "whole numbers": (through("Identity", change=lambda v: v.astype(np.int32)), "floating-point dtype, got int32", {}),
-    "an If": (conditional, "node if is a If, which no VGG has there", {}),
+    "an If": (conditional, "node if is an If, which no VGG has there", {}),
     "a Loop": (loop, "node loop is a Loop, which no VGG has there", {}),
     "a ReLU of its own": (own_relu, "it has a Relu of its own in the place of ONNX's operator", {}),
     "sparse": (sparse, "tensor features.0.bias is sparse: weights must be dense", {}),

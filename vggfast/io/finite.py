@@ -1,4 +1,4 @@
-"""Weights that no network can compute with."""
+"""Weights with which no network gives numbers: infinities, NaN, negative variances."""
 
 from __future__ import annotations
 

@@ -143,9 +143,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     Raises:
         OSError: it could not be written.
     """
-    ordered = sorted(
-        tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])
-    )  # each at a place of its own size
+    # The widest first: so each lies at a multiple of its elements' size.
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     entries: list[Entry] = []
     parts: list[memoryview] = []
     at = 0

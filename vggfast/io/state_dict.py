@@ -42,7 +42,7 @@ def read_state_dict(path: str | Path, key: str | None = None, *, allow_non_finit
 class WeightFile:
     """A .safetensors, .pth or .pt file, opened once: what is asked of it later comes from the same mapped bytes.
 
-    That nobody else cuts the file off while it is mapped is not looked after.
+    Another process that cuts the file off while it is mapped ends this one (SIGBUS).
 
     Args:
         path: the file.

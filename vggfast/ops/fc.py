@@ -28,14 +28,15 @@ def fits(rows: Tensor, weight: Tensor) -> bool:
     return (
         rows.dtype == weight.dtype == torch.float32
         and rows.device.type == "cpu"
-        and (torch.compiler.is_compiling() or _on_the_cpu())  # it cannot trace how the module is loaded; the op asks
+        and (torch.compiler.is_compiling() or _on_the_cpu())
         and weight.numel() >= LEAST_WEIGHTS
         and weight.is_contiguous()
     )
 
 
 def _on_the_cpu() -> bool:
-    """Whether the CPU's back end has the kernels."""
+    """Whether the CPU's back end has the kernels. A compiler cannot trace this, as it may load the module; the op that
+    it traces up to asks again when it runs."""
     return OF_DEVICE["cpu"](0).has("linear_fprop")
 
 

@@ -9,26 +9,27 @@ from typing import Any
 import numpy as np
 
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.formats._parts import Raw
+from vggfast.weights.formats._parts import Raw, named_by_place
 from vggfast.weights.formats._sequence import (
     AVERAGE,
     BATCH_NORM,
+    BATCH_NORM_KINDS,
     CONV,
+    EPSILON,
     FC,
     FLATTEN,
     LRN,
+    LRN_SETTINGS,
     MAX_POOL,
     RELU,
     SOFTMAX,
+    STAGES,
     Step,
-)  # fmt: skip
+    with_article,
+)
 
-EPSILON = 1e-5  # of our batch norms
-_STAGES = 5
 _SHRINK = 32  # what the pools divide H and W by
-_LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}  # of ours
 _KNOWN = (AVERAGE, BATCH_NORM, CONV, FC, FLATTEN, LRN, MAX_POOL, RELU, SOFTMAX)
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 # Of a layer: by kind of ours, "weight", the file's name and the array.
 Tensors = Mapping[str, tuple[str, np.ndarray]]
@@ -75,7 +76,7 @@ class Chain:
     @property
     def in_head(self) -> bool:
         """Whether what comes is no part of the convolutional layers."""
-        return self._fcs_alone or self._stage > _STAGES
+        return self._fcs_alone or self._stage > STAGES
 
     @property
     def has_begun(self) -> bool:
@@ -146,12 +147,8 @@ class Chain:
             self._index += 1
             self._inputs = self._inputs or shape[1]
             self._channels = shape[0]
-            place, kind, extents, expected = (
-                f"conv{self._stage}_{self._index}",
-                CONV,
-                {(1, 1), (3, 3)},
-                [height // 2] * 4,
-            )
+            place, kind = f"conv{self._stage}_{self._index}", CONV
+            extents, expected = {(1, 1), (3, 3)}, [height // 2] * 4
         if (height, width) not in extents:
             self.refuse(f"{named} must be one of {' or '.join(f'{h}x{w}' for h, w in sorted(extents))}")
         self.expect(
@@ -160,9 +157,7 @@ class Chain:
         )  # fmt: skip
         self._enter(place, layer, kind, tensors, shape[0])
 
-    def fc(
-        self, layer: str, tensors: Tensors, inputs: int, outputs: int, flattens: bool = False
-    ) -> None:  # fmt: skip
+    def fc(self, layer: str, tensors: Tensors, inputs: int, outputs: int, flattens: bool = False) -> None:
         """An FC layer of a row; `tensors` as of :meth:`conv`. `flattens`: it makes a row of a map itself."""
         self._fc += 1
         if self._fc == 1:
@@ -207,13 +202,13 @@ class Chain:
         scale = np.ones_like(mean) if scale is None else scale
         shift = np.zeros_like(mean) if shift is None else shift
         variance = (variance.astype(np.float64) + (epsilon - EPSILON)).astype(np.float32)
-        values = zip(_BATCH_NORM, zip(names, (scale, shift, mean, variance), strict=True), strict=True)
+        values = zip(BATCH_NORM_KINDS, zip(names, (scale, shift, mean, variance), strict=True), strict=True)
         self._keep(f"bn{self._stage}_{self._index}", dict(values))
 
     def lrn(self, layer: str, **settings: float) -> None:
         """A local response normalisation across channels: size, alpha (divided by size), beta and k."""
-        if any(not np.isclose(settings[name], value) for name, value in _LRN.items()):
-            self.refuse(f"{layer} must have {_LRN}, got {settings}")
+        if any(not np.isclose(settings[name], value) for name, value in LRN_SETTINGS.items()):
+            self.refuse(f"{layer} must have {LRN_SETTINGS}, got {settings}")
         self.add(layer, LRN)
 
     def max_pool(
@@ -231,7 +226,7 @@ class Chain:
             f"{layer}, a max-pool,", extents=(list(extents), [2, 2]), strides=(list(strides), [2, 2]),
             pads=(list(pads), [0] * 4),
         )  # fmt: skip
-        if self._stage > _STAGES:
+        if self._stage > STAGES:
             self.refuse(f"{layer} is a max-pool behind the fifth")
         if up and self.size is None:
             note = f"its pools round odd extents up, ours down: the same for H and W that are multiples of {_SHRINK}"
@@ -278,15 +273,6 @@ class Chain:
                 )
         lrn = any(step.kind == LRN for step in self.steps)
         return Raw(
-            self.tensors, self._name, layout, preprocessing, origin, lrn=lrn, stranger=self.stranger,
+            self.tensors, named_by_place(self._names), layout, preprocessing, origin, lrn=lrn, stranger=self.stranger,
             steps=self.steps, dense=self.dense, notes=self.notes, **more,
         )  # fmt: skip
-
-    def _name(self, key: str, place: str, kind: str) -> str | None:
-        if kind == "num_batches_tracked" or (place[:2] == "bn" and not any(at[:2] == "bn" for at, _ in self._names)):
-            return None
-        return self._names.get((place, kind), f"{place} {kind}")
-
-
-def with_article(kind: str) -> str:
-    return f"an {kind}" if kind[0] in "AEIOUaeiou" else f"a {kind}"

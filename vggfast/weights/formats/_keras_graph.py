@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from vggfast.weights.formats._chain import with_article
+from vggfast.weights.formats._sequence import with_article
 
 _MODELS = ("Functional", "Model", "Sequential")
 _PACKAGES = ("keras", "tf_keras")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.formats._chain import Chain, with_article
+from vggfast.weights.formats._chain import Chain
 from vggfast.weights.formats._keras_graph import Layer
+from vggfast.weights.formats._sequence import with_article
 
 # What changes no number when a network is run: of every layer, by its ending.
 _HARMLESS = (

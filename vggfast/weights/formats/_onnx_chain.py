@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from vggfast.weights.formats._onnx_graph import DOMAINS, Graph, called
-from vggfast.weights.formats._sequence import FLATTEN, Step
+from vggfast.weights.formats._onnx_graph import DOMAINS, Graph, called, described
+from vggfast.weights.formats._sequence import FLATTEN, Step, with_article
 
 MAP, MAP_LAST, ROWS = ("N", "C", "H", "W"), ("N", "H", "W", "C"), ("N", "C")
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
@@ -25,10 +25,10 @@ def demand(node: Any, what: str, found: dict[str, Any], **allowed: Any) -> None:
 
 
 def stranger(node: Any, what: str | None = None) -> ValueError:
-    return ValueError(f"{called(node)} is {what or f'a {node.op_type}'}, which no VGG has there")
+    return ValueError(f"{called(node)} is {what or with_article(node.op_type)}, which no VGG has there")
 
 
-class Chain:
+class NodeChain:
     """A walk along a graph, of which a subclass reads the layers.
 
     Attributes:
@@ -97,19 +97,19 @@ class Chain:
                 why = "is not what the layer before it gives" if name in self._shapes else "nothing before it gives"
                 raise ValueError(f"{called(node)} reads {name}, which {why}: a VGG is a chain")
         if node.domain not in DOMAINS:
-            raise stranger(node, f"a {node.op_type} of {node.domain}")
+            raise stranger(node, f"{with_article(node.op_type)} of {node.domain}")
         if not self.steps and node.op_type in _ARITHMETIC:
             raise ValueError(
-                f"{called(node)}, a {node.op_type}, prepares the images, and the file does not say whether pixels "
+                f"{described(node)}, prepares the images, and the file does not say whether pixels "
                 "are 0 to 1 or 0 to 255: export the network without it, and give --preprocessing"
             )
         run, least, most = self.readers.get(node.op_type, (None, 0, 0))
         if run is None or len(read) != 1:
             raise stranger(node)
         if not least <= len(node.input) <= most or (node.input[0] != read[0] and node.op_type != "Add"):
-            raise ValueError(f"{called(node)}, a {node.op_type}, must not have the inputs {', '.join(node.input)}")
+            raise ValueError(f"{described(node)}, must not have the inputs {', '.join(node.input)}")
         if any(node.output[1:]) and node.op_type != "Dropout":
-            raise ValueError(f"{called(node)}, a {node.op_type}, must have one output, got {', '.join(node.output)}")
+            raise ValueError(f"{described(node)}, must have one output, got {', '.join(node.output)}")
         run(self, node, *node.input[1:], *[""] * (most - len(node.input)))
         self._give(node.output[0])
 
@@ -119,9 +119,7 @@ class Chain:
 
     def _need(self, node: Any, axes: tuple[str, ...]) -> None:
         if self._axes != axes:
-            raise ValueError(
-                f"{called(node)}, a {node.op_type}, must read axes {', '.join(axes)}, got {', '.join(self._axes)}"
-            )
+            raise ValueError(f"{described(node)}, must read axes {', '.join(axes)}, got {', '.join(self._axes)}")
 
     def _cells(self, node: Any) -> tuple[Any, Any]:
         return self._sizes["H"], self._sizes["W"]
@@ -187,7 +185,7 @@ class Chain:
         axes = [int(each) for each in np.ravel(self._graph.array(name))] if name else axes or []
         named = {self._axes[axis] for axis in axes if -len(self._axes) <= axis < len(self._axes)}
         if len(self._axes) != len(MAP) or named != {"H", "W"} or len(axes) != 2:
-            raise ValueError(f"{called(node)}, a {node.op_type}, must have the axes of H and W, got {list(axes)}")
+            raise ValueError(f"{described(node)}, must have the axes of H and W, got {list(axes)}")
 
     def _to_rows(self, node: Any) -> None:
         """A map, (N, values of an image), as the first FC layer reads it."""

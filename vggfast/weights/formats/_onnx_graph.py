@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from vggfast.weights.formats._sequence import with_article
+
 DOMAINS = ("", "ai.onnx")
 _LONGEST = 64  # numbers of a shape that a graph computes
 _MOST = 20_000  # nodes that are looked at, so that no graph takes minutes
@@ -92,9 +94,7 @@ class Graph:
             ValueError: it has other axes, no values, or no floating-point numbers; the text names it.
         """
         if name not in self:
-            raise ValueError(
-                f"{called(node)}, a {node.op_type}, must have all its tensors, got {', '.join(node.input)}"
-            )
+            raise ValueError(f"{described(node)}, must have all its tensors, got {', '.join(node.input)}")
         value = self.array(name)
         if value.dtype.kind not in "fV":  # bfloat16 is a V
             raise ValueError(f"{name}, which {called(node)} reads, must have a floating-point dtype, got {value.dtype}")
@@ -182,7 +182,7 @@ class Graph:
         try:
             self._constants[node.output[0]] = compute(settings, *map(self.array, inputs))
         except (TypeError, ValueError, IndexError, AttributeError) as error:
-            raise ValueError(f"{called(node)}, a {node.op_type} of constants, is not computed here") from error
+            raise ValueError(f"{described(node)} of constants, is not computed here") from error
         return True
 
     def _constant(self, node: Any) -> Any:
@@ -215,6 +215,11 @@ def called(node: Any) -> str:
     """What errors call a node."""
     name = next(filter(None, (node.name, *node.output)), node.op_type)
     return f"node {' '.join(name.split())[:100]}"
+
+
+def described(node: Any) -> str:
+    """What errors call a node, with its operator: "node p6, an Add"."""
+    return f"{called(node)}, {with_article(node.op_type)}"
 
 
 def _ints(value: Any) -> list[int]:

@@ -8,28 +8,29 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from vggfast.weights.formats._onnx_chain import MAP, ROWS, Chain, demand, stranger
+from vggfast.weights.formats._onnx_chain import MAP, ROWS, NodeChain, demand, stranger
 from vggfast.weights.formats._onnx_graph import Graph, called
 from vggfast.weights.formats._sequence import (
     AVERAGE,
     BATCH_NORM,
+    BATCH_NORM_KINDS,
     CONV,
+    EPSILON,
     FC,
     LRN,
+    LRN_SETTINGS,
     MAX_POOL,
     RELU,
     SOFTMAX,
-)  # fmt: skip
+    STAGES,
+)
 
-_STAGES = 5
-_EPS = 1e-5  # of our batch norm
-_LRN = {"size": 5, "alpha": 1e-4, "beta": 0.75, "bias": 2.0}  # of ours
-_BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
+_LRN = {("bias" if name == "k" else name): value for name, value in LRN_SETTINGS.items()}  # by ONNX's names
 _WINDOW = {"auto_pad": b"NOTSET", "dilations": [1, 1], "kernel_shape": list, "pads": [0] * 4, "strides": [1, 1]}
 _SAME = (b"SAME_UPPER", b"SAME_LOWER")
 
 
-class Walk(Chain):
+class Walk(NodeChain):
     """One walk along a graph.
 
     Attributes:
@@ -55,7 +56,7 @@ class Walk(Chain):
                 self._node(node)
             self._end()
         except ValueError as error:
-            if self._stage <= _STAGES:
+            if self._stage <= STAGES:
                 raise
             self.stranger = str(error)
 
@@ -104,7 +105,7 @@ class Walk(Chain):
         self._need(node, MAP)
         weight = self._graph.weight(node, name, 4)
         channels, extent, width = weight.shape[1:]
-        in_head = self._stage > _STAGES
+        in_head = self._stage > STAGES
         found = self._graph.settings(node, **_WINDOW, group=1)
         found["kernel_shape"] = found["kernel_shape"] or [extent, width]
         if found["auto_pad"] in _SAME and extent % 2:
@@ -134,17 +135,17 @@ class Walk(Chain):
         self._need(node, MAP)
         test = int(self._graph.opset >= 7)
         found = self._graph.settings(
-            node, epsilon=_EPS, momentum=0.9, training_mode=0, spatial=1, is_test=test, consumed_inputs=list
+            node, epsilon=EPSILON, momentum=0.9, training_mode=0, spatial=1, is_test=test, consumed_inputs=list
         )
         demand(node, "a batch norm", found, training_mode=0, spatial=1, is_test=1)
         if not self._last.startswith("conv"):
             raise stranger(node)
-        values = dict(zip(_BATCH_NORM, (self._graph.weight(node, name, 1) for name in names), strict=True))
+        values = dict(zip(BATCH_NORM_KINDS, (self._graph.weight(node, name, 1) for name in names), strict=True))
         epsilon, var = float(found["epsilon"]), values["running_var"].astype(np.float64)
-        if not (var + min(epsilon, _EPS) > 0).all():
+        if not (var + min(epsilon, EPSILON) > 0).all():
             raise ValueError(f"{names[-1]}, the variance of {called(node)}, must be at least 0 everywhere")
-        if not np.isclose(epsilon, _EPS, rtol=1e-6):
-            values["weight"] = values["weight"] * np.sqrt((var + _EPS) / (var + epsilon))
+        if not np.isclose(epsilon, EPSILON, rtol=1e-6):
+            values["weight"] = values["weight"] * np.sqrt((var + EPSILON) / (var + epsilon))
         self._layer(node, BATCH_NORM)
         for name, (kind, value) in zip(names, values.items(), strict=True):
             self._keep(node, kind, name, value, self._last.replace("conv", "bn"))
@@ -259,5 +260,5 @@ class Walk(Chain):
         "Conv": (_conv, 2, 3), "BatchNormalization": (_batch_norm, 5, 5), "Gemm": (_gemm, 2, 3),
         "MatMul": (_mat_mul, 2, 2), "Add": (_add, 2, 2), "Relu": (_relu, 1, 1), "MaxPool": (_max_pool, 1, 1),
         "LRN": (_lrn, 1, 1), "GlobalAveragePool": (_global_average, 1, 1), "ReduceMean": (_reduce_mean, 1, 2),
-        "AveragePool": (_average_pool, 1, 1), "Softmax": (_softmax, 1, 1), **Chain.readers,
+        "AveragePool": (_average_pool, 1, 1), "Softmax": (_softmax, 1, 1), **NodeChain.readers,
     }  # fmt: skip

@@ -89,6 +89,18 @@ class Parts:
         return any(key.startswith("classifier") for key in self.tensors)
 
 
+def named_by_place(names: Mapping[tuple[str, str], str]) -> Callable[[str, str, str], str | None]:
+    """:attr:`Raw.name` of a reader that has met the layers: by (place, kind), the file's names of their tensors."""
+    batch_norm = any(place.startswith("bn") for place, _ in names)
+
+    def name(key: str, place: str, kind: str) -> str | None:
+        if kind == _OPTIONAL or (place.startswith("bn") and not batch_norm):
+            return None
+        return names.get((place, kind), f"{place} {kind}")
+
+    return name
+
+
 @functools.cache
 def places(config: str, batch_norm: bool) -> dict[str, tuple[str, str]]:
     """By our key, the layer's place in the paper and the kind of tensor: "features.2.weight": ("conv1_2", "weight")."""

@@ -22,8 +22,16 @@ _KINDS = {
     layers.Conv: CONV, layers.BatchNorm: BATCH_NORM, layers.Relu: RELU, layers.Lrn: LRN, layers.MaxPool: MAX_POOL,
     layers.Linear: FC,
 }  # fmt: skip
+# What our networks have, whatever the format: pools, the epsilon of batch norms and their tensors, the settings of LRN.
+STAGES, EPSILON = 5, 1e-5
+BATCH_NORM_KINDS = ("weight", "bias", "running_mean", "running_var")
+LRN_SETTINGS = {"size": 5, "alpha": 1e-4, "beta": 0.75, "k": 2.0}
 # What can be done about a head that no VGG has.
 WITHOUT_HEAD = "; --features-only leaves out all that follows the convolutional layers"
+
+
+def with_article(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "AEIOUaeiou" else f"a {kind}"
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._caffe_text import Fields, from_binary, from_text
-from vggfast.weights.formats._chain import Chain, with_article
+from vggfast.weights.formats._chain import Chain
 from vggfast.weights.formats._parts import Raw
+from vggfast.weights.formats._sequence import with_article
 
 _CONVENTION = "the convention of Caffe's VGGs"
 _PICTURES = ("data", "imagedata", "windowdata", "memorydata", "hdf5data", "dummydata", "input")

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from vggfast.io import Group, read_isolated
 from vggfast.preprocessing import Preprocessing
-from vggfast.weights.formats._chain import Chain, with_article
+from vggfast.weights.formats._chain import Chain
 from vggfast.weights.formats._parts import Raw
+from vggfast.weights.formats._sequence import with_article
 from vggfast.weights.formats.keras import channels_last_as_ours
 
 _KINDS = {"weight": "filters", "bias": "biases"}

@@ -9,7 +9,6 @@ convolutions. Batch norm is kept where the graph has it; an exporter may have fo
 from __future__ import annotations
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import torch
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._onnx_graph import Graph
 from vggfast.weights.formats._onnx_walk import Walk
-from vggfast.weights.formats._parts import Raw
+from vggfast.weights.formats._parts import Raw, named_by_place
 from vggfast.weights.formats.torchvision import as_linear
 
 
@@ -34,10 +33,9 @@ def read(path: Path) -> Raw:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     preprocessing = extra.pop("preprocessing", None)
-    names = walk.names
     return Raw(
         walk.tensors | {name: torch.zeros(()) for name in graph.unused},
-        partial(_name, names, any(place.startswith("bn") for place, _ in names)), as_linear,
+        named_by_place(walk.names), as_linear,
         preprocessing, "the file" if preprocessing else "",
         walk.hwc, walk.lrn, extra, walk.stranger, walk.steps, walk.dense, walk.notes,
     )  # fmt: skip
@@ -59,10 +57,3 @@ def _metadata(model: Any) -> dict[str, Any]:
             ) from error
         found[entry.key] = value
     return found
-
-
-def _name(names: dict[tuple[str, str], str], batch_norm: bool, key: str, place: str, kind: str) -> str | None:
-    """The graph's name of a tensor; "fc1 weight" for one that it has not."""
-    if kind == "num_batches_tracked" or (place[:2] == "bn" and not batch_norm):
-        return None
-    return names.get((place, kind), f"{place} {kind}")
