@@ -12,7 +12,7 @@ pytest.importorskip("onnxruntime")
 from tests.support.foreign import network  # noqa: E402
 from tests.support.onnx_graphs import average, edited, epsilon, reshape_to, through  # noqa: E402
 from vggfast.weights.formats import read  # noqa: E402
-from vggfast.weights.formats._sequence import with_article
+from vggfast.weights.formats._sequence import with_article  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 FLOAT, FLOAT16, INT32 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT32
