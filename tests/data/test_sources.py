@@ -186,6 +186,28 @@ def test_tiny_imagenet(tiny):
 
 
 @pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("n01440764\ttench\nn09\tnothing\nn01440764\tcarp\n", "once, got n01440764 as 'tench' and 'carp'"),
+        ("n01440764\ttench\nn09 nothing\n", "line 2 must be a wnid, a tab and words, got 'n09 nothing'"),
+        ("n01440764\t\n", "line 1 must be a wnid, a tab and words, got 'n01440764"),
+    ],
+)
+def test_words_that_name_no_classes(tiny, words, message):
+    (tiny / "words.txt").write_text(words)
+    with pytest.raises(ValueError, match=rf"words\.txt.* {message}"):
+        open_dataset(f"tiny-imagenet:{tiny}", "train")
+
+
+def test_tiny_imagenet_has_its_images_in_folders_images(tiny):
+    folder = tiny / "train" / WNIDS[0]
+    (folder / f"{WNIDS[0]}_boxes.txt").write_text("a.png\t0\t0\t1\t1\n")
+    picture(3).save(folder / "b.png")
+    with pytest.warns(UserWarning, match="train leaves out 1 beside the folders images$"):
+        assert len(open_dataset(f"tiny-imagenet:{tiny}", "train")) == len(WNIDS)
+
+
+@pytest.mark.parametrize(
     ("rows", "message"),
     [
         (
@@ -259,6 +281,19 @@ def test_classes_of_shards_have_names(shards):
     assert open_dataset(f"shards:{shards}/{{split}}-*.tar", "val").classes == ["ant", "bee", "cat", "dog", "elk", "fox"]
 
 
+@pytest.mark.parametrize("pattern", ["{split}", "{train,val}"])
+def test_shards_whose_folders_name_other_classes(shards, pattern):
+    for split, names in (("train", "ant\nbee\n"), ("val", "bee\nant\n")):
+        (shards / split).mkdir()
+        write_shard(shards / split / "a.tar", {"a.png": png(1), "a.cls": b"0", "b.png": png(2), "b.cls": b"1"})
+        (shards / split / "classes.txt").write_text(names)
+    spec = f"shards:{shards}/{pattern}/a.tar"
+    with pytest.raises(ValueError, match=r"train/classes\.txt and .*val/classes\.txt must name the same classes"):
+        open_dataset(spec, "val", whole=True)
+    (shards / "val" / "classes.txt").write_text("ant\nbee\n")
+    assert open_dataset(spec, "val", whole=True).classes == ["ant", "bee"]
+
+
 @pytest.mark.parametrize(
     ("members", "message"),
     [
@@ -271,7 +306,8 @@ def test_classes_of_shards_have_names(shards):
         ),
         ({"v.png": png(1), "v.json": b"{"}, r"v\.json must be a JSON object with a whole number \"label\", got b'{'"),
         ({"v.png": png(1)}, r"val-00\.tar:v\.png must have a \.cls or \.json of its name, got no label"),
-        ({"v.cls": b"1"}, r"val-00\.tar must have images, names that end in one of \.jpg, .*, got none"),
+        ({"v.cls": b"1"}, r"val-00\.tar must have images, names that end in one of \.jpg, .*, got none$"),
+        ({"._v.png": png(1), "d/._v.png": png(1)}, r"val-00\.tar must have images, .*, got none but 2 hidden members"),
     ],
 )
 def test_mislabelled_samples(shards, members, message):

@@ -46,6 +46,15 @@ def test_tiny_imagenet(tiny):
     assert val.pixels(1).shape == (64, 64, 3)
 
 
+def test_images_of_one_name_in_two_classes(tiny):
+    for wnid, box in (("n1", "0\t0\t31\t31"), ("n2", "32\t32\t63\t63")):
+        (tiny / "train" / wnid / "images" / f"{wnid}_0.JPEG").rename(tiny / "train" / wnid / "images" / "0.JPEG")
+        (tiny / "train" / wnid / f"{wnid}_boxes.txt").write_text(f"0.JPEG\t{box}\n")
+    with pytest.warns(UserWarning, match="leaves out 2 without a box"):
+        found = open_boxes(f"tiny-imagenet:{tiny}", "train")
+    assert [(64 * found.boxes_of(i)).tolist() for i in (0, 1)] == [[[0, 0, 32, 32]], [[32, 32, 64, 64]]]
+
+
 @pytest.mark.parametrize(
     "line", ["n1_0.JPEG\t1\t2\t3", "n1_0.JPEG\t1\t2\t3\tx", "n1_0.JPEG\t5\t2\t4\t9", "n1_0.JPEG\t1\t2\t3\t64", "",
              "n1_0.JPEG\t1\t2\t3\t4\t5", "n1_0.JPEG\t-1\t2\t3\t4", "n1_0.JPEG 1 2 3 4"]
@@ -107,6 +116,9 @@ def _annotation(path, *boxes, size=(100, 50)):
     )
 
 
+_OUTSIDE = f"<annotation><size><width>100</width><height>50</height></size>{_OBJECT}</annotation>"
+
+
 @pytest.fixture(params=["", "ILSVRC"])
 def imagenet(request, tmp_path):
     """As it is distributed; the second training image of n1 has no boxes, the validation images are in no folders."""
@@ -137,6 +149,8 @@ def test_imagenet(imagenet):
     ("text", "says"),
     [
         ("<annotation>", "no annotation of boxes: no element found"),
+        (_OUTSIDE.format(200, 0, 300, 40), r"boxes in its picture of 100x50, got \[200.0, 0.0, 300.0, 40.0\]"),
+        (_OUTSIDE.format(0, -9, 10, 0), r"boxes in its picture of 100x50, got \[0.0, -9.0, 10.0, 0.0\]"),
         ("<annotation><object/></annotation>", "size/width must be a number, got None"),
         (
             None,

@@ -135,8 +135,8 @@ class _Writer:
                 line = _parse_line(raw)
                 if number == 0 and line not in (None, self.identity):
                     raise ValueError(
-                        f"{self.journal} is of a cache that is made from something else, or the images have changed "
-                        f"since: delete {self.journal.parent} or choose another folder"
+                        f"{self.journal} is of a cache that is made from something else, or the images' names or "
+                        f"classes have changed since: delete {self.journal.parent} or choose another folder"
                     )
                 if line is None or (number and checksum(pixels, line["bytes"]) != line["checksum"]):
                     break
@@ -182,6 +182,7 @@ def build_cache(
     """Decodes the images of both splits once, resizes them and keeps them in a folder, for ``cache:DIR``.
 
     What an earlier call that was stopped has written is checked and kept; a split that is complete is left as it is.
+    Images that were replaced under the same names since are not noticed.
 
     Args:
         spec: what :func:`vggfast.data.open_dataset` takes.
@@ -221,14 +222,16 @@ def build_split(
     index_file = out / f"{split}.index"
     if index_file.exists():
         found = Index.read(index_file)
-        if any(found.about[name] != value for name, value in identity.items()):
+        if any(found.about[name] != value for name, value in {**identity, "classes": images.classes}.items()):
             raise ValueError(
-                f"{out} holds the cache of {found.about['spec']} at size {found.about['size']}, or the images have "
-                "changed since: delete it or choose another folder"
+                f"{out} holds the cache of {found.about['spec']} at size {found.about['size']}, or the images' names "
+                "or classes have changed since: delete it or choose another folder"
             )
         (out / f"{split}.journal").unlink(missing_ok=True)  # of a build that ended between its last two steps
         bad = [(name, message) for name, message in found.about["bad"]]
         return Built(len(found.labels), int(found.block_bytes.sum()), bad, len(images))
+    if odd := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
+        raise ValueError(f"{out} must be a folder to hold the cache, and {odd} is none")
     resumed = kept = 0
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -101,11 +101,11 @@ def _tiny_boxes(images: ImageSet, root: Path, split: str) -> Callable[[int], lis
     else:
         wnids = [wnid for wnid in map(str.strip, read_lines(root / "wnids.txt")) if wnid]
         files, first = [root / "train" / wnid / f"{wnid}_boxes.txt" for wnid in wnids], 1
-    by_name: dict[str, list[np.ndarray]] = {}
+    found: dict[str, list[np.ndarray]] = {}
     for file in files:
         for name, box in _tiny_rows(file, first):
-            by_name.setdefault(name, []).append(box)
-    return lambda index: by_name.get(os.path.basename(images.source(index)), [])
+            found.setdefault(os.path.join(file.parent, "images", name), []).append(box)
+    return lambda index: found.get(images.source(index), [])
 
 
 def _tiny_rows(file: Path, first: int) -> Iterable[tuple[str, np.ndarray]]:
@@ -165,6 +165,8 @@ def read_xml(path: Path) -> list[np.ndarray]:
                 f"{path} must have boxes with xmin < xmax and ymin < ymax, got {box} in a picture of "
                 f"{size[0]:g}x{size[1]:g}"
             )
+        if not (box[0] < size[0] and box[1] < size[1] and box[2] > 0 and box[3] > 0):
+            raise ValueError(f"{path} must have boxes in its picture of {size[0]:g}x{size[1]:g}, got {box}")
     return [np.clip(np.array(box) / size, 0, 1) for box in corners]
 
 

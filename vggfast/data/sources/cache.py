@@ -20,6 +20,7 @@ import numpy as np
 
 from vggfast._progress import Progress, silent
 from vggfast.data.sources.base import SPLITS, ImageSet, Strings
+from vggfast.data.sources.listing import LeftOut
 from vggfast.io import write_atomically
 
 _MAGIC = b"vggfast cache 1\n"
@@ -107,6 +108,7 @@ def open_cache(folder: str, split: str) -> ImageSet:
             text names the file. What is in the pixels :func:`verify` checks.
     """
     index, pixels = _open(Path(folder), split)
+    LeftOut(others={"that did not decode when the cache was built": len(index.about["bad"])}).warn(pixels)
     pictures = _Pictures(str(pixels), index.shapes)
     return ImageSet(f"cache:{folder}", index.about["classes"], index.labels, range(len(index.labels)), pictures)
 

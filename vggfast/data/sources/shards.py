@@ -2,8 +2,8 @@
 a sample. :mod:`vggfast.data.sources.tar` says which members belong together.
 
 PATTERN may have {split}, which becomes train or val; ranges and choices in braces, {00..09}, {a,b}; and *, ?. Without
-{split} a tenth of each class is held out. classes.txt beside the first shard, a name a line, names the classes; else
-they are the numbers up to the highest of the training samples.
+{split} a tenth of each class is held out. classes.txt beside the shards, a name a line, names the classes; else they
+are the numbers up to the highest of the training samples.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +65,8 @@ def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
     own_split = "{split}" in pattern and not os.path.isfile(pattern)
     samples = _samples(pattern, split)
     trained = _samples(pattern, "train") if own_split and split != "train" else samples
-    names = Path(trained.shards[0]).parent / "classes.txt"
-    if names.is_file():
-        classes = read_classes(names)
-    else:
+    classes = _names(dict.fromkeys(Path(shard).parent for shard in [*trained.shards, *samples.shards]))
+    if not classes:
         classes = [str(number) for number in range(min(max(int(trained.labels.max()), 0), _MOST_CLASSES) + 1)]
     if len(odd := np.flatnonzero((samples.labels < 0) | (samples.labels >= len(classes)))):
         raise ValueError(
@@ -76,6 +75,16 @@ def open_shards(pattern: str, split: str, whole: bool) -> ImageSet:
         )
     chosen = own_part(samples.labels, 0.1, pattern, split, whole or own_split)
     return ImageSet(pattern, classes, samples.labels[chosen], chosen, samples)
+
+
+def _names(folders: Iterable[Path]) -> list[str]:
+    """The names of the classes, [] where none of the shards' folders has a classes.txt; ValueError where two differ."""
+    said = {path: read_classes(path) for path in (folder / "classes.txt" for folder in folders) if path.is_file()}
+    first = next(iter(said), None)
+    for path, classes in said.items():
+        if first and classes != said[first]:
+            raise ValueError(on_one_line(f"{first} and {path} must name the same classes in the same order"))
+    return said[first] if first else []
 
 
 def _samples(pattern: str, split: str) -> _Samples:

@@ -54,8 +54,9 @@ def scan(shard: str) -> tuple[list[Sample], LeftOut]:
             else:
                 left_out.file(name)
     if not pictures:
+        but = f" but {left_out.others['hidden']} hidden members" if left_out.others["hidden"] else ""
         raise ValueError(
-            f"{on_one_line(shard)} must have images, names that end in one of {', '.join(SUFFIXES)}, got none"
+            f"{on_one_line(shard)} must have images, names that end in one of {', '.join(SUFFIXES)}, got none{but}"
         )
     found = _pairs(shard, pictures, labels, left_out)
     return [Sample(name, *place, found[name]) for name, place in pictures.items()], left_out

@@ -18,14 +18,29 @@ def open_tiny_imagenet(folder: str, split: str) -> ImageSet:
     wnids = sorted(wnid for wnid in map(str.strip, read_lines(root / "wnids.txt")) if wnid)
     if twice := next((a for a, b in itertools.pairwise(wnids) if a == b), None):
         raise ValueError(f"{root / 'wnids.txt'} must name each class once, got {twice} twice")
-    words = dict(line.split("\t", 1) for line in read_lines(root / "words.txt") if "\t" in line)
+    words = _words(root / "words.txt")
     classes = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
     if split == "train":
-        found, files, labels = files_by_class(root / "train", "images")
+        beside = [path for path in (root / "train").glob("*/*")
+                  if path.name not in ("images", f"{path.parent.name}_boxes.txt")]  # fmt: skip
+        left_out = LeftOut(others={"beside the folders images": len(beside)})
+        found, files, labels = files_by_class(root / "train", "images", left_out)
         if found != wnids:
             raise ValueError(f"{root / 'train'} and {root / 'wnids.txt'} do not name the same classes")
         return from_files(folder, classes, labels, files, root / "train")
     return _val(root, wnids, classes)
+
+
+def _words(path: Path) -> dict[str, str]:
+    """{wnid: its words}."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        wnid, _, words = line.partition("\t")
+        if line.strip() and not words.strip():
+            raise ValueError(f"{path}, line {number} must be a wnid, a tab and words, got {line[:60]!r}")
+        if found.setdefault(wnid, words) != words:
+            raise ValueError(f"{path} must name each class once, got {wnid} as {found[wnid]!r} and {words!r}")
+    return found
 
 
 def _val(root: Path, wnids: list[str], classes: list[str]) -> ImageSet:
