@@ -134,12 +134,18 @@ def _strange_wnid(root):
     (root / "val.txt").write_text("ILSVRC2012_val_00000001.JPEG n09999999\n")
 
 
+def _two_classes(root):
+    row = f"ILSVRC2012_val_00000001,{WNIDS[0]} 1 2 3 4 {WNIDS[1]} 5 6 7 8 "
+    (root / "LOC_val_solution.csv").write_text(f"ImageId,PredictionString\n{row}\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda root: None, "none of val.txt, LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt with"),
         (_drop_an_image, r"ILSVRC2012_val_00000003\.JPEG: not there, and 0 more that have a label"),
         (_drop_a_label, r"ILSVRC2012_val_00000004\.JPEG has no label, nor have 0 more"),
+        (_two_classes, r"solution\.csv must name a file and its class, .*, got 'ILSVRC2012_val_00000001\.JPEG n0.* n0"),
         (_strange_wnid, r"val\.txt must name a file and its class, .*, got 'ILSVRC2012_val_00000001\.JPEG n09999999'"),
         (
             lambda root: by_devkit(root, (7, 5, 6)),
@@ -153,6 +159,15 @@ def test_mislabelled_validation_images(imagenet, spoil, message):
     spoil(imagenet)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_dataset(f"imagenet:{imagenet}", "val")
+
+
+@pytest.mark.parametrize("rows", [f"{WNIDS[0]}: tench\n", f"{WNIDS[0]},tench\n", "tench\ngoldfish\n"])
+def test_names_of_no_class(imagenet, rows):
+    (imagenet / "synset_words.txt").write_text(rows)
+    with pytest.raises(
+        ValueError, match=r"synset_words\.txt there must have rows such as 'n\d+ its name', and has none"
+    ):
+        open_dataset(f"imagenet:{imagenet}", "train")
 
 
 def test_a_damaged_devkit(imagenet):

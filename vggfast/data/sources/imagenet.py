@@ -31,6 +31,11 @@ def open_imagenet(folder: str, split: str) -> ImageSet:
     wnids = class_folders(images / "train") if (images / "train").is_dir() else sorted(words)
     if not wnids:
         raise FileNotFoundError(f"{images / 'train'}: no such folder, and none of {', '.join(_NAMES)} in {root}")
+    if words and words.keys().isdisjoint(wnids):
+        raise ValueError(
+            f"{root}: {' or '.join(_NAMES)} there must have rows such as '{shown(wnids[0])} its name', and has none of "
+            f"a class of {images / 'train'}"
+        )
     classes = names_of([words.get(wnid, wnid) for wnid in wnids])
     if split == "val" and not _has_folders(images / "val"):
         return _flat(root, images / "val", wnids, classes)
@@ -42,7 +47,8 @@ def open_imagenet(folder: str, split: str) -> ImageSet:
 def _has_folders(folder: Path) -> bool:
     if not folder.is_dir():
         raise FileNotFoundError(f"{shown(folder)}: no such folder")
-    return any(entry.is_dir() and not is_hidden(entry.name) for entry in os.scandir(folder))
+    with os.scandir(folder) as entries:
+        return any(entry.is_dir() and not is_hidden(entry.name) for entry in entries)
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -80,7 +86,7 @@ def _flat_labels(root: Path, files: list[str], wnids: list[str]) -> dict[str, in
         return _rows(path, [line.rsplit(maxsplit=1) for line in read_lines(path) if line.strip()], wnids)
     if path := _find(root, "LOC_val_solution.csv"):
         lines = [line.replace(",", " ").split() for line in read_lines(path)[1:] if line.strip()]
-        return _rows(path, [[f"{row[0]}.JPEG", *row[1:2]] for row in lines], wnids)
+        return _rows(path, [[f"{row[0]}.JPEG", *dict.fromkeys(row[1::5])] for row in lines], wnids)
     truth, meta = _find(root, _GROUND_TRUTH), _find(root, _META)
     if truth and meta:
         return _devkit(truth, meta, files, wnids)
@@ -94,7 +100,7 @@ def _rows(path: Path, rows: list[list[str]], wnids: list[str]) -> dict[str, int]
     number_of = {wnid: number for number, wnid in enumerate(wnids)}
     found: dict[str, int] = {}
     for row in rows:
-        name = row[1] if len(row) > 1 else ""
+        name = row[1] if len(row) == 2 else ""
         number, label = int(name) if name.isdecimal() and len(name) < 10 else -1, number_of.get(name, -1)
         if label < 0:
             label = number
