@@ -8,7 +8,8 @@ import numpy as np
 _MESSAGES = {
     "convolution_param": (106, 10), "pooling_param": (121, 19), "relu_param": (123, 30),
     "inner_product_param": (117, 17), "lrn_param": (118, 18), "softmax_param": (125, 39), "transform_param": (100, 36),
-    "batch_norm_param": (139, None), "scale_param": (142, None),
+    "batch_norm_param": (139, None), "scale_param": (142, None), "dropout_param": (108, 12),
+    "image_data_param": (115, 15), "window_data_param": (129, 20),
 }  # fmt: skip
 _FIELDS = {
     "convolution_param": {"num_output": 1, "bias_term": 2, "pad": 3, "kernel_size": 4, "group": 5, "stride": 6,
@@ -21,11 +22,15 @@ _FIELDS = {
     "transform_param": {"scale": -1, "crop_size": 3, "mean_value": -5},
     "batch_norm_param": {"use_global_stats": 1, "eps": -3},
     "scale_param": {"axis": 1, "bias_term": 4},
+    "dropout_param": {"dropout_ratio": -1, "scale_train": 2, "sample_weights_test": 3},
+    "image_data_param": {"scale": -2},
+    "window_data_param": {"scale": -2},
 }  # fmt: skip
 _NUMBERS = {"MAX": 0, "AVE": 1, "STOCHASTIC": 2, "CEIL": 0, "FLOOR": 1, "ACROSS_CHANNELS": 0, "WITHIN_CHANNEL": 1}
 _OLD_TYPES = {
     "Convolution": 4, "Data": 5, "Dropout": 6, "InnerProduct": 14, "LRN": 15, "Pooling": 17, "ReLU": 18, "Sigmoid": 19,
     "Softmax": 20, "Power": 26, "SoftmaxWithLoss": 21, "Split": 22, "TanH": 23, "Eltwise": 25, "Accuracy": 1,
+    "ImageData": 12, "WindowData": 24,
 }  # fmt: skip
 
 

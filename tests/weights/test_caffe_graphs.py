@@ -88,6 +88,7 @@ SAME = {
         layers=[each for each in LAYERS[:-2] if each["name"] != "dropfc7"],
     ),
     "both pads": changed("conv1_1", convolution_param={"pad": [1, 1]}),
+    "dropout's share": changed("dropfc6", dropout_param={"dropout_ratio": 0.7, "scale_train": True}),
 }
 
 
@@ -129,6 +130,8 @@ STRANGE = {
         [layer("Power", "mine", [], ["data"]), *LAYERS],
         "one input that layers read, got layer mine, a Power",
     ),
+    "dropout that scales": (changed("dropfc6", dropout_param={"scale_train": False}), "dropfc6 must have scale_train"),
+    "dropout of a fork": (changed("dropfc6", dropout_param={"sample_weights_test": True}), "dropfc6 has the setting"),
     "sigmoid scores": (changed("prob", type="Sigmoid"), "layer prob is a sigmoid, which"),
 }
 
@@ -137,6 +140,21 @@ STRANGE = {
 def test_what_no_vgg_has_is_named(read_layers, layers, message):
     with pytest.raises(ValueError, match=rf"(?i)m\.caffemodel.*{message}"):
         read_layers(layers)
+
+
+@pytest.mark.parametrize("kind", ["image", "window"])
+def test_a_scale_of_the_source(read_layers, kind):
+    source = layer(f"{kind.title()}Data", "source", [], ["data", "label"], **{f"{kind}_data_param": {"scale": 0.5}})
+    found = read_layers([source, *LAYERS])
+    assert found.model.preprocessing == vggfast.Preprocessing((0, 0, 0), (2, 2, 2), "BGR")
+    assert found.origin == "the file (layer source)"
+
+
+def test_weights_of_one_axis(tmp_path):
+    pytest.importorskip("google.protobuf")
+    write(tmp_path / "m.caffemodel", {**TENSORS, "fc6[0]": TENSORS["fc6[0]"].ravel()}, layers=LAYERS)
+    with pytest.raises(ValueError, match=r"layer fc6 must have weights of 2 axes, got shape \(\d+,\)"):
+        read(tmp_path / "m.caffemodel")
 
 
 def test_a_lrn_of_the_paper(read_layers):
@@ -209,6 +227,42 @@ def test_what_a_prototxt_says_besides(tmp_path):
         read(tmp_path / "m.caffemodel")
 
 
+def test_words_of_a_prototxt(tmp_path):
+    pytest.importorskip("google.protobuf")
+    write(tmp_path / "m.caffemodel", TENSORS)
+    source = layer("Data", "source", [], ["data"], transform_param={"scale": 0.5})
+    path = tmp_path / "m.prototxt"
+    write_prototxt(path, [source, *LAYERS], head="")
+    text = path.read_text().replace("pool: MAX", "pool: 0 global_pooling: False")
+    text = text.replace("inner_product_param {", "inner_product_param { bias_term: True transpose: f ")
+    path.write_text(text, encoding="utf-8-sig")
+    found = read(tmp_path / "m.caffemodel")
+    assert_same(found)
+    assert found.origin == "the file (layer source)"
+
+
+@pytest.mark.parametrize(("rules", "state", "runs"), [
+    ({"include": {"stage": "more"}}, "", False),
+    ({"include": {"stage": "more"}}, 'state { stage: "more" }\n', True),
+    ({"include": {"not_stage": "more"}}, "", True),
+    ({"include": {"min_level": 1}}, "", False),
+    ({"include": {"min_level": 1}}, "state { level: 1 }\n", True),
+    ({"include": [{"phase": "TRAIN"}, {"phase": "TEST"}]}, "", True),
+    ({"exclude": {"phase": "TEST"}}, "", False),
+    ({"exclude": {"phase": "TEST", "stage": "more"}}, "", True),
+    ({"exclude": {"stage": "more"}}, 'state { stage: "more" }\n', False),
+])  # fmt: skip
+def test_rules_of_a_prototxt(tmp_path, rules, state, runs):
+    pytest.importorskip("google.protobuf")
+    write(tmp_path / "m.caffemodel", TENSORS)
+    write_prototxt(tmp_path / "m.prototxt", changed("reluconv1_1", **rules), head=f'{state}input: "data"\n')
+    if runs:
+        assert_same(read(tmp_path / "m.caffemodel"))
+    else:
+        with pytest.raises(ValueError, match="layer pool1 is a max-pool, where configuration A has a ReLU"):
+            read(tmp_path / "m.caffemodel")
+
+
 # ---- MatConvNet ------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +286,8 @@ def _without(name):
         _set("pool1", pad=[0, 1, 0, 1]),
         _set("reluconv1_1", leak=0),
         lambda layers: [*layers, {"name": "d", "type": "dropout"}],
+        lambda layers: [{**each, "name": "same"} for each in layers],
+        lambda layers: [{key: value for key, value in each.items() if key != "name"} for each in layers],
     ],
 )
 def test_matconvnet(tmp_path, change):
@@ -251,6 +307,9 @@ def test_matconvnet(tmp_path, change):
     (_set("conv1_1", pad=0), r"layer conv1_1, a 3x3 convolution, must have pads \[1, 1, 1, 1\]"),
     (_set("conv1_1", stride=2), "layer conv1_1, a 3x3 convolution, must have strides"),
     (_set("conv1_1", dilate=2), "layer conv1_1, a 3x3 convolution, must have dilation"),
+    (_set("conv1_1", pad=[1, 1, 1]), r"pad of layer conv1_1 must be 1 or 2 or 4 numbers, got \[1, 1, 1\]"),
+    (_set("reluconv1_1", leak="little"), "leak of layer reluconv1_1 must be numbers, got"),
+    (_set("relufc7", type="lrn", param=[5, 1]), "param of layer relufc7 must be 4 numbers"),
     (_set("fc6", pad=1), r"layer fc6, a 2x2 convolution, must have pads \[0, 0, 0, 0\]"),
     (_set("reluconv1_1", leak=0.1), r"layer reluconv1_1 is a leaky ReLU \(leak 0.1\)"),
     (_set("reluconv1_1", type="sigmoid"), "layer reluconv1_1 is a sigmoid, where configuration A has a ReLU, relu1_1"),

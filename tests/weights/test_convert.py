@@ -202,6 +202,12 @@ def test_matconvnet_means_of_other_shapes(tmp_path):
     tensors = matconvnet_tensors(network())
     write_matconvnet(tmp_path / "m.mat", tensors, mean=np.array(MEAN)[:, None])
     assert read(tmp_path / "m.mat").model.preprocessing == vggfast.Preprocessing(MEAN)
+    image = np.stack([np.full((2, 3), each) for each in MEAN], -1)
+    for mean, origin in ((image, "averageImage"), (image + np.eye(2, 3)[..., None], "the mean colour of averageImage")):
+        write_matconvnet(tmp_path / "m.mat", tensors, mean=mean)
+        found = read(tmp_path / "m.mat")
+        assert found.model.preprocessing.mean == tuple(mean.mean((0, 1)))
+        assert found.origin.startswith(f"the file ({origin}")
     write_matconvnet(tmp_path / "m.mat", tensors, mean=np.zeros((4, 4)))
     with pytest.raises(
         ValueError, match=r"averageImage must have shape \(H, W, 3\), or be three numbers, got \(4, 4\)"

@@ -35,6 +35,7 @@ _PARAMETERS = {
     "force_color 6 bool, force_gray 7 bool",
     "Data": "scale 2 float, mean_file 3 string",
     "MemoryData": "batch_size 1 uint32, channels 2 uint32, height 3 uint32, width 4 uint32",
+    "Dropout": "dropout_ratio 1 float, scale_train 2 bool",
     "Input": "shape 1 BlobShape*",
 }
 # The same in both versions of a layer, under other numbers.
@@ -43,6 +44,8 @@ _OF_LAYER = {
     "relu_param": ("Relu", 123, 30), "inner_product_param": ("InnerProduct", 117, 17), "lrn_param": ("Lrn", 118, 18),
     "softmax_param": ("Softmax", 125, 39), "transform_param": ("Transformation", 100, 36),
     "data_param": ("Data", 107, 11), "memory_data_param": ("MemoryData", 119, 22),
+    "image_data_param": ("Data", 115, 15), "window_data_param": ("Data", 129, 20),
+    "dropout_param": ("Dropout", 108, 12),
 }  # fmt: skip
 _SCHEMA = {
     "BlobShape": "dim 1 int64*",
@@ -103,24 +106,30 @@ def from_text(text: str) -> Fields:
         elif not name and token not in (":", ",", ";") and token[0] != "#":
             name = token
         elif token not in (":", ",", ";") and token[0] != "#":
-            stack[-1].setdefault(name, []).append(_value(token))
+            stack[-1].setdefault(name, []).append(_value(name, token))
             name = name if in_list else ""
     if len(stack) != 1:
         raise ValueError("it lacks a closing bracket")
     return stack[0]
 
 
-def _value(token: str) -> Any:
+def _value(name: str, token: str) -> Any:
     if token[0] in "\"'":
         return token[1:-1]
-    if token in ("true", "false"):
-        return token == "true"
+    if token in ("true", "True", "t", "false", "False", "f"):
+        return token[0] in "tT"
     for kind in (int, float):
         try:
-            return kind(token)
+            value = kind(token)
         except ValueError:
-            pass
+            continue
+        return _chosen(name, value)
     return token
+
+
+def _chosen(name: str, value: Any) -> Any:
+    """The choice of a field, by its number; a number that is none, and of other fields any, as it is."""
+    return dict(enumerate(_CHOICES.get(name, ()))).get(value, value)
 
 
 @cache
@@ -155,9 +164,8 @@ def _plain(message: Any) -> Fields:
             values = list(map(_array, values))
         elif field.message_type is not None:
             values = list(map(_plain, values))
-        elif field.name in _CHOICES and field.type != field.TYPE_STRING:
-            names = dict(enumerate(_CHOICES[field.name]))
-            values = [names.get(each, each) for each in values]
+        elif field.type != field.TYPE_STRING:
+            values = [_chosen(field.name, each) for each in values]
         found[field.name] = values
     if message.DESCRIPTOR.name in _PARAMETERS:
         for field in unknown_fields.UnknownFieldSet(message):

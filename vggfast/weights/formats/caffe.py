@@ -37,7 +37,7 @@ def read(path: Path) -> Raw:
     candidates = (f"{path.stem}.prototxt", f"{path.stem}_deploy.prototxt", "deploy.prototxt")
     if beside := next((file for name in candidates if (file := path.with_name(name)).is_file()), None):
         try:
-            net = from_text(beside.read_text(encoding="utf-8", errors="replace"))
+            net = from_text(beside.read_text(encoding="utf-8-sig", errors="replace"))
             notes.append(f"its layers are those of {beside.name}")
         except ValueError as error:
             raise ValueError(f"{beside} cannot be read: {error}") from error
@@ -51,7 +51,7 @@ def read(path: Path) -> Raw:
         raise ValueError(f"it has two layers of the name {twice} with weights")
     walk = _Walk(Chain(path, _size(net, layers), alone, flat=alone), blobs)
     walk.chain.notes += notes
-    for layer in _in_order(layers, net.get("input", [])):
+    for layer in _in_order(layers):
         walk.meet(layer)
     return walk.raw()
 
@@ -66,11 +66,19 @@ def _kind(layer: Fields) -> str:
 
 
 def _layers(net: Fields, deployed: bool = False) -> list[Fields]:
-    """Those of a network; of a prototxt, those that run when it is deployed."""
+    """Those of a network; of a prototxt, those that run when it is deployed, in the stages and the level it says."""
+    state: Fields = _one(net, "state", {})
+    stages, level = state.get("stage", []), _one(state, "level", 0)
+
+    def is_met(rule: Fields) -> bool:
+        within = _one(rule, "min_level", level) <= level <= _one(rule, "max_level", level)
+        named = all(stage in stages for stage in rule.get("stage", []))
+        unnamed = not any(stage in stages for stage in rule.get("not_stage", []))
+        return _one(rule, "phase", "TEST") == "TEST" and within and named and unnamed
 
     def runs(layer: Fields) -> bool:
-        included, excluded = ([_one(rule, "phase") for rule in layer.get(name, [])] for name in ("include", "exclude"))
-        return "TEST" not in excluded and (not included or any(phase in (None, "TEST") for phase in included))
+        included = layer.get("include", [])
+        return not any(map(is_met, layer.get("exclude", []))) and (not included or any(map(is_met, included)))
 
     return [layer for layer in (*net.get("layers", []), *net.get("layer", [])) if not deployed or runs(layer)]
 
@@ -86,7 +94,7 @@ def _size(net: Fields, layers: list[Fields]) -> tuple[int, int] | None:
     return next(((shape[2], shape[3]) for shape in shapes if len(shape) == 4 and min(shape) > 0), None)
 
 
-def _in_order(layers: list[Fields], inputs: list[str]) -> Iterator[Fields]:
+def _in_order(layers: list[Fields]) -> Iterator[Fields]:
     """From what holds the pictures on, as long as each tensor is read once; else a layer of a type that says so.
 
     A layer that writes what it reads makes another tensor of the same name.
@@ -154,7 +162,7 @@ class _Walk:
             self._read_pictures(label, layer)
         elif read := getattr(self, f"_read_{kind}", None):
             read(label, layer)
-        elif kind not in ("dropout", "split"):
+        elif kind != "split":
             self.chain.add(label, with_article(str(_one(layer, "type"))))
 
     def raw(self) -> Raw:
@@ -199,8 +207,11 @@ class _Walk:
     # ---- by type, in lower case --------------------------------------------------------------------------------------
 
     def _read_pictures(self, label: str, layer: Fields) -> None:
-        old = {name: values for name, values in _one(layer, "data_param", {}).items() if name in ("scale", "mean_file")}
-        found = {**old, **_one(layer, "transform_param", {})}
+        older: Fields = {}  # before transform_param, its settings were the source's
+        for param in ("data_param", "image_data_param", "window_data_param"):
+            settings = _one(layer, param, {})
+            older |= {name: settings[name] for name in ("scale", "mean_file") if name in settings}
+        found = {**older, **_one(layer, "transform_param", {})}
         means, scale = found.get("mean_value", []), _one(found, "scale", 1.0)
         if not scale > 0 or len(means) not in (0, 1, 3):
             self.chain.refuse(f"{label} must have a scale greater than 0 and 1 or 3 means, got {scale} and {means}")
@@ -242,11 +253,17 @@ class _Walk:
         if tensors is None:
             return
         shape = tensors["weight"][1].shape
+        if len(shape) < 2:
+            return self.chain.refuse(f"{label} must have weights of 2 axes, got shape {shape}")
         self.chain.expect(
             label, num_output=(found["num_output"] or shape[-2], shape[-2]),
             axis=(found["axis"], _ACROSS), transpose=(found["transpose"], False),
         )  # fmt: skip
         self.chain.fc(label, tensors, shape[-1], shape[-2], flattens=True)
+
+    def _read_dropout(self, label: str, layer: Fields) -> None:
+        scaled = self._settings(label, layer, "dropout_param", dropout_ratio=0.5, scale_train=True)["scale_train"]
+        self.chain.expect(label, scale_train=(scaled, True))  # else it scales when it does not train
 
     def _read_relu(self, label: str, layer: Fields) -> None:
         slope = self._settings(label, layer, "relu_param", negative_slope=0.0)["negative_slope"]

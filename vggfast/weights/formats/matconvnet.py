@@ -35,25 +35,33 @@ def read(path: Path) -> Raw:
     normalization = _field(meta, "normalization")
     alone = not any(_text(layer, "type") == "pool" for layer in layers)
     chain = Chain(path, _size(normalization), alone)
-    for layer in layers:
-        _meet(chain, layer, last=layer is layers[-1])
+    for name, layer in zip(_names(layers), layers, strict=True):
+        _meet(chain, name, layer, last=layer is layers[-1])
     mean, origin = _mean(_field(normalization, "averageImage"))
     classes = list(map(str, _items(_field(_field(meta, "classes"), "description"))))
     return chain.raw(_layout, Preprocessing(mean), origin, extra={"classes": classes} if classes else {})
 
 
-def _meet(chain: Chain, layer: Any, last: bool) -> None:
+def _names(layers: list[Any]) -> list[str]:
+    """What the layers are called: by their number where the file gives no name, or one name to several."""
+    names = [_text(layer, "name") for layer in layers]
+    return [
+        f"{name} ({i})" if name and names.count(name) > 1 else name or f"layer{i}" for i, name in enumerate(names, 1)
+    ]
+
+
+def _meet(chain: Chain, name: str, layer: Any, last: bool) -> None:
     """The next layer; what MatConvNet itself does not read of one is of no matter."""
-    kind, label = _text(layer, "type"), f"layer {_text(layer, 'name')}"
+    kind, label = _text(layer, "type") or "layer of no type", f"layer {name}"
     if kind == "conv":
-        _conv(chain, label, layer)
+        _conv(chain, label, name, layer)
     elif kind == "relu":
         leak = _numbers(layer, "leak", [0])
         chain.activation(label, f"leaky ReLU (leak {leak[0]:g})" if any(leak) else "relu")
     elif kind == "pool":
         _pool(chain, label, layer)
     elif kind in ("lrn", "normalize"):
-        size, k, alpha, beta = _numbers(layer, "param", [5, 1, 1, 0.5])
+        size, k, alpha, beta = _numbers(layer, "param", [5, 1, 1, 0.5], (4,))
         chain.lrn(label, size=size, k=k, alpha=alpha * size, beta=beta)  # ours is divided by size
     elif kind == "softmax":
         chain.activation(label, "softmax")
@@ -61,8 +69,7 @@ def _meet(chain: Chain, layer: Any, last: bool) -> None:
         chain.add(label, with_article(kind))
 
 
-def _conv(chain: Chain, label: str, layer: Any) -> None:
-    name = _text(layer, "name")
+def _conv(chain: Chain, label: str, name: str, layer: Any) -> None:
     tensors = {kind: (f"{name} {kind}", np.asarray(value)) for kind, value in _weights(layer).items()}
     chain.tensors |= dict(tensors.values())
     found = {kind: tensors[name] for kind, name in _KINDS.items() if name in tensors}
@@ -93,7 +100,7 @@ def _pool(chain: Chain, label: str, layer: Any) -> None:
 
 def _pads(layer: Any) -> list[Any]:
     """(top, bottom, left, right), of which MatConvNet takes one for all or two, for both axes, too."""
-    pads = _numbers(layer, "pad", [0])
+    pads = _numbers(layer, "pad", [0], (1, 2, 4))
     return [pads[0], pads[0], pads[1], pads[1]] if len(pads) == 2 else pads * 4 if len(pads) == 1 else pads
 
 
@@ -101,13 +108,21 @@ def _both(values: list[Any]) -> list[Any]:
     return values * 2 if len(values) == 1 else values
 
 
-def _numbers(layer: Any, name: str, default: list[Any]) -> list[Any]:
-    value = _field(layer, name)
-    return default if value is None or not np.size(value) else np.ravel(value).tolist()
+def _numbers(struct: Any, name: str, default: list[Any], counts: tuple[int, ...] = ()) -> list[Any]:
+    """A field's numbers, of which there must be one of `counts`; `default` where it is missing or empty."""
+    value = _field(struct, name)
+    if value is None or not np.size(value):
+        return default
+    found = np.ravel(value)
+    if found.dtype.kind not in "biuf" or (counts and len(found) not in counts):
+        many = f"{' or '.join(map(str, counts))} numbers" if counts else "numbers"
+        raise ValueError(f"{name} of layer {_text(struct, 'name')} must be {many}, got {found.tolist()}")
+    return found.tolist()
 
 
-def _text(layer: Any, name: str, default: str = "") -> str:
-    return str(_field(layer, name, default))
+def _text(struct: Any, name: str, default: str = "") -> str:
+    value = _field(struct, name, default)
+    return value if isinstance(value, str) else default
 
 
 def _size(normalization: Any) -> tuple[int, int] | None:
@@ -151,7 +166,9 @@ def _mean(image: Any) -> tuple[tuple[float, ...], str]:
         image = np.reshape(image, 3)
     if np.shape(image)[-1:] != (3,):
         raise ValueError(f"averageImage must have shape (H, W, 3), or be three numbers, got {np.shape(image)}")
-    return tuple(map(float, image.reshape(-1, 3).mean(0))), "the file (averageImage)"
+    colours = image.reshape(-1, 3)
+    origin = "averageImage" if (colours == colours[0]).all() else "the mean colour of averageImage, which is an image"
+    return tuple(map(float, colours.mean(0))), f"the file ({origin})"
 
 
 def _layout(place: str, kind: str, tensor: Tensor) -> Tensor:
