@@ -161,7 +161,7 @@ BAD_INPUTS = {
     "traced": (lambda e: torch.jit.trace(lambda x: e(x), X), TypeError, TRACED),
     "traced by make_fx": (lambda e: make_fx(lambda x: e(x))(X), TypeError, TRACED),
     "exported": (lambda e: torch.export.export(Called(e), (X,)), TypeError,
-                 "must be a tensor with memory of its own, got Fu"),
+                 "must be a tensor with memory of its own, got FakeTensor"),
     "no taps": (lambda e: e.features(X, []), ValueError, "taps must have at least one name, got none"),
     "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
                                  "x is too small: the head needs at least 3 x 3 places, got 2 x 2"),
