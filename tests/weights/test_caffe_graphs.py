@@ -269,7 +269,7 @@ def test_rules_of_a_prototxt(tmp_path, rules, state, runs):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("layer { name: " + '"' + '\\\\"' * 100_000 + "x", "the text .* has no end"),
+        ("layer { name: " + '"' + '\\"' * 100_000 + "x", "the text .* has no end"),
         (" " * (257 << 10), "at most 256 KiB, got 257"),
     ],
 )
