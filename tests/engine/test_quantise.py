@@ -99,6 +99,20 @@ def test_sums_fit_in_int32(inputs, expected):
     assert int8.MOST_PRODUCTS * 255 * 128 < 2**31 <= (int8.MOST_PRODUCTS + 1) * 255 * 128
 
 
+@pytest.mark.parametrize(("inputs", "expected"), [(4, "--f"), (256, "--q")])
+def test_the_last_fc_layer_stays_where_8_bits_cost_too_much(inputs, expected, monkeypatch):
+    """Most of these outputs is lost between two large inputs; those of many are not."""
+    fc = linear(inputs, 5)
+    x = torch.rand(8, inputs, 1, 1)
+    if inputs == 4:
+        fc.weight[:, :2] = torch.tensor([100.0, -100.0])
+        x[:, :2] = 1
+    layers = [Relu(), Flatten(1), fc]
+    assert kinds(calibrated(layers, x)[1]) == expected
+    monkeypatch.setattr(int8, "MOST_ERROR", -1.0)
+    assert kinds(calibrated([*layers, Relu(), linear(5, 5)], x)[1]) == "--q-f"  # of others nothing is asked
+
+
 # ---- scales and integers ------------------------------------------------------------------------------------------
 
 
