@@ -91,6 +91,16 @@ def _check_fakes(tensors: dict[str, Tensor]) -> None:
         raise TypeError(f"{others[0]} must be a fake tensor, as {fakes[0]} is, got {described(tensors[others[0]])}")
 
 
+def check_not_recorded(value: Any, name: str) -> None:
+    """Raises TypeError while torch records calls instead of making them (jit.trace, make_fx, export, fake tensors): a
+    recording has nothing of what runs beside torch, and would replay memory that nobody wrote."""
+    kinds, mode = torch._C._TorchDispatchModeKey, torch._C._get_dispatch_mode
+    recorded = torch._C._get_tracing_state() or mode(kinds.PROXY) or mode(kinds.FAKE)
+    if recorded or torch._ops._get_dispatch_mode_pre_dispatch(kinds.PROXY):
+        where = "outside torch.jit.trace, make_fx, torch.export and modes of fake tensors"
+        raise TypeError(f"{name} must be given {where}, which record ops alone, got {type(value).__name__}")
+
+
 def check_memory(t: Tensor, name: str) -> None:
     """Raises unless all elements of `t` are in memory, by strides.
 

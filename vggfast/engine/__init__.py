@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from vggfast import graph as read
-from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_whole
+from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_not_recorded, check_whole
 from vggfast.engine import cpu, cuda
 from vggfast.engine.options import Deviation, Network, Options
 
@@ -182,6 +182,7 @@ class Engine:
 
     def _check_images(self, x: Tensor, name: str) -> None:
         check_dense(x, name)
+        check_not_recorded(x, name)
         if x.dim() != 4:
             raise ValueError(f"{name} must have 4 axes (N, C, H, W), got shape {tuple(x.shape)}")
         if 0 in x.shape[1:]:
