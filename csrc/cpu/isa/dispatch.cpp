@@ -4,12 +4,24 @@
 #include <string>
 #include <vector>
 
+#include "cpu/int8_kernels.h"
 #include "cpu/kernel_table.h"
 #include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
 namespace {
+
+/// avx512 with 8-bit kernels by vpdpbusd.
+const cpu::KernelTable& avx512_vnni() {
+  static const cpu::KernelTable table = [] {
+    cpu::KernelTable made = cpu::avx512::table();
+    made.name = "avx512_vnni";
+    made.int8 = &cpu::avx512_vnni::int8_kernels;
+    return made;
+  }();
+  return table;
+}
 
 std::vector<const cpu::KernelTable*> available() {
   std::vector<const cpu::KernelTable*> tables{&cpu::portable::table()};
@@ -21,6 +33,7 @@ std::vector<const cpu::KernelTable*> available() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     tables.push_back(&cpu::avx512::table());
+    if (__builtin_cpu_supports("avx512vnni")) tables.push_back(&avx512_vnni());
   }
 #endif
   return tables;
