@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,12 @@ def check_flag(value: Any, name: str) -> bool:
     if not isinstance(value, int | np.bool_) or value not in (0, 1):
         raise TypeError(f"{name} must be True or False, got {described(value)}")
     return bool(value)
+
+
+def check_sequence(values: Any, name: str) -> None:
+    """Raises TypeError where something else than several values was given, such as one alone."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):
+        raise TypeError(f"{name} must be a sequence, such as [{values!r}], got {described(values)}")
 
 
 def check_dense(t: Any, name: str) -> None:

@@ -102,6 +102,17 @@ def test_one_output_that_cannot_be_written_keeps_no_other_back(net, odd, capsys,
     assert "%" in out
 
 
+def test_predictions_that_cannot_be_written_keep_no_results_back(net, odd, capsys, tmp_path):
+    (tmp_path / "out" / "predictions.csv").mkdir(parents=True)
+    arguments = ("eval", "--model", net, "--data", f"imagefolder:{odd}", *ONCE, "--out", tmp_path / "out")
+    for _ in range(2):  # the second time from the results
+        code, out, err = run(capsys, *arguments)
+        assert code == 0
+        assert err.startswith(f"vggfast: warning: {tmp_path}/out/predictions.csv could not be written (")
+        assert "top-1 error" in out
+        assert (tmp_path / "out" / "results.json").is_file()
+
+
 def test_what_is_left_out_is_one_line(net, odd, capsys):
     (odd / "cats" / "notes.txt").touch()
     arguments = ("eval", "--model", net, "--data", f"imagefolder:{odd}", *ONCE)

@@ -16,7 +16,7 @@ from vggfast.engine.calibrate import Calibration
 from vggfast.graph.layers import Conv, Layer, Linear, Quantised, QuantisedConv, QuantisedLinear, Relu
 
 LARGEST, LARGEST_WEIGHT = 255, 127
-MOST_PRODUCTS = (2**31 - 1) // (LARGEST * LARGEST_WEIGHT)  # whose sum surely fits in int32
+MOST_PRODUCTS = 2**31 // (LARGEST * 128)  # whose sum surely fits in int32, with weights of -128 too
 BINS = 4096  # of histograms: 16 to a step of the finest scale that is tried
 CUTS = 96  # scales that are tried, from a quarter of the largest on
 
