@@ -39,6 +39,7 @@ struct Part {
   Extent extent;
   bool rows;
   DType dtype;
+  bool blocked;
   std::byte* data;
 
   int64_t values() const { return values_of(extent); }
@@ -49,7 +50,7 @@ struct Part {
   /// So many of its images.
   Part images(int64_t first, int64_t count) const {
     const Extent some{count, extent.h, extent.w, extent.c};
-    return {some, rows, dtype,
+    return {some, rows, dtype, blocked,
             data + static_cast<size_t>(first * values_of({1, some.h, some.w, some.c})) * size_of(dtype)};
   }
 };
@@ -60,12 +61,21 @@ Extent extent_of(const Activation& a, int64_t images) {
 }
 
 /// What a step computes by a layer's weights for an input of this extent.
-cpu::ConvProblem problem_of(const Packed& layer, const Step& step, const Extent& in, int threads) {
+cpu::ConvProblem problem_of(const Packed& layer, const Step& step, const Extent& in, bool blocked_in, bool blocked_out,
+                            int threads) {
   cpu::ConvProblem problem = layer.conv.problem;
   problem.in = in;
   problem.epilogue = {step.relu, step.pool};
+  problem.blocked_in = blocked_in;
+  problem.blocked_out = blocked_out;
   problem.threads = threads;
   return problem;
+}
+
+plan::BlockedRoom blocked_room(const plan::Shape& shape) {
+  const Extent one{1, shape.h, shape.w, shape.c}, none{0, shape.h, shape.w, shape.c};
+  const size_t beyond = cpu::blocked_bytes(none);
+  return {cpu::blocked_bytes(one) - beyond, beyond};
 }
 
 /// Bytes of one of the two float copies that a layer without a kernel for bfloat16 works on.
@@ -91,7 +101,9 @@ size_t scratch_of(const Packed& layer, const Step& step, const Extent& in, const
                                         : layer.int8->conv_workspace(in, step.pool, threads));
   }
   const auto workspace = [&](int64_t images) {
-    return layer.conv.algorithm->workspace_bytes(problem_of(layer, step, {images, in.h, in.w, in.c}, threads));
+    const Extent some{images, in.h, in.w, in.c};
+    return layer.conv.algorithm->workspace_bytes(
+        problem_of(layer, step, some, source.blocked, target.blocked, threads));
   };
   if (target.dtype != DType::u8) return workspace(in.n);
   const Extent out = extent_of(target, in.n);
@@ -108,7 +120,7 @@ class Runner {
   Runner(const Run& run, const Tensor& x, const Outputs& outputs) : run_(run), x_(x), outputs_(outputs) {}
 
   void operator()() const {
-    load_images(x_, part(0, 0, x_.size(0)).template as<S>(), run_.threads);
+    load(part(0, 0, x_.size(0)));
     for (const Stage& stage : run_.plan.stages) {
       for (int64_t first = 0; first < x_.size(0); first += stage.images) {
         const int64_t images = std::min(stage.images, x_.size(0) - first);
@@ -127,14 +139,20 @@ class Runner {
     const Activation& a = run_.plan.activations[number];
     std::byte* data = a.in_arena ? run_.arena.template as<std::byte>() + a.offset
                                  : outputs_[static_cast<size_t>(a.output)].second.template as<std::byte>();
-    if (a.whole) data += static_cast<size_t>(offset_of(a, first)) * size_of(a.dtype);
-    return {extent_of(a, images), a.shape.rows, a.dtype, data};
+    if (a.whole) data += a.image_bytes * static_cast<size_t>(first);
+    return {extent_of(a, images), a.shape.rows, a.dtype, a.blocked, data};
   }
-  int64_t offset_of(const Activation& a, int64_t image) const { return a.shape.values() / x_.size(0) * image; }
+
+  void load(const Part& to) const {
+    if (to.blocked) return load_images(x_, cpu::blocked_map(to.data, to.extent), run_.threads);
+    load_images(x_, to.as<S>(), run_.threads);
+  }
 
   void copy_out(const Activation& a, int64_t first, const Part& part) const {
     if (a.output < 0 || !a.in_arena) return;
-    float* output = outputs_[static_cast<size_t>(a.output)].second.template as<float>() + offset_of(a, first);
+    float* output = outputs_[static_cast<size_t>(a.output)].second.template as<float>();
+    output += a.shape.values() / x_.size(0) * first;
+    if (part.blocked) return unblock(cpu::blocked_map(part.data, part.extent), part.extent, output, run_.threads);
     cpu::kernels().to_float(part.as<Bf16>(), part.values(), output);
   }
 
@@ -162,7 +180,7 @@ class Runner {
     for (int64_t first = 0; first < to.extent.n; first += most) {
       const int64_t images = std::min(most, to.extent.n - first);
       const Part x = from.images(first, images), y = to.images(first, images);
-      const Part floats{y.extent, y.rows, DType::f32, scratch(step)};
+      const Part floats{y.extent, y.rows, DType::f32, false, scratch(step)};
       conv(step, x, floats, scratch(step) + float_bytes(y.extent));
       quantise(floats.as<float>(), y.values(), run_.packed[step.first].target_inverse, y.as<uint8_t>(), run_.threads);
     }
@@ -171,7 +189,7 @@ class Runner {
     const Packed& layer = run_.packed[step.first];
     const Extent& out = to.extent;
     layer.conv.algorithm->run(
-        problem_of(layer, step, from.extent, run_.threads),
+        problem_of(layer, step, from.extent, from.blocked, to.blocked, run_.threads),
         {.in = {.data = from.data, .extent = from.extent},
          .packed = layer.weights.template as<void>(),
          .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool},
@@ -208,8 +226,8 @@ class Runner {
   /// The same for maps in bfloat16.
   void through_float(const Step& step, const Part& from, const Part& to) const {
     std::byte* copies = scratch(step);
-    const Part x{from.extent, false, DType::f32, copies};
-    const Part y{to.extent, false, DType::f32, copies + step.scratch_bytes / 2};
+    const Part x{from.extent, false, DType::f32, false, copies};
+    const Part y{to.extent, false, DType::f32, false, copies + step.scratch_bytes / 2};
     cpu::kernels().to_float(from.as<Bf16>(), from.values(), x.as<float>());
     in_float(step, x, y);
     cpu::kernels().to_bf16(y.as<float>(), to.values(), to.as<Bf16>());
@@ -252,6 +270,7 @@ plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<
           .alignment = alignment,
           .keeps_outputs = false,
           .group_bytes = group_bytes,
+          .blocked_room = blocked_room,
           .scratch = scratch};
 }
 

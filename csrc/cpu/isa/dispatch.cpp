@@ -6,7 +6,7 @@
 
 #include "cpu/int8_kernels.h"
 #include "cpu/isa/amx.h"
-#include "cpu/kernel_table.h"
+#include "cpu/tile_kernels.h"
 #include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
