@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,12 @@ def check_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
+def check_sequence(values: Any, name: str) -> None:
+    """Raises TypeError where something else than several values was given, such as one alone."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):
+        raise TypeError(f"{name} must be a sequence, such as [{values!r}], got {described(values)}")
+
+
 def check_dense(t: Any, name: str) -> None:
     """Raises TypeError for what is no tensor, or a sparse or nested one, whose elements have no strides, and ValueError
     for a parameter of a lazy module that never ran. What stands in for a tensor passes."""
@@ -89,6 +95,14 @@ def _check_fakes(tensors: dict[str, Tensor]) -> None:
     others = [name for name in tensors if name not in fakes]
     if fakes and others and not tensors[fakes[0]].fake_mode.allow_non_fake_inputs:  # type: ignore[attr-defined]
         raise TypeError(f"{others[0]} must be a fake tensor, as {fakes[0]} is, got {described(tensors[others[0]])}")
+
+
+def is_recorded() -> bool:
+    """Whether torch records ops instead of running them (jit.trace, make_fx, export, modes of fake tensors): what runs
+    beside torch would become a constant there, or memory that nobody wrote."""
+    proxy, fake = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE
+    modes = (torch._C._get_dispatch_mode(proxy), torch._C._get_dispatch_mode(fake))
+    return torch.jit.is_tracing() or any((*modes, torch._ops._get_dispatch_mode_pre_dispatch(proxy)))
 
 
 def check_memory(t: Tensor, name: str) -> None:

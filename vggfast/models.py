@@ -167,10 +167,12 @@ class VGG(nn.Module):
         """
         if self.head != "conv":
             raise ValueError(f"head must be 'conv' for a score map, got {self.head!r} (see to_conv_head)")
-        least = 32 * self._argument("pool_size", range(1, sys.maxsize))
-        if x.dim() == 4 and min(x.shape[2:]) < least:
-            raise ValueError(f"x must have H and W of at least {least} for the dense head, got shape {tuple(x.shape)}")
-        return self.classifier(self.features(x))
+        maps, size = self.features(x), self._argument("pool_size", range(1, sys.maxsize))
+        if maps.dim() == 4 and min(maps.shape[2:]) < size:
+            cells = " x ".join(map(str, maps.shape[2:]))
+            what = f"its map must have at least {size} x {size} cells for the dense head, got {cells}"
+            raise ValueError(f"x of shape {tuple(x.shape)} is too small: {what}")
+        return self.classifier(maps)
 
     def to_conv_head(self) -> VGG:
         """This network with its FC layers as convolutions. Both share their parameters' memory.
@@ -199,6 +201,9 @@ class VGG(nn.Module):
         modules = dict(self.named_modules(remove_duplicate=False))
         for path in parts:  # layers of features are copied with all that they have
             graph.check(path or "model", modules.get(path), backward=True)
+        for path, layer in modules.items():
+            if path.startswith("features."):
+                graph.check_replaced(path, layer)  # for it would follow this network's training mode
         if not isinstance(self.features, nn.Sequential):
             raise TypeError(f"features must be an nn.Sequential, got {type(self.features).__name__}")
         for name, layer in self.features._modules.items():
@@ -206,7 +211,7 @@ class VGG(nn.Module):
                 raise TypeError(f"features.{name} must be a module, got None")
         other = VGG.__new__(VGG)
         nn.Module.__init__(other)
-        other.features = FusedSequential(*map(_copied, self.features))
+        other.features = FusedSequential(*map(graph.shared_copy, self.features))
         other.avgpool, other.classifier = _convert_head(head, found)
         other.arguments = {
             **self.arguments,
@@ -219,14 +224,6 @@ class VGG(nn.Module):
         return other
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    """A copy that shares parameters, buffers and hooks, but not the training mode."""
-    copied = module.__new__(type(module))
-    copied.__dict__.update(vars(module))
-    copied._modules = {name: child and _copied(child) for name, child in module._modules.items()}
-    return copied
-
-
 def _convert_head(head: str, found: graph.Head) -> tuple[nn.Module, nn.Sequential]:
     """(avgpool, classifier) of a head of this kind, with the parameters of another."""
     kind, convert = (nn.Conv2d, _as_conv) if head == "conv" else (nn.Linear, _as_linear)
@@ -234,13 +231,13 @@ def _convert_head(head: str, found: graph.Head) -> tuple[nn.Module, nn.Sequentia
     extent = found.size  # of the first FC layer's window
     for node in found.nodes:
         if not isinstance(node.layer, graph.layers.Linear):
-            layers.append(nn.Identity() if isinstance(node.module, nn.Flatten) else _copied(node.module))
+            layers.append(nn.Identity() if isinstance(node.module, nn.Flatten) else graph.shared_copy(node.module))
             continue
         for name in ("weight", "bias"):
             if node.module._parameters.get(name) is not getattr(node.module, name):
                 why = f"its {name} is computed, and a converted head cannot share it"
                 raise graph.unknown(node.path, node.module, why)
-        layers.append(_copied(node.module) if isinstance(node.module, kind) else convert(node.module, extent))
+        layers.append(graph.shared_copy(node.module) if isinstance(node.module, kind) else convert(node.module, extent))
         extent = 1
     if head == "conv":
         return nn.Identity(), FusedSequential(*layers)

@@ -218,6 +218,8 @@ struct Kernels {
   void (*sum_pool)(const T* x, int64_t pixels, int64_t channels, T scale, T* y);
 };
 
+struct TileKernels;  // cpu/tile_kernels.h
+
 struct KernelTable {
   const char* name;
   int64_t lanes;              // floats of a vector
@@ -245,6 +247,7 @@ struct KernelTable {
   void (*to_float)(const Bf16* from, int64_t count, float* to);
   Kernels<float> f32;
   Kernels<double> f64;
+  const TileKernels* tiles = nullptr;  // null: none
 
   template <class S>
   auto stem_fprop() const {

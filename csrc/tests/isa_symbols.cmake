@@ -1,21 +1,21 @@
 # Fails where an object of one instruction set defines a symbol that the linker may give to another's code: a weak or
-# global function compiled for a newer machine would then run on an older one. Only <isa>::table() is shared.
+# global function compiled for a newer machine would then run on an older one. Only <isa>::table() is shared, or its part.
 # cmake -DNM=nm -DOBJECTS=a.o;b.o -P isa_symbols.cmake
 set(seen 0)
 foreach(object IN LISTS OBJECTS)
-  if(NOT object MATCHES "/isa_([a-z0-9]+)\\.cpp")
+  if(NOT object MATCHES "/isa_([a-z0-9_]+)\\.cpp")
     continue()
   endif()
   set(isa ${CMAKE_MATCH_1})
   execute_process(COMMAND ${NM} -C --defined-only --extern-only ${object} OUTPUT_VARIABLE text
     COMMAND_ERROR_IS_FATAL ANY)
   string(REGEX MATCHALL "[0-9a-f]+ [TWi] [^\n]+" lines "${text}")  # functions, not data
-  if(NOT lines MATCHES "^[0-9a-f]+ T vggfast::cpu::${isa}::table\\(\\)$")
-    message(FATAL_ERROR "${object} is to define table() alone, and defines: ${lines}")
+  if(NOT lines MATCHES "^[0-9a-f]+ T vggfast::cpu::${isa}::(table|tiles)\\(\\)$")
+    message(FATAL_ERROR "${object} is to define table() or a part of it alone, and defines: ${lines}")
   endif()
   math(EXPR seen "${seen} + 1")
 endforeach()
 if(seen EQUAL 0)
   message(FATAL_ERROR "no isa_*.cpp among the objects: ${OBJECTS}")
 endif()
-message(STATUS "${seen} objects define table() alone")
+message(STATUS "${seen} objects define their table alone")

@@ -222,10 +222,11 @@ print([name for name in {heavy} if name in sys.modules])"""
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("isa", "code"), [("portable", 0), ("mmx", 1)])
+@pytest.mark.parametrize(("isa", "code"), [("portable", 0), ("amx-emulated", 0), ("mmx", 1)])
 def test_environment_chooses_the_instruction_set(isa, code):
     environment = {**os.environ, "VGGFAST_CPU_ISA": isa}
     done = subprocess.run([sys.executable, "-m", "vggfast", "info"], env=environment, capture_output=True, text=True)
     assert done.returncode == code
-    expected = "instruction set in use         portable" if code == 0 else "VGGFAST_CPU_ISA must be one of portable"
-    assert expected in done.stdout
+    in_use, refused = f"instruction set in use         {isa}", "VGGFAST_CPU_ISA must be one of amx-emulated, portable"
+    assert (refused if code else in_use) in done.stdout
+    assert re.search("^AMX +the processor has ", done.stdout, re.MULTILINE) or code

@@ -194,12 +194,13 @@ def test_bad_images_of_an_earlier_build_count(many, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size must be at least 1, or None, got 0"),
+        ({"size": 0}, "size must be at least 1, got 0"),
+        ({"size": "256"}, "size must be a whole number, got str '256'"),
         ({"on_bad_image": "x"}, "on_bad_image must be one of fail, skip, got 'x'"),
     ],
 )
 def test_arguments_that_cannot_be(many, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         build_cache(many, tmp_path / "cache", **options)
 
 
@@ -238,6 +239,13 @@ def test_pixels_of_another_size_are_found(built):
         open_dataset(f"cache:{built}", "val")
     (built / "val.pixels").unlink()
     with pytest.raises(ValueError, match=r"val\.pixels must have \d+ bytes, got 0"):
+        open_dataset(f"cache:{built}", "val")
+
+
+def test_the_other_split_is_no_validation(built):
+    for ending in ("index", "pixels"):
+        (built / f"train.{ending}").replace(built / f"val.{ending}")
+    with pytest.raises(ValueError, match=r"val\.index must be of the split val, got that of train$"):
         open_dataset(f"cache:{built}", "val")
 
 

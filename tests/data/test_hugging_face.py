@@ -77,6 +77,42 @@ def test_sets_that_do_not_load(tmp_path):
         open_dataset(f"hf:{tmp_path / 'set'}", "train")
 
 
+@pytest.mark.parametrize("value", [b"\xff", b"\x7f"])
+def test_damaged_offsets_end_no_process(tmp_path, value):
+    """An offset that leads behind the file's end: pyarrow follows it unless it is told to look first."""
+    _hugging_face(tmp_path / "set", train=range(4))
+    path = next((tmp_path / "set" / "train").glob("*.arrow"))
+    content, ends = path.read_bytes(), [0, len(png(0)), len(png(0)) + len(png(1))]
+    offsets = b"".join(end.to_bytes(4, "little") for end in ends)
+    assert content.count(offsets) == 1
+    path.unlink()  # which is mapped
+    path.write_bytes(content.replace(offsets, offsets[:8] + value * 4))
+    with pytest.raises(ValueError, match=r"hf:.*set is not a data set that can be read \("):
+        open_dataset(f"hf:{tmp_path / 'set'}", "train")
+
+
+@pytest.mark.parametrize(
+    "format", [{"type": "numpy"}, {"type": "torch"}, {"type": "pandas"}, {"type": "arrow"}, {"columns": ["img"]}]
+)
+def test_sets_that_were_saved_with_a_format(tmp_path, format):
+    _hugging_face(tmp_path / "a", train=range(4))
+    datasets = pytest.importorskip("datasets")
+    datasets.load_from_disk(str(tmp_path / "a"))["train"].with_format(**format).save_to_disk(str(tmp_path / "b"))
+    images = open_dataset(f"hf:{tmp_path / 'b'}", "train", True)
+    assert (values(images), images.labels.tolist()) == ([0, 1, 2, 3], [0, 1, 0, 1])
+
+
+def test_a_folder_as_the_hub_has_it(tmp_path, monkeypatch):
+    _hugging_face(tmp_path / "a", train=range(4), validation=[7, 8, 9])
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "b" / "data").mkdir(parents=True)
+    for split, rows in datasets.load_from_disk(str(tmp_path / "a")).items():
+        rows.to_parquet(tmp_path / "b" / "data" / f"{split}-00000-of-00001.parquet")
+    train, val = open_splits(f"hf:{tmp_path / 'b'}")
+    assert (values(train), values(val), val.labels.tolist()) == ([0, 1, 2, 3], [7, 8, 9], [1, 0, 1])
+
+
 def test_columns_that_are_chosen(monkeypatch):
     image, label = type("Image", (), {}), type("ClassLabel", (), {"names": ["a", "b"]})
     columns = {"img": image(), "fine": label(), "coarse": label(), "text": object()}
@@ -87,14 +123,14 @@ def test_columns_that_are_chosen(monkeypatch):
         def __getitem__(self, column):
             return {"fine": [0, 1], "coarse": [1, None]}[column]
 
-        def select_columns(self, names):
+        def select_columns(self, *_):
             return self
 
-        cast_column = select_columns
+        cast_column = with_format = select_columns
+        data = types.SimpleNamespace(validate=lambda full: None)
 
     fake = types.SimpleNamespace(Image=image, ClassLabel=label, load_dataset=lambda name: {"train": Rows()})
     image.__init__ = lambda self, **_: None
-    Rows.cast_column = lambda self, *_: self
     monkeypatch.setitem(sys.modules, "datasets", fake)
     assert open_dataset("hf:cifar#fine", "train", True).labels.tolist() == [0, 1]
     assert open_dataset("hf:cifar#img,fine", "train", True).labels.tolist() == [0, 1]
@@ -111,10 +147,16 @@ def test_columns_that_are_chosen(monkeypatch):
 def test_columns_that_do_not_fit(monkeypatch):
     """Without the package: what is asked of its data sets."""
     image, label = type("Image", (), {}), type("ClassLabel", (), {})
-    rows = types.SimpleNamespace(features={"a": image(), "b": image(), "y": label()})
+    rows = types.SimpleNamespace(
+        features={"a": image(), "b": image(), "y": label()}, with_format=lambda _: rows,
+        data=types.SimpleNamespace(validate=lambda full: None),
+    )  # fmt: skip
     fake = types.SimpleNamespace(Image=image, ClassLabel=label, load_dataset=lambda name: {"train": rows})
     monkeypatch.setitem(sys.modules, "datasets", fake)
     with pytest.raises(ValueError, match="twins must have one column of type Image, got 2 among the columns a, b, y"):
+        open_dataset("hf:twins", "train")
+    del rows.features["b"], rows.features["y"]
+    with pytest.raises(ValueError, match=r"twins must have one column of type ClassLabel, got 0 among the columns a$"):
         open_dataset("hf:twins", "train")
     fake.load_dataset = lambda name: {"test": rows}
     with pytest.raises(ValueError, match="twins must have the split train, got test"):

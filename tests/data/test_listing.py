@@ -42,9 +42,11 @@ def test_what_is_left_out_is_counted(root):
     save(root / "ant" / ".thumbnails" / "a.png")
     save(root / "__MACOSX" / "a.png")
     save(root / ".git" / "a.png")
+    save(root / "@eaDir" / "a.png")
+    save(root / "ant" / "@eaDir" / "a.png" / "SYNOPHOTO_THUMB_M.jpg")
     images, said = opened(root)
     assert names(images, root) == ["ant/a.png", "bee/a.png"]
-    text = "leaves out 4 files of other endings: .txt 2, .json 1, none 1; 1 beside the class folders; 5 hidden"
+    text = "leaves out 4 files of other endings: .txt 2, .json 1, none 1; 1 beside the class folders; 7 hidden"
     assert said == [f"{root} {text}"]
 
 

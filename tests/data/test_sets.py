@@ -74,6 +74,11 @@ def test_unknown_data(spec, message, tmp_path, monkeypatch):
         open_dataset(spec, "train")
 
 
+def test_a_spec_that_is_no_text():
+    with pytest.raises(TypeError, match=r"spec must be a text, one of digits, .*, got PosixPath\('digits'\)"):
+        open_dataset(Path("digits"), "train")
+
+
 def test_empty_class_folder_is_named(photos):
     (photos / "green").mkdir()
     with pytest.raises(ValueError, match=r"green must have at least one image of \.jpg, .*, got none"):

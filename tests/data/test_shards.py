@@ -250,8 +250,10 @@ def test_patterns_that_name_no_shard(pattern, message, tmp_path):
     [
         (b"\xef\xbb\xbfant\r\nbee\r\n", None),
         (b"ant\nant\nmore\n", None),
+        (b"ant\nbee\n\n \n", None),
         (b"ant\n\nbee\n", r"classes\.txt must have the name of a class on each line, and line 2 is empty"),
         (b"ant\n", r"b\.png must have a class of 0 to 0, got 1"),
+        (b"\n", r"classes\.txt must have the name of a class on each line, and has no lines"),
         (b"", r"classes\.txt must have the name of a class on each line, and has no lines"),
         (b"ant\nb\xff\n", r"classes\.txt must be UTF-8 text, and its byte 5 is not"),
     ],

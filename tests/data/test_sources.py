@@ -230,12 +230,21 @@ def test_tiny_imagenet_has_its_images_in_folders_images(tiny):
             r"annotations\.txt, line 1 must be a file and a class of wnids\.txt, got 'v\.png\\tn09999999'",
         ),
         ("v.png\tn02000000\nw.png\tn02000000\n", r"w\.png: not there, and 0 more of val_annotations\.txt"),
+        ("\n", r"val_annotations\.txt must have a file and its class on each line, and has no lines"),
     ],
 )
 def test_annotations_that_do_not_fit(tiny, rows, message):
     (tiny / "val" / "val_annotations.txt").write_text(rows)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         open_dataset(f"tiny-imagenet:{tiny}", "val")
+
+
+def test_tiny_imagenet_with_blank_lines_and_other_classes(tiny):
+    (tiny / "val" / "val_annotations.txt").write_text("v.png\tn02000000\n\n\n")
+    assert open_dataset(f"tiny-imagenet:{tiny}", "val").labels.tolist() == [2]
+    (tiny / "wnids.txt").write_text("n09\n" + "\n".join(WNIDS))
+    with pytest.raises(ValueError, match=r"train and wnids\.txt have different classes \(n09\)"):
+        open_dataset(f"tiny-imagenet:{tiny}", "train")
 
 
 # ---- shards ---------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from tests.engine.test_engine import small
 from vggfast import Engine, _native
@@ -131,6 +132,15 @@ def test_options(options, text):
 
 
 X = torch.zeros(2, 3, 64, 64)
+
+
+class Called(nn.Module):
+    def __init__(self, call):
+        super().__init__()
+        self.forward = call.__call__
+
+
+TRACED = "a call of an Engine cannot be traced or exported"
 BAD_INPUTS = {
     "rank": (lambda e: e(X[0]), ValueError, r"x must have 4 axes \(N, C, H, W\), got shape \(3, 64, 64\)"),
     "channels": (lambda e: e(X[:, :2]), ValueError, "x must have 3 channels, got 2"),
@@ -146,7 +156,11 @@ BAD_INPUTS = {
     "no columns": (lambda e: e(X[..., :0]), ValueError, "x is too small"),
     "unknown tap": (lambda e: e.features(X, ["relu1_1", "relu9_9"]), ValueError,
                     "taps must be among conv1_1, relu1_1, pool1, .*, got 'relu9_9'"),
-    "a name for a list": (lambda e: e.features(X, "relu1_1"), ValueError, "taps must be among .*, got 'r'"),
+    "a name for a list": (lambda e: e.features(X, "relu1_1"), TypeError,
+                          r"taps must be a sequence, such as \['relu1_1'\], got str 'relu1_1'"),
+    "traced": (lambda e: torch.jit.trace(lambda x: e(x), X), TypeError, TRACED),
+    "traced by make_fx": (lambda e: make_fx(lambda x: e(x))(X), TypeError, TRACED),
+    "exported": (lambda e: torch.export.export(Called(e), (X,)), TypeError, TRACED),
     "no taps": (lambda e: e.features(X, []), ValueError, "taps must have at least one name, got none"),
     "small for the dense head": (lambda e: Engine(small(head="conv", pool_size=3))(X), ValueError,
                                  "x is too small: the head needs at least 3 x 3 places, got 2 x 2"),

@@ -13,7 +13,7 @@ from torch import nn
 from tests.engine.test_cuda import BOUNDS, exactly
 from tests.engine.test_engine import named, small
 from tests.support.comparisons import plain_torch, relative_error
-from vggfast.engine import calibrate
+from vggfast.engine import calibrate, e4m3
 from vggfast.engine.plan import E4M3, make_plan
 from vggfast.graph.layers import Conv, Lrn, MaxPool, Relu, ScaledConv
 from vggfast.models import CONFIGURATIONS
@@ -28,7 +28,7 @@ def fp8(build, backend, monkeypatch):
     """Builds an engine of "fp8"; the thin networks' layers take e4m3."""
     if backend.name == "cuda" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("the GPU is not of compute capability 9.0")
-    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 16)
+    monkeypatch.setattr(e4m3, "LEAST_CHANNELS", 16)
     return lambda model, calibration, **options: build(model, dtype="fp8", calibration=calibration, **options)
 
 
@@ -68,7 +68,7 @@ class Ones:
 
 def planned(layers):
     """The formats of a network of these layers."""
-    calibration = calibrate.Calibration(Ones(), torch.empty(1, 3, 64, 64))
+    calibration = e4m3.E4m3(Ones(), torch.empty(1, 3, 64, 64))
     for layer in layers:
         calibration.add(layer)
     return formats(calibration.quantise(layers, [""] * len(layers)))
@@ -125,7 +125,7 @@ def test_layers_in_a_row(layers, expected):
 
 
 def test_networks_as_wide_as_a_gpu_wants(fp8, monkeypatch):
-    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 128)
+    monkeypatch.setattr(e4m3, "LEAST_CHANNELS", 128)
     model, x = network(width=0.5, head="none"), torch.randn(1, 3, 33, 40)  # 32, 64, 128, 128, 256 ... channels
     engine = fp8(model, x)
     assert formats(engine._network._layers) == "bbeeeeeb"
@@ -233,7 +233,7 @@ def test_outputs_without_a_relu(fp8):
 
 
 def test_too_few_channels_are_as_in_bfloat16(fp8, build, monkeypatch):
-    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 129)
+    monkeypatch.setattr(e4m3, "LEAST_CHANNELS", 129)
     model, x = network(), torch.randn(1, 3, 33, 40)
     engine = fp8(model, x)
     assert torch.equal(engine(x), build(model, dtype="bf16")(x))

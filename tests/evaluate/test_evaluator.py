@@ -12,6 +12,8 @@ from tests.support.comparisons import relative_error
 from tests.support.plain_evaluation import plain_dense, plain_scores
 from vggfast.data import Preprocessing, rescale
 from vggfast.evaluate import Evaluator, dense, multi_crop, posteriors, score_maps
+from vggfast.features import extract
+from vggfast.weights import load_model, save_model
 
 PREPROCESSING = Preprocessing((120.0, 110.0, 100.0), (60.0, 61.0, 62.0))
 CONFIGS = ("A", "A-LRN", "B", "C", "D", "E")
@@ -204,6 +206,41 @@ def test_one_image_or_scale_is_no_sequence():
             run(_network(), torch.zeros(1, 3, 64, 64), 256)
     with pytest.raises(TypeError, match=r"images must be a sequence, such as \[image\], got one PosixPath"):
         dense(_network(), Path("a.png"), preprocessing=PREPROCESSING)
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    ({"memory": "1GB"}, "memory must be a whole number, got str '1GB'"),
+    ({"scales": (64.0,)}, "scales must be a whole number, got 64.0"),
+    ({"scales": "64"}, r"scales must be a sequence, such as \['64'\], got str '64'"),
+    ({"grid": 2.5}, "grid must be a whole number, got 2.5"),
+    ({"crop": "64"}, "crop must be a whole number, got str '64'"),
+    ({"images": {"a": 1}}, "images must be a sequence of pictures, got dict"),
+    ({"images": None}, "images must be a sequence of pictures, got NoneType"),
+])  # fmt: skip
+def test_arguments_of_other_kinds(arguments, text):
+    with pytest.raises(TypeError, match=text):
+        multi_crop(_network(), **{"images": torch.zeros(1, 3, 64, 64), "scales": (64,), **arguments})
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16, "meta"])
+def test_torchs_defaults_change_nothing(default, tmp_path):
+    model, x = _network(), torch.rand(1, 3, 64, 70)
+    save_model(model, tmp_path / "m.safetensors")
+    black, prepared = Image.new("RGB", (70, 64)), {"preprocessing": PREPROCESSING}
+    calls = [
+        lambda: dense(model, x, (64,)), lambda: multi_crop(model, x, (64,)), lambda: score_maps(model, x, 64)[0].scores,
+        lambda: torch.from_numpy(extract(model, [black], ("pool5",), (64,), **prepared)),
+        lambda: load_model(tmp_path / "m.safetensors")[0].features[0].weight.detach(),
+    ]  # fmt: skip
+    expected = [call() for call in calls]
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_device("meta") if default == "meta" else torch.set_default_dtype(default)
+        found = [call() for call in calls]
+    finally:
+        torch.set_default_device(None)
+        torch.set_default_dtype(before)
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_a_picture_too_small_has_no_score_map():

@@ -83,6 +83,16 @@ class Twice(nn.Linear):
         return 2 * self._parameters["weight"]
 
 
+class Shallow(vggfast.VGG11):
+    @property
+    def classifier(self):
+        return nn.Sequential(*self._modules["classifier"][::3])
+
+
+class Epsilon(nn.BatchNorm2d):
+    eps = property(lambda self: 0.5, lambda self, value: None)
+
+
 class DroppedAndRelu(nn.Dropout, nn.ReLU):
     """Of two kinds, and the first one's code runs."""
 
@@ -240,7 +250,7 @@ CASES = {
     **{f"{name} on {path}": Case(make(path), rf"{path} is \w+, with a forward {kind}", C)
        for path in ("features.3", "features.4", "features.5")
        for name, kind, make in (("a hook", "hook", hook), ("a pre-hook", "pre-hook", pre_hook))},
-    **{f"forward replaced on {path}": Case(replace(path), rf"{path} is \w+, whose forward was replaced", C)
+    **{f"forward replaced on {path}": Case(replace(path), rf"{path} is \w+, whose forward was replaced")
        for path in ("features.3", "features.4", "features.5")},
     "features called otherwise": Case(lambda m: setattr(m, "features", Called(*m.features)), "features is Called, a"),
     "features in another order": Case(lambda m: setattr(m, "features", Backwards(*m.features)), "features is Back"),
@@ -266,6 +276,15 @@ CASES = {
     "a weight that is a property": Case(lambda m: setattr(m.classifier[3], "__class__", Twice),
                                         "classifier.3 is Twice.*: its weight is computed",
                                         READERS),
+    **{f"an attribute before the weight of {path}":
+       Case(lambda m, path=path: vars(m.get_submodule(path)).update(weight=2 * m.get_submodule(path).weight.detach()),
+            text, right)
+       for path, text, right in (
+           ("features.3", "weight of features.3 is hidden by an attribute of Conv3x3", ALL - {"save_model"}),
+           ("classifier.3", "classifier.3 is .*: its weight is computed", READERS))},
+    "a classifier that is computed": Case(lambda m: setattr(m, "__class__", Shallow),
+                                          "classifier of model is hidden by an attribute of Shallow",
+                                          ALL - {"save_model"}),
     # ---- settings
     "reflect padding": Case(conv(padding_mode="reflect"), "features.3 .* its padding_mode must be 'zeros'", C),
     "dilation": Case(conv(dilation=2, padding=2), r"features.3 .* its dilation must be 1, got \(2, 2\)", C),
@@ -282,6 +301,8 @@ CASES = {
                                           "features.1 .* must track running statistics", C, BN),
     "eps of batch norm": Case(lambda m: setattr(m.features[1], "eps", 0.1), "eps of features.1 must be 1e-05, got 0.1",
                               ALL - {"save_model"}, BN),
+    "eps that is computed": Case(lambda m: setattr(m.features[1], "__class__", Epsilon),
+                                 "eps of features.1 must be 1e-05, got 0.5", ALL - {"save_model"}, BN),
     "batch norm in training mode": Case(train, right=ALL, arguments=BN),
     "batch norm of several processes": Case(
         lambda m: setattr(m, "features", nn.SyncBatchNorm.convert_sync_batchnorm(m.features)),

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import vggfast
 from tests.graph.networks import network
@@ -17,6 +18,13 @@ def test_tensors_without_values_are_named(tmp_path):
         model.classifier[3].to("meta")
         with torch.no_grad(), pytest.raises((TypeError, ValueError), match=r"classifier\.3.* must"):
             list(READERS[reader](model, torch.rand(1, 3, X, X), tmp_path))
+
+
+def test_a_fake_network_is_named():
+    with FakeTensorMode():
+        model = network()
+    with pytest.raises(TypeError, match=r"features\.0 must have tensors with values, got torch\.FakeTensor of shape"):
+        vggfast.Engine(model)
 
 
 @pytest.mark.parametrize("path", ["features.3", "classifier.3"])

@@ -1,6 +1,7 @@
 """Files that are written whole or not at all, and their checksums."""
 
 import hashlib
+import os
 
 import pytest
 
@@ -19,6 +20,22 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         write_atomically(path, fail)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/null")])
+def test_what_is_no_file_is_not_replaced(tmp_path, make):
+    path = tmp_path / "file"
+    make(path)
+    before = path.lstat()
+    with pytest.raises(OSError, match=r"file could not be written \(it is a folder, or something else that is no reg"):
+        write_json(path, {})
+    assert path.lstat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("name", ["n" * 250 + ".json", "é" * 125 + ".json"])
+def test_the_longest_names(tmp_path, name):
+    write_json(tmp_path / name, {})
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_json_comes_back(tmp_path):

@@ -231,7 +231,7 @@ BAD = {
     "score_map": (lambda: small().score_map(torch.zeros(1, 3, 64, 64)),
                   "head must be 'conv' for a score map, got 'linear'"),
     "small dense input": (lambda: small(head="conv")(torch.zeros(1, 3, 63, 64)),
-                          r"x must have H and W of at least 64 for the dense head, got shape \(1, 3, 63, 64\)"),
+                          r"x of shape \(1, 3, 63, 64\) is too small: its map must have at least 2 x 2 cells"),
     "small input": (lambda: small()(torch.zeros(1, 3, 31, 64)),
                     "x must have H and W of at least 2 with pool, got shape"),
     "channels": (lambda: small()(torch.zeros(1, 4, 64, 64)),

@@ -136,7 +136,7 @@ BAD = {
     "scatter negative": (lambda: mask_scatter(X, bits(2, 2, 4, 4, 1), -1, 8), ValueError,
                          "h and w must be at least 1, got -1 and 8"),
     "instruction set": (lambda: _native.set_cpu_isa("mmx"), ValueError,
-                        "isa must be one of portable.* on this machine, got 'mmx'"),
+                        "isa must be one of amx-emulated, portable.* on this machine, got 'mmx'"),
 }  # fmt: skip
 
 

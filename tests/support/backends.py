@@ -10,9 +10,9 @@ from simulated import Simulated, SimulatedNetwork, simulator  # noqa: F401
 
 from vggfast import _native
 
-# The CPU's instruction sets; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds it) and on a real
-# one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
-BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "sim", "torch", "cuda")
+# The CPU's instruction sets, AMX in software too; the CUDA kernels on the simulated GPU (CPU tensors; `make sim` builds
+# it) and on a real one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
+BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-amx", "cpu-amx-emulated", "sim", "torch", "cuda")
 
 ALGORITHMS = (*_native.conv_algorithms(), "tf32")
 

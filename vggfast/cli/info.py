@@ -44,6 +44,7 @@ def run(_: argparse.Namespace) -> int:
         rows |= {
             "instruction sets here": ", ".join(_native.cpu_isas()),
             "instruction set in use": _native.cpu_isa(),
+            "AMX": core.amx_support(),
             "OpenMP runtime": core.openmp_runtime(),
         }
     except (ImportError, ValueError) as error:

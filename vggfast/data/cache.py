@@ -187,7 +187,7 @@ def build_cache(
     Args:
         spec: what :func:`vggfast.data.open_dataset` takes.
         out: the folder; made where absent.
-        size: pixels of the shorter side; smaller images, and with None all, keep their size.
+        size: pixels of the shorter side, at least 1; smaller images, and with None all, keep their size.
         workers: processes that decode. The files are the same for any number.
         on_bad_image: "fail" stops at an image that does not decode; "skip" leaves it out, and lists it in the index.
         block_bytes: of the pixels that share a checksum, at least.
@@ -213,8 +213,7 @@ def build_split(
     progress: Progress = silent,
 ) -> Built:  # fmt: skip
     """One split of :func:`build_cache`, of images that are open already."""
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1, or None, got {size}")
+    size = None if size is None else check_whole(size, "size", 1)
     workers = check_whole(workers, "workers", 0, MOST_WORKERS)
     if on_bad_image not in ON_BAD_IMAGE:
         raise ValueError(f"on_bad_image must be one of {', '.join(ON_BAD_IMAGE)}, got {on_bad_image!r}")

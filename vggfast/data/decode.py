@@ -129,6 +129,8 @@ def _on_white(band: Image.Image) -> Image.Image:
 def _black_and_white(image: Image.Image) -> tuple[int, int]:
     """Their values in a picture of more than 8 bits; Pillow gives those of TIFFs as they are in the file."""
     tags = getattr(image, "tag_v2", {})
+    if tags.get(_BITS) == (32,):
+        raise ValueError("its pixels must be of 8 or 16 bits, got 32")
     most = 2**12 - 1 if tags.get(_BITS) == (12,) else _MOST_16_BIT
     return (most, 0) if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else (0, most)
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from vggfast import graph as read
-from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_whole
+from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole, is_recorded
 from vggfast.engine import cpu, cuda
 from vggfast.engine.options import Deviation, Network, Options
 
@@ -162,6 +162,7 @@ class Engine:
             raise ValueError("model has no layers before its head: it has no features")
         if taps is None:
             return self._run(x, (self._last_feature,))[0]
+        check_sequence(taps, "taps")
         for tap in taps:
             if tap not in self._names:
                 raise ValueError(f"taps must be among {', '.join(self._names)}, got {tap!r}")
@@ -175,6 +176,8 @@ class Engine:
         raise TypeError("an Engine cannot be pickled or copied: make one of the model where it is needed")
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
+        if is_recorded():
+            raise TypeError("a call of an Engine cannot be traced or exported, as no op of torch's: trace the model")
         self._check_images(x, "x")
         if (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None:
             raise ValueError("x requires a gradient, and an engine computes none: use the model, or torch.no_grad()")
@@ -200,7 +203,7 @@ class Engine:
                 where = self._device if tensor.device.type in OF_DEVICE else _either(OF_DEVICE)
                 raise TypeError(f"{path} must be {_either(dtypes)} on {where}, got {tensor.dtype} on {tensor.device}")
             check_dense(tensor, path)
-            check_memory(tensor, path)
+        network.check_values()
 
 
 def _device_of(network: read.Network) -> torch.device:

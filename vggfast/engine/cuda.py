@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vggfast.engine.calibrate import Calibration
 from vggfast.engine.capture import Arena, Captured, StreamLock
+from vggfast.engine.e4m3 import E4m3
 from vggfast.engine.options import Deviation, Options
 from vggfast.engine.plan import E4M3, Plan, Shape, make_plan, output_shapes
 from vggfast.engine.steps import PRECISIONS, Bound, Steps, is_a_view
@@ -59,7 +59,7 @@ class CudaNetwork:
         held = sum(t.nbytes for layer in self._layers for t in _weights(layer) if t is not None)
         return held + (self._arena.bytes if self._arena else 0)
 
-    def _calibrates(self, options: Options) -> Calibration | None:
+    def _calibrates(self, options: Options) -> E4m3 | None:
         """Until the last layer is added, what finds the scales of e4m3.
 
         Raises:
@@ -70,10 +70,9 @@ class CudaNetwork:
             return None
         if reason := self._backend.no_hopper:
             raise ValueError(f"dtype 'fp8' needs a GPU of compute capability 9.0, and {reason}")
-        if options.calibration is None:
-            raise ValueError("calibration must be images (N, C, H, W) with dtype 'fp8', got None")
+        images = options.images()
         exact = replace(options, dtype="fp32", weights="fp32", graph=False, calibration=None)
-        return Calibration(type(self)(self._device, exact), options.calibration)
+        return E4m3(type(self)(self._device, exact), images)
 
     # ---- weights -----------------------------------------------------------------------------------------------------
 

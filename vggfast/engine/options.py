@@ -37,10 +37,16 @@ class Options:
         if self.calibration is not None:
             raise ValueError(f"calibration must be None with dtype {self.dtype!r}, got images")
 
+    def images(self) -> Tensor:
+        """Those for calibration, for a dtype that has scales."""
+        if self.calibration is None:
+            raise ValueError(f"calibration must be images (N, C, H, W) with dtype {self.dtype!r}, got None")
+        return self.calibration
+
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far an engine of "fp8" is from float32 on its calibration images, all of them together.
+    """How far an engine of "fp8" or "int8" is from float32 on its calibration images, all of them together.
 
     Attributes:
         output: relative L2 error of what a call returns: logits, or without a head the last layer's map.

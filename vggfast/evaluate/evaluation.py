@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -236,8 +237,11 @@ def evaluate_networks(
         for k, values in enumerate(posteriors if not there else ()):
             folder.save(f"posteriors-{k}.npy", values.numpy())
         folder.save("labels.npy", images.labels)
-        done.write_csv(folder.path / "predictions.csv", fusion)
         folder.finish(done.content(fusion))
+        try:
+            done.write_csv(folder.path / "predictions.csv", fusion)
+        except OSError as error:
+            warnings.warn(" ".join(str(error).split()), stacklevel=1)
     return done
 
 

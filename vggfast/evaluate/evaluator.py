@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vggfast import graph, ops
+from vggfast._checks import check_sequence, check_whole
 from vggfast.evaluate.head import Head, Piece
 from vggfast.evaluate.images import Images, Picture, View, check, crops, pictures, whole
 from vggfast.evaluate.trunk import Trunk
@@ -74,7 +75,7 @@ class Evaluator:
         if network.head is None:
             raise ValueError("model must have a head, got one without FC layers")
         self._preprocessing = preprocessing_of(model, preprocessing)
-        self._memory = memory
+        self._memory = check_whole(memory, "memory", 0)
         self._trunk = Trunk(network, memory * _TRUNK // 8)
         self._head = Head(network.head, memory * _HEAD // 8)
         self._device = network.device
@@ -129,7 +130,7 @@ class Evaluator:
             for picture in pictures(images, None if scale is None else [scale], self._preprocessing):
                 self._check_size(picture, picture.size)
                 places = self._head.places(*(extent // self._trunk.stride for extent in picture.size))
-                scores = torch.zeros((self._head.classes, *places))
+                scores = torch.zeros((self._head.classes, *places), dtype=torch.float32, device="cpu")
                 maps.append(ScoreMap(scores, picture.size, self._trunk.stride, self._least))
                 yield _MapSink(whole(picture, flip), scores)
 
@@ -145,11 +146,9 @@ class Evaluator:
 
     def _side(self, scales: Sequence[int] | None, grid: int, crop: int | None) -> int:
         """Of a crop."""
-        if grid < 1:
-            raise ValueError(f"grid must be at least 1, got {grid}")
-        if isinstance(scales, int):
-            raise TypeError(f"scales must be a sequence, such as [{scales}], got {scales}")
-        side = self._least if crop is None else crop
+        check_whole(grid, "grid", 1)
+        _check_whole_scales(scales)
+        side = self._least if crop is None else check_whole(crop, "crop", 0)
         if side < self._least or (scales and side > min(scales)):
             allowed = f"{self._least} to {min(scales)}, the smallest of scales" if scales else f"at least {self._least}"
             raise ValueError(f"crop must be {allowed}, got {side}")
@@ -157,9 +156,8 @@ class Evaluator:
 
     def _check(self, images: Images, scales: Sequence[int] | None) -> None:
         check(images, self._preprocessing, self._trunk.in_channels)
-        if isinstance(scales, int):
-            raise TypeError(f"scales must be a sequence, such as [{scales}], got {scales}")
-        if scales is not None and (not scales or min(scales) < self._least):
+        _check_whole_scales(scales)
+        if scales is not None and (len(scales) == 0 or min(scales) < self._least):
             raise ValueError(f"scales must be one or more of at least {self._least}, got {list(scales)}")
 
     @torch.no_grad()
@@ -172,7 +170,7 @@ class Evaluator:
     ) -> Tensor:
         """Averaged over the scales and the protocols, each of which says what views of a picture it takes."""
         self._check(images, scales)
-        result = torch.zeros((len(images), self._head.classes))
+        result = torch.zeros((len(images), self._head.classes), dtype=torch.float32, device="cpu")
         weight = 1 / (len(protocols) * (1 if scales is None else len(scales)))
         self._run(
             _PosteriorSink(views_of(picture), self._head.classes, self._device, pool, result[picture.image], weight)
@@ -226,6 +224,13 @@ class Evaluator:
                 f"{picture.size[0]} x {picture.size[1]} pixels, got {self._memory}"
             )
         return held
+
+
+def _check_whole_scales(scales: Sequence[int] | None) -> None:
+    if scales is not None:
+        check_sequence(scales, "scales")
+        for scale in scales:
+            check_whole(scale, "scales", 0)
 
 
 @dataclass

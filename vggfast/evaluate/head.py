@@ -77,7 +77,7 @@ class Head:
         sizes = [windows.shape[:2] for *_, windows in band]
         counts = [height * width for height, width in sizes]
         first = band[0][-1]
-        rows = torch.empty((sum(counts), *first.shape[2:]), device=first.device)
+        rows = torch.empty((sum(counts), *first.shape[2:]), dtype=torch.float32, device=first.device)
         for room, (*_, windows) in zip(rows.split(counts), band, strict=True):
             room.view(windows.shape).copy_(windows)
         scores = self._engine(rows.permute(0, 3, 1, 2)).split(counts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -108,20 +108,26 @@ def check(images: Images, preprocessing: Preprocessing | None, channels: int) ->
                 f"images must be (N, {channels}, H, W) of a floating dtype, normalised, "
                 f"got shape {tuple(images.shape)} and dtype {images.dtype}"
             )
-    elif isinstance(images, str | Path | Image.Image):
-        raise TypeError(f"images must be a sequence, such as [image], got one {type(images).__name__}")
-    elif odd := [i for i, image in enumerate(images) if not isinstance(image, str | Path | Image.Image)]:
-        raise TypeError(
-            f"images[{odd[0]}] must be a PIL image or the path of one, got {type(images[odd[0]]).__name__}; tensors "
-            f"come as one, (N, {channels}, H, W), normalised"
-        )
-    elif preprocessing is None and len(images) > 0:
-        raise ValueError(
-            "preprocessing is None, and the model carries none: pass what it was trained on, such as "
-            "vggfast.Preprocessing.torchvision(), .caffe() or Preprocessing(mean, std)"
-        )
+    else:
+        check_pictures(images, f"; tensors come as one, (N, {channels}, H, W), normalised")
+        if preprocessing is None and len(images) > 0:
+            raise ValueError(
+                "preprocessing is None, and the model carries none: pass what it was trained on, such as "
+                "vggfast.Preprocessing.torchvision(), .caffe() or Preprocessing(mean, std)"
+            )
     if len(images) == 0:
         raise ValueError("images must have at least one image, got none")
+
+
+def check_pictures(images: object, hint: str = "") -> None:
+    """Raises TypeError for what is no sequence of PIL images and paths."""
+    if isinstance(images, str | Path | Image.Image):
+        raise TypeError(f"images must be a sequence, such as [image], got one {type(images).__name__}")
+    if isinstance(images, Mapping) or not isinstance(images, Collection):
+        raise TypeError(f"images must be a sequence of pictures, got {type(images).__name__}")
+    for i, image in enumerate(images):
+        if not isinstance(image, str | Path | Image.Image):
+            raise TypeError(f"images[{i}] must be a PIL image or the path of one, got {type(image).__name__}{hint}")
 
 
 def pictures(images: Images, scales: Sequence[int] | None, preprocessing: Preprocessing | None) -> Iterator[Picture]:

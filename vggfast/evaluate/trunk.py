@@ -76,7 +76,7 @@ class Trunk:
             assert tiles is not None
             self._tiles[size] = tiles
         cells = (view.height // self.stride, view.width // self.stride, self._channels)
-        stitched = torch.empty(cells, device=self._device).permute(2, 0, 1)
+        stitched = torch.empty(cells, dtype=torch.float32, device=self._device).permute(2, 0, 1)
         down, across = self._tiles[size]
         for rows in down:
             for columns in across:
@@ -88,7 +88,7 @@ class Trunk:
     def _run(self, views: Sequence[View], top: int, left: int, height: int, width: int) -> Tensor:
         """The maps (N, C, h, w) of a part of each view, as if it were all."""
         shape = (len(views), self.in_channels, height, width)
-        batch = torch.empty(shape, device=self._device, memory_format=torch.channels_last)
+        batch = torch.empty(shape, dtype=torch.float32, device=self._device, memory_format=torch.channels_last)
         for room, view in zip(batch, views, strict=True):
             room.copy_(view.part(top, left, height, width))
         made = self._engine.features(batch)

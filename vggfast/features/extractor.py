@@ -18,9 +18,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
+from vggfast._checks import check_sequence, check_whole
 from vggfast.data.decode import open_image, to_rgb
 from vggfast.data.transforms import rescale
 from vggfast.engine import Engine
+from vggfast.evaluate.images import check_pictures
 from vggfast.graph import Head, Node, whole
 from vggfast.graph.layers import Elementwise, Linear, Relu
 from vggfast.preprocessing import Preprocessing, preprocessing_of
@@ -82,15 +84,16 @@ class Extractor:
         if preprocessing is None:
             raise ValueError("preprocessing must be a Preprocessing where the model has none of its own, got None")
         self.preprocessing = preprocessing
-        self.taps, self.scales, self.flip, self.batch_size = tuple(taps), tuple(scales), flip, batch_size
+        check_sequence(taps, "taps")
+        check_sequence(scales, "scales")
+        self.taps, self.scales, self.flip = tuple(taps), tuple(scales), flip
+        self.batch_size = check_whole(batch_size, "batch_size", 1)
         self.pools = (pool,) if isinstance(pool, str) else tuple(pool)
         if not self.pools or set(self.pools) - set(POOLS):
             raise ValueError(f"pool must be one or more of {', '.join(map(repr, POOLS))}, got {pool!r}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self._head = _head_of(model) if PENULTIMATE in self.taps else None
         least = _SHRINK * (self._head.size if self._head else 1)
-        if not self.scales or min(self.scales) < least:
+        if not self.scales or min(check_whole(scale, "scales", 0) for scale in self.scales) < least:
             raise ValueError(f"scales must be one or more of at least {least}, got {list(scales)}")
         for name, values in {"taps": self.taps, "scales": self.scales, "pool": self.pools}.items():
             if len(set(values)) < len(values):
@@ -112,6 +115,7 @@ class Extractor:
         Args:
             images: pictures of any sizes and modes, or their paths.
         """
+        check_pictures(images)
         features = np.empty((len(images), sum(block.dims for block in self.blocks)), np.float32)
         pictures = [to_rgb(image) if isinstance(image, Image.Image) else open_image(image) for image in images]
         begin = 0
@@ -177,7 +181,7 @@ class Extractor:
     @torch.inference_mode()
     def _blocks(self, least: int) -> tuple[Block, ...]:
         """Asks the network itself how many channels each tap has, by the smallest image that it takes."""
-        smallest = torch.zeros(1, 3, least, least).to(self._device)
+        smallest = torch.zeros(1, 3, least, least, dtype=torch.float32, device=self._device)
         dims = {tap: value.shape[1] for tap, value in self.maps(smallest).items()}
         return tuple(
             Block(tap, pool, scale, dims[tap]) for scale in self.scales for tap in self.taps for pool in self.pools

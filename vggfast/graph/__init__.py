@@ -4,7 +4,7 @@ from vggfast.graph import layers
 from vggfast.graph.compare import differences
 from vggfast.graph.fuse import fold, runs
 from vggfast.graph.geometry import Geometry, geometry
-from vggfast.graph.guard import check, know, unknown
+from vggfast.graph.guard import check, check_replaced, know, shared_copy, unknown
 from vggfast.graph.names import fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
 from vggfast.graph.recognise import Node, recognise
@@ -15,6 +15,7 @@ __all__ = [
     "Network",
     "Node",
     "check",
+    "check_replaced",
     "differences",
     "fc_names",
     "fold",
@@ -25,6 +26,7 @@ __all__ = [
     "linear_head",
     "recognise",
     "runs",
+    "shared_copy",
     "trunk_names",
     "unknown",
     "whole",

@@ -31,16 +31,16 @@ def _differ(path: str, found: nn.Module, twin: nn.Module) -> Iterator[str]:
         check(path or "model", found)
     except TypeError as error:
         yield str(error)
-    for name in (*found._parameters, *found._buffers):
-        if hasattr(type(found), name):  # a property
-            yield f"{name} of {path} is computed by {type(found).__name__}"
+    for name in (*found._parameters, *found._buffers, *found._modules):
+        if hasattr(type(found), name) or name in vars(found):  # a property, or another put before it
+            yield f"{name} of {path or 'model'} is hidden by an attribute of {type(found).__name__}"
     if not path:
         return  # the model itself has no settings but its arguments, and names its parts
     order, expected = (list(each._modules) for each in (found, twin))
     if order != expected and set(order) == set(expected):
         yield f"the layers of {path} must be in the order {', '.join(expected)}, got {', '.join(order)}"
     for name, value in vars(twin).items():
-        mine = vars(found).get(name)
+        mine = getattr(found, name, None)
         if name[0] != "_" and name not in _OF_NO_ACCOUNT and _plain(mine) != _plain(value):
             yield f"{name} of {path} must be {value!r}, got {mine!r}"
 

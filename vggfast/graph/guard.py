@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from inspect import getattr_static
 from typing import Any, TypeVar
@@ -37,6 +38,15 @@ def know(kind: type[_Class]) -> type[_Class]:
 def _is_of_a_library(code: object) -> bool:
     room = getattr(code, "__globals__", {}).get("__name__", "torch")  # what is no function of Python's has none
     return room.partition(".")[0] in ("torch", "torchvision", "vggfast")
+
+
+def shared_copy(module: nn.Module) -> nn.Module:
+    """A copy that shares parameters, buffers and hooks, but not the training mode, nor what is added later."""
+    copied = module.__new__(type(module))
+    copied.__dict__.update({name: copy.copy(v) if isinstance(v, dict | set) else v for name, v in vars(module).items()})
+    copied._compiled_call_impl = None  # of the module itself
+    copied._modules = {name: child and shared_copy(child) for name, child in module._modules.items()}
+    return copied
 
 
 def is_bare(module: nn.Module) -> bool:
@@ -83,6 +93,11 @@ def check_hooks(path: str, module: nn.Module) -> None:
     _raise_first(path, module, _hooks(module, backward=False))
 
 
+def check_replaced(path: str, module: nn.Module) -> None:
+    """The part of :func:`check` that looks at what was put into the module itself in place of its class' code."""
+    _raise_first(path, module, _replaced(module))
+
+
 def _raise_first(path: str, module: nn.Module, oddities: Iterator[str]) -> None:
     for strange in oddities:
         name = type(module).__name__
@@ -106,10 +121,14 @@ def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
         yield f"a {kind.__name__} whose {_all(own)} is its own{mode}"
     if patched := {name for name, code in _known[kind].items() if getattr_static(kind, name, None) is not code}:
         yield f"and the {_all(patched)} of that class was replaced"
+    yield from _replaced(module)
+    yield from _hooks(module, backward)
+
+
+def _replaced(module: nn.Module) -> Iterator[str]:
     methods = {name for name in vars(module) if callable(getattr(type(module), name, None))}
     if replaced := {name for name in methods if _counts(name, module)}:
         yield f"whose {_all(replaced)} was replaced"
-    yield from _hooks(module, backward)
 
 
 def _hooks(module: nn.Module, backward: bool) -> Iterator[str]:

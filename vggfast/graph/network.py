@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vggfast._checks import check_memory
+from vggfast._checks import PLAIN, check_memory, described
 from vggfast.graph.fuse import fold
 from vggfast.graph.guard import check, check_hooks, kind_of, known_class, unknown
 from vggfast.graph.layers import (
@@ -87,10 +87,10 @@ class Network:
         return ((node.layer, name) for name, node in trunk_names(fold(self.trunk)))  # type: ignore[misc]
 
     def check_values(self) -> None:
-        """Raises TypeError where a tensor is on the meta device, and ValueError where its memory was freed."""
+        """Raises TypeError where a tensor is fake or on the meta device, and ValueError where its memory was freed."""
         for path, tensor in self.tensors():
-            if tensor.is_meta:
-                raise TypeError(f"{path} must have tensors with values, got one on the meta device")
+            if tensor.is_meta or type(tensor) not in PLAIN:
+                raise TypeError(f"{path} must have tensors with values, got {described(tensor)} on {tensor.device}")
             check_memory(tensor, path)
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:

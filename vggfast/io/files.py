@@ -33,8 +33,10 @@ def write_atomically(
     path = Path(path)
     temporary = None
     try:
+        if path.exists() and not path.is_file():  # a rename would put a file in the place of a device
+            raise OSError("it is a folder, or something else that is no regular file")
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:48]}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         write(temporary)

@@ -157,7 +157,7 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
         arguments = dict(arguments)
         extra = dict(arguments.pop("extra", {}))
         with torch.device("meta"):  # so that damaged arguments ask for no memory
-            model = VGG(**arguments, init=None)
+            model = VGG(**arguments, init=None).float()  # whatever torch's default is
         preprocessing = Preprocessing.from_dict(extra["preprocessing"]) if "preprocessing" in extra else None
     except Exception as error:  # arguments may be of any type
         raise ValueError(f"{said}{_said(error)}") from error

@@ -4,12 +4,20 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernel_table.h"
+#include "cpu/isa/amx.h"
+#include "cpu/tile_kernels.h"
 #include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
 namespace {
+
+/// An instruction set that is another one and kernels on tiles.
+cpu::KernelTable with_tiles(cpu::KernelTable table, const char* name, const cpu::TileKernels& tiles) {
+  table.name = name;
+  table.tiles = &tiles;
+  return table;
+}
 
 std::vector<const cpu::KernelTable*> available() {
   std::vector<const cpu::KernelTable*> tables{&cpu::portable::table()};
@@ -21,6 +29,15 @@ std::vector<const cpu::KernelTable*> available() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     tables.push_back(&cpu::avx512::table());
+  }
+#endif
+  const cpu::KernelTable& rest = *tables.back();
+  static const cpu::KernelTable emulated = with_tiles(rest, "amx-emulated", cpu::amx_emulated::tiles());
+  tables.insert(tables.begin(), &emulated);
+#if defined(VGGFAST_X86)
+  if (&rest == &cpu::avx512::table() && cpu::find_amx() == cpu::Amx::permitted) {
+    static const cpu::KernelTable amx = with_tiles(rest, "amx", cpu::amx::tiles());
+    tables.push_back(&amx);
   }
 #endif
   return tables;
@@ -56,6 +73,8 @@ std::vector<std::string> cpu_isas() {
 }
 
 std::string cpu_isa() { return cpu::kernels().name; }
+
+std::string amx_support() { return cpu::describe(cpu::find_amx()); }
 
 void set_cpu_isa(const std::string& name) { current() = &find(name, "isa"); }
 

@@ -46,7 +46,10 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
         FileNotFoundError, ValueError: an unknown spec, a missing folder, an empty class, a class or annotation that
             the training images do not know; the text names it.
         ImportError: the package that the kind needs is not installed.
+        TypeError: spec is no text.
     """
+    if not isinstance(spec, str):
+        raise TypeError(f"spec must be a text, one of {SPECS}, got {spec!r}")
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
     name, _, where = spec.partition(":")

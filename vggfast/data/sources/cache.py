@@ -115,6 +115,8 @@ def open_cache(folder: str, split: str) -> ImageSet:
 
 def _open(folder: Path, split: str) -> tuple[Index, Path]:
     index, pixels = Index.read(folder / f"{split}.index"), folder / f"{split}.pixels"
+    if index.about["split"] != split:
+        raise ValueError(f"{folder / split}.index must be of the split {split}, got that of {index.about['split']}")
     expected, found = int(index.block_bytes.sum()), pixels.stat().st_size if pixels.exists() else 0
     if expected != found:
         raise ValueError(f"{pixels} must have {expected} bytes, got {found}: delete {folder} and build the cache again")

@@ -1,4 +1,5 @@
-"""Hugging Face `datasets`, where installed: a folder that its save_to_disk wrote, or a name that load_dataset knows.
+"""Hugging Face `datasets`, where installed: a folder that its save_to_disk wrote, or a name or folder that load_dataset
+knows.
 
 The columns are found by their types: one Image, one ClassLabel. Of several, NAME#COLUMN chooses, such as
 cifar100#fine_label, or NAME#COLUMN,COLUMN. The split for validation is called validation, valid or
@@ -46,17 +47,20 @@ def open_hugging_face(name: str, split: str, whole: bool) -> ImageSet:
     if "#" in name and not Path(name).is_dir():
         name, _, columns = name.rpartition("#")
         chosen_columns = columns.split(",")
+    saved = any((Path(name) / file).is_file() for file in ("dataset_dict.json", "state.json"))
     try:
-        found = (datasets.load_from_disk if Path(name).is_dir() else datasets.load_dataset)(name)
-    except OSError:
+        found = (datasets.load_from_disk if saved else datasets.load_dataset)(name)
+        splits = dict(found) if isinstance(found, dict) else {"train": found}
+        for each in splits.values():
+            each.data.validate(full=True)  # of a damaged file: reading it would end the process
+    except FileNotFoundError:
         raise
     except Exception as error:  # of a damaged or empty set, whatever the package trips over
         raise ValueError(on_one_line(f"hf:{name} is not a data set that can be read ({error})")) from error
-    splits = dict(found) if isinstance(found, dict) else {"train": found}
     if "train" not in splits:
         raise ValueError(f"{name} must have the split train, got {', '.join(splits)}")
     train, validation = splits.pop("train"), next((splits.pop(each) for each in _VALIDATION if each in splits), None)
-    rows = train if split == "train" or validation is None else validation
+    rows = (train if split == "train" or validation is None else validation).with_format(None)
     kinds = (datasets.Image, datasets.ClassLabel)
     image, label = (_column(name, rows.features, kind, chosen_columns) for kind in kinds)
     if strangers := set(chosen_columns) - {image, label}:
@@ -87,8 +91,9 @@ def _column(name: str, features: Any, kind: type, chosen: list[str]) -> str:
     if len(found) > 1:
         found = [column for column in found if column in chosen] or found
     if len(found) != 1:
+        hint = f"; hf:{name}#COLUMN chooses one" if found else ""
         raise ValueError(
             f"{name} must have one column of type {kind.__name__}, got {len(found)} among the columns "
-            f"{', '.join(features)}; hf:{name}#COLUMN chooses one"
+            f"{', '.join(features)}{hint}"
         )
     return found[0]

@@ -18,6 +18,9 @@ _ENDINGS = (
     ".jp2", ".avif", ".heic", ".heif",
 )  # fmt: skip
 SUFFIXES = tuple(ending for ending in _ENDINGS if Image.registered_extensions().get(ending) in Image.OPEN)
+_OF_SYSTEMS = {  # folders that systems and programs make by themselves
+    "__MACOSX", "__pycache__", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found",
+}  # fmt: skip
 _MOST_ENDINGS = 8  # that the warning names
 
 
@@ -27,10 +30,10 @@ def ending_of(name: str) -> str:
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a path has a part that systems keep for themselves, such as .DS_Store, ._a.png or __MACOSX."""
-    if not (path.startswith(".") or "/." in path or "__MACOSX" in path):  # the most, and at once
-        return False
-    return any(part == "__MACOSX" or (part.startswith(".") and part not in (".", "..")) for part in path.split("/"))
+    """Whether a path has a part that systems keep for themselves, such as .DS_Store, ._a.png, @eaDir or __MACOSX."""
+    if "/" not in path:  # the most, and at once
+        return path in _OF_SYSTEMS or (path.startswith(".") and path not in (".", ".."))
+    return any(map(is_hidden, path.split("/")))
 
 
 class LeftOut:
@@ -184,7 +187,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Class names: the lines of a file, a class a line.
+    """Class names: the lines of a file, a class a line; empty ones at its end do not count.
 
     Raises:
         FileNotFoundError, ValueError: no such file, nothing in it, or an empty line; the text names it.
@@ -192,6 +195,8 @@ def read_classes(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"{on_one_line(path)}: no such file of class names")
     names = [line.strip() for line in read_lines(path)]
+    while names and not names[-1]:
+        names.pop()
     if not names:
         raise ValueError(f"{on_one_line(path)} must have the name of a class on each line, and has no lines")
     if "" in names:

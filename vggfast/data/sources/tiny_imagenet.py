@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-from vggfast.data.sources.base import ImageSet, from_files
+from vggfast.data.sources.base import ImageSet, check_classes, from_files
 from vggfast.data.sources.listing import LeftOut, files_by_class, images_in
 from vggfast.io import read_lines, shown
 
@@ -25,8 +25,7 @@ def open_tiny_imagenet(folder: str, split: str) -> ImageSet:
                   if path.name not in ("images", f"{path.parent.name}_boxes.txt")]  # fmt: skip
         left_out = LeftOut(others={"beside the folders images": len(beside)})
         found, files, labels = files_by_class(root / "train", "images", left_out)
-        if found != wnids:
-            raise ValueError(f"{root / 'train'} and {root / 'wnids.txt'} do not name the same classes")
+        check_classes(folder, wnids, found, "wnids.txt")
         return from_files(folder, classes, labels, files, root / "train")
     return _val(root, wnids, classes)
 
@@ -48,12 +47,16 @@ def _val(root: Path, wnids: list[str], classes: list[str]) -> ImageSet:
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     labels: dict[str, int] = {}
     for number, line in enumerate(read_lines(annotations), 1):
+        if not line.strip():
+            continue
         row = line.split("\t")
         if len(row) < 2 or row[1] not in label_of:
             raise ValueError(f"{annotations}, line {number} must be a file and a class of wnids.txt, got {line[:60]!r}")
         if row[0] in labels:
             raise ValueError(f"{annotations} must name each file once, and line {number} names {row[0]} again")
         labels[row[0]] = label_of[row[1]]
+    if not labels:
+        raise ValueError(f"{annotations} must have a file and its class on each line, and has no lines")
     folder, left_out = root / "val" / "images", LeftOut()
     there = set(images_in(folder, left_out))
     if missing := [name for name in labels if name not in there]:
