@@ -229,6 +229,45 @@ void check_results() {
   }
 }
 
+/// FC layers: of few rows, other numbers of blocks are multiplied together. Sums of integers are exact; of reals, each
+/// row has the same bits however many rows there are, and whatever the number of threads.
+void check_rows(Fill fill) {
+  constexpr int64_t most = 13, cin = 150, cout = 300;
+  Random random(7);
+  const Array inputs = random.array(fill, most, cin, 1, 1), weights = random.array(fill, cout, cin, 1, 1);
+  const Array biases = random.array(fill, 1, cout, 1, 1), sums = conv(inputs, weights, &biases);
+  const Held x = put(DType::f32, inputs), weight = put(DType::f32, weights, {0, 1, 2, 3});
+  const Held bias = put_vector(DType::f32, biases);
+  for (const std::string& isa : cpu_isas()) {
+    set_cpu_isa(isa);
+    for (bool bf16_weights : {false, true}) {
+      ConvProblem p{.in = {1, 1, 1, cin}, .cout = cout, .kernel = 1, .packed = true, .bf16_weights = bf16_weights};
+      const std::unique_ptr<Buffer> packed = pack(p, cpu::pointwise_conv, weight, bias);
+      const auto outputs_of = [&](int64_t rows, int of_threads) {
+        p.in.n = rows;
+        p.threads = of_threads;
+        std::vector<float> y(static_cast<size_t>(rows * cout));
+        const ConvPlan plan = cpu::plan_with(cpu::pointwise_conv, p);
+        const HeldWorkspace workspace(plan.workspace_bytes);
+        plan.run({.in = {.data = x.view.data, .extent = p.in},
+                  .packed = packed->data(),
+                  .out = {.y = y.data(), .h = 1, .w = 1, .c = cout},
+                  .workspace = workspace.memory.data()});
+        return y;
+      };
+      std::vector<float> expected = outputs_of(most, 1);
+      if (fill == Fill::integers) expected.assign(sums.values.begin(), sums.values.end());
+      for (int64_t rows = 1; rows <= most; ++rows) {
+        for (int of_threads : {1, 2, 3}) {
+          const std::vector<float> y = outputs_of(rows, of_threads);
+          CHECK(std::equal(y.begin(), y.end(), expected.begin()), isa, " ", rows, " rows, ", of_threads,
+                " threads, bf16 weights ", bf16_weights, ", fill ", static_cast<int>(fill));
+        }
+      }
+    }
+  }
+}
+
 double total(const ConvAlgorithm& algorithm, const ConvProblem& p) {
   const cpu::ConvEstimate cost = algorithm.cost(p);
   return static_cast<double>(cost.multiply_adds) + cost.other;
@@ -313,6 +352,8 @@ void check_layers() {
 int main() {
   using namespace vggfast::test;
   check_results();
+  check_rows(Fill::integers);
+  check_rows(Fill::reals);
   check_choices();
   check_layers();
   return result();

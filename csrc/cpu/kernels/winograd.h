@@ -20,6 +20,8 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
+constexpr int most_streams = 4;  // matrices of weights that are read at a time
+
 inline int64_t blocks_of(int64_t channels) { return (channels + Vf::lanes - 1) / Vf::lanes; }
 /// Elements of a plane with room for `vectors` vectors: an odd number of vectors.
 inline int64_t plane_of(int64_t vectors) { return (vectors | 1) * Vf::lanes; }
@@ -177,20 +179,35 @@ template <class U>
 using GemmTile = void (*)(const GemmShape&, const float* a, const U* b, float* c);
 
 /// The register tile for `rows` rows, at most Rows.
-template <class U, int Vecs, int RowStep, int KStep, bool Accumulate, int Rows>
+template <class U, int Vecs, int RowStep, int KStep, bool Accumulate, int Rows, int Streams = 1>
 GemmTile<U> tile_of(int64_t rows) {
   if constexpr (Rows > 1) {
-    if (rows < Rows) return tile_of<U, Vecs, RowStep, KStep, Accumulate, Rows - 1>(rows);
+    if (rows < Rows) return tile_of<U, Vecs, RowStep, KStep, Accumulate, Rows - 1, Streams>(rows);
   }
-  return gemm_tile<float, U, Rows, Vecs, RowStep, KStep, Accumulate>;
+  return gemm_tile<float, U, Rows, Vecs, RowStep, KStep, Accumulate, Streams>;
 }
 
-/// The register tile of fprop for `rows` tiles and one or two blocks. With `first` it stores its sums, else it adds
-/// them.
+/// Pairs of blocks that are multiplied at a time: with few tiles as many as the registers hold, because memory gives a
+/// core more over several streams than over one.
+inline int64_t pairs_together(int64_t tiles) {
+  return max<int64_t>(1, min<int64_t>(most_streams, VGGFAST_GEMM_ROWS / max<int64_t>(1, tiles)));
+}
+
+/// The register tile of fprop for `rows` tiles and so many pairs of blocks.
+template <class U, bool Accumulate, int Streams = most_streams>
+GemmTile<U> pairs_tile(int64_t rows, int64_t pairs) {
+  if constexpr (Streams > 1) {
+    if (pairs < Streams) return pairs_tile<U, Accumulate, Streams - 1>(rows, pairs);
+  }
+  return tile_of<U, 2, Vf::lanes, 1, Accumulate, VGGFAST_GEMM_ROWS / Streams, Streams>(rows);
+}
+
+/// The register tile of fprop for `rows` tiles and so many pairs of blocks, or 0 for one block. With `first` it stores
+/// its sums, else it adds them.
 template <class U>
-GemmTile<U> fprop_tile(int64_t rows, bool pair, bool first) {
+GemmTile<U> fprop_tile(int64_t rows, int64_t pairs, bool first) {
   constexpr int most = VGGFAST_GEMM_ROWS, lanes = Vf::lanes;
-  if (pair) return first ? tile_of<U, 2, lanes, 1, false, most>(rows) : tile_of<U, 2, lanes, 1, true, most>(rows);
+  if (pairs > 0) return first ? pairs_tile<U, false>(rows, pairs) : pairs_tile<U, true>(rows, pairs);
   return first ? tile_of<U, 1, lanes, 1, false, most>(rows) : tile_of<U, 1, lanes, 1, true, most>(rows);
 }
 
@@ -201,9 +218,8 @@ template <class U>
 void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, const U* u, float* products) {
   constexpr int64_t lanes = Vf::lanes, partial_terms = 128;
   const int64_t parts = (tiles + VGGFAST_GEMM_ROWS - 1) / VGGFAST_GEMM_ROWS;
-  for (int64_t block = 0; block < blocks; block += 2) {
-    const bool pair = block + 1 < blocks;
-    const int64_t step = pair ? 2 * lanes : lanes;
+  for (int64_t block = 0; block < blocks;) {
+    const int64_t pairs = min((blocks - block) / 2, pairs_together(tiles)), step = pairs > 0 ? 2 * lanes : lanes;
     for (int64_t k = 0; k < cin; k += partial_terms) {
       const int64_t terms = min(partial_terms, cin - k), k_blocks = (terms + lanes - 1) / lanes;
       const GemmShape shape{.outer = k_blocks,
@@ -212,13 +228,15 @@ void multiply_point(int64_t tiles, int64_t cin, int64_t blocks, const float* v, 
                             .a_outer = tiles * lanes,
                             .b_step = step,
                             .b_vector = lanes,
-                            .c_vector = tiles * lanes};
+                            .c_vector = tiles * lanes,
+                            .b_stream = cin * step};
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t tile = part * tiles / parts, count = (part + 1) * tiles / parts - tile;
-        fprop_tile<U>(count, pair, k == 0)(shape, v + k * tiles + tile * lanes, u + block * cin * lanes + k * step,
-                                           products + (block * tiles + tile) * lanes);
+        fprop_tile<U>(count, pairs, k == 0)(shape, v + k * tiles + tile * lanes, u + block * cin * lanes + k * step,
+                                            products + (block * tiles + tile) * lanes);
       }
     }
+    block += max<int64_t>(1, 2 * pairs);
   }
 }
 
