@@ -40,12 +40,14 @@ class Engine:
         model: one of ours with any head, any of torchvision's VGGs, or an ``nn.Sequential`` of their layers (such as
             ``vgg16().features[:23]``), float32 (on CUDA bfloat16 or float16 too). One without parameters runs on the
             CPU. Or a :class:`vggfast.graph.Network`, what was read of one.
-        dtype: on the CPU, of the activations between layers, "fp32" or "bf16"; the arithmetic is float32 either way,
-            and "bf16" keeps the weights of the FC layers in bfloat16 too. On CUDA, of activations and weights: "fp32",
-            "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16"; torch's own switches for
-            TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16, but e4m3 for the inputs and weights
-            of convolutions of 128 and more channels, each tensor with one scale. :attr:`error` says what it costs. An
-            input that is itself asked for (a tap), or that another layer than a convolution makes, stays bfloat16.
+        dtype: on the CPU, of the activations between layers, "fp32" or "bf16", which keeps the weights of the FC layers
+            in bfloat16 too. The arithmetic is float32 either way, but for the convolutions of "bf16" on instruction
+            sets with tiles (``amx``): there weights are rounded to bfloat16 and products summed in float32. On CUDA, of
+            activations and weights: "fp32", "tf32" (float32, whose products round their factors to TF32), "bf16" or
+            "fp16"; torch's own switches for TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16,
+            but e4m3 for the inputs and weights of convolutions of 128 and more channels, each tensor with one scale.
+            :attr:`error` says what it costs. An input that is itself asked for (a tap), or that another layer than a
+            convolution makes, stays bfloat16.
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read. On CUDA `dtype` says it.
         threads: of each call; None takes what torch is set to then. None on CUDA.
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed
