@@ -1,7 +1,7 @@
 // What an engine does at its edges: images in, rows for the FC layers, and elementwise leftovers.
 #pragma once
 
-#include "cpu/algorithms/blocked.h"
+#include "cpu/algorithms/tiles.h"
 #include "cpu/engine/layer.h"
 
 namespace vggfast::engine {
@@ -10,8 +10,7 @@ namespace vggfast::engine {
 template <class S>
 void load_images(const Tensor& x, S* to, int threads);
 
-/// The same to a map in blocks; and from one, of this extent, to NHWC.
-void load_images(const Tensor& x, const cpu::BlockedMap& to, int threads);
+/// From a map in blocks, of this extent, to NHWC.
 void unblock(const cpu::BlockedMap& from, const cpu::Extent& extent, float* to, int threads);
 
 /// The average over each cell of a size x size grid, as torch's adaptive_avg_pool2d, to rows in (C, row, column) order.

@@ -79,7 +79,8 @@ class Engine::Impl {
          .cin = cin,
          .channels = cout,
          .fuses_pool = plan.algorithm->supports(pooled),
-         .blocked = plan.algorithm == &cpu::tiles_conv},
+         .takes_blocks = plan.algorithm == &cpu::tiles_conv,
+         .makes_blocks = plan.algorithm == &cpu::tiles_conv || plan.algorithm == &cpu::tiles_stem_conv},
         {.conv = plan, .weights = pack(plan, weight, bias)});
   }
 

@@ -60,6 +60,15 @@ cpu::ConvProblem problem_of(const Packed& layer, const Step& step, const Extent&
   return problem;
 }
 
+/// The two convolutions of block 1.
+std::pair<cpu::ConvProblem, cpu::ConvProblem> block1_of(const std::vector<Packed>& packed, const Step& step,
+                                                        const Extent& in, bool blocked_out, int threads) {
+  const Packed &first = packed[step.first], &second = packed[step.first + 2];
+  const Extent between{in.n, in.h, in.w, first.conv.problem.cout};
+  return {problem_of(first, step, in, false, true, threads),
+          problem_of(second, step, between, true, blocked_out, threads)};
+}
+
 plan::BlockedRoom blocked_room(const plan::Shape& shape) {
   const Extent one{1, shape.h, shape.w, shape.c}, none{0, shape.h, shape.w, shape.c};
   const size_t beyond = cpu::blocked_bytes(none);
@@ -81,7 +90,7 @@ class Runner {
   Runner(const Run& run, const Tensor& x, const Outputs& outputs) : run_(run), x_(x), outputs_(outputs) {}
 
   void operator()() const {
-    load(part(0, 0, x_.size(0)));
+    load_images(x_, part(0, 0, x_.size(0)).template as<S>(), run_.threads);
     for (const Stage& stage : run_.plan.stages) {
       for (int64_t first = 0; first < x_.size(0); first += stage.images) {
         const int64_t images = std::min(stage.images, x_.size(0) - first);
@@ -104,11 +113,6 @@ class Runner {
     return {extent_of(a, images), a.shape.rows, a.blocked, data};
   }
 
-  void load(const Part& to) const {
-    if (to.blocked) return load_images(x_, cpu::blocked_map(to.data, to.extent), run_.threads);
-    load_images(x_, to.as<S>(), run_.threads);
-  }
-
   void copy_out(const Activation& a, int64_t first, const Part& part) const {
     if (a.output < 0 || !a.in_arena) return;
     float* output = outputs_[static_cast<size_t>(a.output)].second.template as<float>();
@@ -118,6 +122,7 @@ class Runner {
   }
 
   void run_step(const Step& step, const Part& from, const Part& to) const {
+    if (step.block1) return block1(step, from, to);
     const plan::Layer& layer = run_.layers[step.first];
     switch (layer.kind) {
       case Kind::conv:
@@ -143,6 +148,20 @@ class Runner {
          .packed = layer.weights.template as<void>(),
          .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool},
          .workspace = scratch(step)});
+  }
+
+  void block1(const Step& step, const Part& from, const Part& to) const {
+    const auto [first, second] = block1_of(run_.packed, step, from.extent, to.blocked, run_.threads);
+    const Extent& out = to.extent;
+    cpu::run_tile_block1(first,
+                         {.in = {.data = from.data, .extent = from.extent},
+                          .packed = run_.packed[step.first].weights.template as<void>(),
+                          .out = {}},
+                         second,
+                         {.in = {},
+                          .packed = run_.packed[step.first + 2].weights.template as<void>(),
+                          .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = true, .pool = true},
+                          .workspace = scratch(step)});
   }
 
   /// The layers that have kernels for float alone.
@@ -183,6 +202,10 @@ plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<
   const auto scratch = [&layers, &packed, threads](const Step& step, const Activation& source, const Activation& target,
                                                    int64_t images) -> size_t {
     const Kind kind = layers[step.first].kind;
+    if (step.block1) {
+      const auto [first, second] = block1_of(packed, step, extent_of(source, images), target.blocked, threads);
+      return cpu::tile_block1_bytes(first, second);
+    }
     if (kind == Kind::conv || kind == Kind::linear) {
       const Packed& layer = packed[step.first];
       return layer.conv.algorithm->workspace_bytes(
@@ -191,10 +214,13 @@ plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<
     const bool copies = source.dtype == DType::bf16 && target.dtype == DType::bf16;
     return copies ? 2 * copy_bytes(source, target, images) : 0;
   };
+  const bool block1 = packed.size() > 2 && packed[0].conv.algorithm == &cpu::tiles_stem_conv &&
+                      packed[2].conv.algorithm == &cpu::tiles_conv;
   return {.map = bf16 ? DType::bf16 : DType::f32,
           .rows = DType::f32,
           .alignment = alignment,
           .keeps_outputs = false,
+          .block1 = block1,
           .group_bytes = group_bytes,
           .blocked_room = blocked_room,
           .scratch = scratch};
