@@ -255,3 +255,40 @@ def test_a_network_trains(tiles, calls):
         assert got.dtype == torch.float32
         assert (got - want).norm() < 0.25 * want.norm()
     assert {dtype for name, dtype in calls if name in ("conv_fprop", "conv_dgrad")} == {BF16}
+
+
+# ---- float32 that may be rounded ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rounding():
+    """Sets torch's switch for convolutions of float32 on the CPU, until the test ends."""
+    before = torch.backends.mkldnn.conv.fp32_precision
+    yield lambda name: setattr(torch.backends.mkldnn.conv, "fp32_precision", name)
+    torch.backends.mkldnn.conv.fp32_precision = before
+
+
+def test_float32_is_rounded_where_torch_allows_it(tiles, rounding, calls):
+    args = inputs(torch.float32)
+    for precision in ("none", "ieee"):
+        rounding(precision)
+        ops.conv3x3(*args)
+    assert {dtype for _, dtype in calls} == {torch.float32}
+    rounding("bf16")
+    calls.clear()
+    y, gx, gw, gb = results(ops.conv3x3, args, relu=True, pool=True)
+    assert calls == [("conv_fprop", BF16), ("conv_dgrad", BF16), ("conv_wgrad", torch.float32)]
+    narrow = results(ops.conv3x3, [t.to(BF16) for t in args], relu=True, pool=True)
+    assert_same_bits(y, narrow[0].float())
+    assert_same_bits(gx, narrow[1].float())
+    assert {t.dtype for t in (y, gx, gw, gb)} == {torch.float32}
+    calls.clear()
+    ops.max_pool2x2(args[0])
+    ops.conv3x3(*(t.double() for t in args))
+    assert [dtype for _, dtype in calls] == [torch.float32, torch.float64]
+
+
+def test_float32_stays_without_tiles(no_tiles, rounding, calls):
+    rounding("bf16")
+    ops.conv3x3(*inputs(torch.float32))
+    assert calls == [("conv_fprop", torch.float32)]

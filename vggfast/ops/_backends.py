@@ -49,6 +49,12 @@ class Backend:
             return True
         return dtype == torch.bfloat16 and op in _ON_TILES and self.module.conv_takes("bfloat16")
 
+    def rounds(self, op: str) -> bool:
+        """Whether op computes float32 tensors in bfloat16: where the CPU can, and torch lets convolutions do so."""
+        if torch.bfloat16 in self.dtypes or not self.takes(op, torch.bfloat16):
+            return False
+        return torch.backends.mkldnn.conv.fp32_precision == "bf16"  # type: ignore[attr-defined]
+
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op needs them.
 
@@ -152,6 +158,9 @@ class TorchBackend:
 
     def takes(self, op: str, dtype: torch.dtype) -> bool:
         return dtype in self.dtypes
+
+    def rounds(self, op: str) -> bool:
+        return False
 
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         switched: Any = contextlib.nullcontext()

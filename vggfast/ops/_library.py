@@ -46,17 +46,17 @@ def register(
     setup_context: Callable,
     backward: Callable,
     autocast: Autocast = Autocast.none,
-    widens: bool = True,
+    converts: bool = True,
 ) -> Callable:
     """Registers ``vggfast::<schema>`` and returns it as a callable.
 
-    `run` serves every device, in the dtypes that its back end takes: with `widens`, others are converted around it.
+    `run` serves every device, in the dtypes that its back end takes: with `converts`, others are converted around it.
     `fake` gives shapes and exact strides.
     """
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
-    run = _with_tensors_checked(_widened(run, name) if widens else run, op._schema)
+    run = _with_tensors_checked(_converted(run, name) if converts else run, op._schema)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     for key in ("NestedTensorCPU", "NestedTensorCUDA", "AutogradNestedTensor"):
         _LIBRARY.impl(name, _refusing_nested(op._schema), key)
@@ -132,35 +132,33 @@ def _tensors_of(schema: torch.FunctionSchema) -> list[tuple[int, str, bool]]:
     ]
 
 
-def _widened(run: Callable, op: str) -> Callable:
-    """`run` of an op for tensors of 16 bits too, where the back end has no kernels for them: computed in float32, each
-    result rounded once."""
+def _converted(run: Callable, op: str) -> Callable:
+    """`run` of an op for tensors of another dtype than it is computed in too: they are converted, and results back."""
 
-    def widened(*args):
-        if args[0].dtype in WIDE:
-            return run(*args)
-        floats = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
-        dtypes = {t.dtype for t in floats}
-        if not (len(dtypes) == 1 and dtypes <= set(NARROW)):  # of mixed ones, run says what is wrong
-            return run(*args)
-        (dtype,) = dtypes
-        if floats[0].device.type in OF_DEVICE and backend_of(floats[0]).takes(op, dtype):
-            return run(*args)
-        return tree_map_only(
-            Tensor,
-            lambda t: t.to(dtype) if t.is_floating_point() else t,
-            run(*tree_map_only(Tensor, _wide, args)),
-        )
+    def converted(*args):
+        dtype, computed = args[0].dtype, _computed_in(op, args[0])
+        if computed == dtype or {t.dtype for t in args if isinstance(t, Tensor) and t.is_floating_point()} != {dtype}:
+            return run(*args)  # of mixed ones, it says what is wrong
+        return tree_map_only(Tensor, lambda t: _to(t, dtype), run(*(_to(t, computed) for t in args)))
 
-    return widened
+    return converted
 
 
-def _wide(t: Tensor) -> Tensor:
-    if not t.is_floating_point():
+def _computed_in(op: str, t: Tensor) -> torch.dtype:
+    """What an op computes tensors like `t` in: float32 where the back end has no kernels for 16 bits, and bfloat16
+    where it has some and float32 may be rounded for them."""
+    backend = backend_of(t) if t.device.type in OF_DEVICE else None
+    if t.dtype in NARROW and not (backend and backend.takes(op, t.dtype)):
+        return torch.float32
+    return torch.bfloat16 if t.dtype == torch.float32 and backend and backend.rounds(op) else t.dtype
+
+
+def _to(t: Any, dtype: torch.dtype) -> Any:
+    if not (isinstance(t, Tensor) and t.is_floating_point()):
         return t
     if t.device.type == "cpu":
-        check_room(t.shape, torch.float32)
-    return t.float()
+        check_room(t.shape, dtype)
+    return t.to(dtype)
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:
