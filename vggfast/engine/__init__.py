@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from vggfast import graph as read
-from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole
+from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole, is_recorded
 from vggfast.engine import cpu, cuda
 from vggfast.engine.options import Deviation, Network, Options
 
@@ -176,7 +176,7 @@ class Engine:
         raise TypeError("an Engine cannot be pickled or copied: make one of the model where it is needed")
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        if torch.jit.is_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        if is_recorded():
             raise TypeError("a call of an Engine cannot be traced or exported, as no op of torch's: trace the model")
         self._check_images(x, "x")
         if (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None:

@@ -1,6 +1,7 @@
 // What an engine does at its edges: images in, rows for the FC layers, and elementwise leftovers.
 #pragma once
 
+#include "cpu/algorithms/blocked.h"
 #include "cpu/engine/layer.h"
 
 namespace vggfast::engine {
@@ -8,6 +9,10 @@ namespace vggfast::engine {
 /// x (N, C, H, W), float32 of any strides, to NHWC of S (float or bfloat16).
 template <class S>
 void load_images(const Tensor& x, S* to, int threads);
+
+/// The same to a map in blocks; and from one, of this extent, to NHWC.
+void load_images(const Tensor& x, const cpu::BlockedMap& to, int threads);
+void unblock(const cpu::BlockedMap& from, const cpu::Extent& extent, float* to, int threads);
 
 /// The average over each cell of a size x size grid, as torch's adaptive_avg_pool2d, to rows in (C, row, column) order.
 template <class S>

@@ -75,7 +75,11 @@ class Engine::Impl {
                                             .threads = options.threads});
     cpu::ConvProblem pooled = plan.problem;
     pooled.epilogue.pool = true;
-    add({.kind = Kind::conv, .cin = cin, .channels = cout, .fuses_pool = plan.algorithm->supports(pooled)},
+    add({.kind = Kind::conv,
+         .cin = cin,
+         .channels = cout,
+         .fuses_pool = plan.algorithm->supports(pooled),
+         .blocked = plan.algorithm == &cpu::tiles_conv},
         {.conv = plan, .weights = pack(plan, weight, bias)});
   }
 

@@ -33,7 +33,7 @@ Tensor nhwc_tensor(const float* data, const Extent& s) {
 /// An activation, or as much of it as one group of images has.
 struct Part {
   Extent extent;
-  bool rows;
+  bool rows, blocked;
   std::byte* data;
 
   int64_t values() const { return extent.n * extent.h * extent.w * extent.c; }
@@ -49,12 +49,21 @@ Extent extent_of(const Activation& a, int64_t images) {
 }
 
 /// What a step computes by a layer's weights for an input of this extent.
-cpu::ConvProblem problem_of(const Packed& layer, const Step& step, const Extent& in, int threads) {
+cpu::ConvProblem problem_of(const Packed& layer, const Step& step, const Extent& in, bool blocked_in, bool blocked_out,
+                            int threads) {
   cpu::ConvProblem problem = layer.conv.problem;
   problem.in = in;
   problem.epilogue = {step.relu, step.pool};
+  problem.blocked_in = blocked_in;
+  problem.blocked_out = blocked_out;
   problem.threads = threads;
   return problem;
+}
+
+plan::BlockedRoom blocked_room(const plan::Shape& shape) {
+  const Extent one{1, shape.h, shape.w, shape.c}, none{0, shape.h, shape.w, shape.c};
+  const size_t beyond = cpu::blocked_bytes(none);
+  return {cpu::blocked_bytes(one) - beyond, beyond};
 }
 
 /// Bytes of one of the two float copies that a layer without a kernel for bfloat16 works on.
@@ -72,7 +81,7 @@ class Runner {
   Runner(const Run& run, const Tensor& x, const Outputs& outputs) : run_(run), x_(x), outputs_(outputs) {}
 
   void operator()() const {
-    load_images(x_, part(0, 0, x_.size(0)).template as<S>(), run_.threads);
+    load(part(0, 0, x_.size(0)));
     for (const Stage& stage : run_.plan.stages) {
       for (int64_t first = 0; first < x_.size(0); first += stage.images) {
         const int64_t images = std::min(stage.images, x_.size(0) - first);
@@ -91,14 +100,20 @@ class Runner {
     const Activation& a = run_.plan.activations[number];
     std::byte* data = a.in_arena ? run_.arena.template as<std::byte>() + a.offset
                                  : outputs_[static_cast<size_t>(a.output)].second.template as<std::byte>();
-    if (a.whole) data += static_cast<size_t>(offset_of(a, first)) * size_of(a.dtype);
-    return {extent_of(a, images), a.shape.rows, data};
+    if (a.whole) data += a.image_bytes * static_cast<size_t>(first);
+    return {extent_of(a, images), a.shape.rows, a.blocked, data};
   }
-  int64_t offset_of(const Activation& a, int64_t image) const { return a.shape.values() / x_.size(0) * image; }
+
+  void load(const Part& to) const {
+    if (to.blocked) return load_images(x_, cpu::blocked_map(to.data, to.extent), run_.threads);
+    load_images(x_, to.as<S>(), run_.threads);
+  }
 
   void copy_out(const Activation& a, int64_t first, const Part& part) const {
     if (a.output < 0 || !a.in_arena) return;
-    float* output = outputs_[static_cast<size_t>(a.output)].second.template as<float>() + offset_of(a, first);
+    float* output = outputs_[static_cast<size_t>(a.output)].second.template as<float>();
+    output += a.shape.values() / x_.size(0) * first;
+    if (part.blocked) return unblock(cpu::blocked_map(part.data, part.extent), part.extent, output, run_.threads);
     cpu::kernels().to_float(part.as<Bf16>(), part.values(), output);
   }
 
@@ -123,7 +138,7 @@ class Runner {
     const Packed& layer = run_.packed[step.first];
     const Extent& out = to.extent;
     layer.conv.algorithm->run(
-        problem_of(layer, step, from.extent, run_.threads),
+        problem_of(layer, step, from.extent, from.blocked, to.blocked, run_.threads),
         {.in = {.data = from.data, .extent = from.extent},
          .packed = layer.weights.template as<void>(),
          .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool},
@@ -142,7 +157,7 @@ class Runner {
   /// The same for maps in bfloat16.
   void through_float(const Step& step, const Part& from, const Part& to) const {
     std::byte* copies = scratch(step);
-    const Part x{from.extent, false, copies}, y{to.extent, false, copies + step.scratch_bytes / 2};
+    const Part x{from.extent, false, false, copies}, y{to.extent, false, false, copies + step.scratch_bytes / 2};
     cpu::kernels().to_float(from.as<Bf16>(), from.values(), x.as<float>());
     in_float(step, x, y);
     cpu::kernels().to_bf16(y.as<float>(), to.values(), to.as<Bf16>());
@@ -170,7 +185,8 @@ plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<
     const Kind kind = layers[step.first].kind;
     if (kind == Kind::conv || kind == Kind::linear) {
       const Packed& layer = packed[step.first];
-      return layer.conv.algorithm->workspace_bytes(problem_of(layer, step, extent_of(source, images), threads));
+      return layer.conv.algorithm->workspace_bytes(
+          problem_of(layer, step, extent_of(source, images), source.blocked, target.blocked, threads));
     }
     const bool copies = source.dtype == DType::bf16 && target.dtype == DType::bf16;
     return copies ? 2 * copy_bytes(source, target, images) : 0;
@@ -180,6 +196,7 @@ plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<
           .alignment = alignment,
           .keeps_outputs = false,
           .group_bytes = group_bytes,
+          .blocked_room = blocked_room,
           .scratch = scratch};
 }
 

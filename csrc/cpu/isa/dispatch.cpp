@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "cpu/isa/amx.h"
-#include "cpu/kernel_table.h"
+#include "cpu/tile_kernels.h"
 #include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
