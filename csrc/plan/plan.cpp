@@ -14,9 +14,10 @@ DType dtype_after(const Layer& layer, const Activation& source, bool output, con
   switch (layer.kind) {
     case Kind::conv:
       return output ? backend.map : layer.leaves.value_or(backend.map);
+    case Kind::linear:
+      return output ? backend.rows : layer.leaves.value_or(backend.rows);
     case Kind::flatten:
     case Kind::windows:
-    case Kind::linear:
       return backend.rows;
     case Kind::row_mean:
       return DType::f32;
@@ -40,8 +41,7 @@ void set_room(Activation& a, int64_t images, const Backend& backend) {
 std::vector<Activation> activations_of(const std::vector<Step>& steps, const std::vector<Layer>& layers,
                                        const Shape& images, const std::vector<int64_t>& outputs,
                                        const Backend& backend) {
-  std::vector<Activation> activations{
-      {.shape = images, .dtype = backend.map, .blocked = layers[steps.front().first].blocked}};
+  std::vector<Activation> activations{{.shape = images, .dtype = backend.map}};
   set_room(activations.front(), images.n, backend);
   for (size_t s = 0; s < steps.size(); ++s) {
     const Step& step = steps[s];
@@ -53,7 +53,7 @@ std::vector<Activation> activations_of(const std::vector<Step>& steps, const std
     const Layer& last_conv = layers[step.block1 ? step.first + 2 : step.first];
     target.dtype = dtype_after(last_conv, source, target.output >= 0, backend);
     target.in_arena = target.output < 0 || backend.keeps_outputs || target.dtype != DType::f32;
-    target.blocked = layers[step.first].blocked && s + 1 < steps.size() && layers[steps[s + 1].first].blocked;
+    target.blocked = last_conv.makes_blocks && s + 1 < steps.size() && layers[steps[s + 1].first].takes_blocks;
     set_room(target, images.n, backend);
     activations.push_back(target);
   }

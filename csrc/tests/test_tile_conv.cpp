@@ -1,12 +1,13 @@
 // Convolution on tiles in bfloat16: against loops in double, with numbers that round, NaN and infinities; masks; maps
 // in blocks; equal bits for any number of threads and from the processor's tiles.
+#include <algorithm>
 #include <bit>
 #include <functional>
 
 #include "conv_cases.h"
-#include "cpu/algorithms/blocked.h"
-#include "cpu/algorithms/conv_algorithm.h"
+#include "cpu/algorithms/tiles.h"
 #include "cpu/isa/amx.h"
+#include "vggfast/engine.h"
 
 namespace vggfast::test {
 namespace {
@@ -154,6 +155,55 @@ void check_special() {
   }
 }
 
+/// The first two layers in one step, in strips, make the bits that they make one after the other.
+void check_block1() {
+  Random random(24);
+  for (const auto& [h, w] : {std::pair<int64_t, int64_t>{35, 64}, {33, 18}, {3, 2}, {2, 5}}) {
+    Engine engine({.bf16 = true, .threads = 1, .batch = 2, .size = 64});
+    for (const auto& [cin, cout] : {std::pair<int64_t, int64_t>{3, 33}, {33, 40}}) {
+      engine.add_conv(put(DType::f32, random.array(Fill::reals, cout, cin, 3, 3), {0, 1, 2, 3}), nullptr);
+      engine.add_relu();
+    }
+    engine.add_max_pool(false);
+    engine.add_conv(put(DType::f32, random.array(Fill::reals, 8, 40, 1, 1), {0, 1, 2, 3}), nullptr);
+    CHECK(engine.algorithms() == std::vector<std::string>(3, "tiles"));
+    const Held x = put(DType::f32, random.array(Fill::reals, 2, 3, h, w));
+    const auto run = [&](bool fused, int threads) {  // layers 4 and 5; an output within block 1 keeps its layers apart
+      std::vector<Held> held;
+      std::vector<std::pair<int64_t, Tensor>> outputs;
+      for (int64_t layer : fused ? std::vector<int64_t>{4, 5} : std::vector<int64_t>{4, 5, 1}) {
+        const std::vector<int64_t> shape = engine.output_shape(layer, 2, 3, h, w);
+        held.push_back(make(DType::f32, shape, nhwc_order));
+        outputs.emplace_back(layer, held.back().view);
+      }
+      std::sort(outputs.begin(), outputs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+      engine.run(x, outputs, {threads});
+      return held;
+    };
+    const std::vector<Held> apart = run(false, 1);
+    for (int threads : {1, 2, 3}) {
+      const std::vector<Held> fused = run(true, threads);
+      for (size_t i : {0, 1}) CHECK(fused[i].same_bytes(apart[i]), h, " x ", w, ", output ", i, ", threads ", threads);
+    }
+  }
+}
+
+/// Channels that fill up a block are 0 after any input: what a ReLU cuts does not come back from them as NaN.
+void check_filling() {
+  Random random(25);
+  Engine engine({.bf16 = true});
+  Array weight(33, 3, 3, 3);
+  std::fill(weight.values.begin(), weight.values.end(), -1);
+  engine.add_conv(put(DType::f32, weight, {0, 1, 2, 3}), nullptr);
+  engine.add_relu();
+  engine.add_conv(put(DType::f32, random.array(Fill::reals, 8, 33, 3, 3), {0, 1, 2, 3}), nullptr);
+  Array x(1, 3, 8, 8);
+  x.at(0, 1, 4, 4) = std::numeric_limits<double>::infinity();
+  const Held held = put(DType::f32, x), y = make_nhwc(DType::f32, 1, 8, 8, 8);
+  engine.run(held, {{2, y}}, {1});
+  CHECK_SAME(y, Array(1, 8, 8, 8), "the ReLU of minus infinity");
+}
+
 /// The processor's tiles and those in software make the same bits of whole layers.
 void check_hardware() {
   if (cpu::find_amx() != cpu::Amx::permitted) {
@@ -180,6 +230,8 @@ int main() {
     vggfast::set_cpu_isa(isa);
     check_numbers();
     check_special();
+    check_block1();
+    check_filling();
   }
   check_hardware();
   return result();

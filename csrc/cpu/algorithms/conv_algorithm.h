@@ -27,7 +27,7 @@ struct ConvProblem {
   bool masked = false;                           // dgrad and wgrad: whether gy comes through a mask
   bool packed = false;                           // fprop: whether the weights were packed beforehand
   bool bf16_weights = false;                     // where they were: whether they are kept in bfloat16
-  bool blocked_in = false, blocked_out = false;  // tiles_conv, packed: whether x and y are maps in blocks (BlockedMap)
+  bool blocked_in = false, blocked_out = false;  // "tiles", packed: whether x and y are maps in blocks (BlockedMap)
   int threads = 1;
 };
 
@@ -95,10 +95,11 @@ ConvPlan choose(const ConvProblem& problem);
 ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem);
 
 // The table. Where two cost the same, the first is taken.
-extern const ConvAlgorithm tiles_conv, stem_conv, direct_conv, pointwise_conv, winograd2_conv, winograd4_conv,
-    winograd6_conv;
-inline constexpr const ConvAlgorithm* conv_algorithms[] = {
-    &tiles_conv, &stem_conv, &direct_conv, &pointwise_conv, &winograd2_conv, &winograd4_conv, &winograd6_conv};
+extern const ConvAlgorithm tiles_stem_conv, tiles_conv, stem_conv, direct_conv, pointwise_conv, winograd2_conv,
+    winograd4_conv, winograd6_conv;
+inline constexpr const ConvAlgorithm* conv_algorithms[] = {&tiles_stem_conv, &tiles_conv,     &stem_conv,
+                                                           &direct_conv,     &pointwise_conv, &winograd2_conv,
+                                                           &winograd4_conv,  &winograd6_conv};
 
 /// The same as values of type T, which the problem's dtype says.
 template <class T, class S>

@@ -39,28 +39,6 @@ void load_images(const Tensor& x, S* to, int threads) {
                        });
 }
 
-void load_images(const Tensor& x, const cpu::BlockedMap& to, int threads) {
-  const int64_t c = x.size(1), h = x.size(2), w = x.size(3);
-  std::vector<float> lines(static_cast<size_t>(cpu::block_channels) * static_cast<size_t>(threads));
-  cpu::parallel_ranges(x.size(0) * (h + 2), 1, threads, [&](int64_t begin, int64_t end, int worker) {
-    float* const pixel = lines.data() + worker * cpu::block_channels;
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t n = row / (h + 2), y = row % (h + 2) - 1;
-      for (int64_t block = 0; block < to.blocks; ++block) {
-        const int64_t first = block * cpu::block_channels, count = std::min(c - first, cpu::block_channels);
-        Bf16* out = to.data + n * to.image + block * to.plane + (y + 1) * to.row;
-        std::fill_n(out, to.row, Bf16{0});
-        if (y < 0 || y == h) continue;
-        const float* from = x.as<float>() + n * x.stride(0) + first * x.stride(1) + y * x.stride(2);
-        for (int64_t j = 0; j < w; ++j) {
-          for (int64_t i = 0; i < count; ++i) pixel[i] = from[i * x.stride(1) + j * x.stride(3)];
-          cpu::kernels().to_bf16(pixel, count, out + (j + 1) * cpu::block_channels);
-        }
-      }
-    }
-  });
-}
-
 void unblock(const cpu::BlockedMap& from, const cpu::Extent& e, float* to, int threads) {
   cpu::parallel_for(e.n * e.h, threads, [&](int64_t row, int) {
     const Bf16* line = from.data + row / e.h * from.image + (row % e.h + 1) * from.row + cpu::block_channels;
@@ -114,6 +92,12 @@ void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* t
       to[n * in.c + c] = static_cast<float>(sum / static_cast<double>(places));
     }
   }
+}
+
+void quantise(const float* from, int64_t count, float inverse, uint8_t* to, int threads) {
+  cpu::parallel_ranges(count, grain, threads, [&](int64_t begin, int64_t end, int) {
+    cpu::kernels().int8->quantise(from + begin, end - begin, inverse, to + begin);
+  });
 }
 
 void relu(const float* from, int64_t count, float* to, int threads) {

@@ -72,16 +72,30 @@ inline void block_maps(const ConvInput<Bf16>& in, const BlockedMap& to, int64_t 
   }
 }
 
-/// The sums of one register block, from the first of its inputs and weights on.
-template <class Tiles, int kernel>
-inline __attribute__((always_inline)) void sum_taps(Tiles& tiles, const BlockedMap& x, const Bf16* in,
-                                                    const Bf16* packed, TileSums& sums) {
-  constexpr int64_t pixel_bytes = block_channels * sizeof(Bf16), sum_bytes = block_channels * sizeof(float);
-  const int64_t blocks = x.blocks, row = x.row, plane = x.plane;
+template <class Tiles>
+inline __attribute__((always_inline)) void zero_sums(Tiles& tiles) {
   tiles.template zero<0>();
   tiles.template zero<1>();
   tiles.template zero<2>();
   tiles.template zero<3>();
+}
+
+template <class Tiles>
+inline __attribute__((always_inline)) void store_sums(Tiles& tiles, TileSums& sums) {
+  constexpr int64_t bytes = block_channels * sizeof(float);
+  tiles.template store<0>(sums[0][0], bytes);
+  tiles.template store<1>(sums[0][0] + half_channels, bytes);
+  tiles.template store<2>(sums[1][0], bytes);
+  tiles.template store<3>(sums[1][0] + half_channels, bytes);
+}
+
+/// The sums of one register block, from the first of its inputs and weights on.
+template <class Tiles, int kernel>
+inline __attribute__((always_inline)) void sum_taps(Tiles& tiles, const BlockedMap& x, const Bf16* in,
+                                                    const Bf16* packed, TileSums& sums) {
+  constexpr int64_t pixel_bytes = block_channels * sizeof(Bf16);
+  const int64_t blocks = x.blocks, row = x.row, plane = x.plane;
+  zero_sums(tiles);
   for (int64_t block = 0; block < blocks; ++block, in += plane) {
 #pragma GCC unroll 9
     for (int tap = 0; tap < kernel * kernel; ++tap, packed += packed_tap) {
@@ -97,15 +111,13 @@ inline __attribute__((always_inline)) void sum_taps(Tiles& tiles, const BlockedM
       if (tap % 5 == 4 || tap + 1 == kernel * kernel) tiles.keep_awake();
     }
   }
-  tiles.template store<0>(sums[0][0], sum_bytes);
-  tiles.template store<1>(sums[0][0] + half_channels, sum_bytes);
-  tiles.template store<2>(sums[1][0], sum_bytes);
-  tiles.template store<3>(sums[1][0] + half_channels, sum_bytes);
+  store_sums(tiles, sums);
 }
 
-/// The register block of block `block` of the output channels whose first pixel is (y, x), and how it is stored.
+/// The register block of block `block` of the output channels whose first pixel is (y, x), and how many of its rows
+/// are stored.
 struct TilePlace {
-  int64_t n, y, x, block;
+  int64_t n, y, rows, x, block;
 };
 
 template <bool pool>
@@ -122,9 +134,9 @@ inline __attribute__((always_inline)) void load_window(const TileSums& sums, int
 /// Calls store(row of the register block, pixel of its output row) for each output that lies in the image.
 template <bool pool, class Store>
 inline __attribute__((always_inline)) void for_outputs(const TileConvArgs& a, const TilePlace& at, Store store) {
-  const int64_t rows = pool ? 1 : min<int64_t>(2, a.h - at.y), step = pool ? 2 : 1;
+  constexpr int64_t step = pool ? 2 : 1;
   const int64_t pixels = min(tile_pixels / step, a.out.w - at.x / step);
-  for (int64_t row = 0; row < rows; ++row) {
+  for (int64_t row = 0; row < at.rows; ++row) {
     for (int64_t i = 0; i < pixels; ++i) store(row, i);
   }
 }
@@ -147,7 +159,7 @@ template <bool pool>
 void store_blocked(const TileConvArgs& a, const TilePlace& at, const TileSums& sums) {
   constexpr int64_t step = pool ? 2 : 1;
   const int64_t channel = at.block * block_channels, channels = a.out.c - channel;  // those past them stay 0
-  Bf16* first = a.y.data + at.n * a.y.image + at.block * a.y.plane + (at.y / step + 1) * a.y.row +
+  Bf16* first = a.y.data + at.n * a.y.image + at.block * a.y.plane + (at.y / step - a.y_top + 1) * a.y.row +
                 (at.x / step + 1) * block_channels;
   for_outputs<pool>(a, at, [&](int64_t row, int64_t i) {
     Vf::Value both[2];
@@ -169,16 +181,21 @@ void store_blocked(const TileConvArgs& a, const TilePlace& at, const TileSums& s
   });
 }
 
+template <bool pool>
+inline __attribute__((always_inline)) void store_outputs(const TileConvArgs& a, const TilePlace& at,
+                                                         const TileSums& sums) {
+  a.y.data ? store_blocked<pool>(a, at, sums) : store_nhwc<pool>(a, at, sums);
+}
+
 /// The ring around rows [row, row + rows) of a block of y.
 inline void store_ring(const TileConvArgs& a, int64_t n, int64_t block, int64_t row, int64_t rows) {
-  Bf16* plane = a.y.data + n * a.y.image + block * a.y.plane;
-  if (row == 0) zero_pixels(plane, a.out.w + 2);
-  for (int64_t r = row; r < min(row + rows, a.out.h); ++r) {
-    Bf16* line = plane + (r + 1) * a.y.row;
+  Bf16* line = a.y.data + n * a.y.image + block * a.y.plane + (row - a.y_top + 1) * a.y.row;
+  if (row == 0) zero_pixels(line - a.y.row, a.out.w + 2);
+  for (int64_t r = 0; r < rows; ++r, line += a.y.row) {
     zero_pixels(line, 1);
     zero_pixels(line + (a.out.w + 1) * block_channels, 1);
   }
-  if (row + rows >= a.out.h) zero_pixels(plane + (a.out.h + 1) * a.y.row, a.out.w + 2);
+  if (row + rows == a.out.h) zero_pixels(line, a.out.w + 2);
 }
 
 template <class Tiles, int kernel, bool pool>
@@ -188,15 +205,15 @@ void conv_of(const TileConvArgs& a, int64_t n, int64_t pair_begin, int64_t pair_
   alignas(64) TileSums sums;
   Tiles tiles;
   for (int64_t pair = pair_begin; pair < pair_end; ++pair) {
+    const int64_t y = 2 * pair, rows = pool ? 1 : min<int64_t>(2, a.h - y);
     for (int64_t block = block_begin; block < block_end; ++block) {
       const Bf16* packed = a.packed + block * a.x.blocks * taps * packed_tap;
-      const Bf16* row = a.x.data + n * a.x.image + (2 * pair + ring) * a.x.row + ring * block_channels;
+      const Bf16* row = a.x.data + n * a.x.image + (y - a.x_top + ring) * a.x.row + ring * block_channels;
       for (int64_t x = 0; x < (pool ? 2 * a.out.w : a.w); x += tile_pixels) {
         sum_taps<Tiles, kernel>(tiles, a.x, row + x * block_channels, packed, sums);
-        const TilePlace at{n, 2 * pair, x, block};
-        a.y.data ? store_blocked<pool>(a, at, sums) : store_nhwc<pool>(a, at, sums);
+        store_outputs<pool>(a, {n, y, rows, x, block}, sums);
       }
-      if (a.y.data) store_ring(a, n, block, pool ? pair : 2 * pair, pool ? 1 : 2);
+      if (a.y.data) store_ring(a, n, block, pool ? pair : y, rows);
     }
   }
 }
