@@ -362,7 +362,8 @@ def main() -> None:
     if found is not None:
         made = json.loads(parsed.out.read_text()) if parsed.out.exists() else {}
         key = f"{parsed.name} {parsed.data.partition(':')[0]}" if parsed.step is trained else parsed.name
-        write_json(parsed.out, {**made, key: {"environment": timing.environment(), "found": found}})
+        how = {name: value for name, value in vars(parsed).items() if isinstance(value, int)}
+        write_json(parsed.out, {**made, key: {"environment": timing.environment(), **how, "found": found}})
 
 
 if __name__ == "__main__":
