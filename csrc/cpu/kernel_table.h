@@ -218,6 +218,7 @@ struct Kernels {
   void (*sum_pool)(const T* x, int64_t pixels, int64_t channels, T scale, T* y);
 };
 
+struct Int8Kernels;  // cpu/int8_kernels.h
 struct TileKernels;  // cpu/tile_kernels.h
 
 struct KernelTable {
@@ -248,6 +249,7 @@ struct KernelTable {
   Kernels<float> f32;
   Kernels<double> f64;
   const TileKernels* tiles = nullptr;  // null: none
+  const Int8Kernels* int8;
 
   template <class S>
   auto stem_fprop() const {

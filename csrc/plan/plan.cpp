@@ -14,9 +14,10 @@ DType dtype_after(const Layer& layer, const Activation& source, bool output, con
   switch (layer.kind) {
     case Kind::conv:
       return output ? backend.map : layer.leaves.value_or(backend.map);
+    case Kind::linear:
+      return output ? backend.rows : layer.leaves.value_or(backend.rows);
     case Kind::flatten:
     case Kind::windows:
-    case Kind::linear:
       return backend.rows;
     case Kind::row_mean:
       return DType::f32;

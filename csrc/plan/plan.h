@@ -26,7 +26,7 @@ struct Layer {
   bool fuses_pool = true;  // conv: whether one step computes it and the pool behind it
   bool nhwc_rows = false;  // flatten and windows: a row has the order of the map, so that it may stay where it is
   bool takes_blocks = false, makes_blocks = false;  // conv: whether its input, and its output, may be maps in blocks
-  std::optional<DType> leaves = {};  // conv: what its output is kept in if it is no output of the network's
+  std::optional<DType> leaves = {};  // conv, linear: what its output is kept in if no output of the network's
 };
 
 /// Of a map, which lies as NHWC or in blocks, as the back end has them; or of rows: n rows of c values.

@@ -72,6 +72,12 @@ void bind_engine(py::module_& m) {
                              [](Engine& e, const Tensor& weight, const Tensor* bias) { e.add_conv(weight, bias); }))
       .def("add_linear", named({"self", "weight", "bias"},
                                [](Engine& e, const Tensor& weight, const Tensor* bias) { e.add_linear(weight, bias); }))
+      .def("add_quantised_conv", named({"self", "weight", "bias", "unit", "source"},
+                                       [](Engine& e, const Tensor& weight, const Tensor* bias, const Tensor& unit,
+                                          float source) { e.add_quantised_conv(weight, bias, unit, source); }))
+      .def("add_quantised_linear", named({"self", "weight", "bias", "unit", "source"},
+                                         [](Engine& e, const Tensor& weight, const Tensor* bias, const Tensor& unit,
+                                            float source) { e.add_quantised_linear(weight, bias, unit, source); }))
       .def("add_relu", named({"self"}, [](Engine& e) { e.add_relu(); }))
       .def("add_max_pool", named({"self", "ceil_mode"}, [](Engine& e, bool ceil_mode) { e.add_max_pool(ceil_mode); }))
       .def("add_lrn",
@@ -104,6 +110,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", named({}, [] { return cpu_isa(); }));
   m.def("set_cpu_isa", named({"isa"}, [](const std::string& name) { set_cpu_isa(name); }));
   m.def("amx_support", named({}, [] { return amx_support(); }));
+  m.def("tile_counts", named({}, [] {
+          const TileCounts counts = tile_counts();
+          return std::make_tuple(counts.products, counts.stores,
+                                 std::vector<int64_t>(std::begin(counts.loads), std::end(counts.loads)));
+        }));
   m.def("openmp_runtime", named({}, [] { return openmp_runtime(); }));
   py::class_<CachedBuffer>(m, "CachedBuffer", py::buffer_protocol())
       .def(py::init(named({"bytes"}, [](size_t bytes) { return std::make_unique<CachedBuffer>(bytes); })))

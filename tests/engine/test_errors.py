@@ -112,13 +112,13 @@ def test_models_that_do_not_fit(model, error, text):
 
 
 BAD_OPTIONS = {
-    "dtype": ({"dtype": "float16"}, "dtype must be one of 'fp32', 'bf16' on cpu, got 'float16'"),
+    "dtype": ({"dtype": "float16"}, "dtype must be one of 'fp32', 'bf16', 'int8' on cpu, got 'float16'"),
     "weights": ({"weights": "int8"}, "weights must be one of 'fp32', 'bf16' on cpu, got 'int8'"),
     "calibration": (
         {"calibration": torch.zeros(1, 3, 32, 32)},
         "calibration must be None with dtype 'fp32', got images",
     ),
-    "fp8": ({"dtype": "fp8"}, "dtype must be one of 'fp32', 'bf16' on cpu, got 'fp8'"),
+    "fp8": ({"dtype": "fp8"}, "dtype must be one of 'fp32', 'bf16', 'int8' on cpu, got 'fp8'"),
     "no threads": ({"threads": 0}, "threads must be at least 1, got 0"),
     "no batch": ({"batch": 0}, "batch must be at least 1, got 0"),
     "no size": ({"size": 0}, "size must be at least 1, got 0"),
