@@ -196,10 +196,11 @@ def test_layers_in_bf16_and_int8_are_right(which):
 # ---- the race -------------------------------------------------------------------------------------------------------
 
 
-COMPILED = [pytest.param(name, marks=pytest.mark.slow) if "compile" in name else name for name in INFERENCE]
-
-
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "name",
+    [name for name in INFERENCE if "compile" not in name]
+    + [pytest.param("torch-compile-int8", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("part", ["features", "whole"])
 def test_engine_is_right(name, part, cache):
     engine = available(INFERENCE[name])
