@@ -135,14 +135,15 @@ def _widened(run: Callable) -> Callable:
         return tree_map_only(
             Tensor,
             lambda t: t.to(dtype) if t.is_floating_point() else t,
-            run(*tree_map_only(Tensor, _wide, args)),
+            run(*tree_map_only(Tensor, wide, args)),
         )
 
     return widened
 
 
-def _wide(t: Tensor) -> Tensor:
-    if not t.is_floating_point():
+def wide(t: Tensor) -> Tensor:
+    """`t` in float32 where it has 16 bits, itself else."""
+    if t.dtype not in NARROW:
         return t
     if t.device.type == "cpu":
         check_room(t.shape, torch.float32)
