@@ -97,6 +97,14 @@ def _check_fakes(tensors: dict[str, Tensor]) -> None:
         raise TypeError(f"{others[0]} must be a fake tensor, as {fakes[0]} is, got {described(tensors[others[0]])}")
 
 
+def is_recorded() -> bool:
+    """Whether torch records ops instead of running them (jit.trace, make_fx, export, modes of fake tensors): what runs
+    beside torch would become a constant there, or memory that nobody wrote."""
+    proxy, fake = torch._C._TorchDispatchModeKey.PROXY, torch._C._TorchDispatchModeKey.FAKE
+    modes = (torch._C._get_dispatch_mode(proxy), torch._C._get_dispatch_mode(fake))
+    return torch.jit.is_tracing() or any((*modes, torch._ops._get_dispatch_mode_pre_dispatch(proxy)))
+
+
 def check_memory(t: Tensor, name: str) -> None:
     """Raises unless all elements of `t` are in memory, by strides.
 

@@ -246,12 +246,8 @@ struct Kernels {
   void (*sum_pool)(const T* x, int64_t pixels, int64_t channels, T scale, T* y);
 };
 
-/// Kernels on tile registers (cpu/isa/tiles.h).
-struct TileKernels {
-  /// c += a b, of one product: what tests compare. Each is a tile of 16 rows of 64 bytes.
-  void (*product_bf16)(const Bf16* a, const Bf16* b, float* c);
-  void (*product_u8s8)(const uint8_t* a, const int8_t* b, int32_t* c);
-};
+struct Int8Kernels;  // cpu/int8_kernels.h
+struct TileKernels;  // cpu/tile_kernels.h
 
 struct KernelTable {
   const char* name;
@@ -281,6 +277,7 @@ struct KernelTable {
   Kernels<float> f32;
   Kernels<double> f64;
   const TileKernels* tiles = nullptr;  // null: none
+  const Int8Kernels* int8;
 
   template <class S>
   auto stem_fprop() const {
@@ -316,12 +313,6 @@ const KernelTable& table();
 }
 namespace avx512 {
 const KernelTable& table();
-}
-namespace amx {
-const TileKernels& tiles();
-}
-namespace amx_emulated {
-const TileKernels& tiles();
 }
 
 /// The table of the instruction set in use.

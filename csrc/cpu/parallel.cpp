@@ -5,10 +5,12 @@
 #include "cpu/parallel.h"
 
 #include <dlfcn.h>
+#include <pthread.h>
 
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <thread>
 
 #include "vggfast/cpu.h"
 
@@ -31,6 +33,11 @@ struct OpenMp {
     parallel = reinterpret_cast<Parallel>(symbol);
   }
 };
+
+/// Whether this process is a child by fork. The threads of its parent's pool are not in it, and libgomp would wait for
+/// them for ever, where the thread that forked asks for some again.
+std::atomic<bool> forked{false};
+[[maybe_unused]] const int noticed = pthread_atfork(nullptr, nullptr, [] { forked = true; });
 
 const OpenMp& openmp() {
   static const OpenMp runtime;
@@ -66,7 +73,14 @@ void cpu::parallel_for(int64_t tasks, int threads, const std::function<void(int6
   if (workers == 1 || !openmp().parallel) {
     region.work();
   } else {
-    openmp().parallel([](void* data) { static_cast<Region*>(data)->work(); }, &region, workers, 0);
+    const auto run = [&] {
+      openmp().parallel([](void* data) { static_cast<Region*>(data)->work(); }, &region, workers, 0);
+    };
+    if (forked) {
+      std::thread(run).join();  // one that has no pool yet, and gets its own
+    } else {
+      run();
+    }
   }
   if (region.error) std::rethrow_exception(region.error);
 }

@@ -52,7 +52,7 @@ class Layout {
       while (i > plan_.stages[stage].end) ++stage;
       const int64_t images = a.whole ? batch : plan_.stages[stage].images;
       if (i == 0 || !plan_.steps[i - 1].in_place) {
-        const size_t bytes = static_cast<size_t>(a.shape.values() / batch * images) * size_of(a.dtype);
+        const size_t bytes = a.image_bytes * static_cast<size_t>(images) + a.beyond_bytes;
         places_.push_back({.bytes = a.in_arena ? aligned(bytes) : 0, .moves = a.in_arena});
       }
       place_of_[i] = places_.size() - 1;

@@ -14,9 +14,10 @@ DType dtype_after(const Layer& layer, const Activation& source, bool output, con
   switch (layer.kind) {
     case Kind::conv:
       return output ? backend.map : layer.leaves.value_or(backend.map);
+    case Kind::linear:
+      return output ? backend.rows : layer.leaves.value_or(backend.rows);
     case Kind::flatten:
     case Kind::windows:
-    case Kind::linear:
       return backend.rows;
     case Kind::row_mean:
       return DType::f32;
@@ -25,20 +26,35 @@ DType dtype_after(const Layer& layer, const Activation& source, bool output, con
   }
 }
 
+/// What an activation's memory is, its shape and dtype being known.
+void set_room(Activation& a, int64_t images, const Backend& backend) {
+  if (a.blocked) {
+    const BlockedRoom room = backend.blocked_room(a.shape);
+    a.image_bytes = room.image_bytes;
+    a.beyond_bytes = room.beyond_bytes;
+  } else {
+    a.image_bytes = static_cast<size_t>(a.shape.values() / std::max<int64_t>(images, 1)) * size_of(a.dtype);
+  }
+}
+
 /// The steps' activations, without their places.
 std::vector<Activation> activations_of(const std::vector<Step>& steps, const std::vector<Layer>& layers,
                                        const Shape& images, const std::vector<int64_t>& outputs,
                                        const Backend& backend) {
   std::vector<Activation> activations{{.shape = images, .dtype = backend.map}};
-  for (const Step& step : steps) {
+  set_room(activations.front(), images.n, backend);
+  for (size_t s = 0; s < steps.size(); ++s) {
+    const Step& step = steps[s];
     const Activation& source = activations.back();
-    Activation target = source;
+    Activation target{.shape = source.shape, .dtype = source.dtype};
     for (size_t i = step.first; i <= step.last; ++i) target.shape = shape_after(layers[i], target.shape, images.n);
     const auto found = std::find(outputs.begin(), outputs.end(), static_cast<int64_t>(step.last));
     target.output = found == outputs.end() ? -1 : static_cast<int>(found - outputs.begin());
     const Layer& last_conv = layers[step.block1 ? step.first + 2 : step.first];
     target.dtype = dtype_after(last_conv, source, target.output >= 0, backend);
     target.in_arena = target.output < 0 || backend.keeps_outputs || target.dtype != DType::f32;
+    target.blocked = last_conv.makes_blocks && s + 1 < steps.size() && layers[steps[s + 1].first].takes_blocks;
+    set_room(target, images.n, backend);
     activations.push_back(target);
   }
   return activations;
@@ -47,10 +63,8 @@ std::vector<Activation> activations_of(const std::vector<Step>& steps, const std
 /// How many images a step may take at a time.
 int64_t group_of(const Activation& source, const Activation& target, int64_t images, const Backend& backend) {
   if (target.shape.rows) return images;  // the FC layers' weights are read once for all
-  const auto bytes = [&](const Activation& a) {
-    return a.shape.values() / images * static_cast<int64_t>(size_of(a.dtype));
-  };
-  return std::clamp<int64_t>(backend.group_bytes / std::max<int64_t>(bytes(source) + bytes(target), 1), 1, images);
+  const auto bytes = static_cast<int64_t>(source.image_bytes + target.image_bytes);
+  return std::clamp<int64_t>(backend.group_bytes / std::max<int64_t>(bytes, 1), 1, images);
 }
 
 /// A stage ends where the resolution changes, and where rows begin. Steps that take the whole batch at a time are

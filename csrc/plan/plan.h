@@ -25,10 +25,11 @@ struct Layer {
   // What the back end makes of it:
   bool fuses_pool = true;  // conv: whether one step computes it and the pool behind it
   bool nhwc_rows = false;  // flatten and windows: a row has the order of the map, so that it may stay where it is
-  std::optional<DType> leaves = {};  // conv: what its output is kept in if it is no output of the network's
+  bool takes_blocks = false, makes_blocks = false;  // conv: whether its input, and its output, may be maps in blocks
+  std::optional<DType> leaves = {};  // conv, linear: what its output is kept in if no output of the network's
 };
 
-/// Of a map, which lies as NHWC; or of rows: n rows of c values.
+/// Of a map, which lies as NHWC or in blocks, as the back end has them; or of rows: n rows of c values.
 struct Shape {
   int64_t n, h, w, c;
   bool rows = false;
@@ -41,10 +42,13 @@ struct Shape {
 struct Activation {
   Shape shape;  // of the whole batch
   DType dtype;
-  int output = -1;       // which of the outputs that the caller asked for it is, or none
-  bool in_arena = true;  // false: it lies in the caller's memory, as that output
-  bool whole = true;     // whether there is room for the whole batch; else for the images that its stage runs at a time
-  size_t offset = 0;     // in the arena
+  bool blocked = false;     // whether it is a map in blocks
+  size_t image_bytes = 0;   // of one image
+  size_t beyond_bytes = 0;  // past the last image, which are read and mean nothing
+  int output = -1;          // which of the outputs that the caller asked for it is, or none
+  bool in_arena = true;     // false: it lies in the caller's memory, as that output
+  bool whole = true;  // whether there is room for the whole batch; else for the images that its stage runs at a time
+  size_t offset = 0;  // in the arena
 };
 
 /// Layers [first, last], computed together.
@@ -62,6 +66,11 @@ struct Stage {
   int64_t images;
 };
 
+/// Memory of maps in blocks: an Activation's image_bytes and beyond_bytes.
+struct BlockedRoom {
+  size_t image_bytes, beyond_bytes;
+};
+
 struct Plan {
   std::vector<Step> steps;
   std::vector<Activation> activations;  // step i reads number i and writes number i + 1
@@ -76,7 +85,8 @@ struct Backend {
   bool keeps_outputs;   // whether outputs stay in the arena till the end of a run. Else a step writes a float32
                         // output into the caller's memory, and the caller copies any other before the next step
   bool block1 = false;  // whether one step computes block 1
-  int64_t group_bytes = std::numeric_limits<int64_t>::max();  // of activations that a step may move at a time
+  int64_t group_bytes = std::numeric_limits<int64_t>::max();   // of activations that a step may move at a time
+  std::function<BlockedRoom(const Shape&)> blocked_room = {};  // where layers are blocked
   /// Bytes of scratch memory that a step takes for so many images.
   std::function<size_t(const Step&, const Activation& source, const Activation& target, int64_t images)> scratch;
 };

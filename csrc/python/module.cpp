@@ -70,6 +70,12 @@ void bind_engine(py::module_& m) {
                              [](Engine& e, const Tensor& weight, const Tensor* bias) { e.add_conv(weight, bias); }))
       .def("add_linear", named({"self", "weight", "bias"},
                                [](Engine& e, const Tensor& weight, const Tensor* bias) { e.add_linear(weight, bias); }))
+      .def("add_quantised_conv", named({"self", "weight", "bias", "unit", "source"},
+                                       [](Engine& e, const Tensor& weight, const Tensor* bias, const Tensor& unit,
+                                          float source) { e.add_quantised_conv(weight, bias, unit, source); }))
+      .def("add_quantised_linear", named({"self", "weight", "bias", "unit", "source"},
+                                         [](Engine& e, const Tensor& weight, const Tensor* bias, const Tensor& unit,
+                                            float source) { e.add_quantised_linear(weight, bias, unit, source); }))
       .def("add_relu", named({"self"}, [](Engine& e) { e.add_relu(); }))
       .def("add_max_pool", named({"self", "ceil_mode"}, [](Engine& e, bool ceil_mode) { e.add_max_pool(ceil_mode); }))
       .def("add_lrn",

@@ -14,10 +14,10 @@ namespace py = pybind11;
 namespace vggfast::python {
 
 DType dtype_named(const std::string& name) {
-  for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::bf16, DType::f16, DType::i32, DType::e4m3}) {
+  for (DType dtype : {DType::f32, DType::f64, DType::u8, DType::i8, DType::bf16, DType::f16, DType::i32, DType::e4m3}) {
     if (name == name_of(dtype)) return dtype;
   }
-  fail("dtype must be one of bfloat16, float16, float32, float64, uint8, int32, float8_e4m3fn, got '", name, "'");
+  fail("dtype must be one of bfloat16, float16, float32, float64, uint8, int8, int32, float8_e4m3fn, got '", name, "'");
 }
 
 Masked masked_by(const Tensor* mask) {

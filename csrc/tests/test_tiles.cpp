@@ -17,7 +17,7 @@
 #endif
 
 #include "cpu/isa/amx.h"
-#include "cpu/kernel_table.h"
+#include "cpu/tile_kernels.h"
 #include "tensors.h"
 
 namespace vggfast::test {

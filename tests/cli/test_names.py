@@ -141,3 +141,23 @@ def test_a_report_that_cannot_be_written(odd, capsys, tmp_path, name):
     assert "top-1 error" in printed
     for other in {"report.html", "confusion.png", "predictions.png", "metrics.json", "model.safetensors"} - {name}:
         assert (tmp_path / "run" / other).is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "--model", "m", "--csv", "x", "--json", "./x"], "--csv must be another file than --json, got x for"),
+        (["predict", "a.png", "--model", "m", "--csv", "x", "--sheet", "x"], "--sheet must be another file than --csv"),
+        (["predict", "a.png", "--model", "m", "--sheet", "a.png"], "--sheet must be another file than IMAGE, got a"),
+        (["eval", "--model", "m", "--json", "linked"], "--json must be another file than --models, got linked"),
+        (["svm", "f.npz", "--json", "f.npz"], "--json must be another file than --features, got f.npz for both"),
+        (["convert", "m", "m"], "OUT must be another file than SOURCE, got m for both"),
+    ],
+)
+def test_a_file_is_not_written_twice_nor_over_what_is_read(tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").write_bytes(b"network")
+    (tmp_path / "linked").hardlink_to(tmp_path / "m")
+    assert main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "m").read_bytes() == b"network"

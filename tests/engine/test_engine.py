@@ -270,6 +270,21 @@ def test_exact(backend, exact, config):
     assert_as_accurate_as_torch(Engine(model)(x), theirs, exactly(model.features, x))
 
 
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize("config", ["A", "A-LRN", "C", "D"])
+@pytest.mark.parametrize("head", ["linear", "none"])
+def test_bf16(backend, config, head):
+    """As accurate as torch in bfloat16, every layer."""
+    model = small(config, width=0.25, head=head)
+    x = torch.randn(2, 3, 66, 75)
+    with torch.no_grad():
+        theirs = copy.deepcopy(model).bfloat16()(x.bfloat16()).float()
+    engine = Engine(model, dtype="bf16")
+    assert relative_error(engine(x), exactly(model, x)) <= 2 * relative_error(theirs, exactly(model, x))
+    if "amx" in backend.name:
+        assert set(engine._network._core.algorithms()) == {"tiles"}
+
+
 def test_exact_holds_from_the_engines_making_on():
     model, x = small(width=0.125), torch.randn(2, 3, 66, 75)
     engine = Engine(model)

@@ -116,7 +116,7 @@ STRANGE = {
     "no dropout's place": (put("relufc6", layer("TanH", "t", "fc6", "fc6")), "layer t is a tanh, which"),
     "sum": (
         put("pool1", layer("Eltwise", "sum", ["pool1", "pool1"], "pool1")),
-        "read by sum and sum, where configuration A",
+        "read by sum, sum, where configuration A",
     ),
     "branch": (
         put("pool1", layer("Pooling", "aside", "pool1", pooling_param={"kernel_size": 2})),
@@ -264,6 +264,20 @@ def test_rules_of_a_prototxt(tmp_path, rules, state, runs):
 
 
 # ---- MatConvNet ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("layer { name: " + '"' + '\\"' * 100_000 + "x", "the text .* has no end"),
+        (" " * (257 << 10), "at most 256 KiB, got 257"),
+    ],
+)
+def test_a_prototxt_that_takes_time(tmp_path, text, message):
+    write(tmp_path / "m.caffemodel", TENSORS)
+    (tmp_path / "m.prototxt").write_text(text)
+    with pytest.raises(ValueError, match=rf"m\.prototxt .*{message}"):
+        read(tmp_path / "m.caffemodel")
 
 
 def _set(name, **fields):

@@ -255,9 +255,10 @@ def test_torchvision_takes_the_same_pictures(tmp_path, torchvision, suffix, name
     """The same outputs in torchvision's own module, borders and all, by the preprocessing that is told."""
     model = network("D").eval()
     model.preprocessing = CONVENTIONS[name]
-    save_model(model, tmp_path / "m.safetensors")
+    save_model(model, tmp_path / "m.safetensors", {"classes": list("abcde")})
     out = tmp_path / f"theirs{suffix}"
     note = write(read(tmp_path / "m.safetensors"), out, "torchvision")
+    assert "the source's classes have no place in it, and are left out" in note
     widths = [w if w == "M" else max(1, round(w * 0.1)) for w in torchvision.models.vgg.cfgs["D"]]
     with torch.device("meta"):  # the two layers of 4096 are replaced
         theirs = torchvision.models.VGG(torchvision.models.vgg.make_layers(widths), num_classes=5)

@@ -316,3 +316,23 @@ def test_protobuf_bombs(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=rf"{name} has more than 100000 parts, which no network has"):
         read(tmp_path / name)
+
+
+# ---- what takes time and memory by its number ------------------------------------------------------------------------
+
+
+def test_a_large_header_is_not_read(tmp_path):
+    """Of safetensors; its own library reads up to 100 MB, which become gigabytes of objects."""
+    header = json.dumps({"__metadata__": {"x": " " * (8 << 20)}}).encode()
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match=r"m\.safetensors is not .*: its header must have at most 8 MiB, got 8"):
+        read(tmp_path / "m.safetensors")
+
+
+def test_a_large_zip_directory_is_not_read(tmp_path):
+    entry = struct.pack("<IHHHHHHIIIHHHHHII", 0x02014B50, 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"x"
+    count = (4 << 20) // len(entry) + 1
+    end = struct.pack("<IHHHHIIH", 0x06054B50, 0, 0, 0xFFFF, 0xFFFF, count * len(entry), 4, 0)
+    (tmp_path / "m.pth").write_bytes(b"PK\3\4" + entry * count + end)
+    with pytest.raises(ValueError, match=r"m\.pth is not .* zip directory is broken, or has more than 4 MiB"):
+        read(tmp_path / "m.pth")

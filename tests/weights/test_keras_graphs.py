@@ -340,10 +340,10 @@ def test_graphs_that_branch(write, layers):
     whole = functional(layers)
     two = copy.deepcopy(whole)
     two["config"]["output_layers"] = [["block2_pool", 0, 0], ["predictions", 0, 0]]
-    assert "layer block2_pool is read by block3_conv1 and an output" in refused(two)
+    assert "layer block2_pool is read by block3_conv1, an output" in refused(two)
     again = copy.deepcopy(whole)
     again["config"]["layers"][3]["inbound_nodes"] *= 2
-    assert "block1_pool is read by block2_conv1 and block2_conv1" in refused(again)
+    assert "block1_pool is read by block2_conv1, block2_conv1" in refused(again)
     late = copy.deepcopy(whole)
     late["config"]["layers"][-2]["inbound_nodes"][0]["kwargs"] = {"training": True}
     assert "fc2 is a Dense with training=True" in refused(late)

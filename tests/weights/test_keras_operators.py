@@ -98,10 +98,10 @@ REFUSED = {
     "along the rows": ([on("Add", constant([[[1.0]], [[2.0]], [[3.0]]]))], "add must have .* along the channels"),
     "an operator of somebody's own": ([on("Add", 1.0, module="mine")], "add is an Add of another package with 1.0"),
     "another operator": ([on("Power", 2.0)], "power is a Power with 2.0"),
-    "other orders": (reversal(channels=(0, 2, 1)), "input is read by stack_0 and stack_2 and stack_1"),
+    "other orders": (reversal(channels=(0, 2, 1)), "input is read by stack_0, stack_2, stack_1"),
     "a channel of what else is read": ([*reversal()[:2], operator("GetItem", "stack_0", tensor("stack"), [0]),
-                                        reversal()[3]], "input is read by stack_2 and stack_1"),
-    "two channels": (reversal(channels=(2, 1)), "input is read by stack_2 and stack_1"),
+                                        reversal()[3]], "input is read by stack_2, stack_1"),
+    "two channels": (reversal(channels=(2, 1)), "input is read by stack_2, stack_1"),
 }  # fmt: skip
 
 

@@ -224,3 +224,16 @@ def test_convolutions_alone_of_what_is_refused(tmp_path, name):
     found = read(path, features_only=True)
     x = torch.randn(1, 3, 64, 64)
     assert torch.equal(found.model(x), model.features(x))
+
+
+def test_no_more_layers_than_a_vgg_has(tmp_path):
+    """Each of which would have a copy of the one weight."""
+    import onnx
+    from onnx import helper
+
+    nodes = [helper.make_node("Conv", [f"c{i}", "w"], [f"c{i + 1}"]) for i in range(101)]
+    ends = [helper.make_tensor_value_info(name, 1, [1, 2, 8, 8]) for name in ("c0", "c101")]
+    weight = onnx.numpy_helper.from_array(np.zeros((2, 2, 1, 1), np.float32), "w")
+    onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])), tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"m\.onnx: node c101 is behind 100 layers, more than any VGG has"):
+        read(tmp_path / "m.onnx")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from vggfast._version import __version__
 from vggfast.cli.errors import UsageError, plain_output, rank, tell
 from vggfast.cli.help import describe
+from vggfast.cli.options import check_written
 
 # By command: the module that has its add_arguments(parser) and run(parsed) -> exit code, and what it is for. A module
 # is imported when its command is called, so that each command needs its own packages and no others.
@@ -79,4 +80,5 @@ def _run(arguments: list[str]) -> int:
                 chosen = importlib.import_module(module)
                 chosen.add_arguments(command)
         parsed = parser.parse_args(arguments)
+    check_written(parsed)
     return chosen.run(parsed)

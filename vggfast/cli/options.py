@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -93,6 +94,31 @@ def drawn(context: DistributedContext) -> Iterator[dict[str, Any]]:
 
     with ProgressBars(quiet=not context.main) as bars:
         yield {"progress": bars, "warn": lambda text: bars.line(f"warning: {text}; it counts in no error")}
+
+
+_WRITTEN = ("out", "json", "csv", "sheet")
+_POSITIONAL = {"source": "SOURCE", "images": "IMAGE"}
+
+
+def check_written(parsed: argparse.Namespace) -> None:
+    """Raises UsageError where two files that a command writes are one, or where it reads what it writes."""
+    positional = _POSITIONAL | ({"out": "OUT"} if "source" in parsed else {})
+    seen: list[tuple[str, Path]] = []
+    for name, value in sorted(vars(parsed).items(), key=lambda item: item[0] in _WRITTEN):  # what is read comes first
+        option = positional.get(name, f"--{name.replace('_', '-')}")
+        paths = [path for path in (value if isinstance(value, list) else [value]) if isinstance(path, Path)]
+        if name in _WRITTEN:
+            for other, path in itertools.product(seen, paths):
+                if _same(other[1], path):
+                    raise UsageError(f"{option} must be another file than {other[0]}, got {path} for both")
+        seen += [(option, path) for path in paths]
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.resolve() == b.resolve() or a.samefile(b)
+    except OSError:  # one is not there, or no path that can be: who opens it says so
+        return False
 
 
 def parse_bytes(text: str) -> int:

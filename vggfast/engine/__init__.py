@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from vggfast import graph as read
-from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole
+from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole, is_recorded
 from vggfast.engine import cpu, cuda
 from vggfast.engine.options import Deviation, Network, Options
 
@@ -41,11 +41,14 @@ class Engine:
             ``vgg16().features[:23]``), float32 (on CUDA bfloat16 or float16 too). One without parameters runs on the
             CPU. Or a :class:`vggfast.graph.Network`, what was read of one.
         dtype: on the CPU, of the activations between layers, "fp32" or "bf16"; the arithmetic is float32 either way,
-            and "bf16" keeps the weights of the FC layers in bfloat16 too. On CUDA, of activations and weights: "fp32",
-            "tf32" (float32, whose products round their factors to TF32), "bf16" or "fp16"; torch's own switches for
-            TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16, but e4m3 for the inputs and weights
-            of convolutions of 128 and more channels, each tensor with one scale. :attr:`error` says what it costs. An
-            input that is itself asked for (a tap), or that another layer than a convolution makes, stays bfloat16.
+            and "bf16" keeps the weights of the FC layers in bfloat16 too. "int8": layers behind a ReLU take inputs of 8
+            bits, 0 to 255 of a scale, and weights of 8 bits, -127 to 127 of a scale for each output channel; sums are
+            exact. An output that is asked for (a tap) is float32, before its rounding to 8 bits. On CUDA, of
+            activations and weights: "fp32", "tf32" (float32, whose products round their factors to TF32), "bf16" or
+            "fp16"; torch's own switches for TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16,
+            but e4m3 for the inputs and weights of convolutions of 128 and more channels, each tensor with one scale.
+            :attr:`error` says what it costs. An input that is itself asked for (a tap), or that another layer than a
+            convolution makes, stays bfloat16.
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read. On CUDA `dtype` says it.
         threads: of each call; None takes what torch is set to then. None on CUDA.
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed
@@ -54,7 +57,8 @@ class Engine:
             holds no arena. It suits images of ever new sizes, each of which would be captured: 16 shapes are kept.
         calibration: with "fp8", sample images, prepared as those to come: (N, C, H, W), N at least 1, as a call takes
             them. The largest value that a layer makes of them in float32 becomes the largest that its e4m3 output can
-            hold; larger ones are cut there. While the engine is made, it holds the weights in float32 too.
+            hold; larger ones are cut there. With "int8", the largest of 8 bits is what makes the least mean squared
+            error on them. While the engine is made, it holds the weights in float32 too.
 
     Raises:
         ValueError: an argument does not fit; the text names it.
@@ -127,7 +131,8 @@ class Engine:
 
     @property
     def error(self) -> Deviation | None:
-        """How far the engine is from float32 on the images that it was calibrated on; None unless dtype is "fp8"."""
+        """How far the engine is from float32 on the images that it was calibrated on; None unless dtype is "fp8" or
+        "int8"."""
         return self._error
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -176,7 +181,7 @@ class Engine:
         raise TypeError("an Engine cannot be pickled or copied: make one of the model where it is needed")
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
-        if torch.jit.is_tracing() or torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None:
+        if is_recorded():
             raise TypeError("a call of an Engine cannot be traced or exported, as no op of torch's: trace the model")
         self._check_images(x, "x")
         if (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None:

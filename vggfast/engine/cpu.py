@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vggfast import _native
 from vggfast._native import view
-from vggfast.engine.options import Options
+from vggfast.engine.int8 import Int8
+from vggfast.engine.options import Deviation, Options
 from vggfast.engine.plan import Shape
-from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, Windows
+from vggfast.graph.layers import (
+    Conv,
+    Flatten,
+    Layer,
+    Linear,
+    Lrn,
+    MaxPool,
+    Quantised,
+    QuantisedConv,
+    QuantisedLinear,
+    Relu,
+    RowMean,
+    Windows,
+)
 
 DTYPES = (torch.float32,)  # that a model's parameters may have
 
@@ -22,9 +38,15 @@ class CpuNetwork:
     inputs: tuple[torch.dtype, ...] = (torch.float32,)
 
     def __init__(self, device: torch.device, options: Options) -> None:
-        bf16 = options.one_of("dtype", ("fp32", "bf16"), device) == "bf16"
+        dtype = options.one_of("dtype", ("fp32", "bf16", "int8"), device)
+        bf16 = dtype == "bf16"
         bf16_weights = options.one_of("weights", ("fp32", "bf16"), device) == "bf16" or bf16
-        options.refuse_calibration()
+        self._calibration: Int8 | None = None  # until the last layer is added
+        if dtype == "int8":
+            exact = replace(options, dtype="fp32", weights="fp32", calibration=None)
+            self._calibration = Int8(type(self)(device, exact), options.images())
+        else:
+            options.refuse_calibration()
         self._threads = options.threads
         self._core = _native.load().Engine(
             bf16=bf16,
@@ -43,10 +65,20 @@ class CpuNetwork:
         return self._core.bytes()
 
     def add(self, layer: Layer) -> None:
+        if self._calibration:
+            self._calibration.add(layer)
+        else:
+            self._add(layer)
+
+    def _add(self, layer: Layer | Quantised) -> None:
         core = self._core
         match layer:
+            case QuantisedConv():
+                core.add_quantised_conv(*_quantised(layer))
+            case QuantisedLinear():
+                core.add_quantised_linear(*_quantised(layer))
             case Conv(weight, bias):
-                core.add_conv(view(weight, "weight"), None if bias is None else view(bias.contiguous(), "bias"))
+                core.add_conv(view(weight, "weight"), _bias(bias))
             case Relu():
                 core.add_relu()
             case MaxPool(ceil_mode):
@@ -58,12 +90,18 @@ class CpuNetwork:
             case Windows(size):
                 core.add_windows(size)
             case Linear(weight, bias):
-                core.add_linear(view(weight, "weight"), None if bias is None else view(bias.contiguous(), "bias"))
+                core.add_linear(view(weight, "weight"), _bias(bias))
             case RowMean():
                 core.add_row_mean()
 
-    def finish(self, names: Sequence[str]) -> None:
-        """Nothing is left to do: each layer was packed as it came."""
+    def finish(self, names: Sequence[str]) -> Deviation | None:
+        """Without 8 bits nothing is left to do: each layer was packed as it came."""
+        calibration, self._calibration = self._calibration, None
+        if not calibration:
+            return None
+        for layer in calibration.quantise(names):
+            self._add(layer)
+        return calibration.deviation(lambda x: self.run(x, calibration.ends), names)
 
     def workspace(self, shape: Shape, last: int) -> int:
         return self._core.workspace(last, *shape, self.threads)
@@ -80,3 +118,11 @@ class CpuNetwork:
         except MemoryError as error:
             raise MemoryError(f"x of shape {tuple(x.shape)} needs more memory than there is: {error}") from None
         return results
+
+
+def _bias(bias: Tensor | None) -> Any:
+    return None if bias is None else view(bias.contiguous(), "bias")
+
+
+def _quantised(layer: Quantised) -> tuple[Any, ...]:
+    return view(layer.weight, "weight"), _bias(layer.bias), view(layer.unit, "unit"), layer.source

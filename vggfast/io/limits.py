@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 _RATIO, _SMALL, _BEYOND = 8, 256 << 20, 768 << 20
+_MOST_DIRECTORY = 4 << 20  # of an archive's directory, which has some 80 bytes for each member
 
 
 def most_bytes(size: int) -> int:
@@ -48,12 +49,27 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "device")
 
 
+class _Directory:
+    """A file of which zipfile, which reads an archive's directory in one piece, reads no large one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.seek, self.tell, self.seekable, self._file = file.seek, file.tell, file.seekable, file
+
+    def read(self, size: int = -1) -> bytes:
+        if size > _MOST_DIRECTORY:
+            raise ValueError("its directory is too large")
+        return self._file.read(size if size >= 0 else _MOST_DIRECTORY)  # where it reads the end of the file
+
+
 def _check_archive(path: Path, file: BinaryIO, size: int) -> None:
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(_Directory(file)) as archive:
             members = archive.infolist()
     except Exception as error:  # zipfile trips over broken directories in many ways
-        raise ValueError(f"{path} is not a weight file that can be read: its zip directory is broken") from error
+        raise ValueError(
+            f"{path} is not a weight file that can be read: its zip directory is broken, or "
+            f"has more than {_MOST_DIRECTORY >> 20} MiB"
+        ) from error
     total, most = sum(member.file_size for member in members), most_bytes(size)
     if total > most:
         raise ValueError(

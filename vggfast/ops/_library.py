@@ -59,7 +59,7 @@ def register(
     for key in ("NestedTensorCPU", "NestedTensorCUDA", "AutogradNestedTensor"):
         _LIBRARY.impl(name, _refusing_nested(op._schema), key)
     torch.library.register_fake(name, fake, lib=_LIBRARY)
-    torch.library.register_vmap(name, vmap, lib=_LIBRARY)
+    torch.library.register_vmap(name, _of_any_number(op, vmap), lib=_LIBRARY)
     _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
     if autocast != Autocast.none:
         torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
@@ -152,8 +152,8 @@ def wide(t: Tensor) -> Tensor:
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward may follow an op on these tensors; what ``torch.func`` does around it cannot be seen here."""
-    if torch._C._are_functorch_transforms_active():
-        return True
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+        return True  # torch.jit.trace compares its graph with one that it makes without gradients
     if torch.is_grad_enabled():
         for t in tensors:  # not any(): it costs small ops 1 %
             if t is not None and t.requires_grad:
@@ -248,6 +248,23 @@ def fold(t: Tensor, dim: int | None, size: int) -> Tensor:
 
 def unfold(t: Tensor, size: int) -> Tensor:
     return t.reshape(size, t.shape[0] // size, *t.shape[1:])
+
+
+def _of_any_number(op: Callable, vmap: Callable) -> Callable:
+    """A vmap rule that serves no examples too: their results have the shapes of one example's."""
+
+    def rule(info, in_dims, *args):
+        if info.batch_size:
+            return vmap(info, in_dims, *args)
+        examples = [
+            arg.sum(dim, dtype=arg.dtype) if isinstance(dim, int) else arg  # zeros that gradients reach
+            for arg, dim in zip(args, in_dims, strict=True)
+        ]
+        results = op(*examples)
+        none = tree_map_only(Tensor, lambda t: t[None][:0], results)
+        return none, (0,) * len(results) if isinstance(results, tuple) else 0
+
+    return rule
 
 
 def loop_over_examples(op: Callable, info, in_dims, args):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vggfast import _native
-from vggfast._checks import check_memory, check_tensors, check_whole, described
+from vggfast._checks import check_memory, check_tensors, check_whole, described, is_recorded
 from vggfast._deprecated import renamed_argument
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import OF_DEVICE, backend_of
@@ -206,6 +206,8 @@ def crop_images(
     shape = (len(pictures), _COLOURS, height, width)
     options = {"sizes": sizes, "corners": corners, "flips": flips, "shifts": shifts}
     check_tensors(*_OPTIONS, **options, out=out)
+    if is_recorded():
+        raise TypeError("a call of crop_images cannot be traced or exported, as no op of torch's: use prepare_images")
     options["flips"] = _flips(flips)
     _check_option(sizes, "sizes", _CPU, torch.int32, shape[0], 2)
     _check_options(shape[0], _CPU, corners, options["flips"], shifts)

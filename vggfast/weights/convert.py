@@ -55,7 +55,9 @@ def write(found: Found, out: str | Path, to: str | None = None, classes: Sequenc
         has = "no classes" if found.model.head == "none" else f"{count}"
         raise ValueError(f"there are {len(classes)} names of classes, and the network has {has}")
     if to == "torchvision":
-        return torchvision.write(found.model, out)
+        lost = [key for key in found.extra if key != "preprocessing"]
+        left_out = f"; the source's {', '.join(lost)} have no place in it, and are left out" if lost else ""
+        return torchvision.write(found.model, out) + left_out
     extra = {**found.extra, **({"classes": classes} if classes else {})}
     if found.model.preprocessing is not None:
         extra["preprocessing"] = found.model.preprocessing.as_dict()

@@ -22,11 +22,12 @@ struct ConvProblem {
   DType dtype = DType::f32;  // of activations: f32, f64, or bf16 with weights of f32
   /// The input's extent: of x, or for dgrad of gy before its pool.
   Extent in;
-  int64_t cout, kernel;       // output channels (for dgrad: x's), and 1 or 3
-  Epilogue epilogue = {};     // of fprop; for dgrad and wgrad, that whose mask gy comes through
-  bool masked = false;        // dgrad and wgrad: whether gy comes through a mask
-  bool packed = false;        // fprop: whether the weights were packed beforehand
-  bool bf16_weights = false;  // where they were: whether they are kept in bfloat16
+  int64_t cout, kernel;                          // output channels (for dgrad: x's), and 1 or 3
+  Epilogue epilogue = {};                        // of fprop; for dgrad and wgrad, that whose mask gy comes through
+  bool masked = false;                           // dgrad and wgrad: whether gy comes through a mask
+  bool packed = false;                           // fprop: whether the weights were packed beforehand
+  bool bf16_weights = false;                     // where they were: whether they are kept in bfloat16
+  bool blocked_in = false, blocked_out = false;  // "tiles", packed: whether x and y are maps in blocks (BlockedMap)
   int threads = 1;
 };
 
@@ -94,9 +95,11 @@ ConvPlan choose(const ConvProblem& problem);
 ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem);
 
 // The table. Where two cost the same, the first is taken.
-extern const ConvAlgorithm stem_conv, direct_conv, pointwise_conv, winograd2_conv, winograd4_conv, winograd6_conv;
-inline constexpr const ConvAlgorithm* conv_algorithms[] = {&stem_conv,      &direct_conv,    &pointwise_conv,
-                                                           &winograd2_conv, &winograd4_conv, &winograd6_conv};
+extern const ConvAlgorithm tiles_stem_conv, tiles_conv, stem_conv, direct_conv, pointwise_conv, winograd2_conv,
+    winograd4_conv, winograd6_conv;
+inline constexpr const ConvAlgorithm* conv_algorithms[] = {&tiles_stem_conv, &tiles_conv,     &stem_conv,
+                                                           &direct_conv,     &pointwise_conv, &winograd2_conv,
+                                                           &winograd4_conv,  &winograd6_conv};
 
 /// The same as values of type T, which the problem's dtype says.
 template <class T, class S>

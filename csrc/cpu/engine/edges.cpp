@@ -39,6 +39,19 @@ void load_images(const Tensor& x, S* to, int threads) {
                        });
 }
 
+void unblock(const cpu::BlockedMap& from, const cpu::Extent& e, float* to, int threads) {
+  cpu::parallel_for(e.n * e.h, threads, [&](int64_t row, int) {
+    const Bf16* line = from.data + row / e.h * from.image + (row % e.h + 1) * from.row + cpu::block_channels;
+    for (int64_t x = 0; x < e.w; ++x) {
+      for (int64_t block = 0; block < from.blocks; ++block) {
+        const int64_t first = block * cpu::block_channels, count = std::min(e.c - first, cpu::block_channels);
+        cpu::kernels().to_float(line + block * from.plane + x * cpu::block_channels, count,
+                                to + (row * e.w + x) * e.c + first);
+      }
+    }
+  });
+}
+
 template <class S>
 void flatten(const S* from, const cpu::Extent& in, int64_t size, float* rows, int threads) {
   cpu::parallel_for(in.n * size * size, threads, [&](int64_t task, int) {
@@ -79,6 +92,12 @@ void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* t
       to[n * in.c + c] = static_cast<float>(sum / static_cast<double>(places));
     }
   }
+}
+
+void quantise(const float* from, int64_t count, float inverse, uint8_t* to, int threads) {
+  cpu::parallel_ranges(count, grain, threads, [&](int64_t begin, int64_t end, int) {
+    cpu::kernels().int8->quantise(from + begin, end - begin, inverse, to + begin);
+  });
 }
 
 void relu(const float* from, int64_t count, float* to, int threads) {

@@ -1,6 +1,7 @@
 // What an engine does at its edges: images in, rows for the FC layers, and elementwise leftovers.
 #pragma once
 
+#include "cpu/algorithms/tiles.h"
 #include "cpu/engine/layer.h"
 
 namespace vggfast::engine {
@@ -8,6 +9,9 @@ namespace vggfast::engine {
 /// x (N, C, H, W), float32 of any strides, to NHWC of S (float or bfloat16).
 template <class S>
 void load_images(const Tensor& x, S* to, int threads);
+
+/// From a map in blocks, of this extent, to NHWC.
+void unblock(const cpu::BlockedMap& from, const cpu::Extent& extent, float* to, int threads);
 
 /// The average over each cell of a size x size grid, as torch's adaptive_avg_pool2d, to rows in (C, row, column) order.
 template <class S>
@@ -19,6 +23,9 @@ void windows(const S* from, const cpu::Extent& in, int64_t size, float* rows, in
 
 /// Rows (images * places, C) to their average over the places.
 void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* to);
+
+/// A value times `inverse`, rounded to the nearest, ties to even, 0 to 255; NaN is 0.
+void quantise(const float* from, int64_t count, float inverse, uint8_t* to, int threads);
 
 void relu(const float* from, int64_t count, float* to, int threads);
 

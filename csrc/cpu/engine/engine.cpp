@@ -1,6 +1,7 @@
 #include "vggfast/engine.h"
 
 #include <algorithm>
+#include <cmath>
 #include <list>
 #include <mutex>
 
@@ -21,9 +22,9 @@ namespace {
 
 constexpr size_t plans_kept = 16;
 
-void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
-  VGGFAST_CHECK(weight.dim() == axes && weight.dtype == DType::f32 && weight.device == Device::cpu,
-                "weight must be float32 of ", axes, " axes on cpu, got ", name_of(weight.dtype), " of shape ",
+void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes, DType dtype = DType::f32) {
+  VGGFAST_CHECK(weight.dim() == axes && weight.dtype == dtype && weight.device == Device::cpu, "weight must be ",
+                name_of(dtype), " of ", axes, " axes on cpu, got ", name_of(weight.dtype), " of shape ",
                 describe(weight.shape), " on ", name_of(weight.device));
   check_extents(weight.shape, "weight");
   VGGFAST_CHECK(weight.size(0) >= 1 && weight.size(1) >= 1,
@@ -34,6 +35,12 @@ void check_weight(const Tensor& weight, const Tensor* bias, int64_t axes) {
     check_like(*bias, "bias", {weight.size(0)}, DType::f32, Device::cpu);
     VGGFAST_CHECK(bias->stride(0) == 1 || bias->size(0) == 1, "bias is not contiguous");
   }
+}
+
+float positive(float value, const char* name) {
+  VGGFAST_CHECK(value > 0 && value < INFINITY && 1 / value < INFINITY, name, " must be positive and finite, got ",
+                value);
+  return value;
 }
 
 /// A layer's size.
@@ -75,7 +82,12 @@ class Engine::Impl {
                                             .threads = options.threads});
     cpu::ConvProblem pooled = plan.problem;
     pooled.epilogue.pool = true;
-    add({.kind = Kind::conv, .cin = cin, .channels = cout, .fuses_pool = plan.algorithm->supports(pooled)},
+    add({.kind = Kind::conv,
+         .cin = cin,
+         .channels = cout,
+         .fuses_pool = plan.algorithm->supports(pooled),
+         .takes_blocks = plan.algorithm == &cpu::tiles_conv,
+         .makes_blocks = plan.algorithm == &cpu::tiles_conv || plan.algorithm == &cpu::tiles_stem_conv},
         {.conv = plan, .weights = pack(plan, weight, bias)});
   }
 
@@ -89,6 +101,34 @@ class Engine::Impl {
                                                                     .bf16_weights = options.bf16_weights,
                                                                     .threads = options.threads});
     add({.kind = Kind::linear, .cin = cin, .channels = cout}, {.conv = plan, .weights = pack(plan, weight, bias)});
+  }
+
+  void add_quantised(Kind kind, const Tensor& weight, const Tensor* bias, const Tensor& unit, float source) {
+    check_weight(weight, bias, kind == Kind::conv ? 4 : 2, DType::i8);
+    const int64_t cout = weight.size(0), cin = weight.size(1), kernel = kind == Kind::conv ? weight.size(2) : 1;
+    check_like(unit, "unit", {cout}, DType::f32, Device::cpu);
+    check_contiguous(unit, "unit");
+    for (int64_t i = 0; i < cout; ++i) positive(unit.as<float>()[i], "unit");
+    const int64_t terms = cin * kernel * kernel;
+    VGGFAST_CHECK(terms <= cpu::Int8Layer::most_terms, "weight must have at most ", cpu::Int8Layer::most_terms,
+                  " values for each output, whose sum fits int32, got ", terms);
+    const float inverse = 1 / positive(source, "source");
+    round_last(inverse);
+    const cpu::Int8Layer layer(cin, cout, kernel);
+    add({.kind = kind, .cin = cin, .channels = cout},
+        {.weights = pack(layer, weight, bias, unit, options.threads), .int8 = layer, .source_inverse = inverse});
+  }
+
+  /// Has the last layer's output leave in 8 bits, if one step makes it, with its ReLU.
+  void round_last(float inverse) {
+    const bool pool = !layers.empty() && layers.back().kind == Kind::max_pool && !layers.back().ceil_mode;
+    const size_t count = layers.size() - pool;
+    if (count < 2 || layers[count - 1].kind != Kind::relu) return;
+    plan::Layer& made = layers[count - 2];
+    if (made.kind == Kind::linear || (made.kind == Kind::conv && (made.fuses_pool || !pool))) {
+      made.leaves = DType::u8;
+      packed[count - 2].target_inverse = inverse;
+    }
   }
 
   const Plan& plan_for(const Shape& images, const std::vector<int64_t>& outputs, int threads) {
@@ -129,6 +169,12 @@ Engine::~Engine() = default;
 
 void Engine::add_conv(const Tensor& weight, const Tensor* bias) { impl_->add_conv(weight, bias); }
 void Engine::add_linear(const Tensor& weight, const Tensor* bias) { impl_->add_linear(weight, bias); }
+void Engine::add_quantised_conv(const Tensor& weight, const Tensor* bias, const Tensor& unit, float source) {
+  impl_->add_quantised(Kind::conv, weight, bias, unit, source);
+}
+void Engine::add_quantised_linear(const Tensor& weight, const Tensor* bias, const Tensor& unit, float source) {
+  impl_->add_quantised(Kind::linear, weight, bias, unit, source);
+}
 void Engine::add_relu() { impl_->add({.kind = Kind::relu}); }
 void Engine::add_row_mean() { impl_->add({.kind = Kind::row_mean}); }
 void Engine::add_max_pool(bool ceil_mode) {
@@ -190,7 +236,8 @@ size_t Engine::bytes() const {
 std::vector<std::string> Engine::algorithms() const {
   std::vector<std::string> names;
   for (size_t i = 0; i < impl_->layers.size(); ++i) {
-    if (impl_->layers[i].kind == Kind::conv) names.push_back(impl_->packed[i].conv.algorithm->name);
+    if (impl_->layers[i].kind != Kind::conv) continue;
+    names.push_back(impl_->packed[i].int8 ? "int8" : impl_->packed[i].conv.algorithm->name);
   }
   return names;
 }

@@ -12,6 +12,9 @@ namespace vggfast::engine {
 /// A conv or FC layer's weights, (Cout, Cin, K, K) or (Cout, Cin), and bias (or null), packed.
 Buffer pack(const cpu::ConvPlan& plan, const Tensor& weight, const Tensor* bias);
 
+/// One of 8 bits.
+Buffer pack(const cpu::Int8Layer& layer, const Tensor& weight, const Tensor* bias, const Tensor& unit, int threads);
+
 /// What the planner asks of the CPU; it refers to the layers. `bf16`: of maps. Rows are float32.
 plan::Backend backend(const std::vector<plan::Layer>& layers, const std::vector<Packed>& packed, bool bf16,
                       int threads);

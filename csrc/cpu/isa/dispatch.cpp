@@ -4,13 +4,23 @@
 #include <string>
 #include <vector>
 
+#include "cpu/int8_kernels.h"
 #include "cpu/isa/amx.h"
-#include "cpu/kernel_table.h"
+#include "cpu/tile_kernels.h"
 #include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
 namespace {
+
+#if defined(VGGFAST_X86)
+/// An instruction set that is another one but for its kernels of 8 bits.
+cpu::KernelTable with_int8(cpu::KernelTable table, const char* name, const cpu::Int8Kernels& int8) {
+  table.name = name;
+  table.int8 = &int8;
+  return table;
+}
+#endif
 
 /// An instruction set that is another one and kernels on tiles.
 cpu::KernelTable with_tiles(cpu::KernelTable table, const char* name, const cpu::TileKernels& tiles) {
@@ -29,13 +39,18 @@ std::vector<const cpu::KernelTable*> available() {
   if (avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     tables.push_back(&cpu::avx512::table());
+    if (__builtin_cpu_supports("avx512vnni")) {
+      static const cpu::KernelTable vnni =
+          with_int8(cpu::avx512::table(), "avx512_vnni", cpu::avx512_vnni::int8_kernels);
+      tables.push_back(&vnni);
+    }
   }
 #endif
   const cpu::KernelTable& rest = *tables.back();
   static const cpu::KernelTable emulated = with_tiles(rest, "amx-emulated", cpu::amx_emulated::tiles());
   tables.insert(tables.begin(), &emulated);
 #if defined(VGGFAST_X86)
-  if (&rest == &cpu::avx512::table() && cpu::find_amx() == cpu::Amx::permitted) {
+  if (rest.int8 == &cpu::avx512_vnni::int8_kernels && cpu::find_amx() == cpu::Amx::permitted) {
     static const cpu::KernelTable amx = with_tiles(rest, "amx", cpu::amx::tiles());
     tables.push_back(&amx);
   }

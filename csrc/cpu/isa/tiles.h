@@ -13,6 +13,7 @@
 #pragma once
 
 #include "cpu/isa/simd.h"
+#include "cpu/tile_kernels.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {

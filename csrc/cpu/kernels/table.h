@@ -1,6 +1,7 @@
 // The kernels of one instruction set, gathered into its table. Included last by each cpu/isa/isa_*.cpp.
 #pragma once
 
+#include "cpu/int8_kernels.h"
 #include "cpu/kernels/batch_norm.h"
 #include "cpu/kernels/conv.h"
 #include "cpu/kernels/crop.h"
@@ -82,7 +83,8 @@ const KernelTable& table() {
       .to_bf16 = convert<float, Bf16>,
       .to_float = convert<Bf16, float>,
       .f32 = kernels_of<float>(),
-      .f64 = kernels_of<double>()};
+      .f64 = kernels_of<double>(),
+      .int8 = &int8_kernels};
   return value;
 }
 

@@ -1,7 +1,7 @@
 // The kernels on tiles, gathered into their table. Included last by cpu/isa/isa_amx*.cpp, which name the Tiles.
 #pragma once
 
-#include "cpu/isa/tiles.h"
+#include "cpu/kernels/tile_stem.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -28,7 +28,11 @@ void product_u8s8(const uint8_t* a, const int8_t* b, int32_t* c) {
 
 template <class Tiles>
 constexpr TileKernels tile_kernels() {
-  return {.product_bf16 = product_bf16<Tiles>, .product_u8s8 = product_u8s8<Tiles>};
+  return {.block_maps = block_maps,
+          .conv = conv_tiles<Tiles>,
+          .stem = stem_tiles<Tiles>,
+          .product_bf16 = product_bf16<Tiles>,
+          .product_u8s8 = product_u8s8<Tiles>};
 }
 
 }  // namespace

@@ -39,6 +39,12 @@ class Engine {
   /// in raster order.
   void add_windows(int64_t size);
   void add_linear(const Tensor& weight, const Tensor* bias);
+  // The same on inputs of 8 bits: x, at least 0, lies as q = x / source, rounded to the nearest (ties to even), 0 to
+  // 255. weight: int8, dense. An output is float32(the exact sum of q * weight) * unit + bias. unit: float32, positive,
+  // of each output channel. What a convolution or FC layer, a ReLU and a pool in one step put out lies so in memory,
+  // unless the caller asks for it.
+  void add_quantised_conv(const Tensor& weight, const Tensor* bias, const Tensor& unit, float source);
+  void add_quantised_linear(const Tensor& weight, const Tensor* bias, const Tensor& unit, float source);
   /// From rows (N * places, C) to (N, C): the averages over the places.
   void add_row_mean();
 

@@ -10,7 +10,7 @@
 
 namespace vggfast {
 
-enum class DType { f32, f64, u8, bf16, f16, i32, e4m3 };
+enum class DType { f32, f64, u8, i8, bf16, f16, i32, e4m3 };
 enum class Device { cpu, cuda };
 
 constexpr size_t size_of(DType dtype) {
@@ -24,6 +24,7 @@ constexpr size_t size_of(DType dtype) {
     case DType::f16:
       return 2;
     case DType::u8:
+    case DType::i8:
     case DType::e4m3:
       return 1;
   }
@@ -43,6 +44,8 @@ constexpr const char* name_of(DType dtype) {
       return "float16";
     case DType::u8:
       return "uint8";
+    case DType::i8:
+      return "int8";
     case DType::e4m3:
       return "float8_e4m3fn";
   }

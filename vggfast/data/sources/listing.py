@@ -31,12 +31,9 @@ def ending_of(name: str) -> str:
 
 def is_hidden(path: str) -> bool:
     """Whether a path has a part that systems keep for themselves, such as .DS_Store, ._a.png, @eaDir or __MACOSX."""
-    parts = path.split("/")
-    if not _OF_SYSTEMS.isdisjoint(parts):
-        return True
-    if not (path.startswith(".") or "/." in path):  # the most, and at once
-        return False
-    return any(part.startswith(".") and part not in (".", "..") for part in parts)
+    if "/" not in path:  # the most, and at once
+        return path in _OF_SYSTEMS or (path.startswith(".") and path not in (".", ".."))
+    return any(map(is_hidden, path.split("/")))
 
 
 class LeftOut:

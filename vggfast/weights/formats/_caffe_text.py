@@ -74,7 +74,7 @@ _CHOICES = {
         "ABSVAL", "SILENCE", "CONTRASTIVE_LOSS", "EXP", "DECONVOLUTION",
     ),
 }  # fmt: skip
-_TOKEN = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|[{}<>:\[\],;]|[^\s{}<>:\[\],;#"']+""")
+_TOKEN = re.compile(r"""#[^\n]*|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?|[{}<>:\[\],;]|[^\s{}<>:\[\],;#"']+""")
 
 
 def from_binary(content: bytes) -> Fields:
@@ -115,6 +115,8 @@ def from_text(text: str) -> Fields:
 
 def _value(name: str, token: str) -> Any:
     if token[0] in "\"'":
+        if len(token) == 1 or token[-1] != token[0]:
+            raise ValueError(f"the text {token[:50]} has no end")
         return token[1:-1]
     if token in ("true", "True", "t", "false", "False", "f"):
         return token[0] in "tT"

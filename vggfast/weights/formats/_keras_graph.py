@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from vggfast.io import listed
 from vggfast.weights.formats._sequence import with_article
 
 _MODELS = ("Functional", "Model", "Sequential")
@@ -108,25 +109,34 @@ def _shape(layer: Mapping[str, Any], model: Any) -> list[int | None] | None:
 
 def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
     """The layers' configs from the input on, as long as each is read by one other, and a Layer where they are not."""
-    inputs, outputs = (_tensors(config[name]) for name in ("input_layers", "output_layers"))
-    if len(inputs) != 1:
-        raise ValueError(f"it must have one input, got {len(inputs)}: {', '.join(name for name, _ in inputs)}")
     layers = {_name(layer): layer for layer in config["layers"]}
+
+    def given(value: Any) -> list[tuple[str, int]]:
+        """As _tensors; of a model within, Keras 2 also counts the node that made it, which is not in the file."""
+        found = ((name, i, layers.get(name, {})) for name, i in _tensors(value))
+        return [
+            (name, i - (i == 1 and layer.get("class_name") in _MODELS and len(layer["inbound_nodes"]) == 1))
+            for name, i, layer in found
+        ]
+
+    inputs, outputs = (Counter(given(config[name])) for name in ("input_layers", "output_layers"))
+    if len(inputs) != 1:
+        raise ValueError(f"it must have one input, got {len(inputs)}: {listed(name for name, _ in inputs)}")
     readers: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for name, layer in layers.items():
         for i, node in enumerate(layer["inbound_nodes"]):
-            for tensor in dict.fromkeys(_tensors(node)):
+            for tensor in dict.fromkeys(given(node)):
                 readers.setdefault(tensor, []).append((name, i))
-    at, done = inputs[0], set()
+    at, done = next(iter(inputs)), set()
     yield layers[at[0]]
     while at not in outputs or at in readers:
         if at not in outputs and (stack := _reversal(at, readers, layers)) is not None:
             at = stack, 0
             yield {"class_name": "Reversal", "name": stack, "config": {}}
             continue
-        after = [name for name, _ in readers.get(at, [])] + ["an output"] * outputs.count(at)
+        after = [name for name, _ in readers.get(at, [])] + ["an output"] * outputs[at]
         if len(after) != 1:
-            yield Layer((at[0],), (), f"read by {' and '.join(after) or 'nothing'}", None)
+            yield Layer((at[0],), (), f"read by {listed(after) or 'nothing'}", None)
             return
         at = readers[at][0]
         layer = layers[at[0]]
@@ -136,9 +146,9 @@ def _functional(config: Mapping[str, Any]) -> Iterator[Any]:
             return
         if rescaling := _rescaling(layer, node):
             layer = rescaling
-        elif len(_tensors(node)) != 1 or (given := _given(node, layer)):
-            given = "several inputs" if len(_tensors(node)) != 1 else given
-            yield Layer((at[0],), (), f"{with_article(_class(layer))} with {given}", None)
+        elif len(_tensors(node)) != 1 or (more := _given(node, layer)):
+            more = "several inputs" if len(_tensors(node)) != 1 else more
+            yield Layer((at[0],), (), f"{with_article(_class(layer))} with {more}", None)
             return
         done.add(at[0])
         yield layer

@@ -11,6 +11,7 @@ from vggfast.weights.formats._onnx_graph import DOMAINS, Graph, called, describe
 from vggfast.weights.formats._sequence import FLATTEN, Step, with_article
 
 MAP, MAP_LAST, ROWS = ("N", "C", "H", "W"), ("N", "H", "W", "C"), ("N", "C")
+_MOST_LAYERS = 100
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div")
 
 
@@ -114,6 +115,8 @@ class NodeChain:
         self._give(node.output[0])
 
     def _layer(self, node: Any, kind: str) -> None:
+        if len(self.steps) == _MOST_LAYERS:  # of which each may have a copy of one tensor
+            raise ValueError(f"{called(node)} is behind {_MOST_LAYERS} layers, more than any VGG has")
         self.steps.append(Step(called(node), kind))
         self._bare = False
 

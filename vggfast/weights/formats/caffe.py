@@ -7,6 +7,7 @@ ours. The authors' own files are of this kind: they take BGR, 0 to 255, less a m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from vggfast.io import listed
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._caffe_text import Fields, from_binary, from_text
 from vggfast.weights.formats._chain import Chain
@@ -27,6 +29,7 @@ _ASIDE = (
     "accuracy", "silence", "softmaxwithloss", "softmaxloss", "euclideanloss", "hingeloss", "infogainloss",
     "multinomiallogisticloss", "sigmoidcrossentropyloss", "contrastiveloss",
 )  # fmt: skip
+_MOST_TEXT = 256 << 10  # of a prototxt
 _ACROSS = 1  # the axis of channels
 
 
@@ -36,6 +39,8 @@ def read(path: Path) -> Raw:
     net, notes = trained, []
     candidates = (f"{path.stem}.prototxt", f"{path.stem}_deploy.prototxt", "deploy.prototxt")
     if beside := next((file for name in candidates if (file := path.with_name(name)).is_file()), None):
+        if (size := beside.stat().st_size) > _MOST_TEXT:
+            raise ValueError(f"{beside} must have at most {_MOST_TEXT >> 10} KiB, got {size >> 10}")
         try:
             net = from_text(beside.read_text(encoding="utf-8-sig", errors="replace"))
             notes.append(f"its layers are those of {beside.name}")
@@ -47,7 +52,7 @@ def read(path: Path) -> Raw:
     blobs = {_one(layer, "name"): layer.get("blobs", []) for layer in _layers(trained)}
     alone = not any(_kind(layer) == "pooling" for layer in layers)
     names = [_one(layer, "name") for layer in _layers(trained) if layer.get("blobs")]
-    if twice := next((name for name in names if names.count(name) > 1), None):
+    if twice := next((name for name, times in Counter(names).items() if times > 1), None):
         raise ValueError(f"it has two layers of the name {twice} with weights")
     walk = _Walk(Chain(path, _size(net, layers), alone, flat=alone), blobs)
     walk.chain.notes += notes
@@ -68,7 +73,7 @@ def _kind(layer: Fields) -> str:
 def _layers(net: Fields, deployed: bool = False) -> list[Fields]:
     """Those of a network; of a prototxt, those that run when it is deployed, in the stages and the level it says."""
     state: Fields = _one(net, "state", {})
-    stages, level = state.get("stage", []), _one(state, "level", 0)
+    stages, level = set(state.get("stage", [])), _one(state, "level", 0)
 
     def is_met(rule: Fields) -> bool:
         within = _one(rule, "min_level", level) <= level <= _one(rule, "max_level", level)
@@ -114,7 +119,7 @@ def _in_order(layers: list[Fields]) -> Iterator[Fields]:
             if not bottoms and kind in _PICTURES:
                 sources[i, blob] = blob
         if kind == "split":
-            readers[reads[0]].remove(i)
+            readers[reads[0]].pop()
     found = [tensor for tensor in sources if readers.get(tensor)]
     if len(found) != 1:
         others = [f"layer {_one(layer, 'name')}, {with_article(str(_one(layer, 'type')))}" for layer in layers
@@ -128,7 +133,7 @@ def _in_order(layers: list[Fields]) -> Iterator[Fields]:
         layer = layers[after[0]]
         kind, name = _one(layer, "type"), _one(layer, "name")
         if len(after) != 1:
-            names = " and ".join(str(_one(layers[i], "name")) for i in after)
+            names = listed(str(_one(layers[i], "name")) for i in after)
             yield {"name": [sources.get(at, at[1])], "type": [f"tensor read by {names}"]}
             return
         if len(layer.get("bottom", [])) != 1 or len(layer.get("top", [])) != 1:

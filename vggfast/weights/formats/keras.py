@@ -27,6 +27,7 @@ from vggfast.weights.formats._parts import Raw
 _HEAD = {"fc1": "fc1", "fc2": "fc2", "fc3": "predictions"}
 _KINDS = {"weight": "kernel", "bias": "bias"}
 _OURS = re.compile(r"block\d_conv\d|fc1|fc2|predictions")
+_PREPARE = ("rescaling", "normalization")  # of Keras 3's names of groups
 _CONFIG, _INSIDE = "config.json", "model.weights.h5"
 _MOST_CONFIG = 16 << 20
 _STRANGE = "its config is not of the form that Keras gives it"
@@ -44,7 +45,10 @@ def read(path: Path) -> Raw:
     root = file.group("model_weights") if "model_weights" in file else file
     old = "layer_names" in root.attrs
     variables = _by_attributes(root) if old else dict(_by_groups(file.group("layers")))
-    return _by_names(variables) if layers is None else _by_config(path, layers, variables, old)
+    if layers is not None:
+        return _by_config(path, layers, variables, old)
+    prepares = [] if old else [name for name in file.group("layers") if name.startswith(_PREPARE)]
+    return _by_names(variables, prepares)
 
 
 def _inner_config(path: Path) -> bytes:
@@ -82,8 +86,8 @@ def _by_config(path: Path, layers: list[Layer], variables: Variables, old: bool)
     return reader.chain.raw(channels_last_as_ours, *reader.preprocessing(), hwc=reader.hwc)
 
 
-def _by_names(variables: Variables) -> Raw:
-    """Of weights alone, wherever they lie: in the names of keras.applications."""
+def _by_names(variables: Variables, prepares: list[str]) -> Raw:
+    """Of weights alone, wherever they lie: in the names of keras.applications. `prepares`: layers before these."""
     tensors: dict[str, np.ndarray] = {}
     places: dict[str, str] = {}
     for key, values in variables.items():
@@ -97,7 +101,11 @@ def _by_names(variables: Variables) -> Raw:
         tensors, _name, channels_last_as_ours, Preprocessing.caffe(), f"the convention of {_CONVENTION}",
         # A kernel of four dimensions is a convolution's, whose inputs its layout puts in order.
         hwc="fc1/kernel" in tensors and tensors["fc1/kernel"].ndim == 2,
-        notes=[f"the file holds weights alone; that its layers are {_CONVENTION}' is told by their names"],
+        notes=[
+            f"the file holds weights alone; that its layers are {_CONVENTION}' is told by their names",
+            *(f"its layer {name} prepares the images, and the file does not say how: give --preprocessing"
+              for name in prepares),
+        ],
     )  # fmt: skip
 
 

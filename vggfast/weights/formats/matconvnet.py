@@ -6,6 +6,7 @@ layers are convolutions. Filters lie as (H, W, in, out). The mean is in the file
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,8 @@ def read(path: Path) -> Raw:
 def _names(layers: list[Any]) -> list[str]:
     """What the layers are called: by their number where the file gives no name, or one name to several."""
     names = [_text(layer, "name") for layer in layers]
-    return [
-        f"{name} ({i})" if name and names.count(name) > 1 else name or f"layer{i}" for i, name in enumerate(names, 1)
-    ]
+    times = Counter(names)
+    return [f"{name} ({i})" if name and times[name] > 1 else name or f"layer{i}" for i, name in enumerate(names, 1)]
 
 
 def _meet(chain: Chain, name: str, layer: Any, last: bool) -> None:

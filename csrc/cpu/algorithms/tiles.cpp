@@ -1,0 +1,256 @@
+// Direct convolution in bfloat16 on tile registers: sizes, packing, and how threads divide the work.
+// Kernels: cpu/kernels/tile_conv.h, cpu/kernels/tile_stem.h.
+#include "cpu/algorithms/tiles.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "cpu/parallel.h"
+
+namespace vggfast::cpu {
+namespace {
+
+constexpr int64_t step_values = block_channels * block_channels;  // of packed weights: of one product of 32 inputs
+constexpr int64_t tile_pixels = 16;
+constexpr int64_t cache_bytes = 1200 << 10;  // of packed weights that a task reads for each pair of rows: more than
+                                             // half of the L2 of processors with tiles, 2 MB
+constexpr int64_t strip_bytes = 512 << 10;   // of what passes from layer to layer of block 1
+constexpr int64_t strip_rows = 16;           // at most
+constexpr int64_t task_products = 1 << 14;   // of tiles, 5 ns each, that make a task
+constexpr int64_t grain_values = 1 << 14;    // of maps put into blocks that make a piece of work worth a thread
+/// Products of bfloat16 on tiles to one of floats in vectors: 3,200 to 215 GFLOP/s of a core (Xeon of the 4th
+/// generation).
+constexpr int64_t speed = 15;
+constexpr int64_t stem_channels = 3, stem_column = 11;  // of a line of the first layer's kernel
+
+int64_t padded(int64_t channels) { return ceil_div(channels, block_channels) * block_channels; }
+
+/// To the nearest, ties to even; NaN stays NaN.
+Bf16 to_bf16(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  return {static_cast<uint16_t>(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+/// A layer's weights: for each block of 32 outputs, the `steps` products that its sums take; and the padded bias.
+struct TileWeights {
+  int64_t cout, steps;
+
+  int64_t blocks() const { return ceil_div(cout, block_channels); }
+  size_t weight_bytes() const { return sizeof(Bf16) * static_cast<size_t>(blocks() * steps * step_values); }
+  size_t bytes() const { return weight_bytes() + sizeof(float) * static_cast<size_t>(blocks() * block_channels); }
+  const float* bias(const void* packed) const {
+    return reinterpret_cast<const float*>(static_cast<const std::byte*>(packed) + weight_bytes());
+  }
+
+  /// A step is [half of the outputs][pair of inputs][output][input]; at(output, step, input of 32) is its weight.
+  template <class At>
+  void pack(At at, const float* from_bias, void* packed, int threads) const {
+    parallel_for(blocks() * steps, threads, [&](int64_t task, int) {
+      Bf16* to = static_cast<Bf16*>(packed) + task * step_values;
+      const int64_t first = task / steps * block_channels;
+      for (int64_t i = 0; i < step_values; ++i) {
+        const int64_t out = first + i / 512 * 16 + i / 2 % 16, in = i % 512 / 32 * 2 + i % 2;
+        to[i] = to_bf16(out < cout ? at(out, task % steps, in) : 0);
+      }
+    });
+    float* to = const_cast<float*>(bias(packed));
+    std::fill_n(to, blocks() * block_channels, 0.0f);
+    if (from_bias) std::copy_n(from_bias, cout, to);
+  }
+};
+
+TileWeights conv_weights(const ConvProblem& p) {
+  return {p.cout, ceil_div(p.in.c, block_channels) * p.kernel * p.kernel};
+}
+TileWeights stem_weights(const ConvProblem& p) { return {p.cout, 1}; }
+
+void pack_conv(const ConvProblem& p, const WeightView<float>& w, const float* bias, void* packed) {
+  const int64_t taps = p.kernel * p.kernel;
+  const auto at = [&](int64_t out, int64_t step, int64_t i) {
+    const int64_t in = step / taps * block_channels + i, row = step % taps / w.kernel, column = step % w.kernel;
+    if (in >= w.in) return 0.0f;
+    return w.data[out * w.stride_out + in * w.stride_in + row * w.stride_row + column * w.stride_column];
+  };
+  conv_weights(p).pack(at, bias, packed, p.threads);
+}
+
+void pack_stem(const ConvProblem& p, const WeightView<float>& w, const float* bias, void* packed) {
+  const auto at = [&](int64_t out, int64_t, int64_t i) {
+    const int64_t column = i / stem_column, row = i % stem_column / stem_channels, in = i % stem_column % stem_channels;
+    if (column >= 3 || row >= 3 || in >= w.in) return 0.0f;
+    return w.data[out * w.stride_out + in * w.stride_in + row * w.stride_row + column * w.stride_column];
+  };
+  stem_weights(p).pack(at, bias, packed, p.threads);
+}
+
+/// A call as kernels take it; x is to be set. y is written in blocks where the problem says so.
+TileConvArgs args_of(const ConvProblem& p, const TileWeights& weights, const void* packed,
+                     const ConvOutput<void>& out) {
+  return {.x = {},
+          .h = p.in.h,
+          .w = p.in.w,
+          .kernel = p.kernel,
+          .packed = static_cast<const Bf16*>(packed),
+          .bias = weights.bias(packed),
+          .out = cast<Bf16>(out),
+          .y = p.blocked_out ? blocked_map(out.y, {p.in.n, out.h, out.w, out.c}) : BlockedMap{}};
+}
+
+/// Where a call's packed weights lie: where the caller packed them, or at the start of the workspace, packed now.
+/// Leaves the rest of the workspace.
+template <class Pack>
+const void* packed_of(const ConvProblem& p, const ConvCall& call, const TileWeights& weights, Pack pack,
+                      std::byte*& workspace) {
+  workspace = static_cast<std::byte*>(call.workspace);
+  if (p.packed) return call.packed;
+  pack(p, cast<float>(call.weight), static_cast<const float*>(call.bias), workspace);
+  return std::exchange(workspace, workspace + weights.bytes());
+}
+
+void block_maps(const ConvInput<Bf16>& in, const BlockedMap& to, int threads) {
+  parallel_ranges(in.extent.n * (in.extent.h + 2), 1 + grain_values / (1 + to.blocks * to.row), threads,
+                  [&](int64_t begin, int64_t end, int) { kernels().tiles->block_maps(in, to, begin, end); });
+}
+
+/// Tasks are handed out with the blocks of output channels outermost, so that a thread finds its weights in its L2.
+void run_conv(const ConvProblem& p, const ConvCall& call) {
+  std::byte* free;
+  const TileWeights weights = conv_weights(p);
+  const void* packed = packed_of(p, call, weights, pack_conv, free);
+  TileConvArgs args = args_of(p, weights, packed, call.out);
+  args.x = blocked_map(p.blocked_in ? const_cast<void*>(call.in.data) : free, p.in);
+  if (!p.blocked_in) block_maps(cast<Bf16>(call.in), args.x, p.threads);
+  const int64_t pairs = args.out.pool ? args.out.h : ceil_div(p.in.h, 2);
+  const int64_t block_bytes = weights.steps * step_values * static_cast<int64_t>(sizeof(Bf16));
+  const int64_t blocks =
+      std::clamp<int64_t>(cache_bytes / (1 + block_bytes), 1, std::max<int64_t>(weights.blocks(), 1));  // of a task
+  const int64_t pair_products = ceil_div(p.in.w, tile_pixels) * 4 * blocks * weights.steps;
+  const int64_t task_pairs = std::max<int64_t>(task_products / std::max<int64_t>(pair_products, 1), 1);
+  const int64_t strips = ceil_div(pairs, task_pairs), groups = ceil_div(weights.blocks(), blocks);
+  parallel_for(groups * p.in.n * strips, p.threads, [&](int64_t task, int) {
+    const int64_t pair = task % strips * task_pairs, image = task / strips % p.in.n;
+    const int64_t block = task / (strips * p.in.n) * blocks;
+    kernels().tiles->conv(args, image, pair, std::min(pair + task_pairs, pairs), block,
+                          std::min(block + blocks, weights.blocks()));
+  });
+}
+
+int64_t line_values(int64_t w) { return padded(stem_column * (w + tile_pixels + 2)); }
+/// Two lines for each thread.
+size_t line_bytes(const ConvProblem& p) {
+  return sizeof(Bf16) * static_cast<size_t>(2 * line_values(p.in.w) * std::max(p.threads, 1));
+}
+
+void run_stem(const ConvProblem& p, const ConvCall& call) {
+  std::byte* free;
+  const TileWeights weights = stem_weights(p);
+  const void* packed = packed_of(p, call, weights, pack_stem, free);
+  const TileConvArgs args = args_of(p, weights, packed, call.out);
+  const int64_t rows = args.out.pool ? 2 * args.out.h : p.in.h, strips = ceil_div(rows, strip_rows);
+  parallel_for(p.in.n * strips, p.threads, [&](int64_t task, int worker) {
+    const int64_t row = task % strips * strip_rows, line = line_values(p.in.w);
+    kernels().tiles->stem(cast<Bf16>(call.in), args, task / strips, row, std::min(row + strip_rows, rows),
+                          reinterpret_cast<Bf16*>(free) + 2 * line * worker, line);
+  });
+}
+
+bool supports(const ConvProblem& p) {
+  if (!kernels().tiles || p.dtype != DType::bf16 || p.bf16_weights) return false;
+  return p.pass == Pass::fprop || (p.pass == Pass::dgrad && !p.packed);
+}
+bool stem_supports(const ConvProblem& p) {
+  return supports(p) && p.pass == Pass::fprop && p.kernel == 3 && p.in.c <= stem_channels;
+}
+
+ConvEstimate cost_of(const ConvProblem& p, const TileWeights& weights) {
+  return {p.in.n * p.in.h * p.in.w * weights.steps * block_channels * padded(p.cout) / speed, 0};
+}
+ConvEstimate cost(const ConvProblem& p) { return cost_of(p, conv_weights(p)); }
+ConvEstimate stem_cost(const ConvProblem& p) { return cost_of(p, stem_weights(p)); }
+
+size_t packed_bytes(const ConvProblem& p) { return conv_weights(p).bytes(); }
+size_t stem_packed_bytes(const ConvProblem& p) { return stem_weights(p).bytes(); }
+
+size_t workspace_bytes(const ConvProblem& p) {
+  return (p.blocked_in ? 0 : blocked_bytes(p.in)) + (p.packed ? 0 : packed_bytes(p));
+}
+size_t stem_workspace_bytes(const ConvProblem& p) { return line_bytes(p) + (p.packed ? 0 : stem_packed_bytes(p)); }
+
+/// Rows of a strip of block 1.
+int64_t strip_rows_of(const ConvProblem& second) {
+  const BlockedMap row = blocked_map(nullptr, {1, 0, second.in.w, second.in.c});
+  const int64_t row_bytes = std::max<int64_t>(row.blocks * row.row * static_cast<int64_t>(sizeof(Bf16)), 1);
+  return std::clamp<int64_t>((strip_bytes / row_bytes - 2) / 2 * 2, 2, strip_rows);
+}
+
+/// The map between its two layers: a strip as an image of its own. One row more where the image's last is no strip's.
+Extent strip_of(const ConvProblem& second) {
+  return {1, strip_rows_of(second) + second.in.h % 2, second.in.w, second.in.c};
+}
+
+}  // namespace
+
+BlockedMap blocked_map(void* data, const Extent& e) {
+  const int64_t blocks = ceil_div(e.c, block_channels), row = (e.w + 2) * block_channels, plane = (e.h + 2) * row;
+  return {static_cast<Bf16*>(data), blocks, row, plane, blocks * plane};
+}
+
+size_t blocked_bytes(const Extent& e) {
+  const BlockedMap map = blocked_map(nullptr, e);
+  return sizeof(Bf16) * static_cast<size_t>(e.n * map.image + map.row + tile_pixels * block_channels);
+}
+
+size_t tile_block1_bytes(const ConvProblem& first, const ConvProblem& second) {
+  return line_bytes(first) + static_cast<size_t>(std::max(first.threads, 1)) * blocked_bytes(strip_of(second));
+}
+
+void run_tile_block1(const ConvProblem& first, const ConvCall& first_call, const ConvProblem& second,
+                     const ConvCall& second_call) {
+  const Extent& in = first.in;
+  const Extent strip = strip_of(second);
+  const TileWeights weights = conv_weights(second);
+  const ConvOutput<void> between{.y = nullptr, .h = in.h, .w = in.w, .c = first.cout, .relu = true};
+  const TileConvArgs stem = args_of(first, stem_weights(first), first_call.packed, between);
+  const TileConvArgs conv = args_of(second, weights, second_call.packed, second_call.out);
+  const int64_t rows = 2 * second_call.out.h, each = strip_rows_of(second), strips = ceil_div(rows, each);
+  const int64_t line = line_values(in.w);
+  auto* const lines = static_cast<Bf16*>(second_call.workspace);
+  auto* const maps = static_cast<std::byte*>(second_call.workspace) + line_bytes(first);
+  parallel_for(in.n * strips, first.threads, [&](int64_t task, int worker) {
+    const int64_t image = task / strips, row = task % strips * each, end = std::min(row + each, rows);
+    BlockedMap map = blocked_map(maps + static_cast<size_t>(worker) * blocked_bytes(strip), strip);
+    map.image = 0;  // it is the strip of whatever image
+    TileConvArgs upper = stem, lower = conv;
+    upper.y = lower.x = map;
+    upper.y_top = lower.x_top = row;
+    kernels().tiles->stem(cast<Bf16>(first_call.in), upper, image, std::max<int64_t>(row - 1, 0),
+                          std::min(end + 1, in.h), lines + 2 * line * worker, line);
+    kernels().tiles->conv(lower, image, row / 2, end / 2, 0, weights.blocks());
+  });
+}
+
+// Weights are rounded to bfloat16, which is what `roundings` are.
+const ConvAlgorithm tiles_conv{.name = "tiles",
+                               .settable = false,
+                               .roundings = 1 << 14,
+                               .supports = supports,
+                               .cost = cost,
+                               .packed_bytes = packed_bytes,
+                               .workspace_bytes = workspace_bytes,
+                               .pack = pack_conv,
+                               .run = run_conv,
+                               .run_wgrad = nullptr};
+
+const ConvAlgorithm tiles_stem_conv{.name = "tiles",
+                                    .settable = false,
+                                    .roundings = 1 << 14,
+                                    .supports = stem_supports,
+                                    .cost = stem_cost,
+                                    .packed_bytes = stem_packed_bytes,
+                                    .workspace_bytes = stem_workspace_bytes,
+                                    .pack = pack_stem,
+                                    .run = run_stem,
+                                    .run_wgrad = nullptr};
+
+}  // namespace vggfast::cpu

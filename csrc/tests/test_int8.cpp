@@ -1,0 +1,233 @@
+// Layers of 8 bits against naive loops in int64: sums are exact and each rounding is one of float's, so that every bit
+// is the same on all instruction sets, for any number of threads.
+#include <cmath>
+#include <limits>
+
+#include "cpu/algorithms/int8.h"
+#include "tensors.h"
+
+namespace vggfast::test {
+namespace {
+
+using cpu::Extent;
+using cpu::Int8Layer;
+using cpu::Int8Output;
+
+struct Case {
+  Extent in;
+  int64_t cout, kernel;
+};
+
+float random_float(Random& random) { return static_cast<float>(random.real()); }
+
+/// Weights and inputs that fill their range, its ends often.
+struct Layer {
+  std::vector<int8_t> weight;  // (kernel, kernel, cin, cout): views have any strides
+  std::vector<float> unit, bias;
+  cpu::WeightView<int8_t> view;
+
+  Layer(int64_t cin, int64_t cout, int64_t kernel, Random& random)
+      : weight(static_cast<size_t>(cout * cin * kernel * kernel)),
+        unit(static_cast<size_t>(cout)),
+        bias(static_cast<size_t>(cout)),
+        view{weight.data(), cout, cin, kernel, 1, cout, kernel * cin * cout, cin * cout} {
+    for (int8_t& w : weight) w = static_cast<int8_t>(std::clamp(random.integer(-190, 190), -128, 127));
+    for (float& u : unit) u = std::ldexp(1 + std::fabs(random_float(random)), -15);
+    for (float& b : bias) b = random_float(random);
+  }
+  int64_t at(int64_t out, int64_t in, int64_t r, int64_t s) const {
+    return view.data[out * view.stride_out + in * view.stride_in + r * view.stride_row + s * view.stride_column];
+  }
+};
+
+std::vector<uint8_t> random_inputs(int64_t count, Random& random) {
+  std::vector<uint8_t> x(static_cast<size_t>(count));
+  for (uint8_t& v : x) v = static_cast<uint8_t>(std::clamp(random.integer(-120, 300), 0, 255));
+  return x;
+}
+
+uint8_t rounded(float y, float inverse) {
+  return static_cast<uint8_t>(std::clamp(std::nearbyint(y * inverse), 0.0f, 255.0f));
+}
+
+/// The layer in float, before ReLU and pool, NHWC.
+std::vector<float> products(const Layer& layer, const std::vector<uint8_t>& x, const Case& c, bool biased) {
+  const Extent& in = c.in;
+  std::vector<float> y;
+  for (int64_t n = 0; n < in.n; ++n)
+    for (int64_t row = 0; row < in.h; ++row)
+      for (int64_t column = 0; column < in.w; ++column)
+        for (int64_t out = 0; out < c.cout; ++out) {
+          int64_t sum = 0;
+          for (int64_t r = 0; r < c.kernel; ++r)
+            for (int64_t s = 0; s < c.kernel; ++s) {
+              const int64_t yy = row + r - c.kernel / 2, xx = column + s - c.kernel / 2;
+              if (yy < 0 || yy >= in.h || xx < 0 || xx >= in.w) continue;
+              for (int64_t i = 0; i < in.c; ++i)
+                sum += x[static_cast<size_t>(((n * in.h + yy) * in.w + xx) * in.c + i)] * layer.at(out, i, r, s);
+            }
+          const float product = static_cast<float>(sum) * layer.unit[static_cast<size_t>(out)];
+          y.push_back(product + (biased ? layer.bias[static_cast<size_t>(out)] : 0));
+        }
+  return y;
+}
+
+std::vector<float> activated(std::vector<float> y, const Case& c, bool relu, bool pool) {
+  if (relu)
+    for (float& v : y) v = std::max(v, 0.0f);
+  if (!pool) return y;
+  std::vector<float> out;
+  for (int64_t n = 0; n < c.in.n; ++n)
+    for (int64_t row = 0; row + 1 < c.in.h; row += 2)
+      for (int64_t column = 0; column + 1 < c.in.w; column += 2)
+        for (int64_t k = 0; k < c.cout; ++k) {
+          const auto at = [&](int64_t i, int64_t j) {
+            return y[static_cast<size_t>(((n * c.in.h + row + i) * c.in.w + column + j) * c.cout + k)];
+          };
+          out.push_back(std::max(std::max(at(0, 0), at(0, 1)), std::max(at(1, 0), at(1, 1))));
+        }
+  return out;
+}
+
+template <class T>
+void check_values(const Buffer& got, const std::vector<T>& wanted, const std::string& name) {
+  const bool same = got.bytes() == wanted.size() * sizeof(T) &&
+                    (wanted.empty() || std::memcmp(got.data(), wanted.data(), got.bytes()) == 0);
+  size_t at = 0;
+  while (!same && at + 1 < wanted.size() && static_cast<const T*>(got.data())[at] == wanted[at]) ++at;
+  CHECK(same, name, ": value ", at, " of ", wanted.size(), " is ",
+        wanted.empty() ? 0.0 : static_cast<double>(static_cast<const T*>(got.data())[at]), ", expected ",
+        wanted.empty() ? 0.0 : static_cast<double>(wanted[at]));
+}
+
+/// Runs body(name, threads) on every instruction set, for several numbers of threads.
+template <class Body>
+void for_each_way(const std::string& what, Body body) {
+  for (const std::string& isa : cpu_isas()) {
+    set_cpu_isa(isa);
+    for (int threads : {1, 2, 3}) body(isa + " " + what + ", threads " + std::to_string(threads), threads);
+  }
+}
+
+void check_conv(const Case& c, Random& random) {
+  const Layer layer(c.in.c, c.cout, c.kernel, random);
+  const auto x = random_inputs(c.in.n * c.in.h * c.in.w * c.in.c, random);
+  Buffer input(x.size());
+  std::copy(x.begin(), x.end(), static_cast<uint8_t*>(input.data()));
+  std::ostringstream shape;
+  shape << "conv " << describe({c.in.n, c.in.c, c.in.h, c.in.w}) << " to " << c.cout << ", kernel " << c.kernel;
+  for (const bool biased : {true, false}) {
+    const std::vector<float> y = products(layer, x, c, biased);
+    for (const bool relu : {false, true}) {
+      for (const bool pool : {false, true}) {
+        const std::vector<float> wanted = activated(y, c, relu, pool);
+        float most = 0;
+        for (const float v : wanted) most = std::max(most, v);
+        const float inverse = 300 / std::max(most, 1.0f);  // the largest are cut
+        std::vector<uint8_t> bytes;
+        for (const float v : wanted) bytes.push_back(rounded(v, inverse));
+        for_each_way(
+            shape.str() + (relu ? ", relu" : "") + (pool ? ", pool" : ""), [&](const std::string& name, int threads) {
+              const Int8Layer run(c.in.c, c.cout, c.kernel);
+              const Buffer packed(run.packed_bytes()), scratch(run.conv_workspace(c.in, pool, threads));
+              run.pack(layer.view, layer.unit.data(), biased ? layer.bias.data() : nullptr, packed.data(), threads);
+              const int64_t window = pool ? 2 : 1;
+              const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
+              Int8Output out{floats.data(), c.in.h / window, c.in.w / window, c.cout, relu, pool};
+              const auto* values = static_cast<const uint8_t*>(input.data());
+              run.conv(values, c.in, packed.data(), out, scratch.data(), threads);
+              out.y = rounds.data();
+              out.inverse = inverse;
+              run.conv(values, c.in, packed.data(), out, scratch.data(), threads);
+              check_values(floats, wanted, name + ", float32");
+              check_values(rounds, bytes, name + ", uint8");
+            });
+      }
+    }
+  }
+}
+
+void check_linear(int64_t rows, int64_t cin, int64_t cout, Random& random) {
+  const Layer layer(cin, cout, 1, random);
+  const Case c{{rows, 1, 1, cin}, cout, 1};
+  const auto x = random_inputs(rows * cin, random);
+  Buffer input(x.size());
+  std::copy(x.begin(), x.end(), static_cast<uint8_t*>(input.data()));
+  const std::vector<float> wanted = activated(products(layer, x, c, true), c, true, false);
+  std::vector<uint8_t> bytes;
+  for (const float v : wanted) bytes.push_back(rounded(v, 20));
+  for_each_way("linear " + describe({rows, cin, cout}), [&](const std::string& name, int threads) {
+    const Int8Layer run(cin, cout, 1);
+    const Buffer packed(run.packed_bytes()), scratch(run.linear_workspace(rows, threads));
+    run.pack(layer.view, layer.unit.data(), layer.bias.data(), packed.data(), threads);
+    const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
+    Int8Output out{floats.data(), 1, 1, cout, true};
+    const auto* values = static_cast<const uint8_t*>(input.data());
+    run.linear(values, rows, packed.data(), out, scratch.data(), threads);
+    out.y = rounds.data();
+    out.inverse = 20;
+    run.linear(values, rows, packed.data(), out, scratch.data(), threads);
+    check_values(floats, wanted, name + ", float32");
+    check_values(rounds, bytes, name + ", uint8");
+  });
+}
+
+void check_quantise() {
+  constexpr float inf = std::numeric_limits<float>::infinity();
+  const std::vector<float> from{0,      0.5f,  1.5f, 2.5f,  0.49999997f, 127.5f, 254.5f, 254.50002f, 255,
+                                255.5f, 1e30f, inf,  -0.5f, -1e30f,      -inf,   NAN,    1e-40f,     -0.0f,
+                                3,      4,     5,    6,     7,           8,      9,      10,         11};
+  const std::vector<uint8_t> wanted{0, 0, 2, 2, 0, 128, 254, 255, 255, 255, 255, 255, 0, 0,
+                                    0, 0, 0, 0, 3, 4,   5,   6,   7,   8,   9,   10,  11};
+  for (const std::string& isa : cpu_isas()) {
+    set_cpu_isa(isa);
+    const Buffer to(from.size());
+    cpu::kernels().int8->quantise(from.data(), static_cast<int64_t>(from.size()), 1, static_cast<uint8_t*>(to.data()));
+    check_values(to, wanted, isa + " quantise");
+  }
+}
+
+/// The largest sum that a layer may have, on both sides.
+void check_extremes() {
+  const int64_t cin = Int8Layer::most_terms;
+  Random random(1);
+  Layer layer(cin, 2, 1, random);
+  for (int64_t i = 0; i < cin; ++i) {
+    layer.weight[static_cast<size_t>(2 * i)] = -128;
+    layer.weight[static_cast<size_t>(2 * i + 1)] = 127;
+  }
+  layer.unit = {1, 1};
+  const std::vector<uint8_t> x(static_cast<size_t>(cin), 255);
+  for_each_way("the largest sums", [&](const std::string& name, int threads) {
+    const Int8Layer run(cin, 2, 1);
+    const Buffer packed(run.packed_bytes()), scratch(run.linear_workspace(1, threads)), y(2 * sizeof(float));
+    run.pack(layer.view, layer.unit.data(), nullptr, packed.data(), threads);
+    run.linear(x.data(), 1, packed.data(), {y.data(), 1, 1, 2}, scratch.data(), threads);
+    check_values<float>(y, {static_cast<float>(-255 * 128 * cin), static_cast<float>(255 * 127 * cin)}, name);
+  });
+}
+
+void run_all() {
+  Random random(5);
+  for (const int64_t kernel : {1, 3}) {
+    const Case cases[] = {{{1, 1, 1, 1}, 1, kernel},    {{2, 5, 7, 3}, 5, kernel},    {{1, 9, 14, 4}, 32, kernel},
+                          {{3, 2, 13, 130}, 9, kernel}, {{1, 6, 29, 8}, 130, kernel}, {{1, 3, 2, 5}, 64, kernel},
+                          {{2, 1, 9, 6}, 17, kernel},   {{1, 8, 1, 7}, 33, kernel},   {{0, 4, 4, 8}, 16, kernel},
+                          {{2, 40, 5, 64}, 7, kernel}};
+    for (const Case& c : cases) check_conv(c, random);
+  }
+  check_conv({{1, 4, 30, 512}, 70, 3}, random);
+  for (const int64_t rows : {0, 1, 2, 5, 14, 15, 31, 129}) {
+    for (const int64_t cin : {1, 4, 131, 1030}) check_linear(rows, cin, 1 + (rows + cin) % 70, random);
+  }
+  check_quantise();
+  check_extremes();
+}
+
+}  // namespace
+}  // namespace vggfast::test
+
+int main() {
+  vggfast::test::run_all();
+  return vggfast::test::result();
+}
