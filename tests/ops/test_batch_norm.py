@@ -267,6 +267,16 @@ def test_func_grad():
     torch.testing.assert_close(torch.func.grad(loss(ops))(weight), torch.func.grad(loss(reference))(weight))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_opcheck_of_given_statistics(masked):
+    x, weight, bias, mean, var = draw((2, 3, 5, 4))
+    x.requires_grad_()
+    torch.library.opcheck(batch_norm_op, (x, weight, None, mean, var, 1e-5, masked, masked, masked))
+    mask = batch_norm_op(x, weight, bias, mean, var, 1e-5, True, True, True)[1] if masked else None
+    gy = torch.randn(2, 3, 2, 2) if masked else torch.randn(2, 3, 5, 4)
+    torch.library.opcheck(batch_norm_dgrad, (gy, mask, x, weight, mean, var, 1e-5, False, not masked))
+
+
 def test_dgrad_by_itself():
     x, weight, _, mean, var = (t.double() for t in draw((2, 3, 4, 5)))
     gy = torch.randn_like(x)
