@@ -22,6 +22,7 @@ import torch
 from peers.load import Neighbours, everyone
 from peers.report import draw
 from PIL import Image
+from processor import file_name
 from torch import Tensor
 
 from vggfast.data import Augmentation, Batches, ImageSet, measure_colours, open_dataset
@@ -29,7 +30,7 @@ from vggfast.data.cache import build_split
 from vggfast.data.sources.base import Strings
 from vggfast.data.transforms import Geometry, Preprocessing, Transform, crop_pictures
 
-RESULTS = Path(__file__).parent / "results" / "data-cpu.json"
+RESULTS = Path(__file__).parent / "results" / file_name("data-cpu")
 CROP, BATCH, SIZE = 224, 64, 256
 SCALES = {"S = 256, as in the cache": (256, 256), "S drawn from 256 to 512, resampled": (256, 512)}
 WORKERS = (0, 1, 2)

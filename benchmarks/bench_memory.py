@@ -21,13 +21,15 @@ from gpu.choice import HELP, gpu_asked_for
 from peers import command, report
 from peers.network import ALLOWED, Spec, default_cache, weights_file
 from peers.registry import INFERENCE, TRAINING, Engine, chosen
+from processor import file_name
 
 from vggfast.console import ProgressBar, console
 
-OUT = "benchmarks/results/memory-cpu.json"
+OUT = f"benchmarks/results/{file_name('memory-cpu')}"
 USES = ("inference", "training", "perceptual")
 # Peers of the gradient cases: what the targets name.
-GRADIENTS = ("vggfast", "torch-nchw", "torch-channels-last", "torch-channels-last-hugepages", "torch-compile")
+GRADIENTS = ("vggfast", "torch-nchw", "torch-channels-last", "torch-channels-last-hugepages", "torch-compile",
+             "vggfast-bf16", "torch-bf16", "torch-bf16-hugepages")  # fmt: skip
 LIMIT = 900  # seconds for one case
 MIB = 1 << 20
 
@@ -128,13 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         made.error(str(error))
     groups: dict[tuple[str, int], list[tuple[Case, dict[str, Any]]]] = {}
-    converted: set[str] = set()
+    converted: set[tuple[str, str]] = set()
     with ProgressBar("cases", len(requested)) as live:
         for number, case in enumerate(requested):
             live.to(number, f"{case.use}, batch {case.spec.batch}: {case.engine.name}")
             weights_file(case.spec, options.cache)
-            if case.engine.package not in ("torch", "vggfast") and case.engine.module not in converted:
-                converted.add(case.engine.module)
+            kind = case.engine.module, case.engine.dtype
+            if case.engine.package not in ("torch", "torchao", "vggfast") and kind not in converted:
+                converted.add(kind)
                 measure(case, options.cache)  # converts the model, which no user pays for twice
             groups.setdefault((case.use, case.spec.batch), []).append((case, measure(case, options.cache)))
     for (use, _), group in groups.items():

@@ -3,8 +3,9 @@
 Each engine has a process of its own. Every answer is compared with float64 before anything is timed; then, in each
 round, every engine runs once in turn, while the processes of the others are stopped by a signal, so that no idle thread
 spins at their cost. A figure is the median over the rounds; the spread is half the distance between the quartiles.
-Columns "/ vggfast", "/ bf16-fc" and "/ bf16" are the time over that of vggfast, of vggfast with FC weights stored in
-bfloat16, and of vggfast in bfloat16: above 1, ours is faster. Use an idle machine: a line says where it was not.
+Columns "/ vggfast", "/ bf16-fc", "/ bf16" and "/ int8" are the time over that of vggfast, of vggfast with FC weights
+stored in bfloat16, and of vggfast in bfloat16 and int8: above 1, ours is faster. Use an idle machine: a line says where
+it was not. Engines of int8 take their scales from the same images, each by its own quantiser.
 
 The peers come from benchmarks/requirements-peers.txt; one that is missing gets a row that says so.
 """
@@ -18,14 +19,16 @@ from gpu.choice import gpu_asked_for
 from peers import command, report
 from peers.network import ALLOWED, Spec, reference_file
 from peers.registry import INFERENCE, Engine, chosen
+from processor import file_name
 
-OUT = "benchmarks/results/model-cpu.json"
+OUT = f"benchmarks/results/{file_name('model-cpu')}"
 LARGE = 32  # from this batch on: fewer engines and rounds, and one thread for the whole network alone
 # Slower forms of the same engines run on all threads only; at a large batch, only the best of each kind.
-LEADERS = ("vggfast", "vggfast-bf16-fc", "vggfast-bf16", "ncnn", "mnn", "openvino", "onnxruntime",
-           "torch-channels-last-hugepages", "openvino-bf16")  # fmt: skip
-BEST = ("vggfast", "vggfast-bf16-fc", "vggfast-bf16", "ncnn", "openvino", "torch-channels-last-hugepages",
-        "openvino-bf16")  # fmt: skip
+LEADERS = ("vggfast", "vggfast-bf16-fc", "vggfast-bf16", "vggfast-int8", "ncnn", "mnn", "openvino", "onnxruntime",
+           "torch-channels-last-hugepages", "openvino-bf16", "torch-compile-bf16", "openvino-int8", "onnxruntime-int8",
+           "torch-compile-int8")  # fmt: skip
+BEST = ("vggfast", "vggfast-bf16-fc", "vggfast-bf16", "vggfast-int8", "ncnn", "openvino",
+        "torch-channels-last-hugepages", "openvino-bf16", "openvino-int8", "onnxruntime-int8")  # fmt: skip
 AVX2_ENGINES = ("vggfast", "vggfast-module", "torch-channels-last-hugepages", "torch-channels-last", "torch-nchw",
                 "torch-compile")  # fmt: skip
 
@@ -91,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         made.error(str(error))
     command.run(
-        requested, options, reference_file, "VGG inference on the CPU, fp32 and bf16: ms an image, less is better"
+        requested, options, reference_file, "VGG inference on the CPU, fp32, bf16 and int8: ms an image, less is better"
     )
 
 

@@ -1,4 +1,5 @@
-"""A training step by vggfast's module and by torch: forward, cross-entropy, backward, SGD with momentum, on the CPU.
+"""A training step by vggfast's module and by torch: forward, cross-entropy, backward, SGD with momentum, on the CPU;
+in float32, and under autocast for bfloat16.
 
 Dropout is on while the clock runs. Before that the gradients of all parameters, dropout off, are compared with those
 of torch in float64. One process per engine, turns and figures as in bench_model.py. A ratio above 1 means that
@@ -15,8 +16,9 @@ from gpu.choice import gpu_asked_for
 from peers import command, report
 from peers.network import ALLOWED, Spec
 from peers.registry import TRAINING, chosen
+from processor import file_name
 
-OUT = "benchmarks/results/train-cpu.json"
+OUT = f"benchmarks/results/{file_name('train-cpu')}"
 CASES = [("D", 224, 8), ("A", 64, 64)]
 
 
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         requested = cases(options)
     except ValueError as error:
         made.error(str(error))
-    command.run(requested, options, reference, "VGG training step on the CPU, fp32: ms an image, less is better")
+    command.run(requested, options, reference, "VGG training step on the CPU: ms an image, less is better")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The distinct 3x3 layers of VGG-16 at 224x224, and their three passes by each algorithm of ours and of torch."""
+"""The distinct 3x3 layers of VGG-16 at 224x224, and their three passes by each algorithm of ours and of torch; in
+bfloat16, and fprop in int8, by the one that is chosen."""
 
 from __future__ import annotations
 
@@ -6,9 +7,9 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from vggfast import _native
+from vggfast import Engine, _native
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 
 # (Cin, Cout, H = W)
@@ -17,6 +18,8 @@ LAYERS = [(3, 64, 224), (64, 64, 224), (64, 128, 112), (128, 128, 112), (128, 25
 PASSES = ("fprop", "dgrad", "wgrad")
 ALGORITHMS = _native.conv_algorithms()
 TORCHS = ("torch NCHW", "torch channels_last")
+BF16 = ("auto bf16", "torch bf16")
+INT8 = ("Engine int8", "torch int8")
 
 
 def _by(algorithm: str, call: Callable[[], Tensor]) -> Callable[[], Tensor]:
@@ -47,6 +50,34 @@ def candidates(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> dict[str, C
     calls["torch NCHW"] = lambda: _torchs(x_nchw, weight, gy_nchw, which)
     calls["torch channels_last"] = lambda: _torchs(x, weight, gy, which)
     return calls
+
+
+def bf16_candidates(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> dict[str, Callable[[], Tensor]]:
+    """The same in bfloat16, all of them rounded to it: ours as it chooses, and torch's in channels_last."""
+    found = candidates(x.bfloat16(), weight.bfloat16(), gy.bfloat16(), which)
+    return dict(zip(BF16, (found["auto"], found[TORCHS[1]]), strict=True))
+
+
+def int8_candidates(x: Tensor, weight: Tensor) -> dict[str, Callable[[], Tensor]]:
+    """fprop in int8, of x that is at least 0. Both read and write float32 maps, as a layer alone must; in a network the
+    maps between layers have 8 bits."""
+    layer = nn.Conv2d(weight.shape[1], weight.shape[0], 3, padding=1, bias=False).requires_grad_(False)
+    layer.weight.copy_(weight)
+    engine = Engine(nn.Sequential(nn.ReLU(), layer), dtype="int8", calibration=x, batch=len(x), size=x.shape[2])
+    scale = x.amax().item() / 255
+    scales = weight.abs().amax((1, 2, 3)) / 127
+    rounded = (weight / scales[:, None, None, None]).round().to(torch.int8)
+    geometry = [1, 1], [1, 1], [1, 1], 1  # stride, padding, dilation, groups
+    onednn, zeros = torch.ops.onednn, torch.zeros(len(scales), dtype=torch.int32)
+    packed = onednn.qconv_prepack(rounded, scales, scale, 0, *geometry, list(x.shape))
+
+    def torchs() -> Tensor:
+        values = torch.quantize_per_tensor(x, scale, 0, torch.quint8).int_repr()
+        return onednn.qconv2d_pointwise(
+            values, scale, 0, packed, scales, zeros, None, *geometry, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    return dict(zip(INT8, (lambda: engine(x), torchs), strict=True))
 
 
 def exact(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> Tensor:

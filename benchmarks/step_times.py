@@ -1,8 +1,8 @@
 """What one GPU or machine does in a training step alone, for benchmarks/data_parallel.py: three machines.
 
-`cpu` is measured (train-cpu.json); `h200` is an estimate made of estimates (roofline-h200.json, predicted-h200.json);
-`paper` is arithmetic on what the paper says. How a whole step is shared out among passes and layers is reckoned from
-multiply-adds wherever the file holds the step as a whole.
+`cpu` is measured (train-cpu-zen.json); `h200` is an estimate made of estimates (roofline-h200.json and
+predicted-h200.json); `paper` is arithmetic on what the paper says. How a whole step is shared out among passes and
+layers is reckoned from multiply-adds wherever the file holds the step as a whole.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def results(name: str) -> dict:
 
 
 def cpu(batch: int) -> Step:
-    """D, fp32, on the 2-core machine of train-cpu.json: its step of 8 images, times batch / 8."""
+    """D, fp32, on the 2-core machine of train-cpu-zen.json: its step of 8 images, times batch / 8."""
     case = {"network": "D", "size": 224, "batch": 8, "threads": 2, "isa": "best"}
-    for row in results("train-cpu.json")["rows"]:
+    for row in results("train-cpu-zen.json")["rows"]:
         if row["engine"] == "vggfast" and all(row["case"][key] == value for key, value in case.items()):
             return by_multiply_adds("D", statistics.median(row["seconds"]) * batch / 8)
-    raise LookupError(f"train-cpu.json has no row of vggfast for {case}")
+    raise LookupError(f"train-cpu-zen.json has no row of vggfast for {case}")
 
 
 def paper(weeks: float, batch: int = PAPER_BATCH // 4) -> Step:

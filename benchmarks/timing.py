@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from processor import first_processor, processor_class
 
 import vggfast
 from vggfast import _native
@@ -109,12 +110,12 @@ def median_and_spread(samples: list[float]) -> tuple[float, float]:
 
 def environment() -> dict[str, Any]:
     """Versions, flags and machine: what a figure is worth nothing without."""
-    model = [line.split(":")[1].strip() for line in _cpuinfo() if line.startswith("model name")]
+    said = first_processor()
     return {
         "vggfast": vggfast.__version__, "commit": _commit(),
         "build": dict(_native.load().build_info()), "isa": _native.cpu_isa(),
         "torch": torch.__version__, "threads": torch.get_num_threads(), "python": platform.python_version(),
-        "machine": model[0] if model else platform.machine(),
+        "machine": said.get("model name", platform.machine()), "processor": processor_class(said),
     }  # fmt: skip
 
 
@@ -168,11 +169,6 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)benchmarks/results")
     return (git("describe", "--always") or "unknown") + ("-dirty" if changed else "")
-
-
-def _cpuinfo() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text().splitlines() if path.exists() else []
 
 
 def write_results(path: Path, rows: list[dict[str, Any]], **more: Any) -> None:

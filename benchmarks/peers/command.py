@@ -18,7 +18,7 @@ from peers.race import Outcome, race
 from peers.registry import ISAS, WAITS, Engine, with_before
 from vggfast.console import ProgressBar, console
 
-PACKAGES = ("torch", "onnxruntime", "onnx", "openvino", "ncnn", "MNN", "ai-edge-litert", "numpy")
+PACKAGES = ("torch", "torchao", "onnxruntime", "onnx", "openvino", "nncf", "ncnn", "MNN", "ai-edge-litert", "numpy")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""PyTorch's own kernels: NCHW, channels_last, and compiled by inductor with frozen weights, float32 or bfloat16."""
+"""PyTorch's own kernels: NCHW, channels_last, and compiled by inductor with frozen weights: float32, bfloat16, or int8
+by PT2E for x86 (torchao)."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from peers.face import Runner
-from peers.network import Spec, layers, weights
+from peers.network import Spec, calibration_images, layers, weights
 
 
 def plain(spec: Spec, cache: Path, dropout: float = 0.0) -> nn.Module:
@@ -41,13 +42,33 @@ def plain(spec: Spec, cache: Path, dropout: float = 0.0) -> nn.Module:
     return nn.Sequential(*parts).train(dropout > 0)
 
 
+def quantised(model: nn.Module, spec: Spec, memory: torch.memory_format) -> nn.Module:
+    """The network with layers of int8 for inductor, by PT2E with the scales that x86 has by default."""
+    from torchao.quantization.pt2e import quantize_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    # The graph is for one batch, which the images fill, over and over where they are fewer.
+    images = calibration_images(spec)
+    images = np.resize(images, (-(-len(images) // spec.batch) * spec.batch, *images.shape[1:]))
+    batches = torch.from_numpy(images).contiguous(memory_format=memory).split(spec.batch)
+    config = x86.get_default_x86_inductor_quantization_config()
+    graph = torch.export.export(model, (batches[0],)).module()
+    prepared = quantize_pt2e.prepare_pt2e(graph, x86.X86InductorQuantizer().set_global(config))
+    for batch in batches:
+        prepared(batch)
+    return quantize_pt2e.convert_pt2e(prepared)
+
+
 def build(spec: Spec, cache: Path, layout: str = "channels_last", compiled: bool = False) -> Runner:
     """Args: `layout` is "nchw" or "channels_last"; `compiled` takes inductor (TORCHINDUCTOR_FREEZING=1 freezes)."""
     torch.set_num_threads(spec.threads)
     memory = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}[layout]
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[spec.dtype]
+    dtype = torch.bfloat16 if spec.dtype == "bf16" else torch.float32
     model = plain(spec, cache).to(dtype=dtype, memory_format=memory)
     model.requires_grad_(False)
+    if spec.dtype == "int8":
+        with torch.no_grad():
+            model = quantised(model, spec, memory)
     call = torch.compile(model) if compiled else model
 
     def run(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import vggfast
 from peers.engine_torch import to_array
 from peers.face import Runner
-from peers.network import Spec, weights
+from peers.network import Spec, calibration_images, weights
 
 
 def module(spec: Spec, cache: Path, dropout: float = 0.5) -> vggfast.VGG:
@@ -35,11 +35,11 @@ def build(spec: Spec, cache: Path, planned: bool = True) -> Runner:
     torch.set_num_threads(spec.threads)
     model = module(spec, cache).eval()
     if planned:
-        dtype, stored = {"fp32": ("fp32", "fp32"), "bf16": ("bf16", "fp32"), "fp32+bf16-fc": ("fp32", "bf16")}[
-            spec.dtype
-        ]
-        expected = {"batch": spec.batch, "size": spec.size}
-        engine = vggfast.Engine(model, dtype=dtype, weights=stored, threads=spec.threads, **expected)
+        dtype, _, stored = spec.dtype.partition("+")
+        engine = vggfast.Engine(
+            model, dtype=dtype, weights="bf16" if stored else "fp32", threads=spec.threads, batch=spec.batch,
+            size=spec.size, calibration=torch.from_numpy(calibration_images(spec)) if dtype == "int8" else None,
+        )  # fmt: skip
         call = engine if spec.part == "whole" else engine.features
         del model
     else:

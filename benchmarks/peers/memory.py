@@ -73,7 +73,9 @@ def perceptual(spec: Spec, cache: Path, options: dict[str, Any]) -> Callable[[],
 
         def run() -> None:
             x.grad = None
-            call(x).square().mean().backward()
+            with torch.autocast("cpu", torch.bfloat16, enabled=spec.dtype == "bf16"):
+                y = call(x)
+            y.float().square().mean().backward()
             if x.grad is None or not x.grad.isfinite().all() or not x.grad.any():
                 raise ArithmeticError("the gradient to the images is missing, zero or not finite")
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 SEED = 14091556
+CALIBRATION_IMAGES = 16
 # As the paper's table 1 has them: a number is a 3x3 convolution, "1x1" one that keeps its channels, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
     "A": [64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"],
@@ -27,7 +28,7 @@ CONFIGURATIONS: dict[str, list[int | str]] = {
 ALLOWED = {
     "network": tuple(CONFIGURATIONS),
     "part": ("features", "whole"),
-    "dtype": ("fp32", "bf16", "fp32+bf16-fc", "fp16", "tf32"),
+    "dtype": ("fp32", "bf16", "fp32+bf16-fc", "fp16", "tf32", "int8"),
 }
 
 
@@ -160,6 +161,17 @@ def images(spec: Spec) -> np.ndarray:
     """(N, 3, size, size) float32; the first images of a larger batch are those of a smaller one."""
     shape = (3, spec.size, spec.size)
     return np.stack([np.random.default_rng([SEED, i]).standard_normal(shape, np.float32) for i in range(spec.batch)])
+
+
+def calibration_images(spec: Spec) -> np.ndarray:
+    """(16, 3, size, size) float32, from which every engine of int8 takes its scales.
+
+    They are noise as `images` are, but none of those. The weights are random, too, and know nothing of photographs;
+    scales from other images than the timed ones would make all engines' errors larger alike.
+    """
+    shape = (3, spec.size, spec.size)
+    seeds = ([SEED, i, 1] for i in range(CALIBRATION_IMAGES))  # zeros at the end of a seed do not count
+    return np.stack([np.random.default_rng(seed).standard_normal(shape, np.float32) for seed in seeds])
 
 
 def labels(spec: Spec) -> np.ndarray:

@@ -16,7 +16,11 @@ from peers.network import Spec
 from peers.race import Outcome
 from vggfast.console import console
 
-OURS, BF16, PEER = "#c44e52", "#8172b3", "#9aa5b1"  # bars of vggfast, of whoever works in bfloat16, of the others
+OURS, NARROW, PEER = (
+    "#c44e52",
+    "#8172b3",
+    "#9aa5b1",
+)  # bars of vggfast, of others in bf16 or int8, of the rest
 
 
 def per_image(outcome: Outcome, spec: Spec) -> tuple[float, float]:
@@ -78,8 +82,9 @@ def show(name: str, outcomes: Sequence[Outcome], spec: Spec) -> None:
     for outcome in outcomes:
         if outcome.reason:
             console.print(f"{outcome.engine.name}: {outcome.status}: {outcome.reason}")
-    if line := summary(outcomes):
-        console.print(line)
+    for ours in ("vggfast", "vggfast-bf16", "vggfast-int8"):
+        if line := summary(outcomes, ours):
+            console.print(line)
     taken = max((o.neighbours.share or 0.0 for o in outcomes), default=0.0)
     if taken > TRUSTED:
         console.print(
@@ -125,7 +130,7 @@ def plot(path: Path, cases: Sequence[tuple[str, Spec, Sequence[Outcome]]], headi
         axis.remove()
     for axis, (name, spec, outcomes) in zip(axes.flat, cases, strict=False):
         _panel(axis, name, spec, outcomes)
-    heading = f"{heading} (red: vggfast; violet: others in bf16; bars: half the distance between the quartiles)"
+    heading = f"{heading} (red: vggfast; violet: others in bf16 or int8; bars: half the distance between the quartiles)"
     figure.suptitle(heading, x=0.01, ha="left", fontsize=11)
     figure.tight_layout(rect=(0, 0, 1, 0.985))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +141,7 @@ def plot(path: Path, cases: Sequence[tuple[str, Spec, Sequence[Outcome]]], headi
 def _panel(axis: Any, name: str, spec: Spec, outcomes: Sequence[Outcome]) -> None:
     timed = sorted((o for o in outcomes if o.status == "timed"), key=lambda o: per_image(o, spec)[0], reverse=True)
     times = [per_image(o, spec) for o in timed]
-    colours = [OURS if o.engine.ours else BF16 if o.engine.dtype != "fp32" else PEER for o in timed]
+    colours = [OURS if o.engine.ours else NARROW if o.engine.dtype != "fp32" else PEER for o in timed]
     widths = [time for time, _ in times]
     axis.barh([o.engine.name for o in timed], widths, color=colours, height=0.7,
               xerr=[time * spread for time, spread in times], error_kw={"lw": 0.8, "ecolor": "#444444"})  # fmt: skip

@@ -1,7 +1,9 @@
-"""A training step, forward, cross-entropy, backward, SGD, of vggfast's module and of torch's layers."""
+"""A training step, forward, cross-entropy, backward, SGD, of vggfast's module and of torch's layers: in float32, or
+under autocast for bfloat16 with weights and their update in float32."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,13 @@ def _checked(spec: Spec) -> Spec:
     return Spec(**{**spec.as_dict(), "batch": CHECKED_IMAGES})
 
 
+def loss_of(model: Callable[[Tensor], Tensor], x: Tensor, expected: Tensor, spec: Spec) -> Tensor:
+    """Cross-entropy; the network runs under autocast where the dtype is bf16."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=spec.dtype == "bf16"):
+        y = model(x)
+    return F.cross_entropy(y.to(x.dtype), expected)
+
+
 def gradient(model: nn.Module, spec: Spec, memory: torch.memory_format, dtype: torch.dtype) -> np.ndarray:
     """The gradients of all parameters in a row, dropout off, on the first images."""
     spec = _checked(spec)
@@ -31,7 +40,7 @@ def gradient(model: nn.Module, spec: Spec, memory: torch.memory_format, dtype: t
     for module in model.train().modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    F.cross_entropy(model(x), torch.from_numpy(labels(spec))).backward()
+    loss_of(model, x, torch.from_numpy(labels(spec)), spec).backward()
     gradients = [p.grad.contiguous().reshape(-1).numpy() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     return np.concatenate(gradients)
@@ -69,7 +78,7 @@ def build(spec: Spec, cache: Path, ours: bool = False, layout: str = "channels_l
     expected = torch.from_numpy(labels(spec))
 
     def step(x: Tensor) -> Tensor:
-        loss = F.cross_entropy(call(x), expected)
+        loss = loss_of(call, x, expected, spec)
         loss.backward()
         optimiser.step()
         optimiser.zero_grad()

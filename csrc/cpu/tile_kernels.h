@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernel_table.h"
+#include "vggfast/cpu.h"
 
 namespace vggfast::cpu {
 
@@ -41,6 +42,9 @@ struct TileKernels {
   void (*product_bf16)(const Bf16* a, const Bf16* b, float* c);
   void (*product_u8s8)(const uint8_t* a, const int8_t* b, int32_t* c);
 };
+
+/// What kernels on tiles in software have executed.
+extern TileCounts emulated_tiles;
 
 namespace amx {
 const TileKernels& tiles();

@@ -108,6 +108,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_isa", named({}, [] { return cpu_isa(); }));
   m.def("set_cpu_isa", named({"isa"}, [](const std::string& name) { set_cpu_isa(name); }));
   m.def("amx_support", named({}, [] { return amx_support(); }));
+  m.def("tile_counts", named({}, [] {
+          const TileCounts counts = tile_counts();
+          return std::make_tuple(counts.products, counts.stores,
+                                 std::vector<int64_t>(std::begin(counts.loads), std::end(counts.loads)));
+        }));
   m.def("openmp_runtime", named({}, [] { return openmp_runtime(); }));
   py::class_<CachedBuffer>(m, "CachedBuffer", py::buffer_protocol())
       .def(py::init(named({"bytes"}, [](size_t bytes) { return std::make_unique<CachedBuffer>(bytes); })))

@@ -167,6 +167,16 @@ void check_u8s8() {
   }
 }
 
+void check_counts() {
+  const TileCounts before = tile_counts();
+  const Tiles t{};
+  product(cpu::amx_emulated::tiles(), t);
+  const TileCounts after = tile_counts();
+  CHECK_EQUAL(after.products - before.products, 1);
+  CHECK_EQUAL(after.stores - before.stores, 1);
+  for (int i = 0; i < 8; ++i) CHECK_EQUAL(after.loads[i] - before.loads[i], i < 3, "register ", i);
+}
+
 /// The processor's own products, where it has tiles.
 void check_hardware() {
   if (cpu::find_amx() != cpu::Amx::permitted) {
@@ -261,6 +271,7 @@ int main() {
   check_bf16();
   check_facts();
   check_u8s8();
+  check_counts();
   check_hardware();
   return result();
 }

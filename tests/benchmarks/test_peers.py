@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import vggfast
 
@@ -15,9 +16,10 @@ sys.path.insert(0, str(BENCHMARKS))
 
 from peers import command, registry, report  # noqa: E402
 from peers.load import Neighbours  # noqa: E402
-from peers.network import Spec, layers, reference_file, weights  # noqa: E402
+from peers.network import Spec, calibration_images, images, layers, reference_file, weights  # noqa: E402
 from peers.race import Outcome, race  # noqa: E402
 from peers.registry import INFERENCE, TRAINING, Engine, chosen, with_before  # noqa: E402
+from processor import first_processor, processor_class  # noqa: E402
 
 TINY = Spec("A", "whole", 64, 2, 1, width=1 / 16, hidden=16, classes=10)
 COMMANDS = ("bench_model", "bench_train", "bench_memory")
@@ -30,7 +32,8 @@ def cache(tmp_path_factory):
 
 def available(engine: Engine) -> Engine:
     """The engine; skips by name where its package is not installed."""
-    pytest.importorskip(engine.package, reason=f"{engine.name}: {engine.package} is not installed")
+    for package in filter(None, (engine.package, engine.quantiser)):
+        pytest.importorskip(package, reason=f"{engine.name}: {package} is not installed")
     planned = engine.module == "peers.engine_vggfast" and engine.options.get("planned", True)
     if planned and not hasattr(vggfast, "Engine"):
         pytest.skip(f"{engine.name}: this vggfast has no Engine")
@@ -173,10 +176,31 @@ def test_spec_refuses(argument, value):
         Spec(**{argument: value})
 
 
+# ---- single layers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("which", ["fprop", "dgrad", "wgrad"])
+def test_layers_in_bf16_and_int8_are_right(which):
+    bench_conv, single = importlib.import_module("bench_conv"), importlib.import_module("layers")
+    x, gy = (torch.randn(2, c, 9, 13).contiguous(memory_format=torch.channels_last) for c in (16, 24))
+    weight = torch.randn(24, 16, 3, 3) / 12
+    calls, inputs = single.bf16_candidates(x, weight, gy, which), dict.fromkeys(single.BF16, x)
+    if which == "fprop":
+        calls.update(single.int8_candidates(x.relu(), weight))
+        inputs.update(dict.fromkeys(single.INT8, x.relu()))
+    for name, call in calls.items():
+        limit = bench_conv.LIMITS[single.BF16[0] if name in single.BF16 else single.INT8[0]]
+        assert 0 < single.relative_error(call(), single.exact(inputs[name], weight, gy, which)) < limit, name
+
+
 # ---- the race -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in INFERENCE if "compile" not in name])
+@pytest.mark.parametrize(
+    "name",
+    [name for name in INFERENCE if "compile" not in name]
+    + [pytest.param("torch-compile-int8", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("part", ["features", "whole"])
 def test_engine_is_right(name, part, cache):
     engine = available(INFERENCE[name])
@@ -188,14 +212,16 @@ def test_engine_is_right(name, part, cache):
     assert len(outcome.samples) == 2
 
 
-@pytest.mark.parametrize("name", ["vggfast", "torch-channels-last", "torch-nchw"])
+@pytest.mark.parametrize(
+    "name", ["vggfast", "torch-channels-last", "torch-nchw", "vggfast-bf16", "torch-bf16", "torch-bf16-hugepages"]
+)
 def test_training_step_is_right(name, cache):
     from peers import training
 
     spec = Spec(**{**TINY.as_dict(), "batch": 3})
     outcome = only(race([TRAINING[name]], spec, cache, training.reference_file(spec, cache), rounds=2))
     assert outcome.reason == ""
-    assert 0 < outcome.error < 1e-4
+    assert 0 < outcome.error < (TRAINING[name].error_limit if TRAINING[name].dtype == "bf16" else 1e-4)
 
 
 def test_engines_take_turns_and_one_that_fails_stops_nobody(cache, tmp_path, monkeypatch):
@@ -272,6 +298,53 @@ def test_limits():
     assert INFERENCE["vggfast"].error_limit == INFERENCE["vggfast-module"].error_limit == 1e-5
     assert INFERENCE["ncnn"].error_limit == 1e-3
     assert INFERENCE["vggfast-bf16"].error_limit == INFERENCE["openvino-bf16"].error_limit == registry.LIMIT_BF16
+    assert INFERENCE["vggfast-int8"].error_limit == INFERENCE["openvino-int8"].error_limit == registry.LIMIT_INT8
+
+
+def test_calibration_images_are_none_of_the_timed_ones():
+    shown, timed = calibration_images(TINY), images(Spec(**{**TINY.as_dict(), "batch": 64}))
+    assert shown.shape == (16, 3, 64, 64)
+    assert not {image.tobytes() for image in shown} & {image.tobytes() for image in timed}
+
+
+# ---- the processor's class ------------------------------------------------------------------------------------------
+
+
+def cpuinfo(vendor: str, family: int, model: int, stepping: int = 1) -> dict[str, str]:
+    return {"vendor_id": vendor, "cpu family": str(family), "model": str(model), "stepping": str(stepping)}
+
+
+@pytest.mark.parametrize(
+    ("said", "name"),
+    [
+        (cpuinfo("AuthenticAMD", 25, 1), "zen3"),
+        (cpuinfo("AuthenticAMD", 25, 17), "zen4"),
+        (cpuinfo("AuthenticAMD", 26, 2), "zen5"),
+        (cpuinfo("GenuineIntel", 6, 85, 4), "skx"),
+        (cpuinfo("GenuineIntel", 6, 85, 7), "clx"),
+        (cpuinfo("GenuineIntel", 6, 143, 8), "spr"),
+        (cpuinfo("GenuineIntel", 6, 207, 2), "emr"),
+        (cpuinfo("GenuineIntel", 6, 173), "gnr"),
+        (cpuinfo("GenuineIntel", 6, 221), "intel-6-221"),
+        (cpuinfo("AuthenticAMD", 27, 0), "amd-27-0"),
+        (cpuinfo("Zhaoxin", 7, 91), "zhaoxin-7-91"),
+    ],
+)
+def test_processor_class(said, name):
+    assert processor_class(said) == name
+
+
+def test_processor_that_does_not_say_its_family_has_its_architecture(monkeypatch, tmp_path):
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nCPU part\t: 0xd40\n\nprocessor\t: 1\n")
+    assert first_processor(tmp_path / "cpuinfo") == {"processor": "0", "CPU part": "0xd40"}
+    assert processor_class(first_processor(tmp_path / "cpuinfo")) == "aarch64"
+    assert processor_class(first_processor(tmp_path / "none")) == "aarch64"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_results_are_called_by_the_processor(name):
+    assert importlib.import_module(name).OUT.endswith(f"-cpu-{processor_class(first_processor())}.json")
 
 
 # ---- layers and memory ----------------------------------------------------------------------------------------------
@@ -285,11 +358,22 @@ def test_layers_of_the_features_are_the_first_of_the_whole():
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from Linux's /proc")
-@pytest.mark.parametrize("use", ["inference", "training", "perceptual"])
-def test_memory_of_a_case(use, cache):
+@pytest.mark.parametrize(
+    ("use", "name"),
+    [
+        ("inference", "torch-nchw"),
+        ("inference", "openvino-int8"),
+        ("training", "vggfast"),
+        ("training", "torch-bf16"),
+        ("perceptual", "vggfast"),
+        ("perceptual", "vggfast-bf16"),
+    ],
+)
+def test_memory_of_a_case(use, name, cache):
     bench_memory = importlib.import_module("bench_memory")
-    engine = INFERENCE["torch-nchw"] if use == "inference" else TRAINING["vggfast"]
-    spec = Spec(**{**TINY.as_dict(), "part": "features" if use == "perceptual" else "whole"})
+    engine = available((INFERENCE if use == "inference" else TRAINING)[name])
+    part = "features" if use == "perceptual" else "whole"
+    spec = Spec(**{**TINY.as_dict(), "part": part, "dtype": engine.dtype})
     found = bench_memory.measure(bench_memory.Case(use, engine, spec), cache)
     assert "reason" not in found, found
     assert 0 < found["imported"] <= found["resident"] <= found["peak_starting"]

@@ -135,6 +135,8 @@ def test_weights(layer):
     assert torch.equal(made.bias, layer.bias)
     assert made.bias.data_ptr() != layer.bias.data_ptr()
     assert not int8.quantised(replace(layer, bias=None), 0.5, torch.zeros(6).double()).bias.any()
+    layer.weight.mul_(1e-42)
+    assert (int8.quantised(layer, 0.5, torch.zeros(6).double()).unit > 0).all()
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

@@ -113,7 +113,8 @@ def quantised(layer: Layer, source: float, mean: Tensor) -> Quantised:
     values, scales, bias = map(torch.cat, parts)
     if layer.bias is not None:
         bias += layer.bias.detach()
-    return kind(values, bias.float(), (scales * source).float(), source)
+    unit = (scales * source).float().clamp(torch.finfo(torch.float32).tiny)
+    return kind(values, bias.float(), unit, source)
 
 
 def _rounded(weight: Tensor, mean: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,7 +3,6 @@
 #include "cpu/algorithms/tiles.h"
 
 #include <algorithm>
-#include <bit>
 #include <utility>
 
 #include "cpu/parallel.h"
@@ -12,7 +11,7 @@ namespace vggfast::cpu {
 namespace {
 
 constexpr int64_t step_values = block_channels * block_channels;  // of packed weights: of one product of 32 inputs
-constexpr int64_t tile_pixels = 16;
+constexpr int64_t tile_pixels = 16, tile_outputs = 16;
 constexpr int64_t cache_bytes = 1200 << 10;  // of packed weights that a task reads for each pair of rows: more than
                                              // half of the L2 of processors with tiles, 2 MB
 constexpr int64_t strip_bytes = 512 << 10;   // of what passes from layer to layer of block 1
@@ -26,12 +25,6 @@ constexpr int64_t stem_channels = 3, stem_column = 11;  // of a line of the firs
 
 int64_t padded(int64_t channels) { return ceil_div(channels, block_channels) * block_channels; }
 
-/// To the nearest, ties to even; NaN stays NaN.
-Bf16 to_bf16(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  return {static_cast<uint16_t>(x != x ? bits >> 16 | 0x40 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
 /// A layer's weights: for each block of 32 outputs, the `steps` products that its sums take; and the padded bias.
 struct TileWeights {
   int64_t cout, steps;
@@ -43,16 +36,23 @@ struct TileWeights {
     return reinterpret_cast<const float*>(static_cast<const std::byte*>(packed) + weight_bytes());
   }
 
-  /// A step is [half of the outputs][pair of inputs][output][input]; at(output, step, input of 32) is its weight.
-  template <class At>
-  void pack(At at, const float* from_bias, void* packed, int threads) const {
+  /// A step is [half of the outputs][pair of inputs][output][input]. of_step(step) gives a function of an output and of
+  /// the step's 32 inputs. Weights are rounded to nearest even.
+  template <class OfStep>
+  void pack(OfStep of_step, const float* from_bias, void* packed, int threads) const {
     parallel_for(blocks() * steps, threads, [&](int64_t task, int) {
-      Bf16* to = static_cast<Bf16*>(packed) + task * step_values;
       const int64_t first = task / steps * block_channels;
-      for (int64_t i = 0; i < step_values; ++i) {
-        const int64_t out = first + i / 512 * 16 + i / 2 % 16, in = i % 512 / 32 * 2 + i % 2;
-        to[i] = to_bf16(out < cout ? at(out, task % steps, in) : 0);
+      const auto at = of_step(task % steps);
+      float whole[step_values], *to = whole;
+      for (int64_t half = first; half < first + block_channels; half += tile_outputs) {
+        for (int64_t pair = 0; pair < block_channels; pair += 2) {
+          for (int64_t out = half; out < half + tile_outputs; ++out, to += 2) {
+            to[0] = out < cout ? at(out, pair) : 0;
+            to[1] = out < cout ? at(out, pair + 1) : 0;
+          }
+        }
       }
+      kernels().to_bf16(whole, step_values, static_cast<Bf16*>(packed) + task * step_values);
     });
     float* to = const_cast<float*>(bias(packed));
     std::fill_n(to, blocks() * block_channels, 0.0f);
@@ -67,21 +67,23 @@ TileWeights stem_weights(const ConvProblem& p) { return {p.cout, 1}; }
 
 void pack_conv(const ConvProblem& p, const WeightView<float>& w, const float* bias, void* packed) {
   const int64_t taps = p.kernel * p.kernel;
-  const auto at = [&](int64_t out, int64_t step, int64_t i) {
-    const int64_t in = step / taps * block_channels + i, row = step % taps / w.kernel, column = step % w.kernel;
-    if (in >= w.in) return 0.0f;
-    return w.data[out * w.stride_out + in * w.stride_in + row * w.stride_row + column * w.stride_column];
+  const auto of_step = [&](int64_t step) {
+    const int64_t first = step / taps * block_channels, tap = step % taps;
+    const float* from = w.data + first * w.stride_in + tap / w.kernel * w.stride_row + tap % w.kernel * w.stride_column;
+    return [&w, from, rest = w.in - first](int64_t out, int64_t i) {
+      return i < rest ? from[out * w.stride_out + i * w.stride_in] : 0.0f;
+    };
   };
-  conv_weights(p).pack(at, bias, packed, p.threads);
+  conv_weights(p).pack(of_step, bias, packed, p.threads);
 }
 
 void pack_stem(const ConvProblem& p, const WeightView<float>& w, const float* bias, void* packed) {
-  const auto at = [&](int64_t out, int64_t, int64_t i) {
+  const auto at = [&](int64_t out, int64_t i) {
     const int64_t column = i / stem_column, row = i % stem_column / stem_channels, in = i % stem_column % stem_channels;
     if (column >= 3 || row >= 3 || in >= w.in) return 0.0f;
     return w.data[out * w.stride_out + in * w.stride_in + row * w.stride_row + column * w.stride_column];
   };
-  stem_weights(p).pack(at, bias, packed, p.threads);
+  stem_weights(p).pack([&](int64_t) { return at; }, bias, packed, p.threads);
 }
 
 /// A call as kernels take it; x is to be set. y is written in blocks where the problem says so.

@@ -79,6 +79,8 @@ std::atomic<const cpu::KernelTable*>& current() {
 
 }  // namespace
 
+TileCounts cpu::emulated_tiles;
+
 const cpu::KernelTable& cpu::kernels() { return *current().load(std::memory_order_relaxed); }
 
 std::vector<std::string> cpu_isas() {
@@ -88,6 +90,8 @@ std::vector<std::string> cpu_isas() {
 }
 
 std::string cpu_isa() { return cpu::kernels().name; }
+
+TileCounts tile_counts() { return cpu::emulated_tiles; }
 
 std::string amx_support() { return cpu::describe(cpu::find_amx()); }
 

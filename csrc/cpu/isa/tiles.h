@@ -71,6 +71,13 @@ class HardwareTiles {
 class EmulatedTiles {
  public:
   EmulatedTiles() = default;
+  ~EmulatedTiles() {
+    __atomic_fetch_add(&emulated_tiles.products, counts_.products, __ATOMIC_RELAXED);
+    __atomic_fetch_add(&emulated_tiles.stores, counts_.stores, __ATOMIC_RELAXED);
+    for (int t = 0; t < 8; ++t) {
+      __atomic_fetch_add(&emulated_tiles.loads[t], counts_.loads[t], __ATOMIC_RELAXED);
+    }
+  }
   EmulatedTiles(const EmulatedTiles&) = delete;
   EmulatedTiles& operator=(const EmulatedTiles&) = delete;
 
@@ -80,22 +87,26 @@ class EmulatedTiles {
   }
   template <int T>
   void load(const void* from, int64_t stride) {
+    ++counts_.loads[T];
     for (int64_t r = 0; r < tile_rows; ++r) {
       __builtin_memcpy(tiles_[T] + r * tile_row_bytes, (const char*)from + r * stride, tile_row_bytes);
     }
   }
   template <int T>
   void store(void* to, int64_t stride) {
+    ++counts_.stores;
     for (int64_t r = 0; r < tile_rows; ++r) {
       __builtin_memcpy((char*)to + r * stride, tiles_[T] + r * tile_row_bytes, tile_row_bytes);
     }
   }
   template <int C, int A, int B>
   void dot_bf16() {
+    ++counts_.products;
     dot_bf16((float*)tiles_[C], (const uint16_t*)tiles_[A], (const uint16_t*)tiles_[B]);
   }
   template <int C, int A, int B>
   void dot_u8s8() {
+    ++counts_.products;
     dot_u8s8((uint32_t*)tiles_[C], (const uint8_t*)tiles_[A], (const int8_t*)tiles_[B]);
   }
   void keep_awake() {}
@@ -147,6 +158,7 @@ class EmulatedTiles {
   }
 
   alignas(64) char tiles_[8][tile_bytes];
+  TileCounts counts_ = {};
 };
 
 }  // namespace

@@ -16,7 +16,8 @@
 namespace vggfast {
 
 struct EngineOptions {
-  bool bf16 = false;              // activations between layers are kept in bfloat16; all arithmetic is float
+  bool bf16 = false;              // activations between layers are kept in bfloat16; arithmetic is float, on AMX with
+                                  // the convolutions' weights rounded to bfloat16
   bool bf16_weights = false;      // weights of FC layers are kept in bfloat16
   Threads threads = 1;            // for packing
   int64_t batch = 1, size = 224;  // of the images expected, for which algorithms are chosen; others run too

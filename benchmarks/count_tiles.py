@@ -1,0 +1,150 @@
+"""What VGG-16's convolutions in bfloat16 ask of AMX, layer by layer: counted by the tiles in software, on any machine;
+and what rates that were measured on a Xeon of the 4th generation would make of it. No time is measured here:
+milliseconds and shares are estimates.
+
+A product is of two tiles of 1 KB; "pixels" and "weights" are the tiles loaded, "stores" the tiles of sums. In "est. ms"
+(of one image on one core) a product takes as long as was measured with weights from where they lie for that number of
+channels, a store as long as with its part of the epilogue, and a layer whose maps exceed L2 a fifth more. "ceiling" is
+the time of its products alone; "share" what the layer's own multiply-adds would take at the peak, of "est. ms";
+"prototype" was measured with a kernel of the same blocking. What a store and maps beyond L2 cost was drawn from that
+prototype's times, too: that the estimates come near them says nothing of the estimates.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import timing
+import torch
+from peers.report import draw
+from torch import nn
+
+from vggfast import Engine, _native
+
+RESULTS = Path(__file__).resolve().parent / "results" / "tiles-counted.json"
+
+
+class Layer(NamedTuple):
+    channels: tuple[int, ...]  # of the input, and of each convolution's output
+    size: int
+    pool: bool
+    times: int = 1  # that VGG-16 has it
+    prototype: tuple[float, float] | None = None  # ms an image on one core, measured
+
+    @property
+    def name(self) -> str:
+        return f"{'→'.join(map(str, self.channels))} {self.size}²{' pool' if self.pool else ''}"
+
+    @property
+    def multiply_adds(self) -> int:
+        pairs = zip(self.channels, self.channels[1:], strict=False)
+        return sum(9 * cin * cout for cin, cout in pairs) * self.size**2
+
+    @property
+    def map_bytes(self) -> int:
+        """Of the input and the output."""
+        return 2 * self.size**2 * self.channels[0] + 2 * self.size**2 * self.channels[-1] // (4 if self.pool else 1)
+
+    def module(self) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for cin, cout in zip(self.channels, self.channels[1:], strict=False):
+            layers += [nn.Conv2d(cin, cout, 3, padding=1), nn.ReLU()]
+        return nn.Sequential(*layers, *([nn.MaxPool2d(2)] if self.pool else []))
+
+
+LAYERS = (
+    Layer((3, 64, 64), 224, True, prototype=(2.10, 2.20)),
+    Layer((64, 128), 112, False, prototype=(1.05, 1.05)),
+    Layer((128, 128), 112, True, prototype=(1.73, 1.93)),
+    Layer((128, 256), 56, False, prototype=(1.11, 1.11)),
+    Layer((256, 256), 56, False, prototype=(2.05, 2.16)),
+    Layer((256, 256), 56, True, prototype=(1.89, 2.00)),
+    Layer((256, 512), 28, False, prototype=(0.97, 1.03)),
+    Layer((512, 512), 28, False, prototype=(1.96, 2.10)),
+    Layer((512, 512), 28, True, prototype=(1.85, 2.28)),
+    Layer((512, 512), 14, False, 2, prototype=(0.47, 0.50)),
+    Layer((512, 512), 14, True, prototype=(0.47, 0.54)),
+)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Of one core: the chip's, measured; and what the prototype's times come to."""
+
+    product_ns: float = 5.1  # a chain of products alone
+    flops: float = 3.3e12
+    l2_bytes: int = 2 << 20
+    # The prototype's. A store has its quarter of a register block's epilogue; maps come from L3 where they exceed L2.
+    store_ns: float = 30
+    from_l3: float = 1.2
+    far_ns: tuple[tuple[int, float], ...] = ((64, 5.5), (128, 6.55), (256, 6.8), (512, 7.45))
+
+    def product(self, cin: int) -> float:
+        """ns of a product whose weights stream from L1 (64 channels) or L2."""
+        return next(ns for channels, ns in self.far_ns if cin <= channels)
+
+
+def counted(layer: Layer, images: int) -> dict[str, int]:
+    """Instructions of a layer on tiles."""
+    engine = Engine(layer.module(), dtype="bf16", batch=images, size=layer.size)
+    x = torch.zeros(images, layer.channels[0], layer.size, layer.size)
+    before = _native.load().tile_counts()
+    engine(x)
+    after = _native.load().tile_counts()
+    loads = [b - a for a, b in zip(before[2], after[2], strict=True)]
+    return {"products": after[0] - before[0], "stores": after[1] - before[1], "pixel_loads": sum(loads[4:6]),
+            "weight_loads": sum(loads[6:])}  # fmt: skip
+
+
+def row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
+    """A layer's counts and estimates, for one image."""
+    counts = counted(layer, 1)
+    last_cin = layer.channels[-2]
+    busy = counts["products"] * rates.product(last_cin) + counts["stores"] * rates.store_ns
+    if len(layer.channels) == 2 and layer.map_bytes > rates.l2_bytes:  # the first two pass strips in L2
+        busy *= rates.from_l3
+    ideal = 2 * layer.multiply_adds / rates.flops
+    moved = 1024 * sum(count for name, count in counts.items() if name != "products")
+    return {"layer": layer.name, "times": layer.times, **counts, "bytes": moved, "multiply_adds": layer.multiply_adds,
+            "ceiling_ms": counts["products"] * rates.product_ns / 1e6, "estimate_ms": busy / 1e6,
+            "share": ideal / (busy / 1e9), "prototype_ms": layer.prototype}  # fmt: skip
+
+
+COLUMNS = ("layer", "times", "products", "pixels", "weights", "stores", "ceiling", "est. ms", "share", "prototype")
+
+
+def line(row: dict[str, Any]) -> list[str]:
+    """A row as the table has it."""
+    counts = [f"{row[name]:,}" for name in ("products", "pixel_loads", "weight_loads", "stores")]
+    low, high = row["prototype_ms"]
+    return [row["layer"], str(row["times"]), *counts, f"{row['ceiling_ms']:.2f}", f"{row['estimate_ms']:.2f}",
+            f"{row['share']:.0%}", f"{low:.2f}-{high:.2f}"]  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", type=int, default=8, help="images that the sums are for (default 8)")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the counts")
+    arguments = parser.parse_args()
+    _native.set_cpu_isa("amx-emulated")
+    small, rates = Layer((32, 32), 20, True), Rates()
+    one, many = counted(small, 1), counted(small, arguments.batch)
+    if many != {name: arguments.batch * count for name, count in one.items()}:
+        raise SystemExit(f"{arguments.batch} images do not take {arguments.batch} times the instructions of one")
+    rows = [row_of(layer, rates) for layer in LAYERS]
+    total = sum(row["times"] * row["estimate_ms"] for row in rows)
+    ceiling = sum(row["times"] * row["ceiling_ms"] for row in rows)
+    draw(f"VGG-16, an image of 224², bf16 on AMX: counted; est. ms on one core, sum {total:.1f} ms, ceiling "
+         f"{ceiling:.1f} ms; a batch of {arguments.batch} on two cores est. {arguments.batch * total / 2:.0f} ms",
+         COLUMNS, map(line, rows))  # fmt: skip
+    timing.write_results(
+        arguments.out, rows, estimate=True, batch=arguments.batch, rates=vars(rates),
+        image_ms={"one core": total, "two cores": total / 2, "ceiling, one core": ceiling},
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
