@@ -69,10 +69,8 @@ def backend(request, monkeypatch):
     if kind == "cpu":
         if isa not in _native.cpu_isas():
             pytest.skip(f"this machine has no {isa}")
-        before = _native.cpu_isa()
-        _native.set_cpu_isa(isa)
-        yield Backend(request.param, "cpu")
-        _native.set_cpu_isa(before)
+        for _ in _with_isa(isa):
+            yield Backend(request.param, "cpu")
         return
     if kind == "cuda":
         if not torch.cuda.is_available():
@@ -127,7 +125,8 @@ def has_a_point(item) -> bool:
         return True
     kind, params = kind_of(item), item.callspec.params
     if params.get("dtype") in _backends.NARROW and kind not in ("sim", "cuda"):
-        return "backend" not in params  # test_ops_narrow says what the CPU makes of them
+        on_tiles = params["dtype"] == torch.bfloat16 and "-amx" in params.get("backend", "") and "algorithm" in params
+        return on_tiles or "backend" not in params  # test_narrow.py says what the CPU makes of all others
     if params.get("memory_format") == "contiguous_format" and kind == "sim":
         return False  # what is done about it is the same on every device
     if params.get("algorithm") == "tf32":
@@ -140,6 +139,27 @@ def pytest_collection_modifyitems(config, items):
     if pointless:
         config.hook.pytest_deselected(items=pointless)
         items[:] = [item for item in items if has_a_point(item)]
+
+
+def _with_isa(name: str):
+    before = _native.cpu_isa()
+    _native.set_cpu_isa(name)
+    yield name
+    _native.set_cpu_isa(before)
+
+
+@pytest.fixture(params=["amx", "amx-emulated"])
+def tiles(request):
+    """An instruction set with tile registers, until the test ends; skips by name where this machine has none."""
+    if request.param not in _native.cpu_isas():
+        pytest.skip(f"this machine has no {request.param}")
+    yield from _with_isa(request.param)
+
+
+@pytest.fixture
+def no_tiles():
+    """The best instruction set without tile registers, until the test ends."""
+    yield from _with_isa([isa for isa in _native.cpu_isas() if not isa.startswith("amx")][-1])
 
 
 @pytest.fixture

@@ -38,6 +38,8 @@ void bind_algorithms(py::module_& m) {
   m.def("set_conv_algorithm", named({"algorithm"}, [](const std::string& name) { set_conv_algorithm(name); }));
   m.def("conv_algorithm", named({}, [] { return conv_algorithm(); }));
   m.def("conv_algorithms", named({}, [] { return conv_algorithms(); }));
+  m.def("conv_takes", named({"dtype"}, [](const std::string& dtype) { return conv_takes(python::dtype_named(dtype)); },
+                            {.gil = true}));
   m.def("conv_cost",
         named({"pass", "n", "cin", "h", "w", "cout", "kernel"},
               [](const std::string& pass, int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel) {

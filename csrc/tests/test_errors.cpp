@@ -170,7 +170,7 @@ void check_conv_wgrad() {
               "mask must have shape (2, 1, 5, 4, 1), got (2, 3, 2, 2, 1)");
   CHECK_ERROR(conv_wgrad_workspace(c.x, gy, {}, 5, one_thread), "kernel must be 1 or 3, got 5");
   CHECK_ERROR(conv_fprop_workspace(of_dtype(c.x, DType::u8), c.weight, {}, one_thread),
-              "x must be float32 or float64, got uint8");
+              "x must be float32 or float64, or bfloat16 on instruction set amx or amx-emulated, got uint8");
   CHECK_ERROR(conv_fprop_workspace(on_cuda(c.x), c.weight, {}, one_thread), "x must be on cpu, got cuda");
   CHECK(untouched(c.gw) && untouched(c.bias));
 }
@@ -270,6 +270,29 @@ void check_isas() {
   }
 }
 
+/// bfloat16 on the instruction sets that have it, and on one that has not.
+void check_bf16() {
+  const std::string before = cpu_isa();
+  Conv c;
+  const Tensor x = of_dtype(c.x, DType::bf16), gy = of_dtype(c.y, DType::bf16),
+               weight = of_dtype(c.weight, DType::bf16);
+  set_cpu_isa("amx-emulated");
+  CHECK(conv_takes(DType::bf16) && conv_takes(DType::f64) && !conv_takes(DType::f16));
+  const size_t bytes = conv_fprop_workspace(x, weight, {}, one_thread);
+  CHECK_ERROR(conv_fprop(x, weight, nullptr, {}, gy, nullptr, HeldWorkspace(bytes - 1), one_thread),
+              ("workspace must have at least " + std::to_string(bytes)).c_str());
+  CHECK_ERROR(conv_fprop(x, c.weight, nullptr, {}, gy, nullptr, HeldWorkspace(bytes), one_thread),
+              "weight must be bfloat16, got float32");
+  CHECK_ERROR(conv_wgrad_workspace(x, gy, {}, 3, one_thread), "x must be float32 or float64, got bfloat16");
+  set_cpu_isa("portable");
+  CHECK(!conv_takes(DType::bf16));
+  const char* refusal = "or bfloat16 on instruction set amx or amx-emulated, got bfloat16 on portable";
+  CHECK_ERROR(conv_fprop_workspace(x, weight, {}, one_thread), "x must be float32", refusal);
+  CHECK_ERROR(conv_dgrad_workspace(gy, {}, weight, 5, 4, one_thread), "gy must be float32", refusal);
+  CHECK(untouched(c.y));
+  set_cpu_isa(before);
+}
+
 void check_threads() {
   CHECK_ERROR(Context{1025}, "threads must be at most 1024, got 1025");
   CHECK_ERROR(Context{std::numeric_limits<int>::max()}, "threads must be at most 1024, got 2147483647");
@@ -292,6 +315,7 @@ int main() {
   check_conv_dgrad();
   check_conv_wgrad();
   check_workspaces();
+  check_bf16();
   check_pools();
   check_lrn();
   check_threads();

@@ -1,4 +1,4 @@
-"""bfloat16 and float16 tensors: computed in float32, and each result rounded once."""
+"""bfloat16 and float16 tensors without tiles (test_tiles.py): computed in float32, and each result rounded once."""
 
 import pytest
 import torch
@@ -7,7 +7,10 @@ from tests.ops.test_memory import each_op
 from tests.support.comparisons import assert_same_bits, in_format
 from vggfast import VGG, ops
 
-pytestmark = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+pytestmark = [
+    pytest.mark.usefixtures("no_tiles"),
+    pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str),
+]
 
 
 @each_op

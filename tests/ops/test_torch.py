@@ -372,7 +372,7 @@ def test_compiled_vmap_of_grad():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_autocast_gives_float32(dtype):
+def test_autocast_gives_float32(dtype, no_tiles):
     args = [t.to(dtype).detach().requires_grad_() for t in arguments()]
     with torch.autocast("cpu", torch.bfloat16):
         y = everything(ops)(*args)

@@ -176,6 +176,19 @@ def test_tiny_imagenet_trains_a_few_steps(tiny_imagenet, tmp_path):
     assert trainer.progress.epochs[-1]["val_top1"] <= 100
 
 
+@pytest.mark.slow
+def test_digits_train_in_bfloat16_on_tiles_as_in_float32(tiles, tmp_path):
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        config = TrainConfig(**{**PRESETS["digits"], "data": "digits", "precision": precision, "width": 0.125,
+                                "hidden": 32, "batch_size": 16, "steps": 12, "log_every": 1, "workers": 0})  # fmt: skip
+        build_trainer(config, tmp_path / precision).run()
+        losses[precision] = [row["loss"] for row in read_csv(tmp_path / precision / "steps.csv")]
+    assert len(losses["bf16"]) == 12
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=2e-2)
+
+
 def test_overwrite_takes_nothing_before_everything_is_checked(photos, tmp_path):
     build_trainer(_config(photos, steps=1), tmp_path / "run").run()
     (tmp_path / "run" / "mine.txt").write_text("precious")

@@ -19,13 +19,15 @@ from vggfast.ops import _torch_kernels
 
 NARROW = (torch.bfloat16, torch.float16)
 WIDE = (torch.float32, torch.float64)
+_ON_TILES = ("vggfast::conv", "vggfast::conv_dgrad")
 
 
 class Backend:
     """Kernels of ours: a compiled module's ops for one device.
 
     Attributes:
-        dtypes: what its kernels take; ops convert other floating dtypes to float32 and back.
+        dtypes: what all its kernels take; ops convert other floating dtypes to float32 and back, unless :meth:`takes`
+            says that theirs take those too.
         no_hopper: why the kernels for Hopper GPUs do not run here, or None.
     """
 
@@ -39,6 +41,19 @@ class Backend:
 
     def has(self, name: str) -> bool:
         return hasattr(self.ops, name)
+
+    def takes(self, op: str, dtype: torch.dtype) -> bool:
+        """Whether the kernels of op "vggfast::conv" and the like take this dtype. On the CPU the instruction set in use
+        has convolutions of bfloat16, forward and back to x, or has none."""
+        if dtype in self.dtypes:
+            return True
+        return dtype == torch.bfloat16 and op in _ON_TILES and self.module.conv_takes("bfloat16")
+
+    def rounds(self, op: str) -> bool:
+        """Whether op computes float32 tensors in bfloat16: where the CPU can, and torch lets convolutions do so."""
+        if torch.bfloat16 in self.dtypes or not self.takes(op, torch.bfloat16):
+            return False
+        return torch.backends.mkldnn.conv.fp32_precision == "bf16"  # type: ignore[attr-defined]
 
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op needs them.
@@ -140,6 +155,12 @@ class TorchBackend:
 
     def has(self, name: str) -> bool:
         return hasattr(_torch_kernels, name)
+
+    def takes(self, op: str, dtype: torch.dtype) -> bool:
+        return dtype in self.dtypes
+
+    def rounds(self, op: str) -> bool:
+        return False
 
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         switched: Any = contextlib.nullcontext()

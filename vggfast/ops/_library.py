@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,11 +29,12 @@ torch.compiler.config.cache_key_tag += f"vggfast-{__version__}"
 
 
 class Autocast(enum.Enum):
-    """What autocast makes of an op's inputs: on the CPU float32, whatever the op."""
+    """What autocast makes of an op's inputs on CUDA, and on the CPU where there are convolutions of autocast's dtype;
+    else, on the CPU, float32."""
 
     none = enum.auto()
-    product = enum.auto()  # on CUDA, autocast's own dtype
-    other = enum.auto()  # on CUDA, as they are
+    product = enum.auto()  # autocast's own dtype; on the CPU float32 where the op has no kernels for it
+    other = enum.auto()  # as they are
 
 
 def register(
@@ -44,17 +46,17 @@ def register(
     setup_context: Callable,
     backward: Callable,
     autocast: Autocast = Autocast.none,
-    widens: bool = True,
+    converts: bool = True,
 ) -> Callable:
     """Registers ``vggfast::<schema>`` and returns it as a callable.
 
-    `run` serves every device, in the dtypes that its back end takes: with `widens`, others are converted around it.
+    `run` serves every device, in the dtypes that its back end takes: with `converts`, others are converted around it.
     `fake` gives shapes and exact strides.
     """
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     op = getattr(torch.ops.vggfast, schema.split("(")[0]).default
-    run = _with_tensors_checked(_widened(run) if widens else run, op._schema)
+    run = _with_tensors_checked(_converted(run, name) if converts else run, op._schema)
     _LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     for key in ("NestedTensorCPU", "NestedTensorCUDA", "AutogradNestedTensor"):
         _LIBRARY.impl(name, _refusing_nested(op._schema), key)
@@ -62,25 +64,37 @@ def register(
     torch.library.register_vmap(name, _of_any_number(op, vmap), lib=_LIBRARY)
     _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
     if autocast != Autocast.none:
-        torch.library.register_autocast(name, "cpu", torch.float32, lib=_LIBRARY)
+        _LIBRARY.impl(name, _cast(op, "cpu", functools.partial(_cpu_dtype, name, autocast)), "AutocastCPU")
     if autocast == Autocast.product:
-        _LIBRARY.impl(name, _lowered(op), "AutocastCUDA")
+        _LIBRARY.impl(name, _cast(op, "cuda", lambda: torch.get_autocast_dtype("cuda")), "AutocastCUDA")
     return op
 
 
-def _lowered(op: Callable) -> Callable:
-    """`op` for CUDA tensors under autocast: floating ones in autocast's dtype, but for float64."""
+def _cpu_dtype(op: str, autocast: Autocast) -> torch.dtype | None:
+    """What an op's inputs on the CPU are cast to; None leaves them as they are."""
+    dtype, backend = torch.get_autocast_dtype("cpu"), OF_DEVICE["cpu"](0)
+    if not backend.takes("vggfast::conv", dtype):
+        return torch.float32
+    if autocast == Autocast.other:
+        return None
+    return dtype if backend.takes(op, dtype) else torch.float32
 
-    def lowered(*args):
-        dtype = torch.get_autocast_dtype("cuda")
 
-        def cast(t: Tensor) -> Tensor:
-            return t.to(dtype) if t.is_floating_point() and t.is_cuda and t.dtype != torch.float64 else t
+def _cast(op: Callable, device: str, dtype_now: Callable[[], torch.dtype | None]) -> Callable:
+    """`op` for tensors of a kind of device under autocast: floating ones, but for float64, in a dtype."""
+    key = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f"Autocast{device.upper()}"))
 
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)):
-            return op(*tree_map_only(Tensor, cast, args))
+    def cast(*args):
+        dtype = dtype_now()
 
-    return lowered
+        def to(t: Tensor) -> Tensor:
+            fits = dtype and t.is_floating_point() and t.device.type == device and t.dtype != torch.float64
+            return t.to(dtype) if fits else t
+
+        with torch._C._ExcludeDispatchKeyGuard(key):
+            return op(*tree_map_only(Tensor, to, args))
+
+    return cast
 
 
 def _with_tensors_checked(run: Callable, schema: torch.FunctionSchema) -> Callable:
@@ -118,36 +132,38 @@ def _tensors_of(schema: torch.FunctionSchema) -> list[tuple[int, str, bool]]:
     ]
 
 
-def _widened(run: Callable) -> Callable:
-    """`run` for tensors of 16 bits too, where the back end has no kernels for them: computed in float32, each result
-    rounded once."""
+def _converted(run: Callable, op: str) -> Callable:
+    """`run` of an op for tensors of another dtype than it is computed in too: they are converted, and results back."""
 
-    def widened(*args):
-        if args[0].dtype in WIDE:
-            return run(*args)
-        floats = [arg for arg in args if isinstance(arg, Tensor) and arg.is_floating_point()]
-        dtypes = {t.dtype for t in floats}
-        if not (len(dtypes) == 1 and dtypes <= set(NARROW)):  # of mixed ones, run says what is wrong
-            return run(*args)
-        if floats[0].device.type in OF_DEVICE and dtypes <= set(backend_of(floats[0]).dtypes):
-            return run(*args)
-        (dtype,) = dtypes
-        return tree_map_only(
-            Tensor,
-            lambda t: t.to(dtype) if t.is_floating_point() else t,
-            run(*tree_map_only(Tensor, wide, args)),
-        )
+    def converted(*args):
+        dtype, computed = args[0].dtype, _computed_in(op, args[0])
+        if computed == dtype or {t.dtype for t in args if isinstance(t, Tensor) and t.is_floating_point()} != {dtype}:
+            return run(*args)  # of mixed ones, it says what is wrong
+        return tree_map_only(Tensor, lambda t: _to(t, dtype), run(*(_to(t, computed) for t in args)))
 
-    return widened
+    return converted
+
+
+def _computed_in(op: str, t: Tensor) -> torch.dtype:
+    """What an op computes tensors like `t` in: float32 where the back end has no kernels for 16 bits, and bfloat16
+    where it has some and float32 may be rounded for them."""
+    backend = backend_of(t) if t.device.type in OF_DEVICE else None
+    if t.dtype in NARROW and not (backend and backend.takes(op, t.dtype)):
+        return torch.float32
+    return torch.bfloat16 if t.dtype == torch.float32 and backend and backend.rounds(op) else t.dtype
 
 
 def wide(t: Tensor) -> Tensor:
     """`t` in float32 where it has 16 bits, itself else."""
-    if t.dtype not in NARROW:
+    return _to(t, torch.float32) if t.dtype in NARROW else t
+
+
+def _to(t: Any, dtype: torch.dtype) -> Any:
+    if not (isinstance(t, Tensor) and t.is_floating_point()):
         return t
     if t.device.type == "cpu":
-        check_room(t.shape, torch.float32)
-    return t.float()
+        check_room(t.shape, dtype)
+    return t.to(dtype)
 
 
 def needs_grad(*tensors: Tensor | None) -> bool:

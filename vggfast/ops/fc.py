@@ -208,7 +208,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (O,) or None.
 
     Returns:
-        (N, O); float32 under CPU autocast, as of every op here.
+        (N, O); float32 under CPU autocast.
 
     Raises:
         ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.

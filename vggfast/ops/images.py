@@ -83,7 +83,7 @@ prepare_op = lib.register(
     vmap=_vmap,
     setup_context=_setup,
     backward=_setup,
-    widens=False,
+    converts=False,
 )
 
 

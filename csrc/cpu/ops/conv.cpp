@@ -1,9 +1,13 @@
 // Convolution on the CPU: checks, and what the tensors of each pass are to an algorithm (cpu/algorithms/).
 #include "vggfast/conv.h"
 
+#include <bit>
+
 #include "core/conv_checks.h"
 #include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/ops/dtypes.h"
+#include "cpu/parallel.h"
+#include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
@@ -16,8 +20,16 @@ using cpu::extent_of;
 using cpu::Pass;
 using View = cpu::WeightView<void>;
 
+/// Throws unless `t`, which fprop or dgrad reads, is of a dtype that they take, on the CPU.
+void check_taken(const Tensor& t, const char* name) {
+  VGGFAST_CHECK(t.device == Device::cpu, name, " must be on cpu, got ", name_of(t.device));
+  VGGFAST_CHECK(conv_takes(t.dtype), name,
+                " must be float32 or float64, or bfloat16 on instruction set amx or amx-emulated, got ",
+                name_of(t.dtype), " on ", cpu_isa());
+}
+
 ConvPlan plan_fprop(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
-  cpu::check_float(x, "x");
+  check_taken(x, "x");
   return cpu::choose({.dtype = x.dtype,
                       .in = extent_of(x),
                       .cout = weight.size(0),
@@ -41,7 +53,7 @@ ConvPlan plan_gradient(Pass pass, const Tensor& gy, const Masked& masked, Extent
 
 ConvPlan plan_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
                     Context context) {
-  cpu::check_float(gy, "gy");
+  check_taken(gy, "gy");
   return plan_gradient(Pass::dgrad, gy, masked, {gy.size(0), h, w, gy.size(1)}, weight.size(1), weight.size(2),
                        context);
 }
@@ -49,6 +61,43 @@ ConvPlan plan_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight
 ConvPlan plan_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
   cpu::check_float(x, "x");
   return plan_gradient(Pass::wgrad, gy, masked, extent_of(x), gy.size(1), kernel, context);
+}
+
+/// Room for what widened() makes of weights, and behind it for the bias.
+size_t widened_bytes(const Tensor& weight) {
+  if (weight.dtype != DType::bf16) return 0;
+  constexpr size_t line = 64;
+  const auto floats = static_cast<size_t>(weight.numel() + weight.size(0));
+  return (floats * sizeof(float) + line - 1) / line * line;
+}
+
+/// The weights as algorithms read them: those of bfloat16 as the same values in floats, written to `room`.
+Tensor widened(const Tensor& weight, void* room, Context context) {
+  if (weight.dtype != DType::bf16) return weight;
+  const int64_t in = weight.size(1), kernel = weight.size(2), filter = in * kernel * kernel;
+  const auto widen = [&](int64_t begin, int64_t end, int) {
+    float* to = static_cast<float*>(room) + begin * filter;
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t i = 0; i < in; ++i) {
+        const uint16_t* from = weight.as<uint16_t>() + o * weight.stride(0) + i * weight.stride(1);
+        for (int64_t r = 0; r < kernel; ++r) {
+          for (int64_t s = 0; s < kernel; ++s) {
+            *to++ = std::bit_cast<float>(uint32_t{from[r * weight.stride(2) + s * weight.stride(3)]} << 16);
+          }
+        }
+      }
+    }
+  };
+  cpu::parallel_ranges(weight.size(0), 1 + (1 << 14) / filter, context.threads, widen);
+  return {room, DType::f32, weight.device, weight.shape, {filter, kernel * kernel, kernel, 1}};
+}
+
+/// The same of a dense bias, which may be null; `room` is behind the weights'.
+const void* widened(const Tensor* bias, const Tensor& weight, void* room) {
+  if (!bias || bias->dtype != DType::bf16) return bias ? bias->data : nullptr;
+  float* to = static_cast<float*>(room) + weight.numel();
+  cpu::kernels().to_float(bias->as<cpu::Bf16>(), bias->size(0), to);
+  return to;
 }
 
 View view_of(const Tensor& weight) {
@@ -87,17 +136,21 @@ ConvInput<void> gradient_of(const Tensor& gy, const Masked& masked, int64_t h, i
 
 }  // namespace
 
+bool conv_takes(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f64 || (dtype == DType::bf16 && cpu::kernels().tiles);
+}
+
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
   check_nhwc(x, "x");
   check_kernel(weight, x.size(1), 1, "x");
-  return plan_fprop(x, weight, e, context).workspace_bytes;
+  return widened_bytes(weight) + plan_fprop(x, weight, e, context).workspace_bytes;
 }
 
 size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,
                             Context context) {
   check_gradient(gy, masked, h, w);
   check_kernel(weight, gy.size(1), 0, "gy");
-  return plan_dgrad(gy, masked, weight, h, w, context).workspace_bytes;
+  return widened_bytes(weight) + plan_dgrad(gy, masked, weight, h, w, context).workspace_bytes;
 }
 
 size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
@@ -111,10 +164,11 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
                 const Tensor* mask, Workspace workspace, Context context) {
   check_fprop(x, weight, bias, e, y, mask);
   const ConvPlan plan = plan_fprop(x, weight, e, context);
-  check_workspace(workspace, plan.workspace_bytes);
+  const size_t room = widened_bytes(weight);
+  check_workspace(workspace, room + plan.workspace_bytes);
   plan.run({.in = {.data = x.data, .extent = extent_of(x)},
-            .weight = view_of(weight),
-            .bias = bias ? bias->data : nullptr,
+            .weight = view_of(widened(weight, workspace.data, context)),
+            .bias = widened(bias, weight, workspace.data),
             .out = {.y = y.data,
                     .h = y.size(2),
                     .w = y.size(3),
@@ -122,7 +176,7 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
                     .relu = e.relu,
                     .pool = e.pool,
                     .mask = mask ? mask->as<uint8_t>() : nullptr},
-            .workspace = workspace.data});
+            .workspace = static_cast<std::byte*>(workspace.data) + room});
 }
 
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
@@ -130,11 +184,12 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
   check_dgrad(gy, masked, weight, gx);
   const int64_t h = gx.size(2), w = gx.size(3);
   const ConvPlan plan = plan_dgrad(gy, masked, weight, h, w, context);
-  check_workspace(workspace, plan.workspace_bytes);
+  const size_t room = widened_bytes(weight);
+  check_workspace(workspace, room + plan.workspace_bytes);
   plan.run({.in = gradient_of(gy, masked, h, w),
-            .weight = flipped_view_of(weight),
+            .weight = flipped_view_of(widened(weight, workspace.data, context)),
             .out = {.y = gx.data, .h = h, .w = w, .c = gx.size(1)},
-            .workspace = workspace.data});
+            .workspace = static_cast<std::byte*>(workspace.data) + room});
 }
 
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,

@@ -1,7 +1,8 @@
 // Convolution, 3x3 (pad 1) or 1x1, stride 1, with bias, ReLU and 2x2/2 max-pool in its epilogue.
 //
 // x, y and their gradients are dense NHWC; weights are (Cout, Cin, K, K) with any strides, K = 1 or 3.
-// Sums are accumulated in the tensors' own dtype; results do not depend on the number of threads.
+// Sums are accumulated in the tensors' own dtype, those of bfloat16 in float; results do not depend on the number of
+// threads.
 #pragma once
 
 #include "vggfast/mask.h"
@@ -33,6 +34,10 @@ struct Masked {
 
   bool pooled() const { return mask && epilogue.pool; }
 };
+
+/// Whether conv_fprop and conv_dgrad take this dtype: float32 and float64, which conv_wgrad takes too, and bfloat16
+/// where the instruction set in use has convolutions on tiles.
+bool conv_takes(DType dtype);
 
 /// Bytes of workspace that the functions below need.
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
