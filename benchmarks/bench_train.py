@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--batches", nargs="+", type=int, metavar="N",
                       help="images of a step (default: D at 224 with 8, and A at 64 with 64)")  # fmt: skip
     made.add_argument("--network", choices=ALLOWED["network"], help="configuration (default D with --batches)")
+    made.add_argument("--batch-norm", action="store_true", help="networks with batch norm (torchvision's _bn variants)")
     made.add_argument("--size", type=int, metavar="N", help="height and width (default 224 with --batches)")
     return made
 
@@ -44,7 +45,7 @@ def cases(options: argparse.Namespace) -> list[command.Case]:
     found = []
     for network, size, batch in requested:
         for threads in options.threads or ([2] if options.quick else [2, 1]):
-            spec = Spec(network, "whole", size, batch, threads)
+            spec = Spec(network, "whole", size, batch, threads, batch_norm=options.batch_norm)
             name = report.title(spec, options.isa, "training step")
             found.append(command.Case(spec, engines, rounds, name))
     return found

@@ -15,6 +15,7 @@ from vggfast import ops
 from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
 from vggfast.ops import fc
 from vggfast.ops._library import check_same
+from vggfast.ops.norm import batch_norm_nhwc, fits
 
 _CONV_FORWARD = nn.Conv2d._conv_forward  # somebody may put another into the class, or into a module
 
@@ -129,3 +130,35 @@ class LocalResponseNorm(nn.LocalResponseNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+
+
+def batch_norm(module: nn.BatchNorm2d, x: Tensor, relu: bool, pool: bool) -> Tensor:
+    """What a batch norm makes of maps, with ReLU and 2x2/2 max-pool as asked, and of its running statistics; as NHWC
+    where our kernels take them."""
+    mean, var = module.running_mean, module.running_var
+    own = module.training or (mean is None and var is None)
+    if not _normalises(module, x, own):
+        y = module(x)
+        y = nn.functional.relu(y, inplace=True) if relu else y
+        return ops.max_pool2x2(y) if pool else y
+    share = 0.0 if module.momentum is None else module.momentum
+    if module.training and module.track_running_stats and module.num_batches_tracked is not None:
+        module.num_batches_tracked.add_(1)
+        share = 1 / float(module.num_batches_tracked) if module.momentum is None else share
+    if module.training and not module.track_running_stats:
+        mean = var = None
+    return batch_norm_nhwc(x, mean, var, module.weight, module.bias, own, share, module.eps, relu, pool)
+
+
+def _normalises(module: nn.BatchNorm2d, x: Tensor, own: bool) -> bool:
+    """Whether our kernels normalise `x`, by its `own` statistics or by those of the module."""
+    mean, var, weight, bias = module.running_mean, module.running_var, module.weight, module.bias
+    return (
+        type(x) in PLAIN
+        and fits(x, mean, var, weight, bias)
+        and not torch._C._are_functorch_transforms_active()
+        and (mean is None) == (var is None)
+        and all(t is None or t.shape == x.shape[1:2] for t in (mean, var, weight, bias))
+        and not any(t is not None and t.requires_grad for t in (mean, var))
+        and x.shape[0] * x.shape[2] * x.shape[3] > own
+    )

@@ -8,7 +8,7 @@ from torch.overrides import has_torch_function_unary
 from vggfast._checks import PLAIN, check_dense
 from vggfast.graph import runs
 from vggfast.graph.guard import any_global_hooks, is_bare, know
-from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
+from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
 
@@ -17,7 +17,7 @@ __all__ = ["Conv1x1", "Conv3x3", "FusedSequential", "Linear", "LocalResponseNorm
 
 @know
 class FusedSequential(nn.Sequential):
-    """An ``nn.Sequential`` that runs conv, ReLU and max-pool in a row as one op.
+    """An ``nn.Sequential`` that runs conv or batch norm, ReLU and max-pool in a row as one op.
 
     What is fused is decided at each call, from the modules as they are then: a hook, a replaced module or a changed
     setting un-fuses its run. NCHW input is converted to NHWC once at the edge, and the output back.
@@ -31,7 +31,9 @@ class FusedSequential(nn.Sequential):
         nchw = not lib.is_channels_last(x)
         y = x
         for module, epilogue in runs(list(self)):
-            if epilogue is not None:
+            if epilogue is not None and isinstance(module, nn.BatchNorm2d):
+                y = batch_norm(module, y, *epilogue)
+            elif epilogue is not None:
                 y = conv_nhwc(y, module.weight, module.bias, *epilogue)
             else:  # a hook sees the layout that the caller uses
                 y = module(y.contiguous() if nchw and not is_bare(module) else y)

@@ -29,6 +29,8 @@ def plain(spec: Spec, cache: Path, dropout: float = 0.0) -> nn.Module:
             module = nn.Linear(layer.inputs, layer.outputs)
         named[layer.name] = module
         parts.append(module)
+        if layer.kind == "conv" and spec.batch_norm:
+            parts.append(nn.BatchNorm2d(layer.outputs))
         if layer.relu:
             parts.append(nn.ReLU(inplace=True))
         if layer.kind == "fc" and layer.relu and dropout:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import vggfast
 from peers.engine_torch import to_array
@@ -18,9 +18,10 @@ def module(spec: Spec, cache: Path, dropout: float = 0.5) -> vggfast.VGG:
     head = "linear" if spec.part == "whole" else "none"
     model = vggfast.VGG(
         spec.network, num_classes=spec.classes, dropout=dropout, head=head, init=None, width=spec.width,
-        hidden=spec.hidden, pool_size=spec.extent,
+        hidden=spec.hidden, pool_size=spec.extent, batch_norm=spec.batch_norm,
     )  # fmt: skip
-    parameters = dict(model.named_parameters())
+    norms = {p for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
+    parameters = {name: p for name, p in model.named_parameters() if p not in norms}  # those are 1 and 0 everywhere
     with torch.no_grad():
         for key, array in weights(spec, cache):
             parameters.pop(key).copy_(torch.from_numpy(array))

@@ -49,6 +49,7 @@ class Spec:
     width: float = 1.0
     hidden: int = 4096
     classes: int = 1000
+    batch_norm: bool = False
 
     def __post_init__(self) -> None:
         for name, allowed in ALLOWED.items():
@@ -70,14 +71,15 @@ class Spec:
     @property
     def key(self) -> str:
         """Names the weights; those of the features are the same whatever the head."""
-        return f"{self.network}-{self.extent}-{self.width:g}-{self.hidden}-{self.classes}"
+        return f"{self.network}{'-bn' * self.batch_norm}-{self.extent}-{self.width:g}-{self.hidden}-{self.classes}"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Layer(NamedTuple):
-    """A layer with its ReLU: `kind` is "conv", "pool" or "fc"; `name` is its key in torchvision's state_dict."""
+    """A layer with its ReLU: `kind` is "conv", "pool" or "fc"; `name` is its key in torchvision's state_dict. A
+    convolution also has its batch norm, where the case has them."""
 
     kind: str
     name: str = ""
@@ -98,7 +100,7 @@ def layers(spec: Spec) -> Iterator[Layer]:
         out = max(1, round(item * spec.width)) if isinstance(item, int) else channels
         yield Layer("conv", f"features.{index}", channels, out, 3 if isinstance(item, int) else 1, True)
         channels = out
-        index += 2
+        index += 3 if spec.batch_norm else 2
     if spec.part == "whole":
         yield Layer("fc", "classifier.0", channels * spec.extent**2, spec.hidden, 0, True)
         yield Layer("fc", "classifier.3", spec.hidden, spec.hidden, 0, True)

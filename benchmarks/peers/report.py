@@ -95,7 +95,8 @@ def show(name: str, outcomes: Sequence[Outcome], spec: Spec) -> None:
 
 def title(spec: Spec, isa: str, what: str = "") -> str:
     threads = f"{spec.threads} thread" + "s" * (spec.threads > 1)
-    text = f"{what or spec.part}, {spec.network}, {spec.size}x{spec.size}, batch {spec.batch}, {threads}"
+    network = spec.network + " with batch norm" * spec.batch_norm
+    text = f"{what or spec.part}, {network}, {spec.size}x{spec.size}, batch {spec.batch}, {threads}"
     return text if isa == "best" else f"{text}, {isa}"
 
 

@@ -37,7 +37,10 @@ def gradient(model: nn.Module, spec: Spec, memory: torch.memory_format, dtype: t
     spec = _checked(spec)
     model.zero_grad()
     x = torch.from_numpy(images(spec)).to(dtype=dtype, memory_format=memory)
-    loss_of(model.eval(), x, torch.from_numpy(labels(spec)), spec).backward()
+    for module in model.train().modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    loss_of(model, x, torch.from_numpy(labels(spec)), spec).backward()
     gradients = [p.grad.contiguous().reshape(-1).numpy() for p in model.parameters() if p.grad is not None]
     model.zero_grad()
     return np.concatenate(gradients)

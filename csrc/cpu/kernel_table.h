@@ -165,6 +165,25 @@ struct LrnArgs {
   T alpha_over_size, beta, k;
 };
 
+/// Arrays of a value a channel are padded to whole vectors.
+template <class T>
+struct BatchNormArgs {
+  const T* x;
+  Extent in;
+  const T *mean, *scale, *bias;  // a value becomes (x - mean) * scale + bias
+  ConvOutput<T> out;
+};
+
+/// gx = scale * g + slope * (x - mean) + offset, g being the gradient that reaches x; in training, else scale * g.
+template <class T>
+struct BatchNormGradient {
+  MaskArgs<T> maps;  // z is x, y its output's gradient
+  const T *mean, *scale = nullptr, *slope = nullptr, *offset = nullptr;
+  bool training;
+  T* gx = nullptr;
+  bool stream = false;
+};
+
 /// A linear layer: x and gx (rows, inputs), weight and gw (outputs, inputs), y or its gradient (rows, outputs); each
 /// product uses its own.
 struct LinearArgs {
@@ -211,6 +230,15 @@ struct Kernels {
   void (*max_pool)(const MaskArgs<T>&, int64_t row_begin, int64_t row_end);
   void (*mask_gather)(const MaskArgs<T>&, int64_t row_begin, int64_t row_end);
   void (*mask_scatter)(const MaskArgs<T>&, int64_t row_begin, int64_t row_end);
+  /// Adds to `sums` those of x - x[0] and of its square, a double a channel each. Units: pixels.
+  /// `scratch` here and in batch_norm_sums holds three padded arrays.
+  void (*batch_norm_moments)(const T* x, int64_t channels, int64_t pixel_begin, int64_t pixel_end, T* scratch,
+                             double* sums);
+  /// Units: rows of y.
+  void (*batch_norm_fprop)(const BatchNormArgs<T>&, int64_t row_begin, int64_t row_end);
+  /// Adds to `sums` those of g and of g * (x - mean).
+  void (*batch_norm_sums)(const BatchNormGradient<T>&, int64_t row_begin, int64_t row_end, T* scratch, double* sums);
+  void (*batch_norm_dgrad)(const BatchNormGradient<T>&, int64_t row_begin, int64_t row_end);
   /// Units: pixels. `scratch` holds 2 * channels values.
   void (*lrn_fprop)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end);
   void (*lrn_dgrad)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end, T* scratch);

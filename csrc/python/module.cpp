@@ -124,6 +124,7 @@ PYBIND11_MODULE(_C, m) {
   bind_algorithms(m);
   py::module_ cpu = m.def_submodule("cpu");
   python::bind_ops(cpu, cpu_ops);
+  python::bind_batch_norm(cpu);
   python::bind_crops(cpu);
   bind_linear(cpu);
 #ifdef VGGFAST_WITH_CUDA

@@ -20,6 +20,12 @@ DType dtype_named(const std::string& name) {
   fail("dtype must be one of bfloat16, float16, float32, float64, uint8, int8, int32, float8_e4m3fn, got '", name, "'");
 }
 
+Masked masked_by(const Tensor* mask) {
+  if (!mask) return {};
+  VGGFAST_CHECK(mask->dim() == 5, "mask must have 5 axes, got shape ", describe(mask->shape));
+  return {mask, {mask->size(1) != 2, mask->size(1) >= 2}};
+}
+
 namespace {
 
 void check_axes(const Tensor& t, const char* name) {
@@ -30,13 +36,6 @@ Device device_named(const std::string& name) {
   if (name == "cpu") return Device::cpu;
   VGGFAST_CHECK(name == "cuda", "device must be cpu or cuda, got '", name, "'");
   return Device::cuda;
-}
-
-/// The planes of a mask say what it remembers: ReLU 1, pool 2, both 3.
-Masked masked_by(const Tensor* mask) {
-  if (!mask) return {};
-  VGGFAST_CHECK(mask->dim() == 5, "mask must have 5 axes, got shape ", describe(mask->shape));
-  return {mask, {mask->size(1) != 2, mask->size(1) >= 2}};
 }
 
 using Optional = const Tensor*;

@@ -24,11 +24,16 @@ void bind_ops(pybind11::module_ m, const Ops& ops);
 void bind_plan(pybind11::module_ m);
 /// crop_images, which the CPU alone has.
 void bind_crops(pybind11::module_& m);
+/// Batch norm, which the CPU alone has.
+void bind_batch_norm(pybind11::module_& m);
 /// The CUDA back end: of a GPU, or of the simulator where the kernels were compiled for that.
 void bind_cuda(pybind11::module_ m);
 
 /// Throws where there is no dtype of this name.
 DType dtype_named(const std::string& name);
+
+/// The planes of a mask say what it remembers: ReLU 1, pool 2, both 3.
+Masked masked_by(const Tensor* mask);
 
 inline Workspace workspace_of(const Tensor& t) { return {t.data, static_cast<size_t>(t.numel()) * size_of(t.dtype)}; }
 

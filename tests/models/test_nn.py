@@ -101,7 +101,7 @@ def test_the_ops_of_a_slice():
 def test_other_modules_stay_themselves():
     net = FusedSequential(Conv3x3(3, 8), batch_norm(8), nn.ReLU(), MaxPool2x2(), LocalResponseNorm(),
                           nn.Conv2d(8, 4, 3), nn.Sequential(nn.ReLU())).double()  # fmt: skip
-    assert ops_of(net, image()) == [CONV, "max_pool", "lrn"]
+    assert ops_of(net, image()) == [CONV, "batch_norm", "lrn"]
     assert_like(net, plain_torch(net))
 
 

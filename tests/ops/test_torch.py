@@ -15,6 +15,7 @@ from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
 from vggfast.ops.images import prepare_op
 from vggfast.ops.lrn import lrn, lrn_dgrad
 from vggfast.ops.mask import mask_gather, mask_scatter
+from vggfast.ops.norm import batch_norm_dgrad, batch_norm_op
 from vggfast.ops.pool import max_pool
 from vggfast.ops.scores import mean_posteriors_dgrad, mean_posteriors_op, sum_pool_scores
 
@@ -46,6 +47,8 @@ def samples():
             yield conv, (x, t(4, 3, 1, 1), None, True, False, True)
             yield max_pool, (x, False, True)
             yield max_pool, (x, True, True)
+            yield batch_norm_op, (x, t(3), t(3), None, None, 1e-5, True, True, True)
+            yield batch_norm_dgrad, (t(2, 3, 5, 4), None, x, t(3), *[torch.ones(3)] * 2, 1e-5, True, True)
             yield sum_pool_scores, (x, True)
             yield mean_posteriors_op, (x, 2)
             yield mean_posteriors_dgrad, (t(1, 3), x, 2)
@@ -95,6 +98,7 @@ def everything(module):
 
     def f(x, weight, pointwise, bias):
         y = module.local_response_norm(module.conv3x3(x, weight, bias, relu=True, pool=True), alpha=0.5)
+        y = module.batch_norm(y, None, None, bias, -bias, True, relu=True)
         y = module.max_pool2x2(module.conv1x1(y, pointwise, relu=True), ceil_mode=True)
         return module.linear(module.sum_pool(y), pointwise[:, :6, 0, 0])
 

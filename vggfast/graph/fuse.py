@@ -14,7 +14,8 @@ from vggfast.graph.layers import BatchNorm, Conv
 from vggfast.graph.recognise import Node
 from vggfast.layers import Conv1x1, Conv3x3, MaxPool2x2
 
-_FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in (Conv1x1, Conv3x3, nn.ReLU, MaxPool2x2)}
+_KINDS = (Conv1x1, Conv3x3, nn.BatchNorm2d, nn.ReLU, MaxPool2x2)
+_FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in _KINDS}
 
 
 def fold(nodes: Iterable[Node]) -> Iterator[Node]:
@@ -56,11 +57,12 @@ def _folded(conv: Any, norm: BatchNorm) -> Conv:
 
 
 def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] | None]]:
-    """(convolution, (relu, pool)) for modules that one op computes now, (module, None) for any other."""
+    """(convolution or batch norm, (relu, pool)) for modules that one op computes now, (module, None) for any other."""
     i = 0
     while i < len(modules):
         conv = _bare(modules, i, Conv3x3) or _bare(modules, i, Conv1x1)
-        if conv is None or not conv.is_ours():
+        first = conv if conv is not None and conv.is_ours() else _bare(modules, i, nn.BatchNorm2d)
+        if first is None:
             yield modules[i], None
             i += 1
             continue
@@ -70,7 +72,7 @@ def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] 
         pool = _bare(modules, i, MaxPool2x2)
         fused = pool is not None and pool.is_ours() and not pool.ceil_mode
         i += fused
-        yield conv, (relu, fused)
+        yield first, (relu, fused)
 
 
 def _bare(modules: Sequence[nn.Module], i: int, kind: type[nn.Module]) -> Any:

@@ -16,10 +16,12 @@ from vggfast.ops.conv import conv1x1, conv3x3
 from vggfast.ops.fc import linear
 from vggfast.ops.images import crop_images, prepare_images
 from vggfast.ops.lrn import local_response_norm
+from vggfast.ops.norm import batch_norm
 from vggfast.ops.pool import max_pool2x2
 from vggfast.ops.scores import mean_posteriors, sum_pool
 
 __all__ = [
+    "batch_norm",
     "conv1x1",
     "conv3x3",
     "crop_images",

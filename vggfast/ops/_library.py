@@ -153,6 +153,11 @@ def _computed_in(op: str, t: Tensor) -> torch.dtype:
     return torch.bfloat16 if t.dtype == torch.float32 and backend and backend.rounds(op) else t.dtype
 
 
+def wide(t: Tensor) -> Tensor:
+    """`t` in float32 where it has 16 bits, itself else."""
+    return _to(t, torch.float32) if t.dtype in NARROW else t
+
+
 def _to(t: Any, dtype: torch.dtype) -> Any:
     if not (isinstance(t, Tensor) and t.is_floating_point()):
         return t

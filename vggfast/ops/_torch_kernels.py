@@ -102,6 +102,28 @@ def conv_wgrad(x, gy, mask, gw, gb):
         gb.copy_(gz.sum((0, 2, 3)))
 
 
+def batch_norm_fprop(x, weight, bias, training, eps, relu, pool, mean, var, y, mask):
+    if training:
+        own = torch.var_mean(x, (0, 2, 3), correction=0) if x.numel() else (0, 0)
+        for out, value in zip((var, mean), own, strict=True):
+            out[:] = value
+    _epilogue(F.batch_norm(x, mean, var, weight, bias, eps=eps), relu, pool, y, mask)
+
+
+def batch_norm_dgrad(gy, mask, x, weight, training, eps, mean, var, gx, gw, gb):
+    g = _gradient(gy, mask, (x.shape[2], x.shape[3]))
+    r = (var + eps).rsqrt()[:, None, None]
+    z = (x - mean[:, None, None]) * r
+    sums = (g * z).sum((0, 2, 3)), g.sum((0, 2, 3))
+    for out, value in zip((gw, gb), sums, strict=True):
+        if out is not None:
+            out.copy_(value)
+    if training:
+        product, plain = (each[:, None, None] * (x.shape[1] / max(1, x.numel())) for each in sums)
+        g = g - plain - z * product
+    gx.copy_(g * r if weight is None else g * (r * weight[:, None, None]))
+
+
 def max_pool2x2(x, y, mask):
     values, chosen = _first_maximum(x[..., : 2 * y.shape[2], : 2 * y.shape[3]], (y.shape[2], y.shape[3]))
     y.copy_(values)

@@ -20,6 +20,24 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     return F.relu(y) if relu else y
 
 
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    *,
+    relu: bool = False,
+    pool: bool = False,
+) -> Tensor:
+    y = F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
+    y = F.relu(y) if relu else y
+    return F.max_pool2d(y, 2) if pool else y
+
+
 def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     return F.max_pool2d(x, 2, ceil_mode=ceil_mode)
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/int8_kernels.h"
+#include "cpu/kernels/batch_norm.h"
 #include "cpu/kernels/conv.h"
 #include "cpu/kernels/crop.h"
 #include "cpu/kernels/linear.h"
@@ -27,6 +28,10 @@ constexpr Kernels<T> kernels_of() {
           .max_pool = max_pool<T>,
           .mask_gather = mask_gather<T>,
           .mask_scatter = mask_scatter<T>,
+          .batch_norm_moments = batch_norm_moments<T>,
+          .batch_norm_fprop = batch_norm_fprop<T>,
+          .batch_norm_sums = batch_norm_sums<T>,
+          .batch_norm_dgrad = batch_norm_dgrad<T>,
           .lrn_fprop = lrn_fprop<T>,
           .lrn_dgrad = lrn_dgrad<T>,
           .sum_pool = sum_pool<T>};
