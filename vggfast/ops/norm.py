@@ -115,7 +115,7 @@ batch_norm_op = lib.register(
     setup_context=_setup,
     backward=_backward,
     autocast=lib.Autocast.other,
-    widens=False,  # itself, for statistics stay wide
+    converts=False,  # itself, for statistics stay wide
 )
 
 
@@ -203,7 +203,7 @@ batch_norm_dgrad = lib.register(
     vmap=_dgrad_vmap,
     setup_context=_dgrad_setup,
     backward=_dgrad_backward,
-    widens=False,
+    converts=False,
 )
 
 
