@@ -66,5 +66,6 @@ def test_house_rules(path):
     name = str(path.relative_to(ROOT))
     if name.startswith("csrc/"):
         assert not re.search(r'#include\s*[<"](torch|ATen|c10)/', text), "the core knows no torch"
-        assert "/ptx/" in name or not re.search(r"\basm\s*(volatile)?\s*\(", text), "house rule 2: assembly in ptx/"
+        assembles = name.startswith(("csrc/cuda/ptx/", "csrc/cpu/isa/"))
+        assert assembles or not re.search(r"\basm\s*(volatile)?\s*\(", text), "house rule 2: assembly in ptx/ and isa/"
         assert name.startswith("csrc/cpu/") or "immintrin.h" not in text, "house rule 2: intrinsics in cpu/"
