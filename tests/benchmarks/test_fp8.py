@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from tests.benchmarks.test_gpu import TINY, Spec, Worker, cache, model, on_cpu, races, registry  # noqa: F401
-from vggfast.engine import calibrate
+from vggfast.engine import e4m3
 
 
 @pytest.mark.backends("sim")
 def test_engine_of_fp8_is_right(build, on_cpu, cache, monkeypatch):  # noqa: F811
     """It is calibrated on other images than those it is checked on."""
-    monkeypatch.setattr(calibrate, "LEAST_CHANNELS", 16)
+    monkeypatch.setattr(e4m3, "LEAST_CHANNELS", 16)
     spec = Spec(**{**TINY.as_dict(), "dtype": "bf16", "width": 1 / 8})
     engine = registry.inference("bf16")["vggfast-fp8"]
     worker = Worker()
