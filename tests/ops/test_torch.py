@@ -381,7 +381,9 @@ def test_autocast_gives_float32(dtype, no_tiles):
     close(y, expected)
     ours, theirs = (torch.autograd.grad(out.pow(2).sum(), args) for out in (y, expected))
     assert all(g.dtype == dtype for g in ours)
-    close(ours, theirs)
+    allowed = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]  # of the bias' three uses each gradient is rounded
+    for g, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(g, expected, rtol=0, atol=allowed * expected.abs().max().item())
 
 
 @pytest.mark.parametrize(
