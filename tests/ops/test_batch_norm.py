@@ -250,6 +250,20 @@ def test_narrow_tensors_are_computed_in_float32(training, epilogue, dtype):
         assert_same_bits(got, expected.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_autocast_computes_in_float32(dtype, no_tiles):
+    args = [t.to(dtype).requires_grad_() for t in draw((3, 5, 6, 7))[:3]]
+    x, weight, bias = args
+    with torch.autocast("cpu", torch.bfloat16):
+        y = ops.batch_norm(x, None, None, weight, bias, True, relu=True)
+    expected = reference.batch_norm(x.float(), None, None, weight.float(), bias.float(), True, relu=True)
+    assert y.dtype == torch.float32
+    gy = torch.randn(y.shape)
+    ours, theirs = (torch.autograd.grad(out, args, gy) for out in (y, expected))
+    for got, wanted in zip((y, *ours), (expected, *theirs), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
 def test_vmap_normalises_each_example():
     x, weight, bias, *_ = draw((3, 5, 6, 6))
     xs = torch.stack([x, 2 * x + 1])

@@ -2,6 +2,7 @@
 
 #if defined(VGGFAST_X86)
 #include <cpuid.h>
+#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -23,12 +24,11 @@ bool processor_has_tiles() {
 }
 
 /// XCR0's bits of the tiles and of their configuration.
-bool system_saves_tiles() {
+__attribute__((target("xsave"))) bool system_saves_tiles() {
   constexpr unsigned osxsave = 1u << 27, state = 3u << 17;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & osxsave)) return false;
-  asm volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
-  return (eax & state) == state;
+  return (_xgetbv(0) & state) == state;
 }
 
 bool ask_permission() {
