@@ -66,7 +66,7 @@ def test_house_rules(path):
     name = str(path.relative_to(ROOT))
     if name.startswith("csrc/"):
         assert not re.search(r'#include\s*[<"](torch|ATen|c10)/', text), "the core knows no torch"
-        # GCC's intrinsics of tiles take no template argument, and its ldtilecfg reads too little (csrc/cpu/isa/tiles.h).
+        # GCC's intrinsics of tiles take no template argument, and its ldtilecfg reads too little.
         assembles = "/ptx/" in name or name == "csrc/cpu/isa/tiles.h"
         assert assembles or not re.search(r"\basm\s*(volatile)?\s*\(", text), "house rule 2: assembly in ptx/"
         assert name.startswith("csrc/cpu/") or "immintrin.h" not in text, "house rule 2: intrinsics in cpu/"
