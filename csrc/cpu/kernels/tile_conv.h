@@ -1,7 +1,6 @@
 // Direct convolution on tiles, 3x3 (pad 1) or 1x1, of bfloat16 with sums in float; and the layout that it reads.
 //
-// conv        The sums of 2 rows x 16 pixels x 32 output channels are four tiles. Each tap of 32 input channels takes
-// two
+// conv        The sums of 2 rows x 16 pixels x 32 output channels are four tiles. Each tap of 32 input channels is two
 //             tiles of pixels, two of weights and four products. The order of the sums is that of the blocks of input
 //             channels, then of the taps, whatever the tasks are. The tiles are stored to 4 KB of scratch; the epilogue
 //             reads them there. Pixels past the right edge and rows past the lower one are computed and left out.
