@@ -10,8 +10,10 @@
 namespace vggfast::cpu {
 namespace {
 
-constexpr int64_t step_values = block_channels * block_channels;  // of packed weights: of one product of 32 inputs
-constexpr int64_t tile_pixels = 16, tile_outputs = 16;
+constexpr int64_t block_channels = BlockedMap<Bf16>::channels;   // of inputs; as many as of outputs
+constexpr int64_t step_values = block_channels * block_outputs;  // of packed weights: of one product of 32 inputs
+constexpr int64_t tile_outputs = 16;
+static_assert(step_values * sizeof(Bf16) == tap_bytes);
 constexpr int64_t cache_bytes = 1200 << 10;  // of packed weights that a task reads for each pair of rows: more than
                                              // half of the L2 of processors with tiles, 2 MB
 constexpr int64_t strip_bytes = 512 << 10;   // of what passes from layer to layer of block 1
@@ -96,7 +98,7 @@ TileConvArgs args_of(const ConvProblem& p, const TileWeights& weights, const voi
           .packed = static_cast<const Bf16*>(packed),
           .bias = weights.bias(packed),
           .out = cast<Bf16>(out),
-          .y = p.blocked_out ? blocked_map(out.y, {p.in.n, out.h, out.w, out.c}) : BlockedMap{}};
+          .y = p.blocked_out ? blocked_map<Bf16>(out.y, {p.in.n, out.h, out.w, out.c}) : BlockedMap<Bf16>{}};
 }
 
 /// Where a call's packed weights lie: where the caller packed them, or at the start of the workspace, packed now.
@@ -110,32 +112,21 @@ const void* packed_of(const ConvProblem& p, const ConvCall& call, const TileWeig
   return std::exchange(workspace, workspace + weights.bytes());
 }
 
-void block_maps(const ConvInput<Bf16>& in, const BlockedMap& to, int threads) {
+void block_maps(const ConvInput<Bf16>& in, const BlockedMap<Bf16>& to, int threads) {
   parallel_ranges(in.extent.n * (in.extent.h + 2), 1 + grain_values / (1 + to.blocks * to.row), threads,
                   [&](int64_t begin, int64_t end, int) { kernels().tiles->block_maps(in, to, begin, end); });
 }
 
-/// Tasks are handed out with the blocks of output channels outermost, so that a thread finds its weights in its L2.
 void run_conv(const ConvProblem& p, const ConvCall& call) {
   std::byte* free;
   const TileWeights weights = conv_weights(p);
   const void* packed = packed_of(p, call, weights, pack_conv, free);
   TileConvArgs args = args_of(p, weights, packed, call.out);
-  args.x = blocked_map(p.blocked_in ? const_cast<void*>(call.in.data) : free, p.in);
+  args.x = blocked_map<Bf16>(p.blocked_in ? const_cast<void*>(call.in.data) : free, p.in);
   if (!p.blocked_in) block_maps(cast<Bf16>(call.in), args.x, p.threads);
   const int64_t pairs = args.out.pool ? args.out.h : ceil_div(p.in.h, 2);
-  const int64_t block_bytes = weights.steps * step_values * static_cast<int64_t>(sizeof(Bf16));
-  const int64_t blocks =
-      std::clamp<int64_t>(cache_bytes / (1 + block_bytes), 1, std::max<int64_t>(weights.blocks(), 1));  // of a task
-  const int64_t pair_products = ceil_div(p.in.w, tile_pixels) * 4 * blocks * weights.steps;
-  const int64_t task_pairs = std::max<int64_t>(task_products / std::max<int64_t>(pair_products, 1), 1);
-  const int64_t strips = ceil_div(pairs, task_pairs), groups = ceil_div(weights.blocks(), blocks);
-  parallel_for(groups * p.in.n * strips, p.threads, [&](int64_t task, int) {
-    const int64_t pair = task % strips * task_pairs, image = task / strips % p.in.n;
-    const int64_t block = task / (strips * p.in.n) * blocks;
-    kernels().tiles->conv(args, image, pair, std::min(pair + task_pairs, pairs), block,
-                          std::min(block + blocks, weights.blocks()));
-  });
+  for_tile_tasks({p.in.n, pairs, p.in.w, weights.blocks(), weights.steps}, p.threads,
+                 [&](auto... range) { kernels().tiles->conv(args, range...); });
 }
 
 int64_t line_values(int64_t w) { return padded(stem_column * (w + tile_pixels + 2)); }
@@ -175,13 +166,13 @@ size_t packed_bytes(const ConvProblem& p) { return conv_weights(p).bytes(); }
 size_t stem_packed_bytes(const ConvProblem& p) { return stem_weights(p).bytes(); }
 
 size_t workspace_bytes(const ConvProblem& p) {
-  return (p.blocked_in ? 0 : blocked_bytes(p.in)) + (p.packed ? 0 : packed_bytes(p));
+  return (p.blocked_in ? 0 : blocked_bytes<Bf16>(p.in)) + (p.packed ? 0 : packed_bytes(p));
 }
 size_t stem_workspace_bytes(const ConvProblem& p) { return line_bytes(p) + (p.packed ? 0 : stem_packed_bytes(p)); }
 
 /// Rows of a strip of block 1.
 int64_t strip_rows_of(const ConvProblem& second) {
-  const BlockedMap row = blocked_map(nullptr, {1, 0, second.in.w, second.in.c});
+  const BlockedMap row = blocked_map<Bf16>(nullptr, {1, 0, second.in.w, second.in.c});
   const int64_t row_bytes = std::max<int64_t>(row.blocks * row.row * static_cast<int64_t>(sizeof(Bf16)), 1);
   return std::clamp<int64_t>((strip_bytes / row_bytes - 2) / 2 * 2, 2, strip_rows);
 }
@@ -193,18 +184,22 @@ Extent strip_of(const ConvProblem& second) {
 
 }  // namespace
 
-BlockedMap blocked_map(void* data, const Extent& e) {
-  const int64_t blocks = ceil_div(e.c, block_channels), row = (e.w + 2) * block_channels, plane = (e.h + 2) * row;
-  return {static_cast<Bf16*>(data), blocks, row, plane, blocks * plane};
-}
-
-size_t blocked_bytes(const Extent& e) {
-  const BlockedMap map = blocked_map(nullptr, e);
-  return sizeof(Bf16) * static_cast<size_t>(e.n * map.image + map.row + tile_pixels * block_channels);
+void for_tile_tasks(const TileWork& work, int threads,
+                    const std::function<void(int64_t, int64_t, int64_t, int64_t, int64_t)>& body) {
+  const int64_t blocks = std::clamp<int64_t>(cache_bytes / (1 + work.taps * tap_bytes), 1,
+                                             std::max<int64_t>(work.blocks, 1));  // of a task
+  const int64_t pair_products = ceil_div(work.width, tile_pixels) * 4 * blocks * work.taps;
+  const int64_t task_pairs = std::max<int64_t>(task_products / std::max<int64_t>(pair_products, 1), 1);
+  const int64_t strips = ceil_div(work.pairs, task_pairs), groups = ceil_div(work.blocks, blocks);
+  parallel_for(groups * work.images * strips, threads, [&](int64_t task, int) {
+    const int64_t pair = task % strips * task_pairs, image = task / strips % work.images;
+    const int64_t block = task / (strips * work.images) * blocks;
+    body(image, pair, std::min(pair + task_pairs, work.pairs), block, std::min(block + blocks, work.blocks));
+  });
 }
 
 size_t tile_block1_bytes(const ConvProblem& first, const ConvProblem& second) {
-  return line_bytes(first) + static_cast<size_t>(std::max(first.threads, 1)) * blocked_bytes(strip_of(second));
+  return line_bytes(first) + static_cast<size_t>(std::max(first.threads, 1)) * blocked_bytes<Bf16>(strip_of(second));
 }
 
 void run_tile_block1(const ConvProblem& first, const ConvCall& first_call, const ConvProblem& second,
@@ -221,7 +216,7 @@ void run_tile_block1(const ConvProblem& first, const ConvCall& first_call, const
   auto* const maps = static_cast<std::byte*>(second_call.workspace) + line_bytes(first);
   parallel_for(in.n * strips, first.threads, [&](int64_t task, int worker) {
     const int64_t image = task / strips, row = task % strips * each, end = std::min(row + each, rows);
-    BlockedMap map = blocked_map(maps + static_cast<size_t>(worker) * blocked_bytes(strip), strip);
+    BlockedMap map = blocked_map<Bf16>(maps + static_cast<size_t>(worker) * blocked_bytes<Bf16>(strip), strip);
     map.image = 0;  // it is the strip of whatever image
     TileConvArgs upper = stem, lower = conv;
     upper.y = lower.x = map;

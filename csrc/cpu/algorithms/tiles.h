@@ -1,17 +1,41 @@
-// Convolution in bfloat16 on tile registers beyond the table's algorithms: maps in blocks, and the first two layers as
-// one.
+// Convolution on tile registers beyond the table's algorithms: maps in blocks, how threads divide the work, and in
+// bfloat16 the first two layers as one.
 #pragma once
+
+#include <functional>
 
 #include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/tile_kernels.h"
 
 namespace vggfast::cpu {
 
-inline constexpr int64_t block_channels = 32;
+/// Of a register block: output channels, pixels of a row; and the bytes of weights that its products with one tap of a
+/// block of input channels take.
+inline constexpr int64_t block_outputs = 32, tile_pixels = 16, tap_bytes = 2048;
 
 /// The map in blocks of this extent at `data`; and its bytes, with what is read past its end.
-BlockedMap blocked_map(void* data, const Extent& extent);
-size_t blocked_bytes(const Extent& extent);
+template <class T>
+BlockedMap<T> blocked_map(void* data, const Extent& e) {
+  constexpr int64_t channels = BlockedMap<T>::channels;
+  const int64_t blocks = (e.c + channels - 1) / channels, row = (e.w + 2) * channels, plane = (e.h + 2) * row;
+  return {static_cast<T*>(data), blocks, row, plane, blocks * plane};
+}
+template <class T>
+size_t blocked_bytes(const Extent& e) {
+  const BlockedMap<T> map = blocked_map<T>(nullptr, e);
+  return sizeof(T) * static_cast<size_t>(e.n * map.image + map.row + tile_pixels * map.channels);
+}
+
+/// A direct convolution as threads divide it.
+struct TileWork {
+  int64_t images, pairs, width;  // pairs of rows of so many pixels
+  int64_t blocks, taps;          // of the outputs; and of each of them, over all blocks of input channels
+};
+
+/// Calls body(image, pair_begin, pair_end, block_begin, block_end) for each task. The blocks of output channels are
+/// outermost, so that a thread finds its weights in its L2.
+void for_tile_tasks(const TileWork& work, int threads,
+                    const std::function<void(int64_t, int64_t, int64_t, int64_t, int64_t)>& body);
 
 /// Block 1: two 3x3 convolutions, by tiles_stem_conv and tiles_conv, with their ReLUs and the pool behind them. It runs
 /// in strips of rows, so that what passes from one to the other stays in L2.

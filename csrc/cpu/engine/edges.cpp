@@ -39,13 +39,13 @@ void load_images(const Tensor& x, S* to, int threads) {
                        });
 }
 
-void unblock(const cpu::BlockedMap& from, const cpu::Extent& e, float* to, int threads) {
+void unblock(const cpu::BlockedMap<Bf16>& from, const cpu::Extent& e, float* to, int threads) {
   cpu::parallel_for(e.n * e.h, threads, [&](int64_t row, int) {
-    const Bf16* line = from.data + row / e.h * from.image + (row % e.h + 1) * from.row + cpu::block_channels;
+    const Bf16* line = from.data + row / e.h * from.image + (row % e.h + 1) * from.row + from.channels;
     for (int64_t x = 0; x < e.w; ++x) {
       for (int64_t block = 0; block < from.blocks; ++block) {
-        const int64_t first = block * cpu::block_channels, count = std::min(e.c - first, cpu::block_channels);
-        cpu::kernels().to_float(line + block * from.plane + x * cpu::block_channels, count,
+        const int64_t first = block * from.channels, count = std::min(e.c - first, from.channels);
+        cpu::kernels().to_float(line + block * from.plane + x * from.channels, count,
                                 to + (row * e.w + x) * e.c + first);
       }
     }

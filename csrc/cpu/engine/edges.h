@@ -11,7 +11,7 @@ template <class S>
 void load_images(const Tensor& x, S* to, int threads);
 
 /// From a map in blocks, of this extent, to NHWC.
-void unblock(const cpu::BlockedMap& from, const cpu::Extent& extent, float* to, int threads);
+void unblock(const cpu::BlockedMap<cpu::Bf16>& from, const cpu::Extent& extent, float* to, int threads);
 
 /// The average over each cell of a size x size grid, as torch's adaptive_avg_pool2d, to rows in (C, row, column) order.
 template <class S>

@@ -83,8 +83,8 @@ std::pair<cpu::ConvProblem, cpu::ConvProblem> block1_of(const std::vector<Packed
 
 plan::BlockedRoom blocked_room(const plan::Shape& shape) {
   const Extent one{1, shape.h, shape.w, shape.c}, none{0, shape.h, shape.w, shape.c};
-  const size_t beyond = cpu::blocked_bytes(none);
-  return {cpu::blocked_bytes(one) - beyond, beyond};
+  const size_t beyond = cpu::blocked_bytes<Bf16>(none);
+  return {cpu::blocked_bytes<Bf16>(one) - beyond, beyond};
 }
 
 /// Bytes of one of the two float copies that a layer without a kernel for bfloat16 works on.
@@ -156,7 +156,7 @@ class Runner {
     if (a.output < 0 || !a.in_arena) return;
     float* output = outputs_[static_cast<size_t>(a.output)].second.template as<float>();
     output += a.shape.values() / x_.size(0) * first;
-    if (part.blocked) return unblock(cpu::blocked_map(part.data, part.extent), part.extent, output, run_.threads);
+    if (part.blocked) return unblock(cpu::blocked_map<Bf16>(part.data, part.extent), part.extent, output, run_.threads);
     cpu::kernels().to_float(part.as<Bf16>(), part.values(), output);
   }
 

@@ -35,22 +35,22 @@ inline void pack_line(const ConvInput<Bf16>& in, int64_t n, int64_t y, Bf16* lin
 template <class Tiles, bool pool>
 void stem_of(const ConvInput<Bf16>& in, const TileConvArgs& a, int64_t n, int64_t row_begin, int64_t row_end,
              Bf16* lines, int64_t line_values) {
-  constexpr int64_t pixel_bytes = stem_column * sizeof(Bf16);
+  constexpr int64_t step_bytes = stem_column * sizeof(Bf16), half_tap = tile_bytes / sizeof(Bf16);
   const int64_t blocks = (a.out.c + block_channels - 1) / block_channels;
-  alignas(64) TileSums sums;
+  alignas(64) TileSums<float> sums;
   Tiles tiles;
   for (int64_t row = row_begin; row < row_end; row += 2) {
     const int64_t rows = pool ? 1 : min<int64_t>(2, row_end - row);
     pack_line(in, n, row, lines, line_values);
     pack_line(in, n, row + 1, lines + line_values, line_values);
     for (int64_t x = 0; x < (pool ? 2 * a.out.w : a.w); x += tile_pixels) {
-      tiles.template load<4>(lines + x * stem_column, pixel_bytes);
-      tiles.template load<5>(lines + line_values + x * stem_column, pixel_bytes);
+      tiles.template load<4>(lines + x * stem_column, step_bytes);
+      tiles.template load<5>(lines + line_values + x * stem_column, step_bytes);
       for (int64_t block = 0; block < blocks; ++block) {
-        const Bf16* packed = a.packed + block * packed_tap;
+        const Bf16* packed = a.packed + block * 2 * half_tap;
         zero_sums(tiles);
         tiles.template load<6>(packed, tile_row_bytes);
-        tiles.template load<7>(packed + packed_tap / 2, tile_row_bytes);
+        tiles.template load<7>(packed + half_tap, tile_row_bytes);
         tiles.template dot_bf16<0, 4, 6>();
         tiles.template dot_bf16<1, 4, 7>();
         tiles.template dot_bf16<2, 5, 6>();
