@@ -15,6 +15,18 @@ struct Bf16 {
   uint16_t bits;
 };
 
+/// What values that lie as S are computed in.
+template <class S>
+struct ComputedIn {
+  using Type = S;
+};
+template <>
+struct ComputedIn<Bf16> {
+  using Type = float;
+};
+template <class S>
+using Computed = typename ComputedIn<S>::Type;
+
 /// NHWC: the extents of an activation.
 struct Extent {
   int64_t n, h, w, c;
@@ -166,22 +178,35 @@ struct LrnArgs {
 };
 
 /// Arrays of a value a channel are padded to whole vectors.
-template <class T>
+template <class S>
 struct BatchNormArgs {
-  const T* x;
+  const S* x;
   Extent in;
-  const T *mean, *scale, *bias;  // a value becomes (x - mean) * scale + bias
-  ConvOutput<T> out;
+  const Computed<S>*mean, *scale, *bias;  // a value becomes (x - mean) * scale + bias
+  ConvOutput<S> out;
 };
 
 /// gx = scale * g + slope * (x - mean) + offset, g being the gradient that reaches x; in training, else scale * g.
-template <class T>
+template <class S>
 struct BatchNormGradient {
-  MaskArgs<T> maps;  // z is x, y its output's gradient
-  const T *mean, *scale = nullptr, *slope = nullptr, *offset = nullptr;
+  MaskArgs<S> maps;  // z is x, y its output's gradient
+  const Computed<S>*mean, *scale = nullptr, *slope = nullptr, *offset = nullptr;
   bool training;
-  T* gx = nullptr;
+  S* gx = nullptr;
   bool stream = false;
+};
+
+/// Batch norm of maps of S. `scratch` holds three padded arrays.
+template <class S>
+struct BatchNormKernels {
+  /// Adds to `sums` those of x - origin and of its square, a double a channel each. Units: pixels.
+  void (*moments)(const S* x, const Computed<S>* origin, int64_t channels, int64_t pixel_begin, int64_t pixel_end,
+                  Computed<S>* scratch, double* sums);
+  /// Units: rows of y.
+  void (*fprop)(const BatchNormArgs<S>&, int64_t row_begin, int64_t row_end);
+  /// Adds to `sums` those of g and of g * (x - mean).
+  void (*sums)(const BatchNormGradient<S>&, int64_t row_begin, int64_t row_end, Computed<S>* scratch, double* sums);
+  void (*dgrad)(const BatchNormGradient<S>&, int64_t row_begin, int64_t row_end);
 };
 
 /// A linear layer: x and gx (rows, inputs), weight and gw (outputs, inputs), y or its gradient (rows, outputs); each
@@ -230,15 +255,7 @@ struct Kernels {
   void (*max_pool)(const MaskArgs<T>&, int64_t row_begin, int64_t row_end);
   void (*mask_gather)(const MaskArgs<T>&, int64_t row_begin, int64_t row_end);
   void (*mask_scatter)(const MaskArgs<T>&, int64_t row_begin, int64_t row_end);
-  /// Adds to `sums` those of x - x[0] and of its square, a double a channel each. Units: pixels.
-  /// `scratch` here and in batch_norm_sums holds three padded arrays.
-  void (*batch_norm_moments)(const T* x, int64_t channels, int64_t pixel_begin, int64_t pixel_end, T* scratch,
-                             double* sums);
-  /// Units: rows of y.
-  void (*batch_norm_fprop)(const BatchNormArgs<T>&, int64_t row_begin, int64_t row_end);
-  /// Adds to `sums` those of g and of g * (x - mean).
-  void (*batch_norm_sums)(const BatchNormGradient<T>&, int64_t row_begin, int64_t row_end, T* scratch, double* sums);
-  void (*batch_norm_dgrad)(const BatchNormGradient<T>&, int64_t row_begin, int64_t row_end);
+  BatchNormKernels<T> batch_norm;
   /// Units: pixels. `scratch` holds 2 * channels values.
   void (*lrn_fprop)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end);
   void (*lrn_dgrad)(const LrnArgs<T>&, int64_t pixel_begin, int64_t pixel_end, T* scratch);
@@ -276,6 +293,7 @@ struct KernelTable {
   void (*to_float)(const Bf16* from, int64_t count, float* to);
   Kernels<float> f32;
   Kernels<double> f64;
+  BatchNormKernels<Bf16> batch_norm_bf16;
   const TileKernels* tiles = nullptr;  // null: none
   const Int8Kernels* int8;
 
@@ -293,6 +311,14 @@ struct KernelTable {
       return crop_rows_f32;
     } else {
       return crop_rows_bf16;
+    }
+  }
+  template <class S>
+  const BatchNormKernels<S>& batch_norm() const {
+    if constexpr (sizeof(S) == sizeof(Computed<S>)) {
+      return of<S>().batch_norm;
+    } else {
+      return batch_norm_bf16;
     }
   }
   template <class T>

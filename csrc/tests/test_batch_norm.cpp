@@ -1,4 +1,5 @@
-// batch_norm_fprop and batch_norm_dgrad against naive loops: every epilogue, odd extents, no pixels, guard pages.
+// batch_norm_fprop and batch_norm_dgrad against naive loops: every epilogue, odd extents, no pixels, guard pages. Of
+// maps of bfloat16 they are what float32 makes of the same values, rounded once.
 #include "reference.h"
 #include "vggfast/batch_norm.h"
 
@@ -113,6 +114,67 @@ void check(const Case& k, Random& random) {
   });
 }
 
+uint16_t rounded(float value) {  // to the nearest, ties to even; no test has NaN
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/// Maps of float32 in bfloat16.
+Held narrowed(const Tensor& from) {
+  Held held = make_nhwc(DType::bf16, from.size(0), from.size(1), from.size(2), from.size(3));
+  for (int64_t i = 0; i < from.numel(); ++i) held.view.as<uint16_t>()[i] = rounded(from.as<float>()[i]);
+  return held;
+}
+
+/// All that one call forward and one back write, for maps of a dtype; those of bfloat16 hold the same values.
+struct Written {
+  Held y, mask, mean, var, gx, gw, gb;
+};
+
+Written run(DType dtype, const Case& k, const Array& x, const Array& gy, const Array& weight) {
+  const DType wide = DType::f32;
+  const auto maps = [&](const Array& a) {
+    Held held = put(wide, a);
+    return dtype == wide ? std::move(held) : narrowed(held);
+  };
+  const Held held_x = maps(x), held_gy = maps(gy), held_weight = put_vector(wide, weight);
+  const auto given = [&] { return k.training ? make_vector(wide, k.c) : put_vector(wide, absolute(weight)); };
+  const bool masked = k.e.relu || k.e.pool;
+  Written out{make_nhwc(dtype, k.n, k.c, gy.h, gy.w),
+              make_mask(k.e, k.n, k.c, gy.h, gy.w),
+              given(),
+              given(),
+              make_nhwc(dtype, k.n, k.c, k.h, k.w),
+              make_vector(wide, k.c),
+              make_vector(wide, k.c)};
+  const BatchNorm norm{k.training, 0.25};
+  const HeldWorkspace forward(batch_norm_fprop_workspace(held_x, {2}));
+  batch_norm_fprop(held_x, &held_weight.view, &held_weight.view, norm, k.e, out.mean, out.var, out.y,
+                   masked ? &out.mask.view : nullptr, forward, {2});
+  const HeldWorkspace backward(batch_norm_dgrad_workspace(held_x, {2}));
+  batch_norm_dgrad(held_gy, {masked ? &out.mask.view : nullptr, k.e}, held_x, &held_weight.view, norm, out.mean,
+                   out.var, out.gx, &out.gw.view, &out.gb.view, backward, {2});
+  return out;
+}
+
+void check_bf16(const Case& k, Random& random) {
+  const int64_t step = k.e.pool ? 2 : 1;
+  const Array x = random.array(Fill::integers, k.n, k.c, k.h, k.w);
+  const Array gy = random.array(Fill::integers, k.n, k.c, k.h / step, k.w / step);
+  const Array weight = random.array(Fill::reals, 1, k.c, 1, 1);
+  for (const std::string& isa : cpu_isas()) {
+    set_cpu_isa(isa);
+    const std::string name = isa + " bfloat16 " + k.name();
+    const Written narrow = run(DType::bf16, k, x, gy, weight), wide = run(DType::f32, k, x, gy, weight);
+    CHECK(narrow.y.same_bytes(narrowed(wide.y)), "y ", name);
+    CHECK(narrow.gx.same_bytes(narrowed(wide.gx)), "gx ", name);
+    CHECK(narrow.mask.same_bytes(wide.mask), "mask ", name);
+    CHECK(narrow.mean.same_bytes(wide.mean) && narrow.var.same_bytes(wide.var), "statistics ", name);
+    CHECK(narrow.gw.same_bytes(wide.gw) && narrow.gb.same_bytes(wide.gb), "gw and gb ", name);
+  }
+}
+
 void run_all() {
   Random random(17);
   for (bool training : {true, false})
@@ -125,6 +187,7 @@ void run_all() {
                                          {1, 33, 70, 2},
                                          {0, 17, 3, 3}}) {
           check({n, c, h, w, e, training, affine}, random);
+          if (affine) check_bf16({n, c, h, w, e, training, affine}, random);
         }
 }
 

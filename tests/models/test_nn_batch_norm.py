@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.models.test_nn import CONV, image, ops_of
-from tests.support.comparisons import plain_torch
+from tests.support.comparisons import plain_torch, relative_error
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, MaxPool2x2
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -46,6 +46,21 @@ def test_batch_norm_is_torchs(options, training):
     for _ in range(3):
         assert_trains_like(net, twin, image())
     assert ops_of(net, image()) == NORMED
+
+
+def test_autocast_keeps_maps_in_bfloat16_where_convolutions_do(tiles):
+    net, x = normed().float(), image().float().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert ops_of(net, x) == NORMED
+        y = net(x)
+    assert y.dtype == torch.bfloat16
+    leaves = [x, *net.parameters()]
+    twin = plain_torch(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs = twin(x)
+    exact = plain_torch(net).double()(x.double())
+    assert relative_error(y, exact) <= 2 * relative_error(theirs, exact)
+    assert [g.dtype for g in torch.autograd.grad(y.float().pow(2).sum(), leaves)] == [torch.float32] * len(leaves)
 
 
 def test_a_frozen_batch_norm_in_a_network_that_trains():

@@ -16,7 +16,7 @@ from tests.support.comparisons import (
     results,
 )
 from vggfast import _native, ops
-from vggfast.ops import reference
+from vggfast.ops import _backends, reference
 from vggfast.ops.mask import mask_gather
 from vggfast.ops.norm import batch_norm_dgrad, batch_norm_op
 
@@ -238,16 +238,55 @@ def test_no_image_leaves_running_statistics_alone():
     assert all(torch.equal(t, torch.ones(3)) for t in running)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize("channels", ["narrow", "float32"])
+@pytest.mark.parametrize("storage", [torch.bfloat16, torch.float16], ids=str)
 @each_epilogue
 @each_mode
-def test_narrow_tensors_are_computed_in_float32(training, epilogue, dtype):
-    narrow = [t.to(dtype) for t in draw((3, 20, 9, 8))]
+def test_narrow_tensors_are_computed_in_float32(backend, training, epilogue, storage, channels):
+    narrow = [t.to(storage) for t in draw((3, 20, 9, 8))]
     wide = [t.float() for t in narrow]
-    ours = results(call(ops, narrow[3:], training, **epilogue), narrow[:3])
+    given = narrow if channels == "narrow" else [narrow[0], *wide[1:]]
+
+    def op(x, weight, bias):
+        return ops.batch_norm(x, *((None, None) if training else given[3:]), weight, bias, training, **epilogue)
+
+    ours = results(op, given[:3])
     want = results(call(ops, wide[3:], training, **epilogue), wide[:3])
-    for got, expected in zip(ours, want, strict=True):
+    for got, expected, dtype in zip(ours, want, [t.dtype for t in (given[0], *given[:3])], strict=True):
         assert_same_bits(got, expected.to(dtype))
+
+
+def test_only_float16_is_copied(monkeypatch):
+    seen, run = [], _backends.Backend.run
+
+    def recorded(self, name, x, *args, **options):
+        seen.append(x.dtype)
+        run(self, name, x, *args, **options)
+
+    monkeypatch.setattr(_backends.Backend, "run", recorded)
+    x, weight, bias, *_ = draw((2, 5, 6, 6))
+    for dtype in (torch.bfloat16, torch.float16):
+        ops.batch_norm(x.to(dtype).requires_grad_(), None, None, weight, bias, True).sum().backward()
+    assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
+
+
+@each_mode
+def test_second_derivative_of_narrow_maps(training):
+    x, weight, bias, *running = draw((3, 5, 6, 6))
+    x = x.to(torch.bfloat16)
+
+    def second(x, weight):
+        leaves = [x.requires_grad_(), weight.detach().requires_grad_()]
+        statistics = (None, None) if training else running
+        y = ops.batch_norm(leaves[0], *statistics, leaves[1], bias, training, relu=True)
+        first = torch.autograd.grad(y.float().pow(3).sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.float().pow(2).sum() for g in first), leaves)
+
+    ours, want = second(x.detach(), weight), second(x.detach().float(), weight)
+    assert [g.dtype for g in ours] == [torch.bfloat16, torch.float32]
+    for got, expected in zip(ours, want, strict=True):
+        assert relative_error(got, expected) < 0.03  # a first derivative was rounded to 8 bits
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)

@@ -43,11 +43,13 @@ class Backend:
         return hasattr(self.ops, name)
 
     def takes(self, op: str, dtype: torch.dtype) -> bool:
-        """Whether the kernels of op "vggfast::conv" and the like take this dtype. On the CPU the instruction set in use
-        has convolutions of bfloat16, forward and back to x, or has none."""
+        """Whether the kernels of op "vggfast::conv" and the like take this dtype. On the CPU batch norm takes bfloat16;
+        and the instruction set in use has convolutions of it, forward and back to x, or has none."""
         if dtype in self.dtypes:
             return True
-        return dtype == torch.bfloat16 and op in _ON_TILES and self.module.conv_takes("bfloat16")
+        if dtype != torch.bfloat16:
+            return False
+        return op == "vggfast::batch_norm" or (op in _ON_TILES and self.module.conv_takes("bfloat16"))
 
     def rounds(self, op: str) -> bool:
         """Whether op computes float32 tensors in bfloat16: where the CPU can, and torch lets convolutions do so."""

@@ -12,19 +12,22 @@ from torch.overrides import has_torch_function
 
 from vggfast._checks import PLAIN, check_flag, check_number, check_tensors
 from vggfast.ops import _library as lib
-from vggfast.ops._backends import NARROW, TorchBackend, backend_of
+from vggfast.ops._backends import NARROW, Backend, TorchBackend, backend_of
 from vggfast.ops.mask import check_mask, empty_mask, mask_gather, mask_scatter
 
 _AXES = (0, 2, 3)
 
 
 def fits(x: Tensor, *channels: Tensor | None) -> bool:
-    """Whether our kernels take this input with these parameters and statistics, as torch's modules have them."""
+    """Whether our kernels take this input with these parameters and statistics, as torch's modules have them: all of
+    x's dtype, or all of float32 beside an x of 16 bits."""
+    given = [t for t in channels if t is not None]
     return (
         x.device.type == "cpu"
         and x.dtype in lib.DTYPES
         and (torch.compiler.is_compiling() or backend_of(x).has("batch_norm_fprop"))
-        and all(t is None or (type(t) in PLAIN and t.dtype == x.dtype and t.device == x.device) for t in channels)
+        and {t.dtype for t in given} <= {given[0].dtype if given else x.dtype}
+        and all(type(t) in PLAIN and t.dtype in (x.dtype, _statistics(x)) and t.device == x.device for t in given)
     )
 
 
@@ -44,7 +47,7 @@ def _check_channels(x: Tensor, weight, bias, mean, var) -> None:
             continue
         if tuple(t.shape) != (x.shape[1],):
             raise ValueError(f"{name} must have shape ({x.shape[1]},), x's channels, got {tuple(t.shape)}")
-        if not (name in ("mean", "var") and t.dtype == _statistics(x)):
+        if t.dtype != _statistics(x):
             lib.check_same(t, name, x, "x")
     if (mean is None) != (var is None):
         raise ValueError(f"mean and var must be given together or not at all, got {'var' if mean is None else 'mean'}")
@@ -52,6 +55,13 @@ def _check_channels(x: Tensor, weight, bias, mean, var) -> None:
 
 def _contiguous(t):
     return None if t is None else lib.contiguous(lib.wide(t))
+
+
+def _maps(t: Tensor) -> Tensor:
+    """As NHWC, in a dtype that the kernels take."""
+    backend = backend_of(t)
+    own = isinstance(backend, Backend) and backend.has("batch_norm_fprop")
+    return lib.nhwc(t if own and backend.takes("vggfast::batch_norm", t.dtype) else lib.wide(t))
 
 
 # ---- batch_norm -----------------------------------------------------------------------------------------------------
@@ -73,10 +83,10 @@ def _outputs(x, weight, bias, mean, var, eps, relu, pool, save) -> tuple[Tensor,
 def _run(x, weight, bias, mean, var, eps, relu, pool, save):
     y, mask, *own = _outputs(x, weight, bias, mean, var, eps, relu, pool, save)
     mean_and_var = own if mean is None else (_contiguous(mean), _contiguous(var))
-    wide = lib.wide(x)
-    out = y if wide is x else lib.empty_nhwc(wide, y.shape)
+    maps = _maps(x)
+    out = y if maps.dtype == x.dtype else lib.empty_nhwc(maps, y.shape)
     _run_kernel(
-        "batch_norm_fprop", x, lib.nhwc(wide), _contiguous(weight), _contiguous(bias), mean is None, eps, relu, pool,
+        "batch_norm_fprop", x, maps, _contiguous(weight), _contiguous(bias), mean is None, eps, relu, pool,
         *mean_and_var, out, mask if mask.dim() == 5 else None,
     )  # fmt: skip
     return y if out is y else y.copy_(out), mask, *own
@@ -131,19 +141,23 @@ def _dgrad_outputs(gy, mask, x, weight, mean, var, eps, training, affine) -> tup
     expected = (n, c, h // 2, w // 2) if pool else (n, c, h, w)
     if tuple(gy.shape) != expected:
         raise ValueError(f"gy must have shape {expected}, got {tuple(gy.shape)}")
-    return lib.empty_nhwc(x, x.shape), *(x.new_empty(c if affine else 0) for _ in range(2))
+    dtype = x.dtype if weight is None else weight.dtype
+    return lib.empty_nhwc(x, x.shape), *(x.new_empty(c if affine else 0, dtype=dtype) for _ in range(2))
 
 
 def _dgrad_run(gy, mask, x, weight, mean, var, eps, training, affine):
     results = _dgrad_outputs(gy, mask, x, weight, mean, var, eps, training, affine)
-    wide = lib.wide(x)
-    gx, gw, gb = results if wide is x else (torch.empty_like(t, dtype=wide.dtype) for t in results)
+    maps, channels = _maps(x), _statistics(x)
+    dtypes = (maps.dtype, channels, channels)
+    gx, gw, gb = made = [
+        t if t.dtype == dtype else torch.empty_like(t, dtype=dtype) for t, dtype in zip(results, dtypes, strict=True)
+    ]
     _run_kernel(
-        "batch_norm_dgrad", x, lib.nhwc(lib.wide(gy)), None if mask is None else lib.contiguous(mask), lib.nhwc(wide),
+        "batch_norm_dgrad", x, _maps(gy), None if mask is None else lib.contiguous(mask), maps,
         _contiguous(weight), training, eps, _contiguous(mean), _contiguous(var), gx,
         *((gw, gb) if affine else (None, None)),
     )  # fmt: skip
-    return results if wide is x else tuple(t.copy_(own) for t, own in zip(results, (gx, gw, gb), strict=True))
+    return tuple(t if own is t else t.copy_(own) for t, own in zip(results, made, strict=True))
 
 
 def _dgrad_setup(ctx, inputs, output):
@@ -159,6 +173,8 @@ def _dgrad_backward(ctx, v, u, t):
     Plain torch, so that every further order follows; a second-order batch norm is no hot path.
     """
     gy, mask, x, weight, mean, var = ctx.saved_tensors
+    v, u, t, gy, x = map(lib.wide, (v, u, t, gy, x))
+    weight = None if weight is None else lib.wide(weight)
     g = gy if mask is None else mask_scatter(gy, mask, *x.shape[2:])
     if ctx.training:  # again: a further order goes through them, too
         var, mean = torch.var_mean(x, _AXES, correction=0)
@@ -251,9 +267,9 @@ def batch_norm(
 
     Args:
         x: (N, C, H, W), of a floating dtype, contiguous or channels_last. N may be 0; H, W at least 1 (2 with pool).
-        running_mean, running_var: (C,) each. In training they are updated where they are given, the variance with
-            Bessel's correction; else they normalise.
-        weight, bias: (C,) or None.
+        running_mean, running_var: (C,) each, of x's dtype, or float32 beside an x of 16 bits. In training they are
+            updated where they are given, the variance with Bessel's correction; else they normalise.
+        weight, bias: (C,) or None; dtypes as above.
         training: whether the batch's own mean and variance normalise.
         momentum: the share of the batch in an update.
         eps: is added to the variance.

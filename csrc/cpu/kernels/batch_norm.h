@@ -1,6 +1,6 @@
 // Batch norm over NHWC, with ReLU and 2x2/2 max-pool: vectors run along the channels. All is bound by memory: forward
 // is one pass for the statistics and one for the outputs, backward one for its two sums and one for gx.
-// Sums are of T over a few pixels, and of double beyond that.
+// Maps lie as S and are computed in T; sums are of T over a few pixels, and of double beyond that.
 #pragma once
 
 #include "cpu/kernel_table.h"
@@ -14,20 +14,20 @@ constexpr int64_t norm_block = 16;  // pixels whose sums are kept in T
 
 /// The squares are taken about the block's own mean, which costs a second look at what the cache still holds: nothing
 /// cancels, however far the values are from 0.
-template <class T>
-void batch_norm_moments(const T* x, int64_t channels, int64_t pixel_begin, int64_t pixel_end, T* scratch,
-                        double* sums) {
+template <class S, class T = Computed<S>>
+void batch_norm_moments(const S* x, const T* origin, int64_t channels, int64_t pixel_begin, int64_t pixel_end,
+                        T* scratch, double* sums) {
   using V = Vec<T>;
   const int64_t padded = (channels + V::lanes - 1) / V::lanes * V::lanes;
   T *centre = scratch, *linear = scratch + padded, *square = scratch + 2 * padded;
   for (int64_t begin = pixel_begin; begin < pixel_end; begin += norm_block) {
-    const T* first = x + begin * channels;
+    const S* first = x + begin * channels;
     const int64_t count = min(norm_block, pixel_end - begin);
     for (int64_t c = 0; c < channels; c += V::lanes) {
-      const auto origin = load_channels(first, c, channels);
+      const auto start = load_channels(first, c, channels);
       typename V::Value sum = V::zero(), off = V::zero(), squares = V::zero();
-      for (int64_t i = 1; i < count; ++i) sum += load_channels(first + i * channels, c, channels) - origin;
-      const auto middle = origin + sum / V::set1((T)count);
+      for (int64_t i = 1; i < count; ++i) sum += load_channels(first + i * channels, c, channels) - start;
+      const auto middle = start + sum / V::set1((T)count);
       for (int64_t i = 0; i < count; ++i) {
         const auto d = load_channels(first + i * channels, c, channels) - middle;
         off += d;
@@ -39,20 +39,20 @@ void batch_norm_moments(const T* x, int64_t channels, int64_t pixel_begin, int64
     }
     const double n = (double)count;
     for (int64_t c = 0; c < channels; ++c) {
-      const double shift = (double)centre[c] - (double)x[c];
+      const double shift = (double)centre[c] - (double)origin[c];
       sums[c] += linear[c] + n * shift;
       sums[channels + c] += square[c] + shift * (2 * (double)linear[c] + n * shift);
     }
   }
 }
 
-template <bool Pool, class T>
-inline __attribute__((always_inline)) void normalise(const BatchNormArgs<T>& a, int64_t row_begin, int64_t row_end) {
+template <bool Pool, class S, class T = Computed<S>>
+inline __attribute__((always_inline)) void normalise(const BatchNormArgs<S>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   constexpr int64_t step = Pool ? 2 : 1;
   const int64_t channels = a.in.c;
   for (int64_t row = row_begin; row < row_end; ++row) {
-    const T* x = a.x + (row / a.out.h * a.in.h + step * (row % a.out.h)) * a.in.w * channels;
+    const S* x = a.x + (row / a.out.h * a.in.h + step * (row % a.out.h)) * a.in.w * channels;
     for (int64_t i = 0; i < a.out.w; ++i, x += step * channels) {
       for (int64_t c = 0; c < channels; c += V::lanes) {
         const auto mean = V::load(a.mean + c), scale = V::load(a.scale + c), bias = V::load(a.bias + c);
@@ -60,15 +60,15 @@ inline __attribute__((always_inline)) void normalise(const BatchNormArgs<T>& a, 
         for (int64_t k = 0; k < step * step; ++k) {
           values[k] = (load_channels(x + (k / 2 * a.in.w + k % 2) * channels, c, channels) - mean) * scale;
         }
-        store_output<Pool, T, T>(a.out, row * a.out.w + i, c, bias, values);
+        store_output<Pool, T>(a.out, row * a.out.w + i, c, bias, values);
       }
     }
   }
   if (a.out.stream) V::end_stream();
 }
 
-template <class T>
-void batch_norm_fprop(const BatchNormArgs<T>& a, int64_t row_begin, int64_t row_end) {
+template <class S>
+void batch_norm_fprop(const BatchNormArgs<S>& a, int64_t row_begin, int64_t row_end) {
   a.out.pool ? normalise<true>(a, row_begin, row_end) : normalise<false>(a, row_begin, row_end);
 }
 
@@ -79,8 +79,8 @@ struct Reaching {
   typename Vec<T>::Mask column, below;
 };
 
-template <bool Pool, class T>
-inline __attribute__((always_inline)) Reaching<T> reaching(const MaskArgs<T>& a, int64_t row, int64_t x, int64_t c) {
+template <bool Pool, class S, class T = Computed<S>>
+inline __attribute__((always_inline)) Reaching<T> reaching(const MaskArgs<S>& a, int64_t row, int64_t x, int64_t c) {
   const int64_t bytes = (a.big.c + 7) / 8, plane = a.oh * a.ow * bytes;
   Reaching<T> r{load_channels(a.y + (row * a.ow + x) * a.big.c, c, a.big.c), {}, {}};
   if (!a.relu && !Pool) return r;
@@ -96,17 +96,17 @@ inline __attribute__((always_inline)) Reaching<T> reaching(const MaskArgs<T>& a,
   return r;
 }
 
-template <bool Pool, class T>
-inline __attribute__((always_inline)) void gradient_sums(const BatchNormGradient<T>& a, int64_t row_begin,
+template <bool Pool, class S, class T = Computed<S>>
+inline __attribute__((always_inline)) void gradient_sums(const BatchNormGradient<S>& a, int64_t row_begin,
                                                          int64_t row_end, T* scratch, double* sums) {
   using V = Vec<T>;
   constexpr int64_t step = Pool ? 2 : 1;
-  const MaskArgs<T>& m = a.maps;
+  const MaskArgs<S>& m = a.maps;
   const int64_t channels = m.big.c;
   T* plain = scratch;
   T* product = scratch + (channels + V::lanes - 1) / V::lanes * V::lanes;
   for (int64_t row = row_begin; row < row_end; ++row) {
-    const T* x = m.z + (row / m.oh * m.big.h + step * (row % m.oh)) * m.big.w * channels;
+    const S* x = m.z + (row / m.oh * m.big.h + step * (row % m.oh)) * m.big.w * channels;
     for (int64_t begin = 0; begin < m.ow; begin += norm_block) {
       for (int64_t c = 0; c < channels; c += V::lanes) {
         V::store(plain + c, V::zero());
@@ -117,7 +117,7 @@ inline __attribute__((always_inline)) void gradient_sums(const BatchNormGradient
           const Reaching<T> r = reaching<Pool>(m, row, i, c);
           typename V::Value v = load_channels(x, c, channels);
           for (int k = 1; k < step * step; ++k) {
-            const T* other = x + (k / 2 * m.big.w + k % 2) * channels;
+            const S* other = x + (k / 2 * m.big.w + k % 2) * channels;
             v = V::select(is_element<T>(k, r.column, r.below), load_channels(other, c, channels), v);
           }
           V::store(plain + c, V::load(plain + c) + r.g);
@@ -132,17 +132,18 @@ inline __attribute__((always_inline)) void gradient_sums(const BatchNormGradient
   }
 }
 
-template <class T>
-void batch_norm_sums(const BatchNormGradient<T>& a, int64_t row_begin, int64_t row_end, T* scratch, double* sums) {
+template <class S>
+void batch_norm_sums(const BatchNormGradient<S>& a, int64_t row_begin, int64_t row_end, Computed<S>* scratch,
+                     double* sums) {
   a.maps.pool ? gradient_sums<true>(a, row_begin, row_end, scratch, sums)
               : gradient_sums<false>(a, row_begin, row_end, scratch, sums);
 }
 
-template <bool Pool, class T>
-inline __attribute__((always_inline)) void spread(const BatchNormGradient<T>& a, int64_t row_begin, int64_t row_end) {
+template <bool Pool, class S, class T = Computed<S>>
+inline __attribute__((always_inline)) void spread(const BatchNormGradient<S>& a, int64_t row_begin, int64_t row_end) {
   using V = Vec<T>;
   constexpr int64_t step = Pool ? 2 : 1;
-  const MaskArgs<T>& m = a.maps;
+  const MaskArgs<S>& m = a.maps;
   const int64_t channels = m.big.c;
   const auto write = [&](int64_t pixel, int64_t c, typename V::Value g) {
     const int64_t at = pixel * channels;
@@ -151,7 +152,10 @@ inline __attribute__((always_inline)) void spread(const BatchNormGradient<T>& a,
       const auto d = load_channels(m.z + at, c, channels) - V::load(a.mean + c);
       gx += V::load(a.slope + c) * d + V::load(a.offset + c);
     }
-    a.stream ? V::stream(a.gx + at + c, gx) : store_channels(a.gx + at, c, channels, gx);
+    if constexpr (sizeof(S) == sizeof(T)) {
+      if (a.stream) return V::stream(a.gx + at + c, gx);
+    }
+    store_channels(a.gx + at, c, channels, gx);
   };
   const auto outside = [&](int64_t begin, int64_t end) {  // pixels of no window
     for (int64_t pixel = begin; pixel < end; ++pixel) {
@@ -178,8 +182,8 @@ inline __attribute__((always_inline)) void spread(const BatchNormGradient<T>& a,
   if (a.stream) V::end_stream();
 }
 
-template <class T>
-void batch_norm_dgrad(const BatchNormGradient<T>& a, int64_t row_begin, int64_t row_end) {
+template <class S>
+void batch_norm_dgrad(const BatchNormGradient<S>& a, int64_t row_begin, int64_t row_end) {
   a.maps.pool ? spread<true>(a, row_begin, row_end) : spread<false>(a, row_begin, row_end);
 }
 

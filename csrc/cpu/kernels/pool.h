@@ -8,13 +8,13 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-template <class T>
-typename Vec<T>::Value load_channels(const T* p, int64_t c, int64_t channels) {
-  return c + Vec<T>::lanes <= channels ? Vec<T>::load(p + c) : Vec<T>::load(p + c, channels - c);
+template <class S, class V = Vec<Computed<S>>>
+typename V::Value load_channels(const S* p, int64_t c, int64_t channels) {
+  return c + V::lanes <= channels ? V::load(p + c) : V::load(p + c, channels - c);
 }
-template <class T>
-void store_channels(T* p, int64_t c, int64_t channels, typename Vec<T>::Value v) {
-  c + Vec<T>::lanes <= channels ? Vec<T>::store(p + c, v) : Vec<T>::store(p + c, v, channels - c);
+template <class S, class V = Vec<Computed<S>>>
+void store_channels(S* p, int64_t c, int64_t channels, typename V::Value v) {
+  c + V::lanes <= channels ? V::store(p + c, v) : V::store(p + c, v, channels - c);
 }
 
 /// The bytes of output pixel (row, x) in the first plane of a mask; rows are counted over (n, oh).

@@ -17,6 +17,14 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
+template <class S>
+constexpr BatchNormKernels<S> batch_norm_of() {
+  return {.moments = batch_norm_moments<S>,
+          .fprop = batch_norm_fprop<S>,
+          .sums = batch_norm_sums<S>,
+          .dgrad = batch_norm_dgrad<S>};
+}
+
 template <class T>
 constexpr Kernels<T> kernels_of() {
   return {.block_channels = ConvTraits<T>::channels,
@@ -28,10 +36,7 @@ constexpr Kernels<T> kernels_of() {
           .max_pool = max_pool<T>,
           .mask_gather = mask_gather<T>,
           .mask_scatter = mask_scatter<T>,
-          .batch_norm_moments = batch_norm_moments<T>,
-          .batch_norm_fprop = batch_norm_fprop<T>,
-          .batch_norm_sums = batch_norm_sums<T>,
-          .batch_norm_dgrad = batch_norm_dgrad<T>,
+          .batch_norm = batch_norm_of<T>(),
           .lrn_fprop = lrn_fprop<T>,
           .lrn_dgrad = lrn_dgrad<T>,
           .sum_pool = sum_pool<T>};
@@ -84,6 +89,7 @@ const KernelTable& table() {
       .to_float = convert<Bf16, float>,
       .f32 = kernels_of<float>(),
       .f64 = kernels_of<double>(),
+      .batch_norm_bf16 = batch_norm_of<Bf16>(),
       .int8 = &int8_kernels};
   return value;
 }

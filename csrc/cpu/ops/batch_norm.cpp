@@ -20,11 +20,30 @@ constexpr int64_t most_parts = 64;         // of a sum: their number is the same
 
 int64_t padded(const Tensor& x) { return ceil_div(x.size(1), 64) * 64; }  // a multiple of any vector's lanes
 
+/// Of what belongs to a channel of maps of this dtype: weight, bias, mean and variance.
+DType channel_dtype(DType maps) { return maps == DType::bf16 ? DType::f32 : maps; }
+
 size_t workspace_bytes(const Tensor& x, Context context) {
   check_nhwc(x, "x");
   const auto channels = static_cast<size_t>(padded(x));
   return 2 * most_parts * channels * sizeof(double) +
-         (4 + 3 * static_cast<size_t>(int{context.threads})) * channels * size_of(x.dtype);
+         (4 + 3 * static_cast<size_t>(int{context.threads})) * channels * size_of(channel_dtype(x.dtype));
+}
+
+/// Calls body.operator()<S>() for the type that maps lie as.
+template <class Body>
+void for_maps(const Tensor& x, Body body) {
+  VGGFAST_CHECK(x.device == Device::cpu, "x must be on cpu, got ", name_of(x.device));
+  switch (x.dtype) {
+    case DType::f32:
+      return body.template operator()<float>();
+    case DType::f64:
+      return body.template operator()<double>();
+    case DType::bf16:
+      return body.template operator()<cpu::Bf16>();
+    default:
+      fail("x must be float32, float64 or bfloat16, got ", name_of(x.dtype));
+  }
 }
 
 /// The workspace, cut up.
@@ -60,7 +79,7 @@ struct Scratch {
 };
 
 void check_channels(const Tensor& t, const char* name, const Tensor& x) {
-  check_like(t, name, {x.size(1)}, x.dtype, x.device);
+  check_like(t, name, {x.size(1)}, channel_dtype(x.dtype), x.device);
   check_contiguous(t, name);
 }
 
@@ -78,16 +97,22 @@ int64_t rows_of(const Tensor& y) { return y.size(0) * y.size(2); }
 int64_t rows_worth_a_task(const Tensor& x) { return 1 + grain_values / (1 + x.size(1) * x.size(3)); }
 
 /// Mean and variance of each channel of x, which has pixels.
-template <class T>
+template <class S, class T = cpu::Computed<S>>
 void moments(const Tensor& x, const Scratch<T>& scratch, T* mean, T* var, Context context) {
   const int64_t channels = x.size(1), pixels = x.size(0) * x.size(2) * x.size(3);
+  T* const origin = scratch.array(0);  // the first pixel
+  if constexpr (sizeof(S) == sizeof(T)) {
+    std::copy_n(x.as<T>(), channels, origin);
+  } else {
+    cpu::kernels().to_float(x.as<S>(), channels, origin);
+  }
   scratch.total(pixels, 1 + grain_values / channels, context, [&](int64_t begin, int64_t end, T* own, double* sums) {
-    cpu::kernels().of<T>().batch_norm_moments(x.as<T>(), channels, begin, end, own, sums);
+    cpu::kernels().batch_norm<S>().moments(x.as<S>(), origin, channels, begin, end, own, sums);
   });
   for (int64_t c = 0; c < channels; ++c) {
     const double n = static_cast<double>(pixels), off = scratch.sums[c] / n;
     const double square = scratch.sums[channels + c] / n - off * off;
-    mean[c] = static_cast<T>(static_cast<double>(x.as<T>()[c]) + off);
+    mean[c] = static_cast<T>(static_cast<double>(origin[c]) + off);
     var[c] = static_cast<T>(square < 0 ? 0 : square);  // NaN stays
   }
 }
@@ -105,11 +130,12 @@ void batch_norm_fprop(const Tensor& x, const Tensor* weight, const Tensor* bias,
   check_channels(var, "var", x);
   if (weight) check_channels(*weight, "weight", x);
   if (bias) check_channels(*bias, "bias", x);
-  cpu::for_float(x, "x", [&]<class T>() {
+  for_maps(x, [&]<class S>() {
+    using T = cpu::Computed<S>;
     const Scratch<T> scratch(x, workspace, context);
     const int64_t channels = x.size(1);
     if (norm.training && x.numel() > 0) {
-      moments(x, scratch, mean.as<T>(), var.as<T>(), context);
+      moments<S>(x, scratch, mean.as<T>(), var.as<T>(), context);
     } else if (norm.training) {
       std::fill_n(mean.as<T>(), channels, T(0));
       std::fill_n(var.as<T>(), channels, T(0));
@@ -121,16 +147,16 @@ void batch_norm_fprop(const Tensor& x, const Tensor* weight, const Tensor* bias,
       scratch.array(1)[c] = static_cast<T>(inverse * (weight ? static_cast<double>(weight->as<T>()[c]) : 1.0));
       if (bias) scratch.array(2)[c] = bias->as<T>()[c];
     }
-    const cpu::ConvOutput<T> out{
-        y.as<T>(), y.size(2), y.size(3), channels, e.relu, e.pool, mask ? mask->as<uint8_t>() : nullptr};
-    const cpu::BatchNormArgs<T> args{.x = x.as<T>(),
+    const cpu::ConvOutput<S> out{
+        y.as<S>(), y.size(2), y.size(3), channels, e.relu, e.pool, mask ? mask->as<uint8_t>() : nullptr};
+    const cpu::BatchNormArgs<S> args{.x = x.as<S>(),
                                      .in = extent_of(x),
                                      .mean = scratch.array(0),
                                      .scale = scratch.array(1),
                                      .bias = scratch.array(2),
                                      .out = cpu::streamed(out, y.size(0))};
     cpu::parallel_ranges(rows_of(y), rows_worth_a_task(x), context.threads, [&](int64_t begin, int64_t end, int) {
-      cpu::kernels().of<T>().batch_norm_fprop(args, begin, end);
+      cpu::kernels().batch_norm<S>().fprop(args, begin, end);
     });
   });
 }
@@ -147,13 +173,14 @@ void batch_norm_dgrad(const Tensor& gy, const Masked& masked, const Tensor& x, c
   if (weight) check_channels(*weight, "weight", x);
   if (gw) check_channels(*gw, "gw", x);
   if (gb) check_channels(*gb, "gb", x);
-  cpu::for_float(x, "x", [&]<class T>() {
+  for_maps(x, [&]<class S>() {
+    using T = cpu::Computed<S>;
     const Scratch<T> scratch(x, workspace, context);
     const int64_t channels = x.size(1);
     std::fill_n(scratch.array(0), 4 * scratch.stride, T(0));
     std::copy_n(mean.as<T>(), channels, scratch.array(0));
-    cpu::BatchNormGradient<T> args{.maps = {.z = x.as<T>(),
-                                            .y = gy.as<T>(),
+    cpu::BatchNormGradient<S> args{.maps = {.z = x.as<S>(),
+                                            .y = gy.as<S>(),
                                             .mask = masked.mask ? masked.mask->as<uint8_t>() : nullptr,
                                             .big = extent_of(x),
                                             .oh = gy.size(2),
@@ -165,11 +192,11 @@ void batch_norm_dgrad(const Tensor& gy, const Masked& masked, const Tensor& x, c
                                    .slope = scratch.array(2),
                                    .offset = scratch.array(3),
                                    .training = norm.training,
-                                   .gx = gx.as<T>(),
-                                   .stream = cpu::streams(gx.as<T>(), gx.numel(), channels)};
+                                   .gx = gx.as<S>(),
+                                   .stream = cpu::streams(gx.as<S>(), gx.numel(), channels)};
     if (norm.training || gw || gb) {
       scratch.total(rows_of(gy), rows_worth_a_task(x), context, [&](int64_t begin, int64_t end, T* own, double* sums) {
-        cpu::kernels().of<T>().batch_norm_sums(args, begin, end, own, sums);
+        cpu::kernels().batch_norm<S>().sums(args, begin, end, own, sums);
       });
     } else {
       std::fill_n(scratch.sums, 2 * channels, 0.0);
@@ -186,7 +213,7 @@ void batch_norm_dgrad(const Tensor& gy, const Masked& masked, const Tensor& x, c
       if (gb) gb->as<T>()[c] = static_cast<T>(sum);
     }
     cpu::parallel_ranges(rows_of(gy), rows_worth_a_task(x), context.threads, [&](int64_t begin, int64_t end, int) {
-      cpu::kernels().of<T>().batch_norm_dgrad(args, begin, end);
+      cpu::kernels().batch_norm<S>().dgrad(args, begin, end);
     });
   });
 }

@@ -1,7 +1,8 @@
 // Batch norm (Ioffe & Szegedy 2015) of NHWC maps, with ReLU and 2x2/2 max-pool in the same pass:
 //   y = pool(relu((x - mean) / sqrt(var + eps) * weight + bias)), statistics a channel, over N, H and W.
 // In training mean and var are x's own, var without Bessel's correction; else they are given, and constants to the
-// gradient. Results do not depend on the number of threads. The CPU alone has kernels for it.
+// gradient. Maps are float32, float64 or bfloat16, and what belongs to a channel has their dtype, or float32 beside
+// bfloat16. Results do not depend on the number of threads. The CPU alone has kernels for it.
 #pragma once
 
 #include "vggfast/conv.h"
