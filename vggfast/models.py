@@ -19,6 +19,7 @@ from vggfast._checks import check_flag, check_number, check_whole
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing, preprocessing_of
 from vggfast.pretrained import by_place, classes_in, fill, in_one_form, read_weights
+from vggfast.quantisation import Quantisation, quantisation_of
 
 # A number is a 3x3 convolution of so many channels, "1x1" a 1x1 one that keeps them, "M" the max-pool.
 CONFIGURATIONS: dict[str, list[int | str]] = {
@@ -130,6 +131,7 @@ class VGG(nn.Module):
             "batch_norm": batch_norm, "head": head, "width": width, "hidden": hidden, "pool_size": pool_size,
         }  # fmt: skip
         self.preprocessing: Preprocessing | None = None  # what it was trained on, where a file says it
+        self.quantisation: Quantisation | None = None  # scales of 8 bits, where it was quantised elsewhere
         self.features, channels = make_features(config, in_channels, batch_norm, width)
         if head != "none":
             self.avgpool: nn.Module = nn.AdaptiveAvgPool2d((pool_size, pool_size))
@@ -220,6 +222,7 @@ class VGG(nn.Module):
             "pool_size": found.size,
         }
         other.preprocessing = preprocessing_of(self)
+        other.quantisation = quantisation_of(self)
         other.training = self.training
         return other
 

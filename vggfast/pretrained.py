@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vggfast.io import WeightFile, check_finite, listed, state_dict_in
 from vggfast.preprocessing import Preprocessing
+from vggfast.quantisation import QUANTISATION, widened
 
 _FORMS = "weights must be a path, a state_dict or a torchvision weights enum (torchvision.models.VGG16_Weights.DEFAULT)"
 _LAST = "classifier.6.weight"
@@ -107,7 +108,13 @@ def read_weights(
         if not Path(weights).is_file():
             raise FileNotFoundError(f"{weights}: no such weight file; {_FORMS}")
         file = WeightFile(Path(weights), key, allow_non_finite=allow_non_finite)
-        return file.tensors(), _preprocessing_in(file)
+        tensors, arguments = file.tensors(), file.arguments
+        if isinstance(arguments, Mapping) and arguments.get(QUANTISATION) is not None:
+            try:
+                tensors, _ = widened(tensors, arguments[QUANTISATION])
+            except ValueError as error:
+                raise ValueError(f"{file.path}: {error}") from error
+        return tensors, _preprocessing_in(file)
     if isinstance(weights, Mapping):
         return state_dict_in(weights, "weights", key), None
     if not hasattr(weights, "get_state_dict"):

@@ -67,14 +67,6 @@ def sparse(graph):
     graph.graph.initializer.remove(tensor)
 
 
-def quantised(graph):
-    more = [graph.constant(np.float32(0.1)), graph.constant(np.int8(0))]
-    make = onnx.helper.make_node
-    graph.nodes[0].input[0] = "dq"
-    graph.nodes.insert(0, make("QuantizeLinear", ["images", *more], ["q"], "quantise"))
-    graph.nodes.insert(1, make("DequantizeLinear", ["q", *more], ["dq"], "dequantise"))
-
-
 def conditional(graph):
     read = graph.nodes[4].input[0]
     branches = [
@@ -164,9 +156,6 @@ REFUSED = {
         "Add", ["features.0.output", ""], ["sum"], "sum")), g.nodes[2].input.__setitem__(0, "sum")),
         "node sum, an Add, must have all its tensors", {}),
     "another domain": (replace("Relu", 0, "FusedRelu", domain="com.microsoft"), "a FusedRelu of com.microsoft", {}),
-    "quantised": (quantised, "node quantise is a QuantizeLinear, which no VGG has there", {}),
-    "quantised weights": (through("DequantizeLinear", np.float32(1), change=lambda v: v.astype(np.int8)),
-                          "node wrap is a DequantizeLinear, which no VGG has there", {}),
     "half weights of a wider type": (through("Cast", to=FLOAT16),
         "node wrap, a Cast of constants, is not computed", {}),
     "whole numbers": (through("Identity", change=lambda v: v.astype(np.int32)), "floating-point dtype, got int32", {}),

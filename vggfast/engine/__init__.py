@@ -12,7 +12,9 @@ from torch.autograd.forward_ad import unpack_dual
 from vggfast import graph as read
 from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole, is_recorded
 from vggfast.engine import cpu, cuda
+from vggfast.engine.int8 import with_scales
 from vggfast.engine.options import Deviation, Network, Options
+from vggfast.quantisation import Quantisation, quantisation_of
 
 __all__ = ["Deviation", "Engine"]
 
@@ -29,7 +31,7 @@ class Engine:
     model with code that cannot be read, such as hooks, a forward of its own or other layers than a VGG's, is refused.
     Build it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model
     may be deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
-    allocated but the results.
+    allocated but the results, and images that a model with scales of its own rounds.
 
     On CUDA, the first call of a shape captures its kernels into a CUDA graph, which later calls replay; while it does,
     torch lets other threads draw no random numbers on that GPU. Calls may come from any stream: results are ready on
@@ -59,7 +61,9 @@ class Engine:
         calibration: with "fp8", sample images, prepared as those to come: (N, C, H, W), N at least 1, as a call takes
             them. The largest value that a layer makes of them in float32 becomes the largest that its e4m3 output can
             hold; larger ones are cut there. With "int8", the largest of 8 bits is what makes the least mean squared
-            error on them. While the engine is made, it holds the weights in float32 too.
+            error on them. While the engine is made, it holds the weights in float32 too. None with "int8": a model that
+            was quantised elsewhere (`vggfast convert`) has scales of its own, and all is computed as they say, what the
+            model rounds of its images and of what a call returns too.
 
     Raises:
         ValueError: an argument does not fit; the text names it.
@@ -85,7 +89,9 @@ class Engine:
         with torch.inference_mode(False), torch.no_grad():
             network = model if isinstance(model, read.Network) else read.whole(model)
         self._device = _device_of(network)
-        options = Options(dtype, weights, threads, batch, size, graph, calibration)
+        own = quantisation_of(model) if dtype == "int8" and calibration is None else None
+        self._rounding = own or Quantisation({})
+        options = Options(dtype, weights, threads, batch, size, graph, calibration, own is not None)
         self._network = OF_DEVICE[self._device.type](self._device, options)
         if calibration is not None:
             self._check_images(calibration, "calibration")
@@ -93,6 +99,8 @@ class Engine:
         self._names: dict[str, int] = {}  # of features: the number of the layer that ends it
         self._check_tensors(network)
         with torch.inference_mode(False), torch.no_grad():
+            if own is not None:
+                network = with_scales(network, own)
             for layer, name in network.trunk_layers():
                 self._network.add(layer)
                 self._names[name] = len(names)
@@ -132,8 +140,7 @@ class Engine:
 
     @property
     def error(self) -> Deviation | None:
-        """How far the engine is from float32 on the images that it was calibrated on; None unless dtype is "fp8" or
-        "int8"."""
+        """How far the engine is from float32 on the images that it was calibrated on; None where there were none."""
         return self._error
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -187,7 +194,11 @@ class Engine:
         self._check_images(x, "x")
         if (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None:
             raise ValueError("x requires a gradient, and an engine computes none: use the model, or torch.no_grad()")
-        return self._network.run(x, layers)
+        first, last = self._rounding.input, self._rounding.output
+        found = self._network.run(first(x) if first else x, layers)
+        if last and layers[-1] == self._last:
+            found[-1] = last(found[-1])
+        return found
 
     def _check_images(self, x: Tensor, name: str) -> None:
         check_dense(x, name)

@@ -42,7 +42,7 @@ class CpuNetwork:
         bf16 = dtype == "bf16"
         bf16_weights = options.one_of("weights", ("fp32", "bf16"), device) == "bf16" or bf16
         self._calibration: Int8 | None = None  # until the last layer is added
-        if dtype == "int8":
+        if dtype == "int8" and not options.scaled:
             exact = replace(options, dtype="fp32", weights="fp32", calibration=None)
             self._calibration = Int8(type(self)(device, exact), options.images())
         else:
@@ -64,8 +64,8 @@ class CpuNetwork:
     def bytes(self) -> int:
         return self._core.bytes()
 
-    def add(self, layer: Layer) -> None:
-        if self._calibration:
+    def add(self, layer: Layer | Quantised) -> None:
+        if self._calibration and not isinstance(layer, Quantised):
             self._calibration.add(layer)
         else:
             self._add(layer)

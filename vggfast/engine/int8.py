@@ -3,21 +3,24 @@
 The input of such a layer, at least 0 behind a ReLU, lies as 0 to 255 times one scale: the one with the least mean
 squared error on sample images, of those that cut the largest values off or do not. The weights lie as -127 to 127 times
 a scale for each output channel, that of the largest; what their rounding adds to the mean output is taken off the bias.
+The scales of a network that was quantised elsewhere are taken as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vggfast.engine.calibrate import Calibration
+from vggfast.graph import Network, Node
 from vggfast.graph.layers import Conv, Layer, Linear, Quantised, QuantisedConv, QuantisedLinear, Relu
+from vggfast.quantisation import LARGEST, Quantisation, integers
 
-LARGEST, LARGEST_WEIGHT = 255, 127
+LARGEST_WEIGHT = 127
 MOST_PRODUCTS = (2**31 - 1) // (LARGEST * 128)  # whose sum surely fits in int32, whoever chose the weights
 BINS = 4096  # of histograms: 16 to a step of the finest scale that is tried
 CUTS = 96  # scales that are tried, from a quarter of the largest on
@@ -71,6 +74,41 @@ class Int8(Calibration):
                 seen.counts += torch.histc(y[y > 0], BINS, 0, largest[end] or 1.0)
                 seen.mean = seen.mean + y.mean((0, *range(2, y.dim())), dtype=torch.float64) * share
         return found
+
+
+def with_scales(network: Network, quantisation: Quantisation) -> Network:
+    """The network whose layers of 8 bits are those that its own scales name.
+
+    Raises:
+        ValueError: there is no such layer, or its weight is none of 8 bits with these scales; the text names it.
+    """
+    waiting = {path: scales for path, scales in quantisation.layers.items() if scales.source is not None}
+
+    def scaled(nodes: Iterable[Node]) -> Iterator[Node]:
+        for node in nodes:
+            scales, layer = waiting.pop(node.path, None), node.layer
+            if scales is None or scales.source is None or not isinstance(layer, Conv | Linear):
+                yield node
+            elif scales.weight is None:
+                if isinstance(layer, Conv):
+                    raise ValueError(f"{node.path} must have a weight of 8 bits, as what it reads, got one of float32")
+                yield replace(node, layer=_rounding(layer.weight.shape[1], scales.source))
+                yield node
+            else:
+                kind = QuantisedConv if isinstance(layer, Conv) else QuantisedLinear
+                values = integers(f"{node.path}.weight", layer.weight, scales.weight)
+                yield replace(node, layer=kind(values, layer.bias, scales.weight * scales.source, scales.source))
+
+    head = network.head and replace(network.head, nodes=tuple(scaled(network.head.nodes)))
+    network = Network(tuple(scaled(network.trunk)), head)
+    if waiting:
+        raise ValueError(f"model.quantisation has scales of {', '.join(waiting)}, which the model has not")
+    return network
+
+
+def _rounding(values: int, source: float) -> QuantisedLinear:
+    """What rounds rows before an FC layer of float32: each of its outputs is one of its inputs."""
+    return QuantisedLinear(torch.eye(values, dtype=torch.int8), None, torch.full((values,), source), source)
 
 
 def _readers(layers: Sequence[Layer]) -> list[int]:

@@ -23,6 +23,7 @@ class Options:
     size: int
     graph: bool
     calibration: Tensor | None
+    scaled: bool = False  # whether the layers come with scales of their own
 
     def one_of(self, name: str, allowed: Iterable[str], device: torch.device) -> str:
         """The option of this name, which must be one of `allowed`."""

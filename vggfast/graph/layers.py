@@ -98,7 +98,7 @@ class Quantised:
     """A convolution or FC layer of 8 bits. Its input x, at least 0, lies as whole numbers min(round(x / source), 255),
     ties to even. Its output is unit * (their int32 sum of products with the weight) + bias, float32."""
 
-    weight: Tensor  # int8, -127 to 127, contiguous
+    weight: Tensor  # int8, contiguous
     bias: Tensor | None  # float32
     unit: Tensor  # (outputs,), float32: what a product counts
     source: float  # what the input counts, a float32

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from vggfast.graph.layers import BatchNorm, Conv, Linear, Lrn, MaxPool, Relu
+from vggfast.graph.layers import BatchNorm, Conv, Linear, Lrn, MaxPool, QuantisedConv, Relu
 from vggfast.graph.recognise import Node
 
 
@@ -13,7 +13,7 @@ def trunk_names(nodes: Iterable[Node]) -> Iterator[tuple[str, Node]]:
     stage, index = 1, 0
     for node in nodes:
         match node.layer:
-            case Conv():
+            case Conv() | QuantisedConv():
                 index += 1
                 yield f"conv{stage}_{index}", node
             case BatchNorm():

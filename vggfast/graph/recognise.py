@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vggfast.graph import layers
 from vggfast.graph.guard import check, kind_of, know, known_class, tensor_of, unknown
-from vggfast.graph.layers import Found
+from vggfast.graph.layers import Found, Quantised
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
 _NOTHING = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
@@ -29,7 +29,7 @@ class Node:
 
     path: str  # "features.3"
     module: nn.Module
-    layer: Found
+    layer: Found | Quantised
 
 
 def recognise(sequence: nn.Module, path: str = "model") -> list[Node]:

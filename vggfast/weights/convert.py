@@ -54,15 +54,17 @@ def write(found: Found, out: str | Path, to: str | None = None, classes: Sequenc
     if classes and (found.model.head == "none" or len(classes) != count):
         has = "no classes" if found.model.head == "none" else f"{count}"
         raise ValueError(f"there are {len(classes)} names of classes, and the network has {has}")
+    widened = "; its 8 bits have no place in it: weights are written as float32, and nothing is rounded"
+    widened = widened if found.model.quantisation else ""
     if to == "torchvision":
         lost = [key for key in found.extra if key != "preprocessing"]
         left_out = f"; the source's {', '.join(lost)} have no place in it, and are left out" if lost else ""
-        return torchvision.write(found.model, out) + left_out
+        return torchvision.write(found.model, out) + left_out + widened
     extra = {**found.extra, **({"classes": classes} if classes else {})}
     if found.model.preprocessing is not None:
         extra["preprocessing"] = found.model.preprocessing.as_dict()
     if to == "onnx":
-        return onnx_writer.write(found.model, out, extra)
+        return onnx_writer.write(found.model, out, extra) + widened
     save_model(found.model, out, extra)
     return "with its preprocessing"
 

@@ -19,6 +19,7 @@ from vggfast.layers import PLAIN
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing, preprocessing_of
 from vggfast.pretrained import misfit
+from vggfast.quantisation import QUANTISATION, narrowed, quantisation_of, widened
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # whose values are all values of float32
 
@@ -27,7 +28,8 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
     """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata.
 
     The model's preprocessing goes into `extra` where that has none. :func:`load_model` makes a network of the same
-    values, in float32 and in evaluation mode, all of whose parameters require gradients.
+    values, in float32 and in evaluation mode, all of whose parameters require gradients. A model with a `quantisation`
+    (scales of 8 bits) is written with it, its weights as the whole numbers that they are of their scales, int8.
 
     Args:
         model: the network; its parameters are float32, float16 or bfloat16.
@@ -61,6 +63,9 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
             f"model is no longer the network that its arguments name ({what}): "
             "save its state_dict with torch.save instead"
         )
+    if quantisation := quantisation_of(model):
+        tensors = narrowed(tensors, quantisation)
+        arguments[QUANTISATION] = quantisation.as_dict()
     metadata = {METADATA: _as_json(arguments, dict(extra or {}), preprocessing_of(model))}
     write_atomically(path, lambda temporary: write_safetensors(temporary, tensors, metadata))
 
@@ -126,7 +131,8 @@ def _lies(tensor: Tensor) -> tuple[Any, ...]:
 def load_model(path: str | Path, *, allow_non_finite: bool = False) -> tuple[Any, dict[str, Any]]:
     """(the network in evaluation mode, its `extra`) of a file by :func:`save_model` or of a training checkpoint.
 
-    The network's attribute `preprocessing` is that of the file, or None.
+    The network's attributes `preprocessing` and `quantisation` are those of the file, or None. The weights of a network
+    of 8 bits are float32 again, the same multiples of their scales; Engine(model, dtype="int8") computes with them.
 
     Args:
         path: the file.
@@ -156,14 +162,24 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
     try:
         arguments = dict(arguments)
         extra = dict(arguments.pop("extra", {}))
+        said_of_bits = arguments.pop(QUANTISATION, None)
+        shapes, quantisation = file.shapes(), None
+        if said_of_bits is not None:
+            shapes, quantisation = widened(shapes, said_of_bits)
         with torch.device("meta"):  # so that damaged arguments ask for no memory
             model = VGG(**arguments, init=None).float()  # whatever torch's default is
         preprocessing = Preprocessing.from_dict(extra["preprocessing"]) if "preprocessing" in extra else None
     except Exception as error:  # arguments may be of any type
         raise ValueError(f"{said}{_said(error)}") from error
-    if what := misfit(file.shapes(), model.state_dict()):
+    if what := misfit(shapes, model.state_dict()):
         raise ValueError(f"{said}: {what}")
     if not empty:
-        model.to_empty(device="cpu").load_state_dict(file.tensors())
-    model.preprocessing = preprocessing
+        tensors = file.tensors()
+        if said_of_bits is not None:
+            try:
+                tensors, quantisation = widened(tensors, said_of_bits)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from error
+        model.to_empty(device="cpu").load_state_dict(tensors)
+    model.preprocessing, model.quantisation = preprocessing, quantisation
     return model.eval(), extra

@@ -13,7 +13,7 @@ from vggfast.io import WeightFile, check_fields, check_finite, on_one_line, open
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
-from vggfast.weights.formats._parts import Parts, Raw, build, sort_out
+from vggfast.weights.formats._parts import Parts, Raw, build, quantise, sort_out
 
 # By name: the module, what people call it, and the package that reads it.
 _READERS = {
@@ -176,6 +176,8 @@ def _read(
         if not allow_non_finite:
             check_finite(path, parts.tensors, parts.names)
         found = _joined(parts, format, features, allow_non_finite)
+    if found.model.quantisation is not None:
+        found.notes = [*found.notes, f"it has {found.model.quantisation}: vggfast.Engine(model, dtype='int8') runs it"]
     if features is not None and found.part != _JOINED:
         raise ValueError(f"{path} holds convolutions itself: --features is for files of FC layers alone")
     if preprocessing is not None:
@@ -198,6 +200,7 @@ def _ours(path: Path, features_only: bool, allow_non_finite: bool) -> Found:
         model = VGG(**{**whole.arguments, "head": "none"}, init=None).eval()
         model.features.load_state_dict(whole.features.state_dict())
         model.preprocessing = preprocessing
+        model.quantisation = whole.quantisation and whole.quantisation.of_features()
         extra.pop("classes", None)
     part = "features only (no FC layers)" if model.head == "none" else "the whole network"
     return Found(model, "ours", part, "the file", extra)
@@ -241,6 +244,7 @@ def _joined(parts: Parts, format: str, features: str | Path | None, allow_non_fi
         if "credit" in donor.extra:
             extra["credit"] = donor.extra["credit"]
     model = build(parts)
+    quantise(model, parts)
     if model.arguments["in_channels"] == 3:
         model.preprocessing = preprocessing
     if parts.raw.dense and parts.has_head:

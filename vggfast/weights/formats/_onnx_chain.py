@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 
+from vggfast.weights.formats import _onnx_quantised as quantised
 from vggfast.weights.formats._onnx_graph import DOMAINS, Graph, called, described
-from vggfast.weights.formats._sequence import FLATTEN, Step, with_article
+from vggfast.weights.formats._roundings import Roundings
+from vggfast.weights.formats._sequence import FLATTEN, RELU, Step, with_article
 
 MAP, MAP_LAST, ROWS = ("N", "C", "H", "W"), ("N", "H", "W", "C"), ("N", "C")
 _MOST_LAYERS = 100
@@ -34,10 +37,12 @@ class NodeChain:
 
     Attributes:
         readers: by operator, what reads it, and the fewest and most inputs that it has.
-        steps, hwc, notes: as of :class:`Raw`.
+        steps, hwc, notes, roundings: as of :class:`Raw`.
     """
 
     def __init__(self, onnx: Any, graph: Graph) -> None:
+        self.roundings = Roundings()
+        self._rounded: quantised.Parameters | None = None  # how the last node rounded, if it gave whole numbers
         self._types, self._graph = onnx.TensorProto.DataType, graph
         self.steps: list[Step] = []
         self.notes: list[str] = []
@@ -68,6 +73,8 @@ class NodeChain:
         if self._graph.outputs != [self._current]:
             listed = ", ".join(self._graph.outputs)
             raise ValueError(f"the graph must have one output, that of its last layer, got {listed}")
+        if self._rounded:
+            raise ValueError(f"{self._rounded.node}, must be followed by a DequantizeLinear, got the output")
         allowed = [ROWS] if self._fc else [MAP, MAP_LAST, ROWS]
         if self._axes not in allowed:
             raise ValueError(f"the output must have axes {', '.join(allowed[0])}, got {', '.join(self._axes)}")
@@ -97,6 +104,10 @@ class NodeChain:
             if name != self._current:
                 why = "is not what the layer before it gives" if name in self._shapes else "nothing before it gives"
                 raise ValueError(f"{called(node)} reads {name}, which {why}: a VGG is a chain")
+        if node.op_type in quantised.OTHERS:
+            raise ValueError(f"{described(node)}, is of a form that is not read: {quantised.ALLOWED}")
+        if self._rounded and node.op_type != "DequantizeLinear":
+            raise ValueError(f"{self._rounded.node}, must be followed by a DequantizeLinear, got {described(node)}")
         if node.domain not in DOMAINS:
             raise stranger(node, f"{with_article(node.op_type)} of {node.domain}")
         if not self.steps and node.op_type in _ARITHMETIC:
@@ -117,6 +128,8 @@ class NodeChain:
     def _layer(self, node: Any, kind: str) -> None:
         if len(self.steps) == _MOST_LAYERS:  # of which each may have a copy of one tensor
             raise ValueError(f"{called(node)} is behind {_MOST_LAYERS} layers, more than any VGG has")
+        if relu := self.roundings.enter(called(node), kind):
+            self.steps.append(Step(relu, RELU))
         self.steps.append(Step(called(node), kind))
         self._bare = False
 
@@ -131,6 +144,19 @@ class NodeChain:
 
     def _identity(self, node: Any) -> None:
         self._graph.settings(node)
+
+    def _quantize(self, node: Any, *names: str) -> None:
+        self._rounded = self._graph.rounding(node)
+        self.roundings.round(called(node), *self._rounded.rounding())
+        self._bare = False
+
+    def _dequantize(self, node: Any, *names: str) -> None:
+        """Of what a QuantizeLinear gave."""
+        rounded, self._rounded = self._rounded, None
+        if not rounded:
+            raise ValueError(f"{described(node)}, must read what a QuantizeLinear gives")
+        if replace(self._graph.rounding(node), kind=rounded.type()).rounding() != rounded.rounding():
+            raise ValueError(f"{described(node)}, must have the scale and zero point of {rounded.node}")
 
     def _dropout(self, node: Any, ratio: str, training: str) -> None:
         test = int(self._graph.opset >= 7)
@@ -216,5 +242,5 @@ class NodeChain:
     readers: ClassVar[dict[str, tuple[Callable[..., None], int, int]]] = {
         "Identity": (_identity, 1, 1), "Dropout": (_dropout, 1, 3), "Cast": (_cast, 1, 1),
         "Transpose": (_transpose, 1, 1), "Flatten": (_flatten, 1, 1), "Reshape": (_reshape, 1, 2),
-        "Squeeze": (_squeeze, 1, 2),
+        "Squeeze": (_squeeze, 1, 2), "QuantizeLinear": (_quantize, 2, 3), "DequantizeLinear": (_dequantize, 2, 3),
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from vggfast.weights.formats import _onnx_quantised as quantised
 from vggfast.weights.formats._sequence import with_article
 
 DOMAINS = ("", "ai.onnx")
@@ -16,6 +18,7 @@ _LONGEST = 64  # numbers of a shape that a graph computes
 _MOST = 20_000  # nodes that are looked at, so that no graph takes minutes
 _NUMBERS = {"value_float": np.float32, "value_floats": np.float32, "value_int": np.int64, "value_ints": np.int64}
 _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
+_INTEGERS = ("INT64", "INT32", "INT16", "UINT16", "INT8", "UINT8", "BOOL")
 
 
 class Graph:
@@ -45,7 +48,7 @@ class Graph:
         if own := [each.name for each in self.model.functions if each.domain in DOMAINS]:
             raise ValueError(f"it has a {own[0]} of its own in the place of ONNX's operator")
         self._onnx, self._folder = onnx, path.parent
-        self._constants: dict[str, Any] = {}  # messages of tensors, and arrays
+        self._constants: dict[str, Any] = {}  # messages of tensors, arrays, and what quantised.Lazy computes
         for tensor in graph.initializer:
             self._add(tensor.name, tensor)
         if graph.sparse_initializer:
@@ -85,7 +88,28 @@ class Graph:
     def array(self, name: str) -> np.ndarray:
         """A constant. Its values are numbers, or letters in a shape where a size is not known."""
         value = self._constants[name]
+        if isinstance(value, quantised.Lazy):
+            return value.array()
         return value if isinstance(value, np.ndarray) else self._read(name, value)
+
+    def scales(self, name: str, outputs: int) -> np.ndarray | None:
+        """Of a weight of 8 bits, whose axis `outputs` is that of outputs: (outputs,); None of another."""
+        value = self._constants.get(name)
+        return value.scales(outputs) if isinstance(value, quantised.Dequantised) else None
+
+    def rounding(self, node: Any) -> quantised.Parameters:
+        """Of a QuantizeLinear or DequantizeLinear."""
+        found = self.settings(node, axis=1, block_size=0, saturate=1, output_dtype=0, precision=0)
+        if found["block_size"]:
+            raise ValueError(f"{described(node)}, must have block_size 0, got {found['block_size']}")
+        names = [*node.input[1:], ""]
+        if names[0] not in self or (names[1] and names[1] not in self):
+            raise ValueError(f"{described(node)}, must have a constant scale and zero point")
+        scale, zero_point = self.array(names[0]), self.array(names[1]) if names[1] else None
+        kind = self._onnx.helper.tensor_dtype_to_np_dtype(found["output_dtype"]) if found["output_dtype"] else None
+        if node.op_type == "DequantizeLinear":
+            kind = None  # of what it gives
+        return quantised.Parameters(described(node), scale, zero_point, found["axis"], kind)
 
     def weight(self, node: Any, name: str, axes: int | None = None) -> np.ndarray:
         """A constant that a node computes with, of this many axes.
@@ -105,7 +129,7 @@ class Graph:
 
     def _read(self, name: str, tensor: Any) -> np.ndarray:
         types = self._onnx.TensorProto
-        allowed = [types.DataType.Value(each) for each in (*_FLOATS, "INT64", "INT32", "BOOL")]
+        allowed = [types.DataType.Value(each) for each in (*_FLOATS, *_INTEGERS)]
         if tensor.data_type not in allowed:
             known = tensor.data_type in types.DataType.values()
             kind = types.DataType.Name(tensor.data_type) if known else tensor.data_type
@@ -175,11 +199,20 @@ class Graph:
         if node.domain in DOMAINS and node.op_type == "Constant":
             self._constants[node.output[0]] = self._constant(node)
             return True
-        if node.domain not in DOMAINS or node.op_type not in _FOLDS or any(name not in self for name in inputs):
+        foldable = node.op_type in _FOLDS or node.op_type in quantised.OPERATORS
+        if node.domain not in DOMAINS or not foldable or any(name not in self for name in inputs):
             return False
+        first = self._constants[inputs[0]] if inputs else None
+        if node.op_type in quantised.OPERATORS:
+            read = functools.partial(self.array, inputs[0])
+            self._constants[node.output[0]] = quantised.fold(node.op_type, first, read, self.rounding(node))
+            return True
         kinds, compute = _FOLDS[node.op_type]
         settings = self.settings(node, **kinds)
         try:
+            if isinstance(first, quantised.Lazy):
+                self._constants[node.output[0]] = first.moved(node.op_type, settings)
+                return True
             self._constants[node.output[0]] = compute(settings, *map(self.array, inputs))
         except (TypeError, ValueError, IndexError, AttributeError) as error:
             raise ValueError(f"{described(node)} of constants, is not computed here") from error

@@ -70,8 +70,8 @@ class Walk(NodeChain):
         self.names[at] = name if name not in self.tensors else f"{name} as the {' '.join(at)}"
         self.tensors[self.names[at]] = torch.from_numpy(np.array(value, np.float32))
 
-    def _weighted(self, node: Any, kind: str, name: str, weight: np.ndarray, bias: str) -> None:
-        """A layer with a weight whose first axis is the outputs', and a bias or none."""
+    def _weighted(self, node: Any, kind: str, name: str, weight: np.ndarray, bias: str, outputs: int = 0) -> None:
+        """A layer with a weight whose first axis is the outputs' (in the file, axis `outputs`), and a bias or none."""
         self._layer(node, kind)
         if kind == FC:
             self._fc += 1
@@ -79,6 +79,7 @@ class Walk(NodeChain):
         else:
             self._place += 1
             self._last = f"conv{self._stage}_{self._place}"
+        self.roundings.weigh(self._last, called(node), self._graph.scales(name, outputs))
         self._keep(node, "weight", name, weight)
         self._sizes["C"] = len(weight)
         if bias:
@@ -154,17 +155,18 @@ class Walk(NodeChain):
         found = self._graph.settings(node, alpha=1.0, beta=1.0, transA=0, transB=0, broadcast=1)
         demand(node, "a Gemm", found, alpha=1.0, beta=1.0, transA=0)
         weight = self._graph.weight(node, name, 2)
-        self._linear(node, name, weight if found["transB"] else weight.T, bias)
+        turned = not found["transB"]
+        self._linear(node, name, weight.T if turned else weight, bias, int(turned))
 
     def _mat_mul(self, node: Any, name: str) -> None:
         self._graph.settings(node)
-        self._linear(node, name, self._graph.weight(node, name, 2).T, "")
+        self._linear(node, name, self._graph.weight(node, name, 2).T, "", 1)
 
-    def _linear(self, node: Any, name: str, weight: np.ndarray, bias: str) -> None:
-        """By a weight as (out, in)."""
+    def _linear(self, node: Any, name: str, weight: np.ndarray, bias: str, outputs: int) -> None:
+        """By a weight as (out, in), whose outputs are the file's axis `outputs`."""
         self._need(node, ROWS)
         self._check_channels(node, name, weight.shape[1])
-        self._weighted(node, FC, name, weight, bias)
+        self._weighted(node, FC, name, weight, bias, outputs)
 
     def _add(self, node: Any, *names: str) -> None:
         """The bias of the layer before."""

@@ -21,6 +21,7 @@ from vggfast.graph import fc_names, trunk_names, whole
 from vggfast.io import listed
 from vggfast.models import CONFIGURATIONS, VGG
 from vggfast.preprocessing import Preprocessing
+from vggfast.weights.formats._roundings import Roundings
 from vggfast.weights.formats._sequence import MAX_POOL, WITHOUT_HEAD, Step, check_sequence
 
 # Older files of torch's batch norm lack the last, which nothing but training with momentum=None reads.
@@ -45,6 +46,7 @@ class Raw:
         steps: the layers in the order in which they run; None where the format does not say it.
         dense: whether the FC layers run on each window of the map, and their scores are averaged.
         notes: what is to be known of the file: a sentence each.
+        roundings: what of it is of 8 bits; None where the format has nothing such.
     """
 
     tensors: dict[str, Any]
@@ -59,6 +61,7 @@ class Raw:
     steps: Sequence[Step] | None = None
     dense: bool = False
     notes: Sequence[str] = ()
+    roundings: Roundings | None = None
 
 
 @dataclass
@@ -109,6 +112,23 @@ def places(config: str, batch_norm: bool) -> dict[str, tuple[str, str]]:
     assert network.head is not None
     named = (*trunk_names(network.trunk), *fc_names(network.head.nodes))
     return {f"{node.path}.{kind}": (name, kind) for name, node in named for kind in node.module.state_dict()}
+
+
+def quantise(model: VGG, parts: Parts) -> None:
+    """Gives a network that was built of these parts the scales of the file's 8 bits, where it has any.
+
+    Raises:
+        ValueError: the file has FC layers alone.
+    """
+    if parts.raw.roundings is None or not parts.raw.roundings.found:
+        return
+    if not parts.has_features:
+        raise ValueError(f"{parts.path} has FC layers of 8 bits alone: a quantised network must have its convolutions")
+    assert parts.config is not None
+    own = places(parts.config, parts.batch_norm)
+    paths = {place: key.removesuffix(".weight") for key, (place, kind) in own.items() if kind == "weight"}
+    there = {place: path for place, path in paths.items() if parts.has_head or not place.startswith("fc")}
+    model.quantisation = parts.raw.roundings.of(there)
 
 
 def _conv_biases(config: str, batch_norm: bool) -> list[str]:

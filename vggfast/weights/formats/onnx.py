@@ -37,7 +37,7 @@ def read(path: Path) -> Raw:
         walk.tensors | {name: torch.zeros(()) for name in graph.unused},
         named_by_place(walk.names), as_linear,
         preprocessing, "the file" if preprocessing else "",
-        walk.hwc, walk.lrn, extra, walk.stranger, walk.steps, walk.dense, walk.notes,
+        walk.hwc, walk.lrn, extra, walk.stranger, walk.steps, walk.dense, walk.notes, walk.roundings,
     )  # fmt: skip
 
 
