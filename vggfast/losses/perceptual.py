@@ -1,0 +1,63 @@
+"""The distance between maps of a frozen network.
+
+Source: Johnson, Alahi & Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, 2016.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import PathLike
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vggfast._checks import described
+from vggfast.losses._base import LayerLoss
+
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}
+_LAYERS = {"relu3_3": 1.0}
+
+
+class Perceptual(LayerLoss):
+    """The weighted sum over layers of a distance between two images' maps.
+
+    Args:
+        layers: weights by name of the layer: conv1_1, relu1_1, pool1 ... relu5_3, where a conv's map is that behind its
+            batch norm; None is relu3_3.
+        net: "vgg16", the published convolutions, which ``vggfast weights get vgg16-conv`` fetches; a file of ours; or
+            a VGG or its features, ours or torchvision's, of which the loss takes a copy.
+        criterion: "l1", the mean absolute difference of a layer; "l2", the mean squared one; or a function of two maps
+            (N, C, h, w) that returns a scalar.
+        normalize: images are RGB (or gray) in [0, 1], and are brought to what the network was trained on: to the
+            model's `preprocessing`, or torchvision's for a network of torchvision. False: they are that already.
+        check_range: raise an error where values are outside of [0, 1] by more than 0.5; on a GPU in the first call
+            alone.
+
+    Shapes: x and y (N, 3, H, W), N of either may be 1; the result is a scalar of float32, or of the loss' dtype if
+    that is wider. Gradients flow to x, and to y where it requires them; the network has none.
+
+    Raises:
+        FileNotFoundError, ValueError, TypeError: an argument or an image that does not fit; the text names it.
+    """
+
+    def __init__(
+        self,
+        layers: Mapping[str, float] | None = None,
+        net: str | PathLike[str] | nn.Module = "vgg16",
+        criterion: str | Callable[[Tensor, Tensor], Tensor] = "l1",
+        normalize: bool = True,
+        check_range: bool = True,
+    ) -> None:
+        if isinstance(criterion, str) and criterion not in CRITERIA:
+            raise ValueError(f"criterion must be 'l1', 'l2' or a function of two maps, got {criterion!r}")
+        if not callable(criterion) and not isinstance(criterion, str):
+            raise TypeError(f"criterion must be 'l1', 'l2' or a function of two maps, got {described(criterion)}")
+        super().__init__(_LAYERS if layers is None else layers, net, normalize, check_range)
+        self.criterion = criterion
+
+    def summaries(self, x: Tensor, name: str) -> dict[str, Tensor]:
+        return self.maps(x, name)
+
+    def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        criterion = CRITERIA[self.criterion] if isinstance(self.criterion, str) else self.criterion
+        return criterion(ours, theirs)
