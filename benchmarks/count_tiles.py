@@ -8,11 +8,15 @@ channels, a store as long as with its part of the epilogue, and a layer whose ma
 the time of its products alone; "share" what the layer's own multiply-adds would take at the peak, of "est. ms";
 "prototype" was measured with a kernel of the same blocking. What a store and maps beyond L2 cost was drawn from that
 prototype's times, too: that the estimates come near them says nothing of the estimates.
+
+The second table is of the gradients of weights. "gy" and "x" are the tiles loaded of these, and "est. ms" is of the
+products as measured with their loads and stores, operands in L2, and of putting gy and x into tiles.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +27,7 @@ from peers.report import draw
 from torch import nn
 
 from vggfast import Engine, _native
+from vggfast.ops.conv import conv_wgrad
 
 RESULTS = Path(__file__).resolve().parent / "results" / "tiles-counted.json"
 
@@ -70,6 +75,15 @@ LAYERS = (
 )
 
 
+def single_layers() -> list[Layer]:
+    """VGG-16's convolutions, each kind of them once; their gradients know no pool."""
+    times: dict[tuple[tuple[int, ...], int], int] = {}
+    for layer in LAYERS:
+        for pair in zip(layer.channels, layer.channels[1:], strict=False):
+            times[pair, layer.size] = times.get((pair, layer.size), 0) + layer.times
+    return [Layer(channels, size, False, count) for (channels, size), count in times.items()]
+
+
 @dataclass(frozen=True)
 class Rates:
     """Of one core: the chip's, measured; and what the prototype's times come to."""
@@ -81,22 +95,30 @@ class Rates:
     store_ns: float = 30
     from_l3: float = 1.2
     far_ns: tuple[tuple[int, float], ...] = ((64, 5.5), (128, 6.55), (256, 6.8), (512, 7.45))
+    # Of wgrad: a product with its loads and stores; blocks of 32 pixels x 32 channels transposed, and interleaved once.
+    wgrad_ns: tuple[tuple[int, float], ...] = ((64, 8.87), (256, 9.54), (512, 8.89))
+    transpose_ns: float = 57
+    interleave_ns: float = 46
 
     def product(self, cin: int) -> float:
         """ns of a product whose weights stream from L1 (64 channels) or L2."""
         return next(ns for channels, ns in self.far_ns if cin <= channels)
 
 
+def executed(run: Callable[[], object]) -> tuple[int, int, list[int]]:
+    """Products and stores of tiles that `run` executes, and loads into each register."""
+    before = _native.load().tile_counts()
+    run()
+    after = _native.load().tile_counts()
+    return after[0] - before[0], after[1] - before[1], [b - a for a, b in zip(before[2], after[2], strict=True)]
+
+
 def counted(layer: Layer, images: int) -> dict[str, int]:
     """Instructions of a layer on tiles."""
     engine = Engine(layer.module(), dtype="bf16", batch=images, size=layer.size)
     x = torch.zeros(images, layer.channels[0], layer.size, layer.size)
-    before = _native.load().tile_counts()
-    engine(x)
-    after = _native.load().tile_counts()
-    loads = [b - a for a, b in zip(before[2], after[2], strict=True)]
-    return {"products": after[0] - before[0], "stores": after[1] - before[1], "pixel_loads": sum(loads[4:6]),
-            "weight_loads": sum(loads[6:])}  # fmt: skip
+    products, stores, loads = executed(lambda: engine(x))
+    return {"products": products, "stores": stores, "pixel_loads": sum(loads[4:6]), "weight_loads": sum(loads[6:])}
 
 
 def row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
@@ -113,15 +135,40 @@ def row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
             "share": ideal / (busy / 1e9), "prototype_ms": layer.prototype}  # fmt: skip
 
 
+def wgrad_row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
+    """Counts and estimates of the gradient of a convolution's weights, for one image."""
+    cin, cout = layer.channels
+    x, gy = (torch.zeros(1, c, layer.size, layer.size, dtype=torch.bfloat16) for c in (cin, cout))
+    products, stores, loads = executed(lambda: conv_wgrad(x, gy, None, 3, False))
+    tiles_in, tiles_out = -(-cin // 16), cout // 16
+    strips = products / (9 * tiles_in * tiles_out)  # of 32 pixels
+    ns = next(ns for channels, ns in rates.wgrad_ns if cin <= channels)
+    copying = strips * (tiles_out / 2 * rates.transpose_ns + tiles_in / 2 * 2 * rates.interleave_ns)
+    busy, ideal = products * ns + copying, 2 * layer.multiply_adds / rates.flops
+    return {"layer": layer.name, "times": layer.times, "products": products, "sums_loads": sum(loads[:4]),
+            "gy_loads": sum(loads[4:6]), "x_loads": sum(loads[6:]), "stores": stores,
+            "bytes": 1024 * (sum(loads) + stores), "multiply_adds": layer.multiply_adds,
+            "ceiling_ms": products * rates.product_ns / 1e6, "estimate_ms": busy / 1e6,
+            "share": ideal / (busy / 1e9)}  # fmt: skip
+
+
 COLUMNS = ("layer", "times", "products", "pixels", "weights", "stores", "ceiling", "est. ms", "share", "prototype")
+
+
+WGRAD_COLUMNS = ("weights of", "times", "products", "gy", "x", "stores", "ceiling", "est. ms", "share")
+
+
+def cells(row: dict[str, Any], *names: str) -> list[str]:
+    """A row with these counts, up to its share."""
+    counts = [f"{row[name]:,}" for name in names]
+    return [row["layer"], str(row["times"]), *counts, f"{row['ceiling_ms']:.2f}", f"{row['estimate_ms']:.2f}",
+            f"{row['share']:.0%}"]  # fmt: skip
 
 
 def line(row: dict[str, Any]) -> list[str]:
     """A row as the table has it."""
-    counts = [f"{row[name]:,}" for name in ("products", "pixel_loads", "weight_loads", "stores")]
     low, high = row["prototype_ms"]
-    return [row["layer"], str(row["times"]), *counts, f"{row['ceiling_ms']:.2f}", f"{row['estimate_ms']:.2f}",
-            f"{row['share']:.0%}", f"{low:.2f}-{high:.2f}"]  # fmt: skip
+    return [*cells(row, "products", "pixel_loads", "weight_loads", "stores"), f"{low:.2f}-{high:.2f}"]
 
 
 def main() -> None:
@@ -135,14 +182,17 @@ def main() -> None:
     if many != {name: arguments.batch * count for name, count in one.items()}:
         raise SystemExit(f"{arguments.batch} images do not take {arguments.batch} times the instructions of one")
     rows = [row_of(layer, rates) for layer in LAYERS]
-    total = sum(row["times"] * row["estimate_ms"] for row in rows)
+    wgrad_rows = [wgrad_row_of(layer, rates) for layer in single_layers()]
+    total, wgrad = (sum(row["times"] * row["estimate_ms"] for row in some) for some in (rows, wgrad_rows))
     ceiling = sum(row["times"] * row["ceiling_ms"] for row in rows)
     draw(f"VGG-16, an image of 224², bf16 on AMX: counted; est. ms on one core, sum {total:.1f} ms, ceiling "
          f"{ceiling:.1f} ms; a batch of {arguments.batch} on two cores est. {arguments.batch * total / 2:.0f} ms",
          COLUMNS, map(line, rows))  # fmt: skip
+    draw(f"The gradients of its weights: counted; est. ms on one core, sum {wgrad:.1f} ms", WGRAD_COLUMNS,
+         (cells(row, "products", "gy_loads", "x_loads", "stores") for row in wgrad_rows))  # fmt: skip
     timing.write_results(
-        arguments.out, rows, estimate=True, batch=arguments.batch, rates=vars(rates),
-        image_ms={"one core": total, "two cores": total / 2, "ceiling, one core": ceiling},
+        arguments.out, rows, estimate=True, batch=arguments.batch, rates=vars(rates), wgrad_rows=wgrad_rows,
+        image_ms={"one core": total, "two cores": total / 2, "ceiling, one core": ceiling, "wgrad, one core": wgrad},
     )  # fmt: skip
 
 

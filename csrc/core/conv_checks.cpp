@@ -47,13 +47,14 @@ void check_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, c
   check_like(gx, "gx", {gy.size(0), weight.size(1), gx.size(2), gx.size(3)}, gy.dtype, gy.device);
 }
 
-void check_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb) {
+void check_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
+                 DType sums) {
   check_nhwc(x, "x");
   check_gradient(gy, masked, x.size(2), x.size(3));
   check_kernel(gw, x.size(1), 1, "x");
   check_like(gy, "gy", {x.size(0), gw.size(0), gy.size(2), gy.size(3)}, x.dtype, x.device);
-  check_like(gw, "gw", gw.shape, x.dtype, x.device);
-  if (gb) check_like(*gb, "gb", {gw.size(0)}, x.dtype, x.device);
+  check_like(gw, "gw", gw.shape, sums, x.device);
+  if (gb) check_like(*gb, "gb", {gw.size(0)}, sums, x.device);
 }
 
 }  // namespace vggfast

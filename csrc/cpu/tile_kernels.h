@@ -30,6 +30,19 @@ struct TileConvArgs {
   int64_t x_top = 0, y_top = 0;  // the row of the image that x, or y, begins with: either may be a strip
 };
 
+/// The operands of wgrad: strips of rows, each of gy's part and then of x's. A strip counts its pixels along rows of an
+/// even `pitch`, in which zeros stand behind each row's own; `products` of 32 pixels hold them, and all of them are
+/// written. A value that is not finite is 0 here. Sizes are in values.
+///   gy  [block of 16 couts][product][16 couts][32 pixels]; blocks come in pairs
+///   x   [block of 16 cins][copy][pair of pixels][16 cins][2]: of columns 2i and 2i + 1 in copy 0, which 1x1 has alone,
+///       of 2i - 1 and 2i in copy 1. For 3x3 a row above and one below the strip's belong to it; both lie in its image,
+///       or are zeros, and so do a strip's own rows. For 1x1 a strip's rows may be of several images.
+struct WgradStrips {
+  int64_t kernel, pitch, products, cin_blocks;
+  int64_t gy_block, x_copy, x_block;  // from one to the next
+  int64_t x, strip;                   // from the strip's begin to x's part, and to the next strip
+};
+
 /// Kernels on tile registers (cpu/isa/tiles.h).
 struct TileKernels {
   /// Units: rows of a blocked map with their ring, n * (h + 2) of them.
@@ -42,6 +55,19 @@ struct TileKernels {
   /// where there is a pool. `lines` has room for two of `line_values`, at least 11 * (w + 18).
   void (*stem)(const ConvInput<Bf16>& in, const TileConvArgs&, int64_t image, int64_t row_begin, int64_t row_end,
                Bf16* lines, int64_t line_values);
+  /// Write the operands of one strip at `to`, of blocks of 16 channels, and return whether a value was not finite. The
+  /// strip has `rows` rows of the flattened (n, h), from `first` on. wgrad_gy writes each channel's sum to `bias`.
+  bool (*wgrad_gy)(const ConvInput<Bf16>& gy, const WgradStrips&, int64_t first, int64_t rows, int64_t block_begin,
+                   int64_t block_end, Bf16* to, float* bias);
+  bool (*wgrad_x)(const ConvInput<Bf16>& x, const WgradStrips&, int64_t first, int64_t rows, int64_t block_begin,
+                  int64_t block_end, Bf16* to);
+  /// The products of `count` strips, of 32 couts and 32 cins: [tap][2][2][16 couts][16 cins], added to `sums` or the
+  /// first there. Where the cins have one block alone, the other's sums are left as they are.
+  void (*wgrad)(const WgradStrips&, const Bf16* strips, int64_t count, int64_t cout_pair, int64_t cin_pair, bool add,
+                float* sums);
+  /// Adds the products of a strip of which a factor is not finite to the same sums.
+  void (*wgrad_special)(const ConvInput<Bf16>& x, const ConvInput<Bf16>& gy, int64_t kernel, int64_t first,
+                        int64_t rows, int64_t cout_pair, int64_t cin_pair, float* sums);
   /// c += a b, of one product: what tests compare. Each is a tile of 16 rows of 64 bytes.
   void (*product_bf16)(const Bf16* a, const Bf16* b, float* c);
   void (*product_u8s8)(const uint8_t* a, const int8_t* b, int32_t* c);

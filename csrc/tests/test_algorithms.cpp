@@ -2,9 +2,9 @@
 // it asks for, from weights as they lie and from weights packed for images of other extents; and choose() takes one
 // that supports the problem, the cheapest, or the one that was asked for.
 #include <algorithm>
-#include <bit>
 #include <map>
 
+#include "bf16.h"
 #include "conv_cases.h"
 #include "cpu/algorithms/conv_algorithm.h"
 
@@ -52,23 +52,13 @@ std::vector<ConvProblem> problems_of(const Case& c, Pass pass) {
   return problems;
 }
 
-/// A tensor of one value to 2 bytes holds what float values round to.
-Held put_bf16(const Array& a) {
-  Held held = make(DType::bf16, a.shape(), nhwc_order);
-  for_each_element(held, [&](int64_t at, size_t i) {
-    const auto bits = std::bit_cast<uint32_t>(static_cast<float>(a.values[i]));  // of small integers: exact
-    held.view.as<uint16_t>()[at] = static_cast<uint16_t>(bits >> 16);
-  });
-  return held;
-}
-
 Held put_activation(DType dtype, const Array& a) { return dtype == DType::bf16 ? put_bf16(a) : put(dtype, a); }
 
 Held to_float(const Held& held) {
   if (held.view.dtype != DType::bf16) return {nullptr, held.view};
   Held wide = make(DType::f32, held.view.shape, nhwc_order);
   for_each_element(held, [&](int64_t at, size_t) {
-    wide.view.as<float>()[at] = std::bit_cast<float>(static_cast<uint32_t>(held.view.as<uint16_t>()[at]) << 16);
+    wide.view.as<float>()[at] = static_cast<float>(value_of(held.view.as<uint16_t>()[at]));
   });
   return wide;
 }
@@ -80,7 +70,7 @@ void check_sums(const Held& got, const Array& expected, int64_t terms, const Con
   const double usual = 4 * std::sqrt(static_cast<double>(terms));  // the deviation of such a sum
   Array allowed = expected;                                        // in roundings
   for (double& v : allowed.values) {
-    const double stored = p.dtype == DType::bf16 ? std::fabs(v) / 256 / epsilon(DType::f32) : 0;
+    const double stored = got.view.dtype == DType::bf16 ? std::fabs(v) / 256 / epsilon(DType::f32) : 0;
     v = algorithm.roundings * usual + stored;
   }
   CHECK_NEAR(values.view, expected, 1, allowed, what, " of ", describe(p, algorithm));
@@ -174,8 +164,9 @@ void check_dgrad(const Problem& problem, const Gradient& gradient, const ConvPro
 void check_wgrad(const Problem& problem, const Gradient& gradient, const ConvProblem& p,
                  const ConvAlgorithm& algorithm) {
   const GradientInput input(gradient, p, {p.in.n, p.in.h, p.in.w, p.cout});
-  const Held x = put(p.dtype, problem.x), gw = make(p.dtype, problem.weight.shape(), {0, 1, 2, 3});
-  const Held gb = make_vector(p.dtype, p.cout);
+  const DType weights = p.dtype == DType::f64 ? DType::f64 : DType::f32;
+  const Held x = put_activation(p.dtype, problem.x), gw = make(weights, problem.weight.shape(), {0, 1, 2, 3});
+  const Held gb = make_vector(weights, p.cout);
   const ConvPlan plan = cpu::plan_with(algorithm, p);
   const HeldWorkspace workspace(plan.workspace_bytes);
   plan.run_wgrad({.x = {.data = x.view.data, .extent = p.in},
@@ -222,9 +213,10 @@ void check_results() {
     }
     for (const ConvAlgorithm* algorithm : cpu::conv_algorithms) {
       const bool on_tiles = algorithm->name == cpu::tiles_conv.name, able = !on_tiles || isa.starts_with("amx");
-      CHECK_EQUAL(runs[std::pair(algorithm, Pass::fprop)] > 0, able, algorithm->name, " on ", isa);
-      CHECK(algorithm != &cpu::tiles_conv || (runs[std::pair(algorithm, Pass::dgrad)] > 0) == able, "dgrad on ", isa);
-      CHECK_EQUAL(algorithm->run_wgrad != nullptr, runs[std::pair(algorithm, Pass::wgrad)] > 0, algorithm->name);
+      const auto ran = [&](Pass pass) { return runs[std::pair(algorithm, pass)] > 0; };
+      CHECK_EQUAL(ran(Pass::fprop), able && algorithm->run, algorithm->name, " on ", isa);
+      CHECK(algorithm != &cpu::tiles_conv || ran(Pass::dgrad) == able, "dgrad on ", isa);
+      CHECK_EQUAL(ran(Pass::wgrad), able && algorithm->run_wgrad, algorithm->name, " on ", isa);
     }
   }
 }

@@ -283,12 +283,17 @@ void check_bf16() {
               ("workspace must have at least " + std::to_string(bytes)).c_str());
   CHECK_ERROR(conv_fprop(x, c.weight, nullptr, {}, gy, nullptr, HeldWorkspace(bytes), one_thread),
               "weight must be bfloat16, got float32");
-  CHECK_ERROR(conv_wgrad_workspace(x, gy, {}, 3, one_thread), "x must be float32 or float64, got bfloat16");
+  const size_t sums = conv_wgrad_workspace(x, gy, {}, 3, one_thread);
+  CHECK_ERROR(conv_wgrad(x, gy, {}, c.gw, nullptr, HeldWorkspace(sums - 1), one_thread),
+              ("workspace must have at least " + std::to_string(sums)).c_str());
+  CHECK_ERROR(conv_wgrad(x, gy, {}, weight, nullptr, HeldWorkspace(sums), one_thread),
+              "gw must be float32, got bfloat16");
   set_cpu_isa("portable");
   CHECK(!conv_takes(DType::bf16));
   const char* refusal = "or bfloat16 on instruction set amx or amx-emulated, got bfloat16 on portable";
   CHECK_ERROR(conv_fprop_workspace(x, weight, {}, one_thread), "x must be float32", refusal);
   CHECK_ERROR(conv_dgrad_workspace(gy, {}, weight, 5, 4, one_thread), "gy must be float32", refusal);
+  CHECK_ERROR(conv_wgrad_workspace(x, gy, {}, 3, one_thread), "x must be float32", refusal);
   CHECK(untouched(c.y));
   set_cpu_isa(before);
 }

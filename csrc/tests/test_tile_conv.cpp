@@ -1,9 +1,9 @@
 // Convolution on tiles in bfloat16: against loops in double, with numbers that round, NaN and infinities; masks; maps
 // in blocks; equal bits for any number of threads and from the processor's tiles.
 #include <algorithm>
-#include <bit>
 #include <functional>
 
+#include "bf16.h"
 #include "conv_cases.h"
 #include "cpu/algorithms/tiles.h"
 #include "cpu/isa/amx.h"
@@ -14,22 +14,6 @@ namespace {
 
 using cpu::ConvProblem;
 using cpu::Extent;
-
-uint16_t bits_of(double x) {  // of a number that bfloat16 holds
-  return static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(x)) >> 16);
-}
-double value_of(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
-
-Array truncated(Array a) {
-  for (double& v : a.values) v = value_of(bits_of(v));
-  return a;
-}
-
-Held put_bf16(const Array& a) {
-  Held held = make(DType::bf16, a.shape(), nhwc_order);
-  for_each_element(held, [&](int64_t at, size_t i) { held.view.as<uint16_t>()[at] = bits_of(a.values[i]); });
-  return held;
-}
 
 struct Layer {
   int64_t n, h, w, cin, cout, kernel;

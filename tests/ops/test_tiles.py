@@ -1,4 +1,4 @@
-"""bfloat16 on tile registers: convolutions forward and back to x; what else is computed in float32, and under autocast.
+"""bfloat16 on tile registers: convolutions and their gradients; what else is computed in float32, and under autocast.
 test_reference.py compares each convolution with float64."""
 
 import functools
@@ -50,7 +50,7 @@ def test_what_reaches_the_kernels(tiles, calls):
         ("lrn_fprop", torch.float32),
         ("lrn_dgrad", torch.float32),
         ("conv_dgrad", BF16),
-        ("conv_wgrad", torch.float32),
+        ("conv_wgrad", BF16),
     ]
     assert {t.grad.dtype for t in (x, weight, bias)} == {BF16}
 
@@ -105,7 +105,7 @@ def test_non_finite_values_pass_through(tiles, epilogue, value):
     x[0, 1, 2, 1] = x[0, 1, 2, 2] = x[-1, 3, 0, 0] = x[-1, 4, -1, -1] = value
     ours = results(ops.conv3x3, whole, **epilogue)
     exact = results(conv_as_ours_selects(whole, **epilogue), [t.double() for t in whole])
-    for got, expected in zip(ours[:2], exact[:2], strict=True):  # wgrad is float32's
+    for got, expected in zip(ours, exact, strict=True):
         torch.testing.assert_close(got, expected.to(BF16), equal_nan=True, rtol=0, atol=0)
 
 
@@ -254,7 +254,7 @@ def test_a_network_trains(tiles, calls):
     for got, want in zip(step(True), expected, strict=True):
         assert got.dtype == torch.float32
         assert (got - want).norm() < 0.25 * want.norm()
-    assert {dtype for name, dtype in calls if name in ("conv_fprop", "conv_dgrad")} == {BF16}
+    assert {dtype for name, dtype in calls if name.startswith("conv_")} == {BF16}
 
 
 # ---- float32 that may be rounded ------------------------------------------------------------------------------------
@@ -277,11 +277,14 @@ def test_float32_is_rounded_where_torch_allows_it(tiles, rounding, calls):
     rounding("bf16")
     calls.clear()
     y, gx, gw, gb = results(ops.conv3x3, args, relu=True, pool=True)
-    assert calls == [("conv_fprop", BF16), ("conv_dgrad", BF16), ("conv_wgrad", torch.float32)]
+    assert calls == [("conv_fprop", BF16), ("conv_dgrad", BF16), ("conv_wgrad", BF16)]
     narrow = results(ops.conv3x3, [t.to(BF16) for t in args], relu=True, pool=True)
     assert_same_bits(y, narrow[0].float())
     assert_same_bits(gx, narrow[1].float())
     assert {t.dtype for t in (y, gx, gw, gb)} == {torch.float32}
+    for sums, rounded in zip((gw, gb), narrow[2:], strict=True):  # gradients of weights keep their sums in float32
+        assert_same_bits(sums.to(BF16), rounded)
+    assert (gw != gw.to(BF16).float()).any()
     calls.clear()
     ops.max_pool2x2(args[0])
     ops.conv3x3(*(t.double() for t in args))

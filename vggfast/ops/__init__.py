@@ -5,8 +5,8 @@ Each is differentiable to any order, works under autocast, vmap, ``torch.compile
 :mod:`vggfast.ops.reference` says what each means in plain torch.
 
 On the CPU, bfloat16 and float16 are computed in float32 and each result is rounded once, and under
-``torch.autocast("cpu")`` all ops give float32. Where the instruction set has tiles (``amx``), convolutions of bfloat16,
-forward and back to x, run in bfloat16 with sums in float32; autocast to bfloat16 casts convolutions to it, leaves
+``torch.autocast("cpu")`` all ops give float32. Where the instruction set has tiles (``amx``), convolutions of bfloat16
+and their gradients run in bfloat16 with sums in float32; autocast to bfloat16 casts convolutions to it, leaves
 ``linear`` in float32, and all other ops in the dtype that they meet.
 """
 

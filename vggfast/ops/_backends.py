@@ -19,7 +19,7 @@ from vggfast.ops import _torch_kernels
 
 NARROW = (torch.bfloat16, torch.float16)
 WIDE = (torch.float32, torch.float64)
-_ON_TILES = ("vggfast::conv", "vggfast::conv_dgrad")
+_ON_TILES = ("vggfast::conv", "vggfast::conv_dgrad", "vggfast::conv_wgrad")
 
 
 class Backend:
@@ -44,7 +44,7 @@ class Backend:
 
     def takes(self, op: str, dtype: torch.dtype) -> bool:
         """Whether the kernels of op "vggfast::conv" and the like take this dtype. On the CPU batch norm takes bfloat16;
-        and the instruction set in use has convolutions of it, forward and back to x, or has none."""
+        and the instruction set in use has convolutions of it, or has none."""
         if dtype in self.dtypes:
             return True
         if dtype != torch.bfloat16:
@@ -56,6 +56,10 @@ class Backend:
         if torch.bfloat16 in self.dtypes or not self.takes(op, torch.bfloat16):
             return False
         return torch.backends.mkldnn.conv.fp32_precision == "bf16"  # type: ignore[attr-defined]
+
+    def sums_in(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the weight gradients that the kernels write for tensors of this one."""
+        return dtype if dtype in self.dtypes else torch.float32
 
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op needs them.
@@ -163,6 +167,9 @@ class TorchBackend:
 
     def rounds(self, op: str) -> bool:
         return False
+
+    def sums_in(self, dtype: torch.dtype) -> torch.dtype:
+        return dtype
 
     def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
         switched: Any = contextlib.nullcontext()

@@ -136,15 +136,15 @@ def _converted(run: Callable, op: str) -> Callable:
     """`run` of an op for tensors of another dtype than it is computed in too: they are converted, and results back."""
 
     def converted(*args):
-        dtype, computed = args[0].dtype, _computed_in(op, args[0])
+        dtype, computed = args[0].dtype, computed_in(op, args[0])
         if computed == dtype or {t.dtype for t in args if isinstance(t, Tensor) and t.is_floating_point()} != {dtype}:
             return run(*args)  # of mixed ones, it says what is wrong
-        return tree_map_only(Tensor, lambda t: _to(t, dtype), run(*(_to(t, computed) for t in args)))
+        return tree_map_only(Tensor, lambda t: in_dtype(t, dtype), run(*(in_dtype(t, computed) for t in args)))
 
     return converted
 
 
-def _computed_in(op: str, t: Tensor) -> torch.dtype:
+def computed_in(op: str, t: Tensor) -> torch.dtype:
     """What an op computes tensors like `t` in: float32 where the back end has no kernels for 16 bits, and bfloat16
     where it has some and float32 may be rounded for them."""
     backend = backend_of(t) if t.device.type in OF_DEVICE else None
@@ -155,10 +155,10 @@ def _computed_in(op: str, t: Tensor) -> torch.dtype:
 
 def wide(t: Tensor) -> Tensor:
     """`t` in float32 where it has 16 bits, itself else."""
-    return _to(t, torch.float32) if t.dtype in NARROW else t
+    return in_dtype(t, torch.float32) if t.dtype in NARROW else t
 
 
-def _to(t: Any, dtype: torch.dtype) -> Any:
+def in_dtype(t: Any, dtype: torch.dtype) -> Any:
     if not (isinstance(t, Tensor) and t.is_floating_point()):
         return t
     if t.device.type == "cpu":

@@ -169,7 +169,7 @@ conv_dgrad = lib.register(
 # ---- wgrad ----------------------------------------------------------------------------------------------------------
 
 
-def _wgrad_outputs(x, gy, mask, kernel, bias) -> tuple[Tensor, Tensor]:
+def _check_wgrad(x, gy, mask, kernel) -> None:
     lib.check_activation(x, "x")
     _check_gradient(gy, mask, *x.shape[2:])
     lib.check_same(gy, "gy", x, "x")
@@ -177,14 +177,22 @@ def _wgrad_outputs(x, gy, mask, kernel, bias) -> tuple[Tensor, Tensor]:
         raise ValueError(f"kernel must be 1 or 3, got {kernel}")
     if x.shape[0] != gy.shape[0]:
         raise ValueError(f"x and gy must have the same N, got shapes {tuple(x.shape)} and {tuple(gy.shape)}")
+
+
+def _wgrad_outputs(x, gy, mask, kernel, bias) -> tuple[Tensor, Tensor]:
+    _check_wgrad(x, gy, mask, kernel)
     gw = lib.empty(x, (gy.shape[1], x.shape[1], kernel, kernel))
     return gw, x.new_empty(gy.shape[1] if bias else 0)
 
 
 def _wgrad_run(x, gy, mask, kernel, bias):
-    gw, gb = _wgrad_outputs(x, gy, mask, kernel, bias)
-    backend_of(x).run("conv_wgrad", lib.nhwc(x), lib.nhwc(gy), _contiguous(mask), gw, gb if bias else None)
-    return gw, gb
+    _check_wgrad(x, gy, mask, kernel)
+    backend, dtype, given = backend_of(x), lib.computed_in("vggfast::conv_wgrad", x), x.dtype
+    x, gy = (lib.nhwc(lib.in_dtype(t, dtype)) for t in (x, gy))
+    gw = backend.empty(x, (gy.shape[1], x.shape[1], kernel, kernel), backend.sums_in(dtype))
+    gb = gw.new_empty(gy.shape[1] if bias else 0)
+    backend.run("conv_wgrad", x, gy, _contiguous(mask), gw, gb if bias else None)
+    return lib.in_dtype(gw, given), lib.in_dtype(gb, given)
 
 
 def _wgrad_setup(ctx, inputs, output):
@@ -213,6 +221,7 @@ conv_wgrad = lib.register(
     vmap=_wgrad_vmap,
     setup_context=_wgrad_setup,
     backward=_wgrad_backward,
+    converts=False,  # itself, for sums stay wide where float32 tensors are rounded
 )
 
 

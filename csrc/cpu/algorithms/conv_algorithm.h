@@ -47,7 +47,7 @@ struct ConvCall {
   void* workspace = nullptr;
 };
 
-/// One call of wgrad.
+/// One call of wgrad. gw and gb are of the problem's dtype, and for bf16 float.
 struct WgradCall {
   ConvInput<void> x, gy;
   WeightView<void> shape;  // gw's, as a view; its `data` is not read
@@ -72,8 +72,9 @@ struct ConvAlgorithm {
   size_t (*workspace_bytes)(const ConvProblem&);
   /// Packs float weights and bias (or null) for all calls to come, whatever n, h and w of the problem.
   void (*pack)(const ConvProblem&, const WeightView<float>&, const float* bias, void* packed);
-  void (*run)(const ConvProblem&, const ConvCall&);         // fprop and dgrad
-  void (*run_wgrad)(const ConvProblem&, const WgradCall&);  // null where it supports no wgrad
+  // Null where it supports no such pass.
+  void (*run)(const ConvProblem&, const ConvCall&);  // fprop and dgrad
+  void (*run_wgrad)(const ConvProblem&, const WgradCall&);
 };
 
 /// An algorithm for a problem, and what memory a run takes.
@@ -95,11 +96,11 @@ ConvPlan choose(const ConvProblem& problem);
 ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem);
 
 // The table. Where two cost the same, the first is taken.
-extern const ConvAlgorithm tiles_stem_conv, tiles_conv, stem_conv, direct_conv, pointwise_conv, winograd2_conv,
-    winograd4_conv, winograd6_conv;
-inline constexpr const ConvAlgorithm* conv_algorithms[] = {&tiles_stem_conv, &tiles_conv,     &stem_conv,
-                                                           &direct_conv,     &pointwise_conv, &winograd2_conv,
-                                                           &winograd4_conv,  &winograd6_conv};
+extern const ConvAlgorithm tiles_stem_conv, tiles_conv, tiles_wgrad_conv, stem_conv, direct_conv, pointwise_conv,
+    winograd2_conv, winograd4_conv, winograd6_conv;
+inline constexpr const ConvAlgorithm* conv_algorithms[] = {&tiles_stem_conv, &tiles_conv,     &tiles_wgrad_conv,
+                                                           &stem_conv,       &direct_conv,    &pointwise_conv,
+                                                           &winograd2_conv,  &winograd4_conv, &winograd6_conv};
 
 /// The same as values of type T, which the problem's dtype says.
 template <class T, class S>

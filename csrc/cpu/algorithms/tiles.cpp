@@ -20,9 +20,6 @@ constexpr int64_t strip_bytes = 512 << 10;   // of what passes from layer to lay
 constexpr int64_t strip_rows = 16;           // at most
 constexpr int64_t task_products = 1 << 14;   // of tiles, 5 ns each, that make a task
 constexpr int64_t grain_values = 1 << 14;    // of maps put into blocks that make a piece of work worth a thread
-/// Products of bfloat16 on tiles to one of floats in vectors: 3,200 to 215 GFLOP/s of a core (Xeon of the 4th
-/// generation).
-constexpr int64_t speed = 15;
 constexpr int64_t stem_channels = 3, stem_column = 11;  // of a line of the first layer's kernel
 
 int64_t padded(int64_t channels) { return ceil_div(channels, block_channels) * block_channels; }
@@ -157,7 +154,7 @@ bool stem_supports(const ConvProblem& p) {
 }
 
 ConvEstimate cost_of(const ConvProblem& p, const TileWeights& weights) {
-  return {p.in.n * p.in.h * p.in.w * weights.steps * block_channels * padded(p.cout) / speed, 0};
+  return {p.in.n * p.in.h * p.in.w * weights.steps * block_channels * padded(p.cout) / tile_speed, 0};
 }
 ConvEstimate cost(const ConvProblem& p) { return cost_of(p, conv_weights(p)); }
 ConvEstimate stem_cost(const ConvProblem& p) { return cost_of(p, stem_weights(p)); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels/tile_stem.h"
+#include "cpu/kernels/tile_wgrad.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
@@ -31,6 +32,10 @@ constexpr TileKernels tile_kernels() {
   return {.block_maps = block_maps,
           .conv = conv_tiles<Tiles>,
           .stem = stem_tiles<Tiles>,
+          .wgrad_gy = wgrad_gy,
+          .wgrad_x = wgrad_x,
+          .wgrad = wgrad_tiles<Tiles>,
+          .wgrad_special = wgrad_special,
           .product_bf16 = product_bf16<Tiles>,
           .product_u8s8 = product_u8s8<Tiles>};
 }

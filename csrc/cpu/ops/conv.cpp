@@ -20,7 +20,7 @@ using cpu::extent_of;
 using cpu::Pass;
 using View = cpu::WeightView<void>;
 
-/// Throws unless `t`, which fprop or dgrad reads, is of a dtype that they take, on the CPU.
+/// Throws unless `t` is of a dtype that convolutions take, on the CPU.
 void check_taken(const Tensor& t, const char* name) {
   VGGFAST_CHECK(t.device == Device::cpu, name, " must be on cpu, got ", name_of(t.device));
   VGGFAST_CHECK(conv_takes(t.dtype), name,
@@ -59,7 +59,7 @@ ConvPlan plan_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight
 }
 
 ConvPlan plan_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, int64_t kernel, Context context) {
-  cpu::check_float(x, "x");
+  check_taken(x, "x");
   return plan_gradient(Pass::wgrad, gy, masked, extent_of(x), gy.size(1), kernel, context);
 }
 
@@ -194,7 +194,7 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
 
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context) {
-  check_wgrad(x, gy, masked, gw, gb);
+  check_wgrad(x, gy, masked, gw, gb, x.dtype == DType::bf16 ? DType::f32 : x.dtype);
   const ConvPlan plan = plan_wgrad(x, gy, masked, gw.size(2), context);
   check_workspace(workspace, plan.workspace_bytes);
   plan.run_wgrad({.x = {.data = x.data, .extent = extent_of(x)},

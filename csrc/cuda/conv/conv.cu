@@ -71,7 +71,7 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
 
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context) {
-  check_wgrad(x, gy, masked, gw, gb);
+  check_wgrad(x, gy, masked, gw, gb, x.dtype);
   check_pixels(x, "x", x.size(2), x.size(3));
   check_float(x, "x");
   const ConvWgrad problem{

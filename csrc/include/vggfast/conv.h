@@ -35,8 +35,8 @@ struct Masked {
   bool pooled() const { return mask && epilogue.pool; }
 };
 
-/// Whether conv_fprop and conv_dgrad take this dtype: float32 and float64, which conv_wgrad takes too, and bfloat16
-/// where the instruction set in use has convolutions on tiles.
+/// Whether convolutions take this dtype: float32 and float64, and bfloat16 where the instruction set in use has
+/// convolutions on tiles.
 bool conv_takes(DType dtype);
 
 /// Bytes of workspace that the functions below need.
@@ -51,7 +51,8 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
 /// Writes gx, the gradient with respect to x.
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context);
-/// Writes gw and, unless it is null, gb (Cout): the gradients with respect to weight and bias.
+/// Writes gw and, unless it is null, gb (Cout): the gradients with respect to weight and bias, of x's dtype; but of
+/// float32 where the CPU takes bfloat16.
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
