@@ -92,7 +92,8 @@ class MaxPool2x2(nn.MaxPool2d):
 
 
 class Linear(nn.Linear):
-    """``nn.Linear`` on :func:`vggfast.ops.linear` where that is faster: plain float32 rows (N, in_features) on the CPU.
+    """``nn.Linear`` on :func:`vggfast.ops.linear` where that is faster: a few plain rows (N, in_features) on the CPU,
+    of float32 or, with tile registers, bfloat16, by autocast too.
 
     Whatever else meets it, subclasses of tensors or transforms of torch.func, meets torch's own.
     """
@@ -103,7 +104,8 @@ class Linear(nn.Linear):
         weight = self.weight  # once: a parametrisation computes it at each access
         plain = type(x) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
         fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
-        if not (plain and x.dim() == 2 and fits(x, weight)) or torch.is_autocast_enabled("cpu"):
+        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        if not (plain and x.dim() == 2 and fits(x, weight, cast)):
             try:
                 return nn.functional.linear(x, weight, self.bias)
             except (RuntimeError, AssertionError, ValueError):  # in torch's words

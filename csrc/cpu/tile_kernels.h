@@ -43,6 +43,31 @@ struct WgradStrips {
   int64_t x, strip;                   // from the strip's begin to x's part, and to the next strip
 };
 
+/// A matrix that is loaded as tiles of 16 rows of 32 values. In values: its rows are `row` apart, the next 32 values of
+/// the same rows lie `step` on, the next 16 rows `tile`.
+struct TileMatrix {
+  const Bf16* data = nullptr;
+  int64_t row = 0, step = 0, tile = 0;
+};
+
+/// A linear layer, each product with its own of these. Packed factors end in zeros where 16 rows, or 32 terms of a sum,
+/// are not full.
+struct TileLinearArgs {
+  int64_t rows, inputs, outputs;
+  TileMatrix weight = {};       // of fprop; for dgrad (outputs, inputs), whose `row` alone is read
+  const Bf16* x = nullptr;      // of fprop: packed by linear_pack, or one row as it is; of wgrad: by linear_interleave
+  const Bf16* gy = nullptr;     // of dgrad: [16 rows][32 outputs][16][32]; of wgrad: [16 outputs][32 rows][16][32]
+  const float* bias = nullptr;  // may be null
+  bool relu = false;
+  float* y = nullptr;  // (rows, outputs), and so on
+  Bf16* gx = nullptr;
+  Bf16* gw = nullptr;
+  bool stream = false;  // gw, past the caches
+};
+
+/// What dgrad makes tiles of at a time: so many times 32 rows of the weight.
+inline constexpr int64_t linear_panel_steps = 4;
+
 /// Kernels on tile registers (cpu/isa/tiles.h).
 struct TileKernels {
   /// Units: rows of a blocked map with their ring, n * (h + 2) of them.
@@ -68,6 +93,18 @@ struct TileKernels {
   /// Adds the products of a strip of which a factor is not finite to the same sums.
   void (*wgrad_special)(const ConvInput<Bf16>& x, const ConvInput<Bf16>& gy, int64_t kernel, int64_t first,
                         int64_t rows, int64_t cout_pair, int64_t cin_pair, float* sums);
+  /// Rows (rows, columns) as a factor of fprop. Units: 16 rows of 32 columns.
+  void (*linear_pack_f32)(const float* x, int64_t rows, int64_t columns, int64_t begin, int64_t end, Bf16* packed);
+  void (*linear_pack_bf16)(const Bf16* x, int64_t rows, int64_t columns, int64_t begin, int64_t end, Bf16* packed);
+  /// Rows, `stride` values apart, as a factor of wgrad: all of them, and the `columns` from x on.
+  void (*linear_interleave)(const Bf16* x, int64_t stride, int64_t rows, int64_t columns, Bf16* packed);
+  /// Units: 32 outputs. Scratch: of each unit the 4 KB of sums of each 32 rows.
+  void (*linear_fprop)(const TileLinearArgs&, int64_t begin, int64_t end, float* scratch);
+  /// Units: 32 inputs. Scratch: the same, and of each unit linear_panel_steps times 2 KB.
+  void (*linear_dgrad)(const TileLinearArgs&, int64_t begin, int64_t end, float* scratch);
+  /// Units: 32 outputs; 32 inputs.
+  void (*linear_wgrad)(const TileLinearArgs&, int64_t output_begin, int64_t output_end, int64_t input_begin,
+                       int64_t input_end);
   /// c += a b, of one product: what tests compare. Each is a tile of 16 rows of 64 bytes.
   void (*product_bf16)(const Bf16* a, const Bf16* b, float* c);
   void (*product_u8s8)(const uint8_t* a, const int8_t* b, int32_t* c);

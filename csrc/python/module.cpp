@@ -49,16 +49,37 @@ void bind_algorithms(py::module_& m) {
 }
 
 void bind_linear(py::module_& m) {
-  m.def("linear_fprop", named({"x", "weight", "bias", "y", "context"},
+  m.def("linear_fprop_workspace",
+        named({"x", "weight", "bias", "y", "context"},
+              [](const Tensor& x, const Tensor& weight, const Tensor*, const Tensor&, const Context& context) {
+                return linear_fprop_workspace(x, weight, context);
+              },
+              {.memory = false}));
+  m.def("linear_fprop", named({"x", "weight", "bias", "y", "workspace", "context"},
                               [](const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& y,
-                                 const Context& context) { linear_fprop(x, weight, bias, y, context); }));
-  m.def("linear_dgrad", named({"gy", "weight", "gx", "context"},
-                              [](const Tensor& gy, const Tensor& weight, const Tensor& gx, const Context& context) {
-                                linear_dgrad(gy, weight, gx, context);
+                                 const Tensor& workspace, const Context& context) {
+                                linear_fprop(x, weight, bias, y, python::workspace_of(workspace), context);
                               }));
+  m.def("linear_dgrad_workspace",
+        named({"gy", "weight", "gx", "context"},
+              [](const Tensor& gy, const Tensor& weight, const Tensor&, const Context& context) {
+                return linear_dgrad_workspace(gy, weight, context);
+              },
+              {.memory = false}));
+  m.def("linear_dgrad",
+        named({"gy", "weight", "gx", "workspace", "context"},
+              [](const Tensor& gy, const Tensor& weight, const Tensor& gx, const Tensor& workspace,
+                 const Context& context) { linear_dgrad(gy, weight, gx, python::workspace_of(workspace), context); }));
+  m.def("linear_wgrad_workspace", named({"x", "gy", "gw", "context"},
+                                        [](const Tensor& x, const Tensor& gy, const Tensor&, const Context& context) {
+                                          return linear_wgrad_workspace(x, gy, context);
+                                        },
+                                        {.memory = false}));
   m.def("linear_wgrad",
-        named({"x", "gy", "gw", "context"}, [](const Tensor& x, const Tensor& gy, const Tensor& gw,
-                                               const Context& context) { linear_wgrad(x, gy, gw, context); }));
+        named({"x", "gy", "gw", "workspace", "context"},
+              [](const Tensor& x, const Tensor& gy, const Tensor& gw, const Tensor& workspace, const Context& context) {
+                linear_wgrad(x, gy, gw, python::workspace_of(workspace), context);
+              }));
 }
 
 void bind_engine(py::module_& m) {

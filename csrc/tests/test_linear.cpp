@@ -53,10 +53,10 @@ void check(const Shape& s, Random& random) {
       name << isa << " " << describe({n, in, out}) << " threads " << threads;
       const Held y = make_matrix(n, out), with_bias = make_matrix(n, out);
       const Held dgrad = make_matrix(n, in), wgrad = make_matrix(out, in);
-      linear_fprop(x, weight, nullptr, y, {threads});
-      linear_fprop(x, weight, &bias, with_bias, {threads});
-      linear_dgrad(gy, weight, dgrad, {threads});
-      linear_wgrad(x, gy, wgrad, {threads});
+      linear_fprop(x, weight, nullptr, y, {}, {threads});
+      linear_fprop(x, weight, &bias, with_bias, {}, {threads});
+      linear_dgrad(gy, weight, dgrad, {}, {threads});
+      linear_wgrad(x, gy, wgrad, {}, {threads});
       CHECK(y.same_bytes(plain), "linear ", name.str());
       CHECK(with_bias.same_bytes(biased), "linear with bias ", name.str());
       CHECK(dgrad.same_bytes(gx), "linear_dgrad ", name.str());
@@ -70,14 +70,14 @@ void check_errors() {
   Tensor flat = x.view;
   flat.shape = {10};
   flat.strides = {1};
-  CHECK_ERROR(linear_fprop(flat, weight, nullptr, y, {1}), "x must have 2 axes, got shape (10)");
-  CHECK_ERROR(linear_fprop(x, make_matrix(5, 3), nullptr, y, {1}), "weight must have shape (3, 5), got ");
-  CHECK_ERROR(linear_fprop(x, make(DType::f32, {3, 5}, {1, 0}), nullptr, y, {1}), "weight is not contiguous");
-  CHECK_ERROR(linear_fprop(x, weight, &y.view, y, {1}), "bias must have shape (3), got ");
-  CHECK_ERROR(linear_fprop(make(DType::f64, {2, 5}, {0, 1}), weight, nullptr, y, {1}),
-              "x must be float32, got float64");
-  CHECK_ERROR(linear_dgrad(y, weight, make_matrix(1, 5), {1}), "gy must have shape (1, 3), got ");
-  CHECK_ERROR(linear_wgrad(x, y, make_matrix(3, 4), {1}), "gw must have shape (3, 5), got ");
+  CHECK_ERROR(linear_fprop(flat, weight, nullptr, y, {}, {1}), "x must have 2 axes, got shape (10)");
+  CHECK_ERROR(linear_fprop(x, make_matrix(5, 3), nullptr, y, {}, {1}), "weight must have shape (3, 5), got ");
+  CHECK_ERROR(linear_fprop(x, make(DType::f32, {3, 5}, {1, 0}), nullptr, y, {}, {1}), "weight is not contiguous");
+  CHECK_ERROR(linear_fprop(x, weight, &y.view, y, {}, {1}), "bias must have shape (3), got ");
+  CHECK_ERROR(linear_fprop(make(DType::f64, {2, 5}, {0, 1}), weight, nullptr, y, {}, {1}),
+              "x must be float32, or bfloat16 on instruction set amx or amx-emulated, got float64 on ");
+  CHECK_ERROR(linear_dgrad(y, weight, make_matrix(1, 5), {}, {1}), "gy must have shape (1, 3), got ");
+  CHECK_ERROR(linear_wgrad(x, y, make_matrix(3, 4), {}, {1}), "gw must have shape (3, 5), got ");
 }
 
 void run_all() {

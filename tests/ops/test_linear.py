@@ -1,17 +1,22 @@
-"""Linear layers over few rows: against float64, in any number of threads, to second order, and when torch's own run."""
+"""Linear layers over few rows, in float32 and in bfloat16 on tiles: against float64, in any number of threads, to
+second order, and when torch's own run."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 import vggfast
-from tests.support.comparisons import assert_as_accurate_as_torch, assert_same_bits, results
+from tests.support.comparisons import assert_as_accurate_as_torch, assert_rounded_once, assert_same_bits, results
 from vggfast import ops
 from vggfast.nn import Linear
 from vggfast.ops import fc
 from vggfast.ops._backends import Backend
 
 SHAPES = [(1, 5, 7), (2, 1061, 3), (3, 33, 100), (8, 1024, 16), (9, 2100, 35), (16, 16, 97)]
+
+
+TILE_SHAPES = [(1, 5, 7), (1, 100, 33), (2, 1061, 3), (15, 33, 100), (33, 96, 16), (64, 70, 65)]
+BF16 = torch.bfloat16
 
 
 @pytest.fixture
@@ -54,6 +59,62 @@ def test_against_float64(backend, always, shape, set_threads):
             assert_as_accurate_as_torch(got, torch_has, expected)
 
 
+@pytest.mark.parametrize("shape", TILE_SHAPES, ids=str)
+def test_bfloat16_on_tiles(tiles, always, calls, shape, set_threads):
+    inputs = [t.to(BF16) for t in arguments(*shape)]
+    exact = results(F.linear, [t.double() for t in inputs])
+    torchs = results(F.linear, inputs)
+    first = None
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        ours = results(ops.linear, inputs)
+        first = first or ours
+        for got, once, torch_has, expected in zip(ours, first, torchs, exact, strict=True):
+            assert_same_bits(got, once)
+            assert_as_accurate_as_torch(got, torch_has, expected)
+    for got, expected in zip(first[:3], exact[:3], strict=True):  # the bias' gradient is torch's sum
+        assert_rounded_once(got, expected)
+    assert calls == ["linear_fprop", "linear_dgrad", "linear_wgrad"] * 3
+
+
+@pytest.mark.parametrize("rows", [0, 65], ids=["no rows", "many rows"])
+def test_bfloat16_where_torchs_own_runs(tiles, always, calls, rows):
+    x, weight, bias = (t.to(BF16) for t in arguments(rows, 40, 9))
+    assert_same_bits(ops.linear(x, weight, bias), torch.addmm(bias, x, weight.t()))
+    assert not calls
+
+
+def test_bfloat16_without_tiles_is_computed_in_float32(no_tiles, always, calls):
+    inputs = [t.to(BF16) for t in arguments(3, 40, 9)]
+    assert_same_bits(ops.linear(*inputs), ops.linear(*(t.float() for t in inputs)).to(BF16))
+    assert calls == ["linear_fprop"] * 2
+
+
+def test_modules_under_autocast(tiles, always, calls):
+    layer, x = Linear(70, 40), torch.randn(5, 70)
+    with torch.autocast("cpu", BF16):
+        y = layer(x)
+    y.float().sin().sum().backward()
+    assert calls == ["linear_fprop", "linear_wgrad"]
+    assert y.dtype == BF16
+    assert_same_bits(y.detach(), ops.linear(x.to(BF16), layer.weight.detach().to(BF16), layer.bias.detach().to(BF16)))
+    assert layer.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_float32_is_never_rounded(tiles, always, calls, precision):
+    """Its time would not be less: the weights are read once in any case."""
+    inputs, before = arguments(3, 40, 9), torch.get_float32_matmul_precision()
+    expected = ops.linear(*inputs)
+    torch.set_float32_matmul_precision(precision)
+    try:
+        assert_same_bits(ops.linear(*inputs), expected)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    exact = F.linear(*(t.double() for t in inputs))
+    assert_as_accurate_as_torch(expected, F.linear(*inputs), exact)
+
+
 def test_large_gradient(calls):
     """One that is written past the caches."""
     x, weight, bias = arguments(5, 2048, 1400)
@@ -86,13 +147,14 @@ def test_when_torchs_own_runs(calls, change, ours):
     assert bool(calls) == ours
 
 
-def test_second_order(always):
+@pytest.mark.parametrize("dtype", [torch.float32, BF16], ids=str)
+def test_second_order(tiles, always, dtype):
     def second(linear, inputs):
         inputs = [t.detach().requires_grad_() for t in inputs]
         first = torch.autograd.grad(linear(*inputs).sin().sum(), inputs, create_graph=True)
         return torch.autograd.grad(sum(g.pow(3).sum() for g in first), inputs)
 
-    inputs = arguments(3, 40, 9)
+    inputs = [t.to(dtype) for t in arguments(3, 40, 9)]
     exact = second(F.linear, [t.double() for t in inputs])
     for got, torch_has, expected in zip(second(ops.linear, inputs), second(F.linear, inputs), exact, strict=True):
         assert_as_accurate_as_torch(got, torch_has, expected)

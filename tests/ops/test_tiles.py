@@ -1,5 +1,5 @@
 """bfloat16 on tile registers: convolutions and their gradients; what else is computed in float32, and under autocast.
-test_reference.py compares each convolution with float64."""
+test_reference.py compares each convolution with float64; test_linear.py has linear layers."""
 
 import functools
 
@@ -12,6 +12,7 @@ from tests.support.comparisons import assert_as_accurate_as_torch, assert_same_b
 from vggfast import VGG, _native, ops
 from vggfast.ops import _backends
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
+from vggfast.ops.fc import linear_dgrad, linear_op, linear_wgrad
 
 BF16 = torch.bfloat16
 EPILOGUES = pytest.mark.parametrize(
@@ -164,6 +165,9 @@ def samples():
     yield conv_dgrad, (x, None, *tensors((3, 6, 3, 3)), 5, 4)
     yield conv_dgrad, (*tensors((2, 7, 2, 2)), mask, *tensors((7, 3, 1, 1)), 5, 4)
     yield conv_wgrad, (x, *tensors((2, 7, 5, 4)), None, 3, True)
+    yield linear_op, tuple(tensors((2, 5), (4, 5), (4,)))
+    yield linear_dgrad, tuple(tensors((2, 4), (4, 5)))
+    yield linear_wgrad, tuple(tensors((2, 5), (2, 4)))
 
 
 @pytest.mark.parametrize("sample", range(len(list(samples()))))
@@ -212,7 +216,7 @@ def test_autocast(tiles, calls):
         z = ops.conv3x3(x, weight, bias, relu=True)
         y = ops.max_pool2x2(z)
         rows = ops.sum_pool(ops.local_response_norm(y))
-        assert ops.linear(rows, torch.randn(3, 37)).dtype == torch.float32
+        assert ops.linear(rows, torch.randn(3, 37)).dtype == BF16
         assert ops.conv1x1(x.double(), torch.randn(4, 5, 1, 1).double()).dtype == torch.float64
     assert calls[0] == ("conv_fprop", BF16)
     assert [t.dtype for t in (z, y, rows)] == [BF16] * 3

@@ -43,15 +43,16 @@ class Engine:
             ``vgg16().features[:23]``), float32 (on CUDA bfloat16 or float16 too). One without parameters runs on the
             CPU. Or a :class:`vggfast.graph.Network`, what was read of one.
         dtype: on the CPU, of the activations between layers, "fp32" or "bf16"; sums are float32 either way, and "bf16"
-            keeps the weights of the FC layers in bfloat16 too, and on AMX those of the convolutions. "int8": layers
-            behind a ReLU take inputs of 8 bits, 0 to 255 of a scale, and weights of 8 bits, -127 to 127 of a scale for
-            each output channel; sums are exact. NaN becomes 0 there, infinity the largest value. An output that is
-            asked for (a tap) is float32, before its rounding to 8 bits. It saves memory everywhere; on AVX2 it is
-            slower than "fp32", whose convolutions are Winograd's. On CUDA, of activations and weights: "fp32", "tf32"
-            (float32, whose products round their factors to TF32), "bf16" or "fp16"; torch's own switches for TF32 have
-            no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16, but e4m3 for the inputs and weights of
-            convolutions of 128 and more channels, each tensor with one scale. :attr:`error` says what it costs. An
-            input that is itself asked for (a tap), or that another layer than a convolution makes, stays bfloat16.
+            keeps the weights of the FC layers in bfloat16 too, and on AMX those of the convolutions, and rounds there
+            what FC layers read. "int8": layers behind a ReLU take inputs of 8 bits, 0 to 255 of a scale, and weights of
+            8 bits, -127 to 127 of a scale for each output channel; sums are exact. NaN becomes 0 there, infinity the
+            largest value. An output that is asked for (a tap) is float32, before its rounding to 8 bits. It saves
+            memory everywhere; on AVX2 it is slower than "fp32", whose convolutions are Winograd's. On CUDA, of
+            activations and weights: "fp32", "tf32" (float32, whose products round their factors to TF32), "bf16" or
+            "fp16"; torch's own switches for TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16,
+            but e4m3 for the inputs and weights of convolutions of 128 and more channels, each tensor with one scale.
+            :attr:`error` says what it costs. An input that is itself asked for (a tap), or that another layer than a
+            convolution makes, stays bfloat16.
         weights: of the FC layers as they are kept, "fp32" or "bf16": half the memory to read. On CUDA `dtype` says it.
         threads: of each call; None takes what torch is set to then. None on CUDA.
         batch, size: of the images to expect, ``size`` x ``size`` pixels each: on the CPU, the algorithms and the packed

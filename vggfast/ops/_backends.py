@@ -20,6 +20,7 @@ from vggfast.ops import _torch_kernels
 NARROW = (torch.bfloat16, torch.float16)
 WIDE = (torch.float32, torch.float64)
 _ON_TILES = ("vggfast::conv", "vggfast::conv_dgrad", "vggfast::conv_wgrad")
+_LINEAR_ON_TILES = ("vggfast::linear", "vggfast::linear_dgrad", "vggfast::linear_wgrad")
 
 
 class Backend:
@@ -44,16 +45,19 @@ class Backend:
 
     def takes(self, op: str, dtype: torch.dtype) -> bool:
         """Whether the kernels of op "vggfast::conv" and the like take this dtype. On the CPU batch norm takes bfloat16;
-        and the instruction set in use has convolutions of it, or has none."""
+        and the instruction set in use has convolutions and linear layers of it, or has none."""
         if dtype in self.dtypes:
             return True
         if dtype != torch.bfloat16:
             return False
-        return op == "vggfast::batch_norm" or (op in _ON_TILES and self.module.conv_takes("bfloat16"))
+        on_tiles = op in _ON_TILES or op in _LINEAR_ON_TILES
+        return op == "vggfast::batch_norm" or (on_tiles and self.module.conv_takes("bfloat16"))
 
     def rounds(self, op: str) -> bool:
-        """Whether op computes float32 tensors in bfloat16: where the CPU can, and torch lets convolutions do so."""
-        if torch.bfloat16 in self.dtypes or not self.takes(op, torch.bfloat16):
+        """Whether op computes float32 tensors in bfloat16: where the CPU can, and torch lets convolutions do so. Linear
+        layers stay: over few rows their time goes into reading the weights, and over many torch's product runs, which
+        has a switch of its own."""
+        if torch.bfloat16 in self.dtypes or op not in _ON_TILES or not self.takes(op, torch.bfloat16):
             return False
         return torch.backends.mkldnn.conv.fp32_precision == "bf16"  # type: ignore[attr-defined]
 

@@ -1,7 +1,7 @@
 """Linear layers whose few rows leave nothing to do but to read the weights: the FC layers of a small batch.
 
 ``linear``, ``linear_dgrad`` and ``linear_wgrad`` are each other's derivatives. Each runs torch's product where ours has
-no advantage: many rows, small weights, other dtypes, other layouts.
+no advantage: many rows, small weights, other dtypes, other layouts. bfloat16 has kernels on tile registers.
 """
 
 from __future__ import annotations
@@ -14,30 +14,35 @@ from vggfast._checks import check_tensors
 from vggfast.ops import _library as lib
 from vggfast.ops._backends import OF_DEVICE, backend_of
 
-MOST_ROWS = 16  # with more, torch's blocked product is as fast
+# Of more rows torch's blocked product runs: it is as fast in float32. For bfloat16 on tiles nothing was measured; by
+# their rates products of so many rows take less time than reading the weights.
+MOST_ROWS = {torch.float32: 16, torch.bfloat16: 64}
 LEAST_WEIGHTS = 1 << 21
 
 
-def is_ours(rows: Tensor, weight: Tensor) -> bool:
-    """Whether our kernels take a layer of this weight for these rows."""
-    return fits(rows, weight) and 0 < rows.shape[0] <= MOST_ROWS
+def is_ours(rows: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> bool:
+    """Whether our kernels take a layer of this weight for these rows; with `dtype`, once both are cast to it."""
+    return fits(rows, weight, dtype) and 0 < rows.shape[0] <= MOST_ROWS[dtype or rows.dtype]
 
 
-def fits(rows: Tensor, weight: Tensor) -> bool:
+def fits(rows: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> bool:
     """The same for some number of rows."""
     return (
-        rows.dtype == weight.dtype == torch.float32
+        (dtype is not None or rows.dtype == weight.dtype)
         and rows.device.type == "cpu"
-        and (torch.compiler.is_compiling() or _on_the_cpu())
+        and _on_the_cpu(dtype or rows.dtype)
         and weight.numel() >= LEAST_WEIGHTS
         and weight.is_contiguous()
     )
 
 
-def _on_the_cpu() -> bool:
-    """Whether the CPU's back end has the kernels. A compiler cannot trace this, as it may load the module; the op that
-    it traces up to asks again when it runs."""
-    return OF_DEVICE["cpu"](0).has("linear_fprop")
+def _on_the_cpu(dtype: torch.dtype) -> bool:
+    """Whether the CPU's back end has the kernels for a dtype. A compiler cannot trace this, as it may load the module:
+    for it there are those for float32, and the op that it traces up to asks again when it runs."""
+    if dtype not in MOST_ROWS or torch.compiler.is_compiling():
+        return dtype == torch.float32
+    backend = OF_DEVICE["cpu"](0)
+    return backend.has("linear_fprop") and backend.takes("vggfast::linear", dtype)
 
 
 def _check_matrices(**tensors: Tensor) -> None:
@@ -208,7 +213,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         bias: (O,) or None.
 
     Returns:
-        (N, O); float32 under CPU autocast.
+        (N, O); under CPU autocast of autocast's dtype where there are kernels for it, else float32.
 
     Raises:
         ValueError, TypeError: a shape, dtype or device that does not fit; the text names it.

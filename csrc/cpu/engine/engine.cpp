@@ -7,6 +7,7 @@
 
 #include "core/checks.h"
 #include "cpu/algorithms/conv_algorithm.h"
+#include "cpu/algorithms/tiles_linear.h"
 #include "cpu/engine/run.h"
 #include "plan/plan.h"
 #include "vggfast/error.h"
@@ -94,12 +95,14 @@ class Engine::Impl {
   void add_linear(const Tensor& weight, const Tensor* bias) {
     check_weight(weight, bias, 2);
     const int64_t cout = weight.size(0), cin = weight.size(1);
-    const cpu::ConvPlan plan = cpu::plan_with(cpu::pointwise_conv, {.in = {options.batch, 1, 1, cin},
-                                                                    .cout = cout,
-                                                                    .kernel = 1,
-                                                                    .packed = true,
-                                                                    .bf16_weights = options.bf16_weights,
-                                                                    .threads = options.threads});
+    const cpu::ConvProblem problem{.in = {options.batch, 1, 1, cin},
+                                   .cout = cout,
+                                   .kernel = 1,
+                                   .packed = true,
+                                   .bf16_weights = options.bf16_weights,
+                                   .threads = options.threads};
+    const bool tiles = options.bf16 && cpu::tiles_linear_conv.supports(problem);
+    const cpu::ConvPlan plan = cpu::plan_with(tiles ? cpu::tiles_linear_conv : cpu::pointwise_conv, problem);
     add({.kind = Kind::linear, .cin = cin, .channels = cout}, {.conv = plan, .weights = pack(plan, weight, bias)});
   }
 

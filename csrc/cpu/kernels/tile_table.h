@@ -1,6 +1,7 @@
 // The kernels on tiles, gathered into their table. Included last by cpu/isa/isa_amx*.cpp, which name the Tiles.
 #pragma once
 
+#include "cpu/kernels/tile_linear.h"
 #include "cpu/kernels/tile_stem.h"
 #include "cpu/kernels/tile_wgrad.h"
 
@@ -36,6 +37,12 @@ constexpr TileKernels tile_kernels() {
           .wgrad_x = wgrad_x,
           .wgrad = wgrad_tiles<Tiles>,
           .wgrad_special = wgrad_special,
+          .linear_pack_f32 = pack_rows<float>,
+          .linear_pack_bf16 = pack_rows<Bf16>,
+          .linear_interleave = interleave_all,
+          .linear_fprop = linear_fprop_tiles<Tiles>,
+          .linear_dgrad = linear_dgrad_tiles<Tiles>,
+          .linear_wgrad = linear_wgrad_tiles<Tiles>,
           .product_bf16 = product_bf16<Tiles>,
           .product_u8s8 = product_u8s8<Tiles>};
 }

@@ -1,15 +1,22 @@
-// Linear layers over few rows, float32, on the CPU. Their time goes into reading (or writing) the weights once.
+// Linear layers over few rows on the CPU: float32, and where conv_takes(bf16) bfloat16, whose sums are float32 and are
+// rounded once. Their time goes into reading (or writing) the weights once.
 #pragma once
 
 #include "vggfast/tensor.h"
 
 namespace vggfast {
 
-/// y (N, O) = x (N, I) weight (O, I)^T + bias (O). All are contiguous; `bias` may be null.
-void linear_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& y, Context context);
+/// Bytes of workspace that the functions below need.
+size_t linear_fprop_workspace(const Tensor& x, const Tensor& weight, Context context);
+size_t linear_dgrad_workspace(const Tensor& gy, const Tensor& weight, Context context);
+size_t linear_wgrad_workspace(const Tensor& x, const Tensor& gy, Context context);
+
+/// y (N, O) = x (N, I) weight (O, I)^T + bias (O). All are contiguous and of one dtype; `bias` may be null.
+void linear_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, const Tensor& y, Workspace workspace,
+                  Context context);
 /// gx (N, I) = gy (N, O) weight.
-void linear_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Context context);
+void linear_dgrad(const Tensor& gy, const Tensor& weight, const Tensor& gx, Workspace workspace, Context context);
 /// gw (O, I) = gy^T x.
-void linear_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, Context context);
+void linear_wgrad(const Tensor& x, const Tensor& gy, const Tensor& gw, Workspace workspace, Context context);
 
 }  // namespace vggfast
