@@ -10,7 +10,8 @@ the time of its products alone; "share" what the layer's own multiply-adds would
 prototype's times, too: that the estimates come near them says nothing of the estimates.
 
 The second table is of the gradients of weights. "gy" and "x" are the tiles loaded of these, and "est. ms" is of the
-products as measured with their loads and stores, operands in L2, and of putting gy and x into tiles.
+products as measured with their loads and stores, operands in L2, and of putting gy and x into tiles. The first layer's
+products, which load three tiles for two, were not measured apart.
 """
 
 from __future__ import annotations
