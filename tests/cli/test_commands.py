@@ -143,8 +143,8 @@ def test_wrong_image_and_wrong_classes(run_folder, capsys, tmp_path, photos):
 
 
 _COMMANDS = [
-    "train", "eval", "reproduce", "predict", "localise", "features", "svm", "report", "convert", "weights", "cache",
-    "info",
+    "train", "eval", "reproduce", "predict", "localise", "features", "svm", "stylise", "report", "convert", "weights",
+    "cache", "info",
 ]  # fmt: skip
 
 

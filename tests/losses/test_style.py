@@ -81,6 +81,7 @@ def test_content_and_style(model, images):
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"content_layers": {}}, "content_layers must have at least one layer, got none"),
     ({"style_layers": ["relu1_1"]}, "style_layers must map layers to weights, such as"),
+    ({"style_weight": -1}, "style_weight must be at least 0 and finite, got -1"),
     ({"style_weight": "much"}, "style_weight must be a number, got str 'much'"),
 ])  # fmt: skip
 def test_arguments_that_do_not_fit(model, arguments, message):

@@ -25,6 +25,7 @@ _COMMANDS = {
     "localise": ("vggfast.cli.localise", "find the boxes of objects in images, or measure how often they are wrong"),
     "features": ("vggfast.cli.features", "extract the features of a data set, at any layer and several scales"),
     "svm": ("vggfast.cli.svm", "train linear SVMs on features, and print how well they recognise classes"),
+    "stylise": ("vggfast.cli.stylise", "give a picture the style of another"),
     "report": ("vggfast.cli.report", "write an HTML page about a training run, finished or not, or an evaluation"),
     "convert": ("vggfast.cli.convert", "convert networks from and to the files of other frameworks"),
     "weights": ("vggfast.cli.weights", "download published weights, once"),

@@ -6,6 +6,7 @@ Fei-Fei, Perceptual Losses for Real-Time Style Transfer and Super-Resolution, 20
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from os import PathLike
 
@@ -106,10 +107,13 @@ class ContentStyle(FeatureLoss):
     ) -> None:
         content = check_layers(CONTENT_LAYERS if content_layers is None else content_layers, "content_layers")
         style = check_layers(STYLE_LAYERS if style_layers is None else style_layers, "style_layers")
+        weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
+        for name, weight in weights.items():
+            if not 0 <= check_number(weight, name) < math.inf:
+                raise ValueError(f"{name} must be at least 0 and finite, got {weight}")
         super().__init__(net, {**content, **style}, normalize, check_range)
         self.content_layers, self.style_layers = content, style
-        weights = {"content_weight": content_weight, "style_weight": style_weight, "tv_weight": tv_weight}
-        self.content_weight, self.style_weight, self.tv_weight = (check_number(v, name) for name, v in weights.items())
+        self.content_weight, self.style_weight, self.tv_weight = weights.values()
 
     def target(self, content: Tensor, style: Tensor) -> ContentStyle:
         """Keeps the maps of `content` and the Gram matrices of `style`, until other targets or other weights come.
