@@ -30,14 +30,15 @@ fast: module
 	$(BIN)/python -m pytest
 
 # torch comes first and pinned: a bare `torch` brings gigabytes of CUDA packages where a CPU build would do.
-# Packages that the tests compare with come without their dependencies.
+# Packages that tests alone use come without their dependencies.
 $(VENV)/ready: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
 	$(BIN)/pip install --quiet setuptools wheel pybind11 cmake ninja
 	VGGFAST_CUDA=$(or $(VGGFAST_CUDA),off) $(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31 \
-	  lpips==0.1.4 torchmetrics==1.9.0 lightning-utilities==0.15.3 piq==0.8.0
+	  lpips==0.1.4 torchmetrics==1.9.0 lightning-utilities==0.15.3 piq==0.8.0 \
+	  thop==0.1.1.post2209072238 ptflops==0.7.5 captum==0.9.0
 	touch $@
 
 module: $(VENV)/ready

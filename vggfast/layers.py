@@ -6,12 +6,14 @@ say) runs torch's op instead, so that rewriting a network keeps its meaning.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from vggfast import ops
+from vggfast import _registries, ops
 from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
 from vggfast.ops import fc
 from vggfast.ops._library import check_same
@@ -21,12 +23,50 @@ _CONV_FORWARD = nn.Conv2d._conv_forward  # somebody may put another into the cla
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """run(x), where torch's modules also take one image without N."""
+    """run(x), where torch's modules also take one image without N; what torch.fx has in its place stands for N."""
     check_dense(x, "x")
-    return run(x[None])[0] if x.dim() == 3 else run(x)
+    return run(x[None])[0] if isinstance(x, Tensor) and x.dim() == 3 else run(x)
 
 
-class _Conv(nn.Conv2d):
+def _is_quantised_later(x: Any) -> bool:
+    """Whether `x` stands in torch.fx for a tensor in a graph whose layers torch.ao looks for and quantises: it knows
+    torch's functions alone."""
+    return not isinstance(x, Tensor) and type(getattr(x, "tracer", None)).__name__ == "QuantizationTracer"
+
+
+class _InPlaceOfTorchs(nn.Module):
+    """What our classes do for tools that look a layer up by its exact class."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        _registries.announce(type(self))
+
+    def apply(self, fn: Callable[[nn.Module], Any]):
+        _registries.announce(type(self))  # a counter of multiply-adds goes this way
+        return super().apply(fn)
+
+    @property
+    def qconfig(self) -> Any:
+        """What torch.ao's quantisation of modules sets in each."""
+        if "qconfig" not in vars(self):
+            raise AttributeError("qconfig")
+        return vars(self)["qconfig"]
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        vars(self)["qconfig"] = value
+        name = type(self).__name__
+        text = (
+            f"torch.ao.quantization leaves {name} of vggfast in float, for it looks for torch's own classes: quantise "
+        )
+        warnings.warn(text + "vggfast.accelerate.restore(model) in its place", stacklevel=2)
+
+    @qconfig.deleter
+    def qconfig(self) -> None:
+        vars(self).pop("qconfig", None)
+
+
+class _Conv(_InPlaceOfTorchs, nn.Conv2d):
     _kernel: int
     _padding: int
 
@@ -46,7 +86,7 @@ class _Conv(nn.Conv2d):
         )
 
     def _run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
-        if not self.is_ours():
+        if not self.is_ours() or _is_quantised_later(x):
             return nn.Conv2d.forward(self, x)
         return _batched(lambda batch: op(batch, self.weight, self.bias), x)
 
@@ -69,7 +109,7 @@ class Conv1x1(_Conv):
         return self._run(ops.conv1x1, x)
 
 
-class MaxPool2x2(nn.MaxPool2d):
+class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
     """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), a floating dtype."""
 
     def __init__(self, ceil_mode: bool = False) -> None:
@@ -86,12 +126,12 @@ class MaxPool2x2(nn.MaxPool2d):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.is_ours():
+        if not self.is_ours() or _is_quantised_later(x):
             return super().forward(x)
         return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), x)
 
 
-class Linear(nn.Linear):
+class Linear(_InPlaceOfTorchs, nn.Linear):
     """``nn.Linear`` on :func:`vggfast.ops.linear` where that is faster: a few plain rows (N, in_features) on the CPU,
     of float32 or, with tile registers, bfloat16, by autocast too.
 
@@ -124,7 +164,7 @@ def _check_linear(x: Tensor, weight: Tensor) -> None:
     check_memory(weight, "weight")
 
 
-class LocalResponseNorm(nn.LocalResponseNorm):
+class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
     """``nn.LocalResponseNorm`` on :func:`vggfast.ops.local_response_norm`, with the paper's parameters as defaults."""
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:

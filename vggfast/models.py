@@ -170,7 +170,7 @@ class VGG(nn.Module):
         if self.head != "conv":
             raise ValueError(f"head must be 'conv' for a score map, got {self.head!r} (see to_conv_head)")
         maps, size = self.features(x), self._argument("pool_size", range(1, sys.maxsize))
-        if maps.dim() == 4 and min(maps.shape[2:]) < size:
+        if isinstance(maps, Tensor) and maps.dim() == 4 and min(maps.shape[2:]) < size:
             cells = " x ".join(map(str, maps.shape[2:]))
             what = f"its map must have at least {size} x {size} cells for the dense head, got {cells}"
             raise ValueError(f"x of shape {tuple(x.shape)} is too small: {what}")

@@ -26,7 +26,7 @@ class FusedSequential(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         check_dense(x, "x")
         special = type(x) not in PLAIN and has_torch_function_unary(x)  # a default device makes it true of any tensor
-        if special or x.dim() != 4 or any_global_hooks():
+        if special or x.dim() != 4 or any_global_hooks() or lib.exports_onnx():
             return super().forward(x)
         nchw = not lib.is_channels_last(x)
         y = x

@@ -213,11 +213,3 @@ def test_no_mask_without_gradients(quiet, monkeypatch):
         y = ops.conv3x3(torch.randn(1, 2, 4, 4), torch.randn(3, 2, 3, 3, requires_grad=True), relu=True, pool=True)
     assert not kept
     assert not y.requires_grad
-
-
-def test_forward_mode_is_refused():
-    x = torch.randn(1, 2, 4, 4)
-    with pytest.raises(NotImplementedError, match="vggfast::conv has no forward-mode derivative"):
-        torch.func.jvp(lambda x: ops.conv3x3(x, torch.ones(3, 2, 3, 3)), (x,), (x,))
-    with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):  # forward over reverse
-        torch.func.hessian(lambda x: ops.conv3x3(x, torch.ones(3, 2, 3, 3)).sin().sum())(x)

@@ -87,6 +87,8 @@ def plain_torch(module: torch.nn.Module) -> torch.nn.Module:
         twin = nn.MaxPool2d(module.kernel_size, module.stride, ceil_mode=module.ceil_mode)
     elif isinstance(module, nn.LocalResponseNorm):
         twin = nn.LocalResponseNorm(module.size, module.alpha, module.beta, module.k)
+    elif isinstance(module, nn.Linear):
+        twin = nn.Linear(module.in_features, module.out_features, module.bias is not None)
     elif isinstance(module, nn.Sequential):
         return nn.Sequential(*(plain_torch(child) for child in module))
     else:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import enum
 import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.compiler.config
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn.parameter import is_lazy
 from torch.overrides import handle_torch_function
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import register_flop_formula
 
 from vggfast._checks import PLAIN, check_dense, check_memory, check_room, check_tensors, no_memory
 from vggfast._version import __version__
-from vggfast.ops._autograd import make_kernel
+from vggfast.ops._autograd import Jvp, make_kernel
 from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
@@ -45,13 +48,17 @@ def register(
     vmap: Callable,
     setup_context: Callable,
     backward: Callable,
+    jvp: Jvp | None = None,
+    flops: Callable[..., int] | None = None,
     autocast: Autocast = Autocast.none,
     converts: bool = True,
 ) -> Callable:
     """Registers ``vggfast::<schema>`` and returns it as a callable.
 
     `run` serves every device, in the dtypes that its back end takes: with `converts`, others are converted around it.
-    `fake` gives shapes and exact strides.
+    `fake` gives shapes and exact strides. `jvp` is its derivative in forward mode, which is refused without it.
+    `flops` is what torch.utils.flop_counter counts, two a multiply-add, from its arguments with shapes in place of
+    tensors.
     """
     name = f"vggfast::{schema.split('(')[0]}"
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
@@ -62,7 +69,9 @@ def register(
         _LIBRARY.impl(name, _refusing_nested(op._schema), key)
     torch.library.register_fake(name, fake, lib=_LIBRARY)
     torch.library.register_vmap(name, _of_any_number(op, vmap), lib=_LIBRARY)
-    _LIBRARY.impl(name, make_kernel(op, setup_context, backward), "Autograd", with_keyset=True)
+    _LIBRARY.impl(name, make_kernel(op, setup_context, backward, jvp), "Autograd", with_keyset=True)
+    if flops is not None:
+        register_flop_formula(op.overloadpacket)(flops)
     if autocast != Autocast.none:
         _LIBRARY.impl(name, _cast(op, "cpu", functools.partial(_cpu_dtype, name, autocast)), "AutocastCPU")
     if autocast == Autocast.product:
@@ -168,7 +177,7 @@ def in_dtype(t: Any, dtype: torch.dtype) -> Any:
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward may follow an op on these tensors; what ``torch.func`` does around it cannot be seen here."""
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state():
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() or forward_ad._current_level >= 0:
         return True  # torch.jit.trace compares its graph with one that it makes without gradients
     if torch.is_grad_enabled():
         for t in tensors:  # not any(): it costs small ops 1 %
@@ -202,6 +211,12 @@ def check_same(t: Tensor, name: str, like: Tensor, like_name: str) -> None:
         raise TypeError(f"{name} must have the dtype of {like_name}, {like.dtype}, got {t.dtype}")
     if t.device != like.device:
         raise ValueError(f"{name} must be on the device of {like_name}, {like.device}, got {t.device}")
+
+
+def exports_onnx() -> bool:
+    """Whether torch.onnx makes a file of a model now: its exporters know torch's own ops, which the reference has."""
+    onnx = None if torch.compiler.is_dynamo_compiling() else sys.modules.get("torch.onnx")
+    return onnx is not None and onnx.is_in_onnx_export()
 
 
 def overridden(op: Callable, tensors: Sequence[Any], *args: Any, **options: Any) -> Any:

@@ -9,11 +9,16 @@ Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
 from vggfast._checks import PLAIN, check_flag, check_tensors
 from vggfast.ops import _library as lib
+from vggfast.ops import reference
+from vggfast.ops._autograd import product_rule
 from vggfast.ops._backends import backend_of, shares_gradients
 from vggfast.ops.mask import check_mask, empty_mask, mask_gather, mask_scatter
 
@@ -91,6 +96,23 @@ def _conv_vmap(info, in_dims, x, weight, bias, relu, pool, save):
     return (lib.unfold(y, info.batch_size), lib.unfold(mask, info.batch_size)), (0, 0)
 
 
+def _conv_jvp(args, outputs, tangents):
+    x, weight, _, relu, pool, _ = args
+    y = None if tangents[0] is tangents[1] is None else product_rule(_plain_conv, (x, weight), tangents, (0, 1))
+    if (bias := tangents[2]) is not None:
+        shape = (x.shape[0], weight.shape[0], *x.shape[2:])
+        y = bias[:, None, None].expand(shape) if y is None else y + bias[:, None, None]
+    return mask_gather(y, outputs[1]) if relu or pool else y, None
+
+
+def _plain_conv(x, weight):
+    return conv(x, weight, None, False, False, False)[0]
+
+
+def _conv_flops(x, weight, *args, **options) -> int:
+    return 2 * x[0] * x[2] * x[3] * math.prod(weight)
+
+
 conv = lib.register(
     "conv(Tensor x, Tensor weight, Tensor? bias, bool relu, bool pool, bool save) -> (Tensor, Tensor)",
     run=_conv_run,
@@ -98,6 +120,8 @@ conv = lib.register(
     vmap=_conv_vmap,
     setup_context=_conv_setup,
     backward=_conv_backward,
+    jvp=_conv_jvp,
+    flops=_conv_flops,
     autocast=lib.Autocast.product,
 )
 
@@ -143,7 +167,7 @@ def _dgrad_setup(ctx, inputs, output):
 
 def _dgrad_backward(ctx, ggx):
     gy, mask, weight = ctx.saved_tensors
-    grad_gy = None if weight is None else _gathered(conv(ggx, weight, None, False, False, False)[0], mask)
+    grad_gy = None if weight is None else _gathered(_plain_conv(ggx, weight), mask)
     grad_weight = None if gy is None else conv_wgrad(ggx, gy, mask, ctx.kernel, False)[0]
     return grad_gy, None, grad_weight, None, None
 
@@ -156,6 +180,14 @@ def _dgrad_vmap(info, in_dims, gy, mask, weight, h, w):
     return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], size), folded, weight, h, w), size), 0
 
 
+def _dgrad_jvp(args, outputs, tangents):
+    return product_rule(conv_dgrad, args, tangents, (0, 2))
+
+
+def _dgrad_flops(gy, mask, weight, h, w, **options) -> int:
+    return 2 * gy[0] * h * w * math.prod(weight)
+
+
 conv_dgrad = lib.register(
     "conv_dgrad(Tensor gy, Tensor? mask, Tensor weight, SymInt h, SymInt w) -> Tensor",
     run=_dgrad_run,
@@ -163,6 +195,8 @@ conv_dgrad = lib.register(
     vmap=_dgrad_vmap,
     setup_context=_dgrad_setup,
     backward=_dgrad_backward,
+    jvp=_dgrad_jvp,
+    flops=_dgrad_flops,
 )
 
 
@@ -214,6 +248,18 @@ def _wgrad_vmap(info, in_dims, x, gy, mask, kernel, bias):
     return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, mask, kernel, bias))
 
 
+def _wgrad_jvp(args, outputs, tangents):
+    gw = product_rule(lambda *args: conv_wgrad(*args)[0], (*args[:4], False), tangents, (0, 1))
+    if not args[4] or tangents[1] is None:
+        return gw, torch.zeros_like(outputs[1])
+    gy, mask = tangents[1], args[2]
+    return gw, (gy if mask is None else mask_scatter(gy, mask, *args[0].shape[2:])).sum((0, 2, 3))
+
+
+def _wgrad_flops(x, gy, mask, kernel, *args, **options) -> int:
+    return 2 * math.prod(x) * gy[1] * kernel**2
+
+
 conv_wgrad = lib.register(
     "conv_wgrad(Tensor x, Tensor gy, Tensor? mask, int kernel, bool bias) -> (Tensor, Tensor)",
     run=_wgrad_run,
@@ -221,6 +267,8 @@ conv_wgrad = lib.register(
     vmap=_wgrad_vmap,
     setup_context=_wgrad_setup,
     backward=_wgrad_backward,
+    jvp=_wgrad_jvp,
+    flops=_wgrad_flops,
     converts=False,  # itself, for sums stay wide where float32 tensors are rounded
 )
 
@@ -256,6 +304,8 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     """
     if has_torch_function((x, weight, bias)):
         return lib.overridden(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
+    if lib.exports_onnx():
+        return reference.conv3x3(x, weight, bias, relu=relu, pool=pool)
     check_tensors("bias", x=x, weight=weight, bias=bias)
     relu, pool = check_flag(relu, "relu"), check_flag(pool, "pool")
     if tuple(weight.shape[2:]) != (3, 3):
@@ -282,6 +332,8 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     """
     if has_torch_function((x, weight, bias)):
         return lib.overridden(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
+    if lib.exports_onnx():
+        return reference.conv1x1(x, weight, bias, relu=relu)
     check_tensors("bias", x=x, weight=weight, bias=bias)
     relu = check_flag(relu, "relu")
     if tuple(weight.shape[2:]) != (1, 1):

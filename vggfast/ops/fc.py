@@ -6,12 +6,16 @@ no advantage: many rows, small weights, other dtypes, other layouts. bfloat16 ha
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
 from vggfast._checks import check_tensors
 from vggfast.ops import _library as lib
+from vggfast.ops import reference
+from vggfast.ops._autograd import product_rule
 from vggfast.ops._backends import OF_DEVICE, backend_of
 
 # Of more rows torch's blocked product runs: it is as fast in float32. For bfloat16 on tiles nothing was measured; by
@@ -103,6 +107,18 @@ def _linear_vmap(info, in_dims, x, weight, bias):
     return lib.unfold(linear_op(lib.fold(x, in_dims[0], info.batch_size), weight, bias), info.batch_size), 0
 
 
+def _linear_jvp(args, _, tangents):
+    x, weight, _ = args
+    y = None if tangents[0] is tangents[1] is None else product_rule(linear_op, (x, weight, None), tangents, (0, 1))
+    if (bias := tangents[2]) is None:
+        return y
+    return bias.expand(x.shape[0], -1) if y is None else y + bias
+
+
+def _linear_flops(x, weight, *args, **options) -> int:
+    return 2 * x[0] * math.prod(weight)
+
+
 linear_op = lib.register(
     "linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor",
     run=_linear_run,
@@ -110,6 +126,8 @@ linear_op = lib.register(
     vmap=_linear_vmap,
     setup_context=_linear_setup,
     backward=_linear_backward,
+    jvp=_linear_jvp,
+    flops=_linear_flops,
     autocast=lib.Autocast.product,
 )
 
@@ -148,6 +166,10 @@ def _dgrad_vmap(info, in_dims, gy, weight):
     return lib.unfold(linear_dgrad(lib.fold(gy, in_dims[0], info.batch_size), weight), info.batch_size), 0
 
 
+def _dgrad_jvp(args, outputs, tangents):
+    return product_rule(linear_dgrad, args, tangents, (0, 1))
+
+
 linear_dgrad = lib.register(
     "linear_dgrad(Tensor gy, Tensor weight) -> Tensor",
     run=_dgrad_run,
@@ -155,6 +177,8 @@ linear_dgrad = lib.register(
     vmap=_dgrad_vmap,
     setup_context=_dgrad_setup,
     backward=_dgrad_backward,
+    jvp=_dgrad_jvp,
+    flops=_linear_flops,
 )
 
 
@@ -191,6 +215,14 @@ def _wgrad_vmap(info, in_dims, x, gy):
     return lib.loop_over_examples(linear_wgrad, info, in_dims, (x, gy))
 
 
+def _wgrad_jvp(args, outputs, tangents):
+    return product_rule(linear_wgrad, args, tangents, (0, 1))
+
+
+def _wgrad_flops(x, gy, **options) -> int:
+    return 2 * math.prod(x) * gy[1]
+
+
 linear_wgrad = lib.register(
     "linear_wgrad(Tensor x, Tensor gy) -> Tensor",
     run=_wgrad_run,
@@ -198,6 +230,8 @@ linear_wgrad = lib.register(
     vmap=_wgrad_vmap,
     setup_context=_wgrad_setup,
     backward=_wgrad_backward,
+    jvp=_wgrad_jvp,
+    flops=_wgrad_flops,
 )
 
 
@@ -220,5 +254,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     if has_torch_function((x, weight, bias)):
         return lib.overridden(linear, (x, weight, bias), x, weight, bias)
+    if lib.exports_onnx():
+        return reference.linear(x, weight, bias)
     check_tensors("bias", x=x, weight=weight, bias=bias)
     return linear_op(x, weight, bias)

@@ -7,6 +7,7 @@ from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import check_dense, check_number, check_whole
 from vggfast.ops import _library as lib
+from vggfast.ops import reference
 from vggfast.ops._backends import backend_of
 from vggfast.ops._torch_kernels import window_sum
 
@@ -128,6 +129,8 @@ def local_response_norm(x: Tensor, size: int = 5, alpha: float = 1e-4, beta: flo
     """
     if has_torch_function_unary(x):
         return lib.overridden(local_response_norm, (x,), x, size, alpha, beta, k)
+    if lib.exports_onnx():
+        return reference.local_response_norm(x, size, alpha, beta, k)
     check_dense(x, "x")
     size = check_whole(size, "size", 1)
     alpha, beta, k = check_number(alpha, "alpha"), check_number(beta, "beta"), check_number(k, "k")

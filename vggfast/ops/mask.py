@@ -67,6 +67,10 @@ def _gather_vmap(info, in_dims, z, mask):
     return lib.unfold(mask_gather(lib.fold(z, in_dims[0], size), lib.fold(mask, in_dims[1], size)), size), 0
 
 
+def _gather_jvp(args, outputs, tangents):
+    return mask_gather(tangents[0], args[1])
+
+
 mask_gather = lib.register(
     "mask_gather(Tensor z, Tensor mask) -> Tensor",
     run=_gather_run,
@@ -74,6 +78,7 @@ mask_gather = lib.register(
     vmap=_gather_vmap,
     setup_context=_gather_setup,
     backward=_gather_backward,
+    jvp=_gather_jvp,
 )
 
 
@@ -108,6 +113,10 @@ def _scatter_vmap(info, in_dims, y, mask, h, w):
     return lib.unfold(folded, size), 0
 
 
+def _scatter_jvp(args, outputs, tangents):
+    return mask_scatter(tangents[0], *args[1:])
+
+
 mask_scatter = lib.register(
     "mask_scatter(Tensor y, Tensor mask, SymInt h, SymInt w) -> Tensor",
     run=_scatter_run,
@@ -115,4 +124,5 @@ mask_scatter = lib.register(
     vmap=_scatter_vmap,
     setup_context=_scatter_setup,
     backward=_scatter_backward,
+    jvp=_scatter_jvp,
 )

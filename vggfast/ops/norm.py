@@ -12,6 +12,7 @@ from torch.overrides import has_torch_function
 
 from vggfast._checks import PLAIN, check_flag, check_number, check_tensors
 from vggfast.ops import _library as lib
+from vggfast.ops import reference
 from vggfast.ops._backends import NARROW, Backend, TorchBackend, backend_of
 from vggfast.ops.mask import check_mask, empty_mask, mask_gather, mask_scatter
 
@@ -288,6 +289,8 @@ def batch_norm(
     tensors = (x, running_mean, running_var, weight, bias)
     if has_torch_function(tensors):
         return lib.overridden(batch_norm, tensors, *tensors, training, momentum, eps, relu=relu, pool=pool)
+    if lib.exports_onnx():
+        return reference.batch_norm(*tensors, training, momentum, eps, relu=relu, pool=pool)
     check_tensors(
         "running_mean", "running_var", "weight", "bias",
         x=x, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias,

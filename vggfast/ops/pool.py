@@ -7,8 +7,9 @@ from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import check_dense, check_flag
 from vggfast.ops import _library as lib
+from vggfast.ops import reference
 from vggfast.ops._backends import backend_of
-from vggfast.ops.mask import empty_mask, mask_scatter
+from vggfast.ops.mask import empty_mask, mask_gather, mask_scatter
 
 
 def _max_pool_outputs(x, ceil_mode, save) -> tuple[Tensor, Tensor]:
@@ -46,6 +47,10 @@ def _max_pool_vmap(info, in_dims, x, ceil_mode, save):
     return ((y, lib.unfold(mask, info.batch_size)), (0, 0)) if save else ((y, mask), (0, None))
 
 
+def _max_pool_jvp(args, outputs, tangents):
+    return mask_gather(tangents[0], outputs[1]), None
+
+
 max_pool = lib.register(
     "max_pool(Tensor x, bool ceil_mode, bool save) -> (Tensor, Tensor)",
     run=_max_pool_run,
@@ -53,6 +58,7 @@ max_pool = lib.register(
     vmap=_max_pool_vmap,
     setup_context=_max_pool_setup,
     backward=_max_pool_backward,
+    jvp=_max_pool_jvp,
     autocast=lib.Autocast.other,
 )
 
@@ -76,6 +82,8 @@ def max_pool2x2(x: Tensor, *, ceil_mode: bool = False) -> Tensor:
     """
     if has_torch_function_unary(x):
         return lib.overridden(max_pool2x2, (x,), x, ceil_mode=ceil_mode)
+    if lib.exports_onnx():
+        return reference.max_pool2x2(x, ceil_mode=ceil_mode)
     check_dense(x, "x")
     ceil_mode = check_flag(ceil_mode, "ceil_mode")
     return lib.in_format_of(x, max_pool(x, ceil_mode, lib.needs_grad(x))[0])

@@ -7,6 +7,7 @@ from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import check_dense, check_whole
 from vggfast.ops import _library as lib
+from vggfast.ops import reference
 from vggfast.ops._backends import backend_of
 
 # ---- sum_pool -------------------------------------------------------------------------------------------------------
@@ -63,6 +64,8 @@ def sum_pool(x: Tensor, *, reduce: str = "mean") -> Tensor:
     """
     if has_torch_function_unary(x):
         return lib.overridden(sum_pool, (x,), x, reduce=reduce)
+    if lib.exports_onnx():
+        return reference.sum_pool(x, reduce=reduce)
     check_dense(x, "x")
     if not isinstance(reduce, str) or reduce not in ("mean", "sum"):
         raise ValueError(f"reduce must be 'mean' or 'sum', got {reduce!r}")
@@ -174,5 +177,7 @@ def mean_posteriors(maps: Tensor, *, views: int = 1) -> Tensor:
     """
     if has_torch_function_unary(maps):
         return lib.overridden(mean_posteriors, (maps,), maps, views=views)
+    if lib.exports_onnx():
+        return reference.mean_posteriors(maps, views=views)
     check_dense(maps, "maps")
     return mean_posteriors_op(maps, check_whole(views, "views", 1))
