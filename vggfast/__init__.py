@@ -6,6 +6,7 @@ from typing import Any
 from vggfast import ops
 from vggfast._native import set_exact
 from vggfast._version import __version__
+from vggfast.acceleration import accelerate
 from vggfast.engine import Engine
 from vggfast.models import (
     VGG,
@@ -33,6 +34,7 @@ __all__ = [
     "Engine",
     "Preprocessing",
     "__version__",
+    "accelerate",
     "ops",
     "set_exact",
     "vgg11",

@@ -6,20 +6,46 @@ say) runs torch's op instead, so that rewriting a network keeps its meaning.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 
 from vggfast import _registries, ops
 from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
 from vggfast.ops import fc
-from vggfast.ops._library import check_same
+from vggfast.ops._library import check_same, exports_onnx, needs_grad
+from vggfast.ops.conv import conv_nhwc
+from vggfast.ops.lrn import lrn
 from vggfast.ops.norm import batch_norm_nhwc, fits
+from vggfast.ops.pool import max_pool
 
 _CONV_FORWARD = nn.Conv2d._conv_forward  # somebody may put another into the class, or into a module
+_NAMED_PADDINGS = {3: ("same",), 1: ("same", "valid")}  # of a kernel's extent: those that keep the size
+
+
+class _Within(threading.local):
+    """The models that this thread is in whose layers hand maps on as NHWC, outermost first (vggfast.acceleration)."""
+
+    def __init__(self) -> None:
+        self.models: list[int] = []  # by id
+
+
+within = _Within()
+
+
+def hands_on() -> bool:
+    """Whether layers give NHWC whatever they take, since the model around them converts what it gives itself."""
+    return bool(not torch.compiler.is_compiling() and within.models and not exports_onnx())
+
+
+def _as_nhwc(x: Tensor) -> bool:
+    """Whether a layer gives NHWC for this input, which is of the kind that kernels read as it is."""
+    return hands_on() and type(x) in PLAIN and x.dim() == 4 and x.layout is torch.strided and not x.is_nested
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -79,7 +105,7 @@ class _Conv(_InPlaceOfTorchs, nn.Conv2d):
             type(self)._conv_forward is _CONV_FORWARD
             and "_conv_forward" not in vars(self)
             and self.kernel_size == (self._kernel,) * 2
-            and self.padding == (self._padding,) * 2
+            and self.padding in ((self._padding,) * 2, *_NAMED_PADDINGS[self._kernel])
             and self.stride == self.dilation == (1, 1)
             and self.groups == 1
             and self.padding_mode == "zeros"
@@ -88,6 +114,8 @@ class _Conv(_InPlaceOfTorchs, nn.Conv2d):
     def _run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
         if not self.is_ours() or _is_quantised_later(x):
             return nn.Conv2d.forward(self, x)
+        if _as_nhwc(x):
+            return conv_nhwc(x, self.weight, self.bias, False, False)
         return _batched(lambda batch: op(batch, self.weight, self.bias), x)
 
 
@@ -96,8 +124,8 @@ class Conv3x3(_Conv):
 
     _kernel, _padding = 3, 1
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._run(ops.conv3x3, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._run(ops.conv3x3, input)
 
 
 class Conv1x1(_Conv):
@@ -105,8 +133,8 @@ class Conv1x1(_Conv):
 
     _kernel, _padding = 1, 0
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._run(ops.conv1x1, x)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._run(ops.conv1x1, input)
 
 
 class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
@@ -118,17 +146,18 @@ class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
     def is_ours(self) -> bool:
         """Whether the settings are still those that our kernels compute."""
         return (
-            self.kernel_size in (2, (2, 2))
-            and self.stride in (2, (2, 2))
-            and self.padding in (0, (0, 0))
-            and self.dilation in (1, (1, 1))
+            _pair(self.kernel_size) == _pair(self.stride) == (2, 2)
+            and _pair(self.padding) == (0, 0)
+            and _pair(self.dilation) == (1, 1)
             and not self.return_indices
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.is_ours() or _is_quantised_later(x):
-            return super().forward(x)
-        return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), x)
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.is_ours() or _is_quantised_later(input):
+            return super().forward(input)
+        if _as_nhwc(input):
+            return max_pool(input, self.ceil_mode, needs_grad(input))[0]
+        return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), input)
 
 
 class Linear(_InPlaceOfTorchs, nn.Linear):
@@ -138,20 +167,20 @@ class Linear(_InPlaceOfTorchs, nn.Linear):
     Whatever else meets it, subclasses of tensors or transforms of torch.func, meets torch's own.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(x, Tensor):
-            check_dense(x, "x")
+    def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(input, Tensor):
+            check_dense(input, "x")
         weight = self.weight  # once: a parametrisation computes it at each access
-        plain = type(x) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
+        plain = type(input) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
         fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
         cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        if not (plain and x.dim() == 2 and fits(x, weight, cast)):
+        if not (plain and input.dim() == 2 and fits(input, weight, cast)):
             try:
-                return nn.functional.linear(x, weight, self.bias)
+                return nn.functional.linear(input, weight, self.bias)
             except (RuntimeError, AssertionError, ValueError):  # in torch's words
-                _check_linear(x, weight)
+                _check_linear(input, weight)
                 raise
-        return ops.linear(x, weight, self.bias)
+        return ops.linear(input, weight, self.bias)
 
 
 def _check_linear(x: Tensor, weight: Tensor) -> None:
@@ -170,8 +199,10 @@ class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
         super().__init__(size, alpha, beta, k)  # alpha is divided by size, as in the authors' Caffe
 
-    def forward(self, x: Tensor) -> Tensor:
-        return ops.local_response_norm(x, self.size, self.alpha, self.beta, self.k)
+    def forward(self, input: Tensor) -> Tensor:
+        if _as_nhwc(input):
+            return lrn(input, self.size, self.alpha, self.beta, self.k)
+        return ops.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 
 
 def batch_norm(module: nn.BatchNorm2d, x: Tensor, relu: bool, pool: bool) -> Tensor:

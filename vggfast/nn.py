@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
 
-from vggfast._checks import PLAIN, check_dense
+from vggfast._checks import PLAIN
 from vggfast.graph import runs
 from vggfast.graph.guard import any_global_hooks, is_bare, know
-from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm
+from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm, hands_on
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
 
@@ -20,16 +21,19 @@ class FusedSequential(nn.Sequential):
     """An ``nn.Sequential`` that runs conv or batch norm, ReLU and max-pool in a row as one op.
 
     What is fused is decided at each call, from the modules as they are then: a hook, a replaced module or a changed
-    setting un-fuses its run. NCHW input is converted to NHWC once at the edge, and the output back.
+    setting un-fuses its run. NCHW input is converted to NHWC once at the edge, and the output back. What is no plain
+    tensor of maps goes through the modules one by one, as in torch.
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        check_dense(x, "x")
-        special = type(x) not in PLAIN and has_torch_function_unary(x)  # a default device makes it true of any tensor
-        if special or x.dim() != 4 or any_global_hooks() or lib.exports_onnx():
-            return super().forward(x)
-        nchw = not lib.is_channels_last(x)
-        y = x
+    def forward(self, input: Tensor) -> Tensor:
+        if not isinstance(input, Tensor) or input.layout is not torch.strided or input.is_nested:
+            return super().forward(input)
+        # A default device makes it true of any tensor.
+        special = type(input) not in PLAIN and has_torch_function_unary(input)
+        if special or input.dim() != 4 or any_global_hooks() or lib.exports_onnx():
+            return super().forward(input)
+        nchw = not lib.is_channels_last(input) and not hands_on()
+        y = input
         for module, epilogue in runs(list(self)):
             if epilogue is not None and isinstance(module, nn.BatchNorm2d):
                 y = batch_norm(module, y, *epilogue)
@@ -37,4 +41,4 @@ class FusedSequential(nn.Sequential):
                 y = conv_nhwc(y, module.weight, module.bias, *epilogue)
             else:  # a hook sees the layout that the caller uses
                 y = module(y.contiguous() if nchw and not is_bare(module) else y)
-        return y.contiguous() if nchw and y is not x and y.dim() == 4 else y
+        return y.contiguous() if nchw and y is not input and y.dim() == 4 else y

@@ -2,12 +2,13 @@
 
 from vggfast.graph import layers
 from vggfast.graph.compare import differences
+from vggfast.graph.copying import shared_copy
 from vggfast.graph.fuse import fold, runs
 from vggfast.graph.geometry import Geometry, geometry
-from vggfast.graph.guard import check, check_replaced, know, shared_copy, unknown
+from vggfast.graph.guard import check, check_replaced, is_optimized, know, unknown
 from vggfast.graph.names import fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
-from vggfast.graph.recognise import Node, recognise
+from vggfast.graph.recognise import Node, recognise, recognise_one
 
 __all__ = [
     "Geometry",
@@ -21,10 +22,12 @@ __all__ = [
     "fold",
     "geometry",
     "head_of",
+    "is_optimized",
     "know",
     "layers",
     "linear_head",
     "recognise",
+    "recognise_one",
     "runs",
     "shared_copy",
     "trunk_names",

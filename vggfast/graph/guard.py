@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from inspect import getattr_static
 from typing import Any, TypeVar
@@ -40,15 +39,6 @@ def _is_of_a_library(code: object) -> bool:
     return room.partition(".")[0] in ("torch", "torchvision", "vggfast")
 
 
-def shared_copy(module: nn.Module) -> nn.Module:
-    """A copy that shares parameters, buffers and hooks, but not the training mode, nor what is added later."""
-    copied = module.__new__(type(module))
-    copied.__dict__.update({name: copy.copy(v) if isinstance(v, dict | set) else v for name, v in vars(module).items()})
-    copied._compiled_call_impl = None  # of the module itself
-    copied._modules = {name: child and shared_copy(child) for name, child in module._modules.items()}
-    return copied
-
-
 def is_bare(module: nn.Module) -> bool:
     """Whether nobody watches or replaces this module's own forward."""
     return not (
@@ -60,6 +50,11 @@ def is_bare(module: nn.Module) -> bool:
     )
 
 
+def is_optimized(module: object) -> bool:
+    """Whether torch.compile made it of a module. Its class is not imported, for that takes seconds."""
+    return (type(module).__module__, type(module).__name__) == ("torch._dynamo.eval_frame", "OptimizedModule")
+
+
 def any_global_hooks() -> bool:
     return bool(
         _module._global_forward_hooks
@@ -69,17 +64,18 @@ def any_global_hooks() -> bool:
     )
 
 
-def check(path: str, module: nn.Module | None, backward: bool = False) -> None:
+def check(path: str, module: nn.Module | None, backward: bool = False, hooks: bool = True) -> None:
     """Raises TypeError where a module may compute something else than its class says.
 
     Args:
         path: the module's name in the text.
         module: the module itself; its children are not looked at.
         backward: whether gradients count too, and so hooks on them.
+        hooks: False lets any hook pass, for a reader that keeps them.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"{path} must be a module, got {kind_of(module)}")
-    _raise_first(path, module, _oddities(module, backward))
+    _raise_first(path, module, _oddities(module, backward, hooks))
 
 
 def kind_of(value: object) -> str:
@@ -109,7 +105,7 @@ def unknown(path: str, module: object, why: str) -> TypeError:
     return TypeError(f"{path} is {' '.join(str(module).split())}: {why}")
 
 
-def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
+def _oddities(module: nn.Module, backward: bool, hooks: bool) -> Iterator[str]:
     kind = known_class(module)
     if kind is None:
         yield "a class that is not known"
@@ -122,7 +118,8 @@ def _oddities(module: nn.Module, backward: bool) -> Iterator[str]:
     if patched := {name for name, code in _known[kind].items() if getattr_static(kind, name, None) is not code}:
         yield f"and the {_all(patched)} of that class was replaced"
     yield from _replaced(module)
-    yield from _hooks(module, backward)
+    if hooks:
+        yield from _hooks(module, backward)
 
 
 def _replaced(module: nn.Module) -> Iterator[str]:

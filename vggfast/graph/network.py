@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vggfast._checks import PLAIN, check_memory, described
 from vggfast.graph.fuse import fold
-from vggfast.graph.guard import check, check_hooks, kind_of, known_class, unknown
+from vggfast.graph.guard import check, check_hooks, is_optimized, kind_of, known_class, unknown
 from vggfast.graph.layers import (
     AveragePool,
     BatchNorm,
@@ -112,7 +112,7 @@ def whole(model: Any, head: bool = True) -> Network:
         TypeError: a module whose code or settings are not known, of the model itself or in it; the text names it and
             what is not known about it.
     """
-    if (type(model).__module__, type(model).__name__) == ("torch._dynamo.eval_frame", "OptimizedModule"):
+    if is_optimized(model):
         check_hooks("model", model)
         model = model._orig_mod  # torch.compile changes how it is computed, not what
     if isinstance(model, nn.Sequential):

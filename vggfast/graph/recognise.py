@@ -55,14 +55,14 @@ def recognise(sequence: nn.Module, path: str = "model") -> list[Node]:
     return nodes
 
 
-def recognise_one(module: nn.Module | None, path: str) -> Node:
-    """A single layer. Raises as :func:`recognise`."""
+def recognise_one(module: nn.Module | None, path: str, hooks: bool = True) -> Node:
+    """A single layer; with `hooks` False whatever hooks it has. Raises as :func:`recognise`."""
     if not isinstance(module, nn.Module):
         raise TypeError(f"{path} must be a module, got {kind_of(module)}")
     trusted = known_class(module) or type(module)  # of several classes that it is of, the one whose code it runs
     for kinds, read in _READERS.items():
         if issubclass(trusted, kinds):
-            check(path, module)
+            check(path, module, hooks=hooks)
             return Node(path, module, read(path, module))
     raise unknown(path, module, "a layer must be one that a VGG has")
 

@@ -1,0 +1,127 @@
+"""What :func:`vggfast.accelerate` takes of a model, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.utils.parametrize import is_parametrized
+
+from vggfast.acceleration.choice import choose, modules_of
+from vggfast.acceleration.formats import unwrapped
+from vggfast.graph import runs
+from vggfast.nn import FusedSequential
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer.
+
+    Attributes:
+        path: its name in the model.
+        kind: the name of its class.
+        taken: whether kernels of ours run it.
+        why: why not; "" where they do.
+        share: of the multiply-adds of all convolutions and linear layers, in [0, 1]; None without an example.
+    """
+
+    path: str
+    kind: str
+    taken: bool
+    why: str
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """A table to print, a row for each layer in the order of ``named_modules``."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def share(self) -> float | None:
+        """How much of the multiply-adds is taken, in [0, 1]; None without an example."""
+        shares = [row.share for row in self.rows if row.taken]
+        return None if any(row.share is None for row in self.rows) else sum(shares)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        head = ("layer", "class", "taken", "multiply-adds", "why not")
+        lines = [head, *((row.path, row.kind, _yes(row.taken), _percent(row.share), row.why) for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        taken = sum(row.taken for row in self.rows)
+        total = "" if self.share is None else f", {_percent(self.share)} of the multiply-adds"
+        return "\n".join([*(line.rstrip() for line in table), f"{taken} of {len(self.rows)} layers taken{total}"])
+
+    __repr__ = __str__
+
+
+def _yes(taken: bool) -> str:
+    return "yes" if taken else "no"
+
+
+def _percent(share: float | None) -> str:
+    return "" if not share else f"{100 * share:.1f} %"
+
+
+def table(model: nn.Module, accelerated: nn.Module, x: Any) -> Report:
+    """The table of `model`, of which `accelerated` is a copy with our layers, for an example `x` or None."""
+    fused = set(_fused(accelerated))
+    twins = dict(modules_of(accelerated))
+    counts = _multiply_adds(accelerated, x) if x is not None else None
+    rows = []
+    for path, module in modules_of(model):
+        if _is_layer(path, module):
+            target, why = choose(path, module)
+            taken = target is not None or twins[path] in fused
+            rows.append((path, type(module).__name__, taken, "" if taken else why))
+    total = sum(counts.values()) if counts else 0
+    return Report(tuple(
+        Row(path.removeprefix("model."), kind, taken, why, counts.get(path, 0) / total if counts and total else None)
+        for path, kind, taken, why in rows
+    ))  # fmt: skip
+
+
+def _is_layer(path: str, module: nn.Module) -> bool:
+    if ".parametrizations" in path:
+        return False  # it computes a tensor of a layer
+    leaf = next(module.children(), None) is None
+    return leaf or is_parametrized(module) or isinstance(module, torch.jit.ScriptModule)
+
+
+def _fused(model: nn.Module) -> Iterator[nn.Module]:
+    """The modules that run within one op with the one before them, or are batch norms that one op computes."""
+    for _, sequence in modules_of(model):
+        if isinstance(sequence, FusedSequential):
+            children = list(sequence)
+            at = 0
+            for _, epilogue in runs(children):
+                count = 1 if epilogue is None else 1 + sum(epilogue)
+                if epilogue is not None:
+                    yield from children[at : at + count]
+                at += count
+
+
+def _multiply_adds(model: nn.Module, x: Any) -> dict[str, int]:
+    """Those of each convolution and linear layer, in a call of the model in evaluation mode."""
+    counts: dict[str, int] = {}
+
+    def count(path: str) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+            per_value = module.weight.numel() // module.weight.shape[0]
+            values = args[0] if isinstance(module, _ConvTransposeNd) else output
+            counts[path] = counts.get(path, 0) + values.numel() * per_value
+
+        return hook
+
+    for path, module in modules_of(model):
+        if isinstance(module, _ConvNd | nn.Linear):
+            module.register_forward_hook(count(path))
+    model = unwrapped(model).eval()  # other ranks are not called
+    with torch.no_grad():
+        model(*x) if isinstance(x, tuple) else model(x)
+    return counts
