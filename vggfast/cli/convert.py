@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "Reads a VGG network of another framework, or of ours, and writes it in another format. Every tensor "
         "of SOURCE must belong to the network, and none may be missing; a softmax behind its scores is left out. OUT "
         "keeps how images are prepared for the network (order of channels, range, mean, standard deviation), if its "
-        "format has a place for that. Of an ONNX network of 8 bits (QDQ), ours keeps the whole numbers and scales.",
+        "format has a place for that. Of a network of 8 bits (ONNX's QDQ, or PyTorch's PT2E in a .pt2 file), "
+        "ours keeps the whole numbers and scales.",
         "vggfast convert vgg16_weights_tf_dim_ordering_tf_kernels.h5 vgg16.safetensors",
         "vggfast convert runs/photos/model.safetensors photos.onnx",
     )  # fmt: skip

@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vggfast.io import WeightFile, check_fields, check_finite, on_one_line, open_file
 from vggfast.models import VGG
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.files import load_model
+from vggfast.weights.formats import pt2
+from vggfast.weights.formats._exported import MODEL
 from vggfast.weights.formats._parts import Parts, Raw, build, quantise, sort_out
 
 # By name: the module, what people call it, and the package that reads it.
@@ -24,6 +28,7 @@ _READERS = {
     "caffe": ("caffe", "Caffe", "protobuf"),
     "matconvnet": ("matconvnet", "MatConvNet", "scipy"),
     "onnx": ("onnx", "ONNX", "onnx"),
+    "pt2": ("pt2", "torch.export", "torch"),
 }
 FORMATS = ("ours", *_READERS)
 # What networks of each format take where their file says nothing.
@@ -37,7 +42,7 @@ CONVENTIONS = {
 }
 _SUFFIXES = {
     ".h5": "keras", ".hdf5": "keras", ".keras": "keras", ".ckpt": "tf-slim", ".index": "tf-slim",
-    ".caffemodel": "caffe", ".mat": "matconvnet", ".onnx": "onnx",
+    ".caffemodel": "caffe", ".mat": "matconvnet", ".onnx": "onnx", ".pt2": "pt2",
     ".pth": "torchvision", ".pt": "torchvision", ".safetensors": "torchvision",
 }  # fmt: skip
 # Of the formats in protobuf, the fields whose own are counted: Caffe's layers and blobs, ONNX's graph, nodes, tensors.
@@ -106,6 +111,8 @@ def _by_content(path: Path, start: bytes, end: bytes, key: str | None) -> str | 
         with zipfile.ZipFile(path) as archive:  # whose directory open_file has read
             if "config.json" in archive.namelist():
                 return "keras"
+            if any(name.endswith(MODEL) for name in archive.namelist()):
+                return "pt2"
     elif path.suffix != ".safetensors" and not start.startswith(b"\x80"):
         return None
     return _of_torch(path, key)
@@ -122,7 +129,7 @@ def _of_torch(path: Path, key: str | None) -> str:
 
 
 def read(
-    path: str | Path,
+    path: str | Path | torch.nn.Module,
     format: str | None = None,
     *,
     features: str | Path | None = None,
@@ -134,7 +141,8 @@ def read(
     """Reads a network of any of FORMATS. Every tensor must be accounted for.
 
     Args:
-        path: the file; of a TensorFlow checkpoint of several files, their prefix.
+        path: the file; of a TensorFlow checkpoint of several files, their prefix. Or a GraphModule: what
+            torch.export.export(...).module() gives, or torchao's convert_pt2e.
         format: one of FORMATS; None tells it by the content.
         features: a file with the convolutions, where `path` has the FC layers alone; of any format.
         features_only: leave out whatever is none of the convolutions' tensors, such as another network's head.
@@ -146,9 +154,10 @@ def read(
         FileNotFoundError, ValueError: no such file, or not what it should be; the text names file and tensor.
         ImportError: a package that reads this format is not installed; the text names it.
     """
-    path = Path(path)
+    module = path if isinstance(path, torch.nn.Module) else None
+    path = Path("the module" if isinstance(path, torch.nn.Module) else path)
     try:
-        return _read(path, format, features, features_only, preprocessing, key, allow_non_finite)
+        return _read(path, module, format, features, features_only, preprocessing, key, allow_non_finite)
     except (ValueError, OSError, ImportError) as error:
         if (said := on_one_line(error)) != str(error):  # names in the file, which may be anything
             raise ValueError(said) from error
@@ -158,12 +167,13 @@ def read(
 
 
 def _read(
-    path: Path, format: str | None, features: str | Path | None, features_only: bool,
+    path: Path, module: torch.nn.Module | None, format: str | None, features: str | Path | None, features_only: bool,
     preprocessing: Preprocessing | None, key: str | None, allow_non_finite: bool,
 ) -> Found:  # fmt: skip
     """:func:`read`, but for errors of other kinds."""
-    _check_there(path)
-    format = format or detect(path, key)
+    if module is None:
+        _check_there(path)
+    format = "pt2" if module is not None else format or detect(path, key)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")
     if key is not None and format not in ("torchvision", "timm"):
@@ -171,7 +181,7 @@ def _read(
     if format == "ours":
         found = _ours(path, features_only, allow_non_finite)
     else:
-        raw = _raw(path, format, key)
+        raw = _raw(path, format, key) if module is None else pt2.read_module(path, module)
         parts = sort_out(path, raw, _READERS[format][1], features_only)
         if not allow_non_finite:
             check_finite(path, parts.tensors, parts.names)

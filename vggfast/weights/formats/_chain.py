@@ -10,6 +10,7 @@ import numpy as np
 
 from vggfast.preprocessing import Preprocessing
 from vggfast.weights.formats._parts import Raw, named_by_place
+from vggfast.weights.formats._roundings import Roundings
 from vggfast.weights.formats._sequence import (
     AVERAGE,
     BATCH_NORM,
@@ -50,7 +51,7 @@ class Chain:
     Attributes:
         steps: the layers so far.
         tensors: by the file's name, what they have.
-        stranger, dense, notes: as of :class:`Raw`.
+        stranger, dense, notes, roundings: as of :class:`Raw`.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Chain:
         self.stranger = ""
         self.dense = False
         self.notes: list[str] = []
+        self.roundings = Roundings()
         self._fcs_alone = fcs_alone
         self._strange = ""  # what is said of the first layer that no VGG has
         self._names: dict[tuple[str, str], str] = {}
@@ -108,6 +110,11 @@ class Chain:
             self._strange = self._strange or f"{layer} is {kind}, which no VGG has there"
             if self.in_head:
                 self.refuse(self._strange)
+        try:
+            if relu := self.roundings.enter(layer, kind):
+                self.steps.append(Step(relu, RELU))
+        except ValueError as error:
+            self.refuse(str(error))
         self.steps.append(Step(layer, kind))
 
     def activation(self, layer: str, name: str) -> None:
@@ -122,6 +129,7 @@ class Chain:
     def conv(
         self, layer: str, tensors: Tensors, shape: Sequence[int], *,
         strides: Sequence[int], pads: Sequence[int], dilation: Sequence[int], groups: int,
+        scales: np.ndarray | None = None,
     ) -> None:  # fmt: skip
         """A convolution, or an FC layer kept as one.
 
@@ -131,6 +139,7 @@ class Chain:
             shape: of the weight as ours, (out, in, H, W).
             strides, dilation: (H, W).
             pads: (top, bottom, left, right).
+            scales: of a weight of 8 bits, (out,).
         """
         pads = [own + before for own, before in zip(pads, self._padding[1], strict=True)]
         self._padding = ("", [0] * 4)
@@ -155,17 +164,20 @@ class Chain:
             named, pads=(pads, expected), strides=(list(strides), [1, 1]), dilation=(list(dilation), [1, 1]),
             groups=(groups, 1),
         )  # fmt: skip
-        self._enter(place, layer, kind, tensors, shape[0])
+        self._enter(place, layer, kind, tensors, shape[0], scales)
 
-    def fc(self, layer: str, tensors: Tensors, inputs: int, outputs: int, flattens: bool = False) -> None:
-        """An FC layer of a row; `tensors` as of :meth:`conv`. `flattens`: it makes a row of a map itself."""
+    def fc(
+        self, layer: str, tensors: Tensors, inputs: int, outputs: int, flattens: bool = False,
+        scales: np.ndarray | None = None,
+    ) -> None:  # fmt: skip
+        """An FC layer of a row; `tensors` and `scales` as of :meth:`conv`. `flattens`: it makes a row of a map."""
         self._fc += 1
         if self._fc == 1:
             self._check_inputs(layer, inputs)
         self._flat = self._flat or flattens
         if not self._flat:
             self.refuse(f"{layer} reads a map that is not flattened")
-        self._enter(f"fc{self._fc}", layer, FC, tensors, outputs)
+        self._enter(f"fc{self._fc}", layer, FC, tensors, outputs, scales)
 
     def _check_inputs(self, layer: str, inputs: int) -> None:
         """That the first FC layer reads the map of this input, or its mean, and a square one."""
@@ -182,8 +194,14 @@ class Chain:
                 f"{layer} must read {grid[0]}x{grid[1]} places of {self._channels} channels, got {inputs} inputs"
             )
 
-    def _enter(self, place: str, layer: str, kind: str, tensors: Tensors, out: int) -> None:
+    def _enter(
+        self, place: str, layer: str, kind: str, tensors: Tensors, out: int, scales: np.ndarray | None
+    ) -> None:  # fmt: skip
         self.add(layer, kind)
+        try:
+            self.roundings.weigh(place, layer, scales)
+        except ValueError as error:
+            self.refuse(str(error))
         tensors = dict(tensors)
         tensors.setdefault("bias", (f"{tensors['weight'][0]} (no bias)", np.zeros(out, np.float32)))
         self._keep(place, tensors)
@@ -253,7 +271,8 @@ class Chain:
         self._flat = True
 
     def raw(
-        self, layout: Callable[..., Any], preprocessing: Preprocessing, origin: str, prepared_by: str = "", **more: Any
+        self, layout: Callable[..., Any], preprocessing: Preprocessing | None, origin: str, prepared_by: str = "",
+        **more: Any,
     ) -> Raw:  # fmt: skip
         """What the reader gives, when the last layer was met. `prepared_by`: the layer that says the preprocessing."""
         if prepared_by and self._inputs not in (0, 3):
@@ -274,5 +293,5 @@ class Chain:
         lrn = any(step.kind == LRN for step in self.steps)
         return Raw(
             self.tensors, named_by_place(self._names), layout, preprocessing, origin, lrn=lrn, stranger=self.stranger,
-            steps=self.steps, dense=self.dense, notes=self.notes, **more,
+            steps=self.steps, dense=self.dense, notes=self.notes, roundings=self.roundings, **more,
         )  # fmt: skip
