@@ -9,12 +9,13 @@
 namespace vggfast::cpu {
 
 /// NHWC or rows, of float, or of u8: a value x lies as x * inverse rounded to the nearest, ties to even, within 0 ...
-/// 255, and NaN as 0.
+/// 255, and NaN as 0. A map of u8 may lie in blocks (cpu/tile_kernels.h).
 struct Int8Output {
   void* y;
   int64_t h, w, c;
   bool relu = false, pool = false;
   float inverse = 0;  // of what a u8 counts; 0: y is float
+  bool blocked = false;
 };
 
 /// A convolution, or a linear layer: a 1x1 convolution whose `in.n` rows are of one pixel each. It computes

@@ -145,6 +145,7 @@ struct StemArgs {
   const float* packed;  // [cout block][kernel row][kernel column][channel][lanes], zero-padded
   const float* bias;    // [cout block][lanes], zero-padded
   ConvOutput<S> out;
+  int64_t y_row = 0;  // of the n * h rows, the one that out.y begins with; there is no mask unless it is the first
 };
 
 template <class T>
@@ -263,8 +264,9 @@ struct Kernels {
   void (*sum_pool)(const T* x, int64_t pixels, int64_t channels, T scale, T* y);
 };
 
-struct Int8Kernels;  // cpu/int8_kernels.h
-struct TileKernels;  // cpu/tile_kernels.h
+struct Int8Kernels;      // cpu/int8_kernels.h
+struct TileKernels;      // cpu/tile_kernels.h
+struct TileInt8Kernels;  // cpu/tile_int8_kernels.h
 
 struct KernelTable {
   const char* name;
@@ -294,7 +296,8 @@ struct KernelTable {
   Kernels<float> f32;
   Kernels<double> f64;
   BatchNormKernels<Bf16> batch_norm_bf16;
-  const TileKernels* tiles = nullptr;  // null: none
+  const TileKernels* tiles = nullptr;           // null: none
+  const TileInt8Kernels* int8_tiles = nullptr;  // with `tiles`: what layers of 8 bits run on in place of `int8`
   const Int8Kernels* int8;
 
   template <class S>

@@ -29,7 +29,7 @@ DType dtype_after(const Layer& layer, const Activation& source, bool output, con
 /// What an activation's memory is, its shape and dtype being known.
 void set_room(Activation& a, int64_t images, const Backend& backend) {
   if (a.blocked) {
-    const BlockedRoom room = backend.blocked_room(a.shape);
+    const BlockedRoom room = backend.blocked_room(a.shape, a.dtype);
     a.image_bytes = room.image_bytes;
     a.beyond_bytes = room.beyond_bytes;
   } else {
@@ -53,7 +53,8 @@ std::vector<Activation> activations_of(const std::vector<Step>& steps, const std
     const Layer& last_conv = layers[step.block1 ? step.first + 2 : step.first];
     target.dtype = dtype_after(last_conv, source, target.output >= 0, backend);
     target.in_arena = target.output < 0 || backend.keeps_outputs || target.dtype != DType::f32;
-    target.blocked = last_conv.makes_blocks && s + 1 < steps.size() && layers[steps[s + 1].first].takes_blocks;
+    target.blocked = last_conv.makes_blocks && target.dtype == last_conv.leaves.value_or(backend.map) &&
+                     s + 1 < steps.size() && layers[steps[s + 1].first].takes_blocks;
     set_room(target, images.n, backend);
     activations.push_back(target);
   }

@@ -25,8 +25,9 @@ struct Layer {
   // What the back end makes of it:
   bool fuses_pool = true;  // conv: whether one step computes it and the pool behind it
   bool nhwc_rows = false;  // flatten and windows: a row has the order of the map, so that it may stay where it is
-  bool takes_blocks = false, makes_blocks = false;  // conv: whether its input, and its output, may be maps in blocks
   std::optional<DType> leaves = {};  // conv, linear: what its output is kept in if no output of the network's
+  // conv: whether its input may be a map in blocks, and its output, if kept so
+  bool takes_blocks = false, makes_blocks = false;
 };
 
 /// Of a map, which lies as NHWC or in blocks, as the back end has them; or of rows: n rows of c values.
@@ -85,8 +86,8 @@ struct Backend {
   bool keeps_outputs;   // whether outputs stay in the arena till the end of a run. Else a step writes a float32
                         // output into the caller's memory, and the caller copies any other before the next step
   bool block1 = false;  // whether one step computes block 1
-  int64_t group_bytes = std::numeric_limits<int64_t>::max();   // of activations that a step may move at a time
-  std::function<BlockedRoom(const Shape&)> blocked_room = {};  // where layers are blocked
+  int64_t group_bytes = std::numeric_limits<int64_t>::max();          // of activations that a step may move at a time
+  std::function<BlockedRoom(const Shape&, DType)> blocked_room = {};  // where layers are blocked
   /// Bytes of scratch memory that a step takes for so many images.
   std::function<size_t(const Step&, const Activation& source, const Activation& target, int64_t images)> scratch;
 };

@@ -1,9 +1,12 @@
 // Layers of 8 bits against naive loops in int64: sums are exact and each rounding is one of float's, so that every bit
-// is the same on all instruction sets, for any number of threads.
+// is the same on all instruction sets, on tiles of the processor and in software, for any number of threads.
 #include <cmath>
 #include <limits>
 
 #include "cpu/algorithms/int8.h"
+#include "cpu/algorithms/quantise.h"
+#include "cpu/algorithms/tiles.h"
+#include "cpu/isa/amx.h"
 #include "tensors.h"
 
 namespace vggfast::test {
@@ -12,6 +15,7 @@ namespace {
 using cpu::Extent;
 using cpu::Int8Layer;
 using cpu::Int8Output;
+using cpu::make_int8_layer;
 
 struct Case {
   Extent in;
@@ -100,6 +104,27 @@ void check_values(const Buffer& got, const std::vector<T>& wanted, const std::st
         wanted.empty() ? 0.0 : static_cast<double>(wanted[at]));
 }
 
+size_t map_bytes(const Extent& e, bool blocked) {
+  return blocked ? cpu::blocked_bytes<uint8_t>(e) : static_cast<size_t>(e.n * e.h * e.w * e.c);
+}
+
+/// A map in blocks is `wanted`, NHWC, in a ring of zeros; channels past the last one are not looked at.
+void check_blocks(const Buffer& got, const std::vector<uint8_t>& wanted, const Extent& e, const std::string& name) {
+  const auto map = cpu::blocked_map<uint8_t>(got.data(), e);
+  int64_t wrong = 0;
+  for (int64_t n = 0; n < e.n; ++n)
+    for (int64_t y = -1; y <= e.h; ++y)
+      for (int64_t x = -1; x <= e.w; ++x)
+        for (int64_t c = 0; c < e.c; ++c) {
+          const bool inside = y >= 0 && y < e.h && x >= 0 && x < e.w;
+          const uint8_t want = inside ? wanted[static_cast<size_t>(((n * e.h + y) * e.w + x) * e.c + c)] : 0;
+          const int64_t block = c / map.channels, channel = c % map.channels;
+          wrong += map.data[n * map.image + block * map.plane + (y + 1) * map.row + (x + 1) * map.channels + channel] !=
+                   want;
+        }
+  CHECK(wrong == 0, name, ", uint8 in blocks: ", wrong, " values are wrong");
+}
+
 /// Runs body(name, threads) on every instruction set, for several numbers of threads.
 template <class Body>
 void for_each_way(const std::string& what, Body body) {
@@ -112,8 +137,7 @@ void for_each_way(const std::string& what, Body body) {
 void check_conv(const Case& c, Random& random) {
   const Layer layer(c.in.c, c.cout, c.kernel, random);
   const auto x = random_inputs(c.in.n * c.in.h * c.in.w * c.in.c, random);
-  Buffer input(x.size());
-  std::copy(x.begin(), x.end(), static_cast<uint8_t*>(input.data()));
+  const std::vector<float> reals(x.begin(), x.end());
   std::ostringstream shape;
   shape << "conv " << describe({c.in.n, c.in.c, c.in.h, c.in.w}) << " to " << c.cout << ", kernel " << c.kernel;
   for (const bool biased : {true, false}) {
@@ -128,19 +152,29 @@ void check_conv(const Case& c, Random& random) {
         for (const float v : wanted) bytes.push_back(rounded(v, inverse));
         for_each_way(
             shape.str() + (relu ? ", relu" : "") + (pool ? ", pool" : ""), [&](const std::string& name, int threads) {
-              const Int8Layer run(c.in.c, c.cout, c.kernel);
-              const Buffer packed(run.packed_bytes()), scratch(run.conv_workspace(c.in, pool, threads));
-              run.pack(layer.view, layer.unit.data(), biased ? layer.bias.data() : nullptr, packed.data(), threads);
+              const auto run = make_int8_layer({c.in.c, c.cout, c.kernel});
+              const bool blocks = run->takes_blocks();
+              const Buffer packed(run->packed_bytes()), scratch(run->conv_workspace(c.in, pool, threads));
+              run->pack(layer.view, layer.unit.data(), biased ? layer.bias.data() : nullptr, packed.data(), threads);
+              const Buffer input(map_bytes(c.in, blocks));
+              auto* const values = static_cast<uint8_t*>(input.data());
+              cpu::quantise(reals.data(), c.in, 1, values, blocks, threads);
               const int64_t window = pool ? 2 : 1;
               const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
               Int8Output out{floats.data(), c.in.h / window, c.in.w / window, c.cout, relu, pool};
-              const auto* values = static_cast<const uint8_t*>(input.data());
-              run.conv(values, c.in, packed.data(), out, scratch.data(), threads);
+              run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
               out.y = rounds.data();
               out.inverse = inverse;
-              run.conv(values, c.in, packed.data(), out, scratch.data(), threads);
+              run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
               check_values(floats, wanted, name + ", float32");
               check_values(rounds, bytes, name + ", uint8");
+              if (!blocks || wanted.empty()) return;
+              const Extent extent{c.in.n, out.h, out.w, out.c};
+              const Buffer map(map_bytes(extent, true));
+              out.y = map.data();
+              out.blocked = true;
+              run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
+              check_blocks(map, bytes, extent, name);
             });
       }
     }
@@ -157,16 +191,16 @@ void check_linear(int64_t rows, int64_t cin, int64_t cout, Random& random) {
   std::vector<uint8_t> bytes;
   for (const float v : wanted) bytes.push_back(rounded(v, 20));
   for_each_way("linear " + describe({rows, cin, cout}), [&](const std::string& name, int threads) {
-    const Int8Layer run(cin, cout, 1);
-    const Buffer packed(run.packed_bytes()), scratch(run.linear_workspace(rows, threads));
-    run.pack(layer.view, layer.unit.data(), layer.bias.data(), packed.data(), threads);
+    const auto run = make_int8_layer({.cin = cin, .cout = cout, .rows = true});
+    const Buffer packed(run->packed_bytes()), scratch(run->linear_workspace(rows, threads));
+    run->pack(layer.view, layer.unit.data(), layer.bias.data(), packed.data(), threads);
     const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
     Int8Output out{floats.data(), 1, 1, cout, true};
     const auto* values = static_cast<const uint8_t*>(input.data());
-    run.linear(values, rows, packed.data(), out, scratch.data(), threads);
+    run->linear(values, rows, packed.data(), out, scratch.data(), threads);
     out.y = rounds.data();
     out.inverse = 20;
-    run.linear(values, rows, packed.data(), out, scratch.data(), threads);
+    run->linear(values, rows, packed.data(), out, scratch.data(), threads);
     check_values(floats, wanted, name + ", float32");
     check_values(rounds, bytes, name + ", uint8");
   });
@@ -197,13 +231,21 @@ void check_extremes() {
     layer.weight[static_cast<size_t>(2 * i + 1)] = 127;
   }
   layer.unit = {1, 1};
-  const std::vector<uint8_t> x(static_cast<size_t>(cin), 255);
+  const std::vector<uint8_t> x(static_cast<size_t>(2 * cin), 255);
   for_each_way("the largest sums", [&](const std::string& name, int threads) {
-    const Int8Layer run(cin, 2, 1);
-    const Buffer packed(run.packed_bytes()), scratch(run.linear_workspace(1, threads)), y(2 * sizeof(float));
-    run.pack(layer.view, layer.unit.data(), nullptr, packed.data(), threads);
-    run.linear(x.data(), 1, packed.data(), {y.data(), 1, 1, 2}, scratch.data(), threads);
-    check_values<float>(y, {static_cast<float>(-255 * 128 * cin), static_cast<float>(255 * 127 * cin)}, name);
+    const auto run = make_int8_layer({.cin = cin, .cout = 2, .rows = true});
+    const Buffer packed(run->packed_bytes());
+    run->pack(layer.view, layer.unit.data(), nullptr, packed.data(), threads);
+    for (const int64_t rows : {1, 2}) {
+      const Buffer scratch(run->linear_workspace(rows, threads)), y(static_cast<size_t>(rows) * 2 * sizeof(float));
+      run->linear(x.data(), rows, packed.data(), {y.data(), 1, 1, 2}, scratch.data(), threads);
+      std::vector<float> wanted;
+      for (int64_t row = 0; row < rows; ++row) {
+        wanted.push_back(static_cast<float>(-255 * 128 * cin));
+        wanted.push_back(static_cast<float>(255 * 127 * cin));
+      }
+      check_values(y, wanted, name);
+    }
   });
 }
 
@@ -217,11 +259,21 @@ void run_all() {
     for (const Case& c : cases) check_conv(c, random);
   }
   check_conv({{1, 4, 30, 512}, 70, 3}, random);
+  for (const int64_t near : {16, 32, 64}) {  // the sizes of tiles and of blocks
+    for (const int64_t beside : {-1, 0, 1}) {
+      check_conv({{1, 3, near / 2 + beside, near + beside}, near - beside, 3}, random);
+      check_linear(near / 2 + beside, near + beside, near - beside, random);
+    }
+  }
   for (const int64_t rows : {0, 1, 2, 5, 14, 15, 31, 129}) {
     for (const int64_t cin : {1, 4, 131, 1030}) check_linear(rows, cin, 1 + (rows + cin) % 70, random);
   }
+  check_linear(150, 1100, 130, random);
   check_quantise();
   check_extremes();
+  if (cpu::find_amx() != cpu::Amx::permitted) {
+    std::cout << "skipped: layers on the processor's tiles: " << cpu::describe(cpu::find_amx()) << "\n";
+  }
 }
 
 }  // namespace

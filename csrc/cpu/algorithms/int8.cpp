@@ -1,7 +1,5 @@
 #include "cpu/algorithms/int8.h"
 
-#include <algorithm>
-
 #include "cpu/parallel.h"
 
 namespace vggfast::cpu {
@@ -14,33 +12,60 @@ constexpr int64_t cache_line = 64, word_bytes = sizeof(int32_t);
 
 int64_t aligned(int64_t bytes) { return ceil_div(bytes, cache_line) * cache_line; }
 
-}  // namespace
+/// On vectors.
+class VectorLayer final : public Int8Layer {
+ public:
+  explicit VectorLayer(const Int8Shape& shape)
+      : kernels_(*kernels().int8),
+        cin_(shape.cin),
+        cout_(shape.cout),
+        kernel_(shape.kernel),
+        blocks_(ceil_div(shape.cout, kernels_.block_channels)) {}
 
-Int8Layer::Int8Layer(int64_t cin, int64_t cout, int64_t kernel)
-    : kernels_(*kernels().int8),
-      cin_(cin),
-      cout_(cout),
-      kernel_(kernel),
-      blocks_(ceil_div(cout, kernels_.block_channels)) {}
+  bool takes_blocks() const override { return false; }
+  size_t packed_bytes() const override;
+  void pack(const WeightView<int8_t>& weight, const float* unit, const float* bias, void* packed,
+            int threads) const override;
+  size_t conv_workspace(const Extent& in, bool pool, int threads) const override;
+  void conv(const uint8_t* x, const Extent& in, const void* packed, const Int8Output& out, void* workspace,
+            int threads) const override;
+  size_t linear_workspace(int64_t rows, int threads) const override;
+  void linear(const uint8_t* x, int64_t rows, const void* packed, const Int8Output& out, void* workspace,
+              int threads) const override;
 
-size_t Int8Layer::packed_bytes() const {
+ private:
+  /// How a map is cut into tasks: no result depends on it.
+  struct Tasks {
+    int64_t rows;    // of the output, in a task
+    int64_t blocks;  // of output channels
+  };
+  Tasks tasks_of(const Extent& in, bool pool, int threads) const;
+  /// A thread's, in words, for whole cache lines.
+  int64_t scratch_of(const Extent& in, bool pool, const Tasks& tasks) const;
+  int64_t row_words() const { return ceil_div(cin_, kernels_.terms); }
+  int64_t block_bytes() const { return kernel_ * kernel_ * row_words() * kernels_.terms * kernels_.block_channels; }
+  Int8Args args(const void* packed, const Int8Output& out) const;
+
+  const Int8Kernels& kernels_;
+  int64_t cin_, cout_, kernel_, blocks_;
+};
+
+size_t VectorLayer::packed_bytes() const {
   const int64_t values = 2 * blocks_ * kernels_.block_channels;
   return static_cast<size_t>(aligned(blocks_ * block_bytes()) + values * word_bytes);
 }
 
-void Int8Layer::pack(const WeightView<int8_t>& weight, const float* unit, const float* bias, void* packed,
-                     int threads) const {
+void VectorLayer::pack(const WeightView<int8_t>& weight, const float* unit, const float* bias, void* packed,
+                       int threads) const {
   int8_t* blocks = static_cast<int8_t*>(packed);
   parallel_for(blocks_, threads,
                [&](int64_t block, int) { kernels_.pack(weight, block, blocks + block * block_bytes()); });
   const int64_t padded = blocks_ * kernels_.block_channels;
   float* units = reinterpret_cast<float*>(blocks + aligned(blocks_ * block_bytes()));
-  std::fill_n(units, 2 * padded, 0.0f);
-  std::copy_n(unit, cout_, units);
-  if (bias) std::copy_n(bias, cout_, units + padded);
+  pack_epilogue(unit, bias, cout_, padded, units);
 }
 
-Int8Args Int8Layer::args(const void* packed, const Int8Output& out) const {
+Int8Args VectorLayer::args(const void* packed, const Int8Output& out) const {
   const int8_t* blocks = static_cast<const int8_t*>(packed);
   const float* units = reinterpret_cast<const float*>(blocks + aligned(blocks_ * block_bytes()));
   return {.x = nullptr,
@@ -52,7 +77,7 @@ Int8Args Int8Layer::args(const void* packed, const Int8Output& out) const {
           .out = out};
 }
 
-Int8Layer::Tasks Int8Layer::tasks_of(const Extent& in, bool pool, int threads) const {
+VectorLayer::Tasks VectorLayer::tasks_of(const Extent& in, bool pool, int threads) const {
   const int64_t window = pool ? 2 : 1, out_rows = std::max<int64_t>(in.h / window, 1), ring = kernel_ / 2 * 2;
   const int64_t line = (in.w + ring) * row_words();
   Tasks tasks{std::clamp<int64_t>((scratch_words / std::max<int64_t>(line, 1) - ring) / window, 1, out_rows),
@@ -65,17 +90,17 @@ Int8Layer::Tasks Int8Layer::tasks_of(const Extent& in, bool pool, int threads) c
   return tasks;
 }
 
-int64_t Int8Layer::scratch_of(const Extent& in, bool pool, const Tasks& tasks) const {
+int64_t VectorLayer::scratch_of(const Extent& in, bool pool, const Tasks& tasks) const {
   const int64_t words = int8_scratch_words(kernels_, in, kernel_, pool, tasks.rows);
   return aligned(words * word_bytes) / word_bytes;
 }
 
-size_t Int8Layer::conv_workspace(const Extent& in, bool pool, int threads) const {
+size_t VectorLayer::conv_workspace(const Extent& in, bool pool, int threads) const {
   return sizeof(int32_t) * static_cast<size_t>(threads * scratch_of(in, pool, tasks_of(in, pool, threads)));
 }
 
-void Int8Layer::conv(const uint8_t* x, const Extent& in, const void* packed, const Int8Output& out, void* workspace,
-                     int threads) const {
+void VectorLayer::conv(const uint8_t* x, const Extent& in, const void* packed, const Int8Output& out, void* workspace,
+                       int threads) const {
   Int8Args call = args(packed, out);
   call.x = x;
   call.in = in;
@@ -91,13 +116,13 @@ void Int8Layer::conv(const uint8_t* x, const Extent& in, const void* packed, con
   });
 }
 
-size_t Int8Layer::linear_workspace(int64_t rows, int threads) const {
+size_t VectorLayer::linear_workspace(int64_t rows, int threads) const {
   const int64_t sums = int8_linear_rows * kernels_.block_channels * threads;
   return sizeof(int32_t) * static_cast<size_t>(sums + rows * row_words());
 }
 
-void Int8Layer::linear(const uint8_t* x, int64_t rows, const void* packed, const Int8Output& out, void* workspace,
-                       int threads) const {
+void VectorLayer::linear(const uint8_t* x, int64_t rows, const void* packed, const Int8Output& out, void* workspace,
+                         int threads) const {
   Int8Args call = args(packed, out);
   call.in = {rows, 1, 1, cin_};
   const int64_t each = int8_linear_rows * kernels_.block_channels;
@@ -108,6 +133,13 @@ void Int8Layer::linear(const uint8_t* x, int64_t rows, const void* packed, const
   parallel_for(blocks_, threads, [&](int64_t block, int worker) {
     kernels_.linear(call, words, block, block + 1, sums + worker * each);
   });
+}
+
+}  // namespace
+
+std::unique_ptr<const Int8Layer> make_int8_layer(const Int8Shape& shape) {
+  if (kernels().int8_tiles) return make_tile_int8_layer(shape);
+  return std::make_unique<VectorLayer>(shape);
 }
 
 }  // namespace vggfast::cpu

@@ -1,8 +1,10 @@
 // The first layer's convolution, 3x3 over RGB, on the CPU: sizes, packing, and how threads divide the rows.
 // Kernels: cpu/kernels/stem.h.
+#include "cpu/algorithms/stem.h"
+
 #include <algorithm>
 
-#include "cpu/algorithms/conv_algorithm.h"
+#include "cpu/algorithms/quantise.h"
 #include "cpu/parallel.h"
 
 namespace vggfast::cpu {
@@ -11,6 +13,7 @@ namespace {
 // Groups of rows that have sums of their own. Their number depends on the shape alone, so the result does not depend on
 // the number of threads.
 constexpr int64_t wgrad_groups = 64;
+constexpr int64_t strip_bytes = 256 << 10;  // of the output in float that is rounded to 8 bits at a time: a part of L2
 
 int64_t rows_per_group(Extent in) { return std::max<int64_t>(ceil_div(in.n * in.h, wgrad_groups), 1); }
 
@@ -27,6 +30,12 @@ class Stem {
   void pack(const WeightView<float>& weight, const float* bias, float* packed) const;
   template <class S>
   void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
+  void fprop_u8(const ConvInput<float>& in, const float* packed, const ConvOutput<uint8_t>& out, bool blocked,
+                float inverse, float* workspace, int threads) const;
+  /// Floats of the workspace of fprop_u8, whose output has rows of so many pixels.
+  int64_t u8_values(Extent in, int64_t out_w, int threads) const {
+    return scratch_values(in, threads) + std::max(threads, 1) * strip_rows(out_w) * out_w * cout_;
+  }
 
   int64_t wgrad_values(Extent in, int threads) const;
   /// `gb` may be null; its stride is in elements. `workspace`: wgrad_values().
@@ -36,6 +45,10 @@ class Stem {
  private:
   static constexpr int64_t channels = 3, values = 27;
   int64_t scratch_of(Extent in) const;
+  int64_t strip_rows(int64_t out_w) const {
+    const int64_t row_bytes = out_w * cout_ * static_cast<int64_t>(sizeof(float));
+    return std::max<int64_t>(strip_bytes / std::max<int64_t>(row_bytes, 1), 1);
+  }
 
   const KernelTable& kernels_;
   int64_t cout_, padded_;
@@ -69,6 +82,25 @@ void Stem::fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S
   const int64_t each = scratch_of(in.extent);
   parallel_ranges(in.extent.n * out.h, 1, threads, [&](int64_t begin, int64_t end, int worker) {
     kernels_.stem_fprop<S>()(args, begin, end, scratch + worker * each);
+  });
+}
+
+void Stem::fprop_u8(const ConvInput<float>& in, const float* packed, const ConvOutput<uint8_t>& out, bool blocked,
+                    float inverse, float* workspace, int threads) const {
+  const int64_t each = scratch_of(in.extent), most = strip_rows(out.w), rows = in.extent.n * out.h;
+  float* const strips = workspace + scratch_values(in.extent, threads);
+  const Extent extent{in.extent.n, out.h, out.w, out.c};
+  parallel_for(ceil_div(rows, most), threads, [&](int64_t task, int worker) {
+    const int64_t begin = task * most, end = std::min(begin + most, rows);
+    float* const strip = strips + worker * most * out.w * out.c;
+    const StemArgs<float> args{
+        .in = in,
+        .packed = packed,
+        .bias = packed + values * padded_,
+        .out = {.y = strip, .h = out.h, .w = out.w, .c = out.c, .relu = out.relu, .pool = out.pool},
+        .y_row = begin};
+    kernels_.stem_fprop_f32(args, begin, end, workspace + worker * each);
+    quantise_lines(strip, begin, end, extent, inverse, out.y, blocked);
   });
 }
 
@@ -144,7 +176,18 @@ void run_wgrad(const ConvProblem& p, const WgradCall& call) {
                      static_cast<float*>(call.gb), call.gb_stride, static_cast<float*>(call.workspace), p.threads);
 }
 
+int64_t pooled_width(const ConvProblem& p) { return p.epilogue.pool ? p.in.w / 2 : p.in.w; }
+
 }  // namespace
+
+void run_stem_u8(const ConvProblem& p, const ConvCall& call, float inverse) {
+  Stem(p.cout).fprop_u8(cast<float>(call.in), static_cast<const float*>(call.packed), cast<uint8_t>(call.out),
+                        p.blocked_out, inverse, static_cast<float*>(call.workspace), p.threads);
+}
+
+size_t stem_u8_workspace(const ConvProblem& p) {
+  return sizeof(float) * static_cast<size_t>(Stem(p.cout).u8_values(p.in, pooled_width(p), p.threads));
+}
 
 const ConvAlgorithm stem_conv{.name = "direct",
                               .roundings = 8,

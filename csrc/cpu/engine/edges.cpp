@@ -94,12 +94,6 @@ void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* t
   }
 }
 
-void quantise(const float* from, int64_t count, float inverse, uint8_t* to, int threads) {
-  cpu::parallel_ranges(count, grain, threads, [&](int64_t begin, int64_t end, int) {
-    cpu::kernels().int8->quantise(from + begin, end - begin, inverse, to + begin);
-  });
-}
-
 void relu(const float* from, int64_t count, float* to, int threads) {
   cpu::parallel_ranges(count, grain, threads, [&](int64_t begin, int64_t end, int) {
     for (int64_t i = begin; i < end; ++i) to[i] = from[i] <= 0 ? 0 : from[i];

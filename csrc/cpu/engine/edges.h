@@ -24,9 +24,6 @@ void windows(const S* from, const cpu::Extent& in, int64_t size, float* rows, in
 /// Rows (images * places, C) to their average over the places.
 void row_mean(const float* from, const cpu::Extent& in, int64_t images, float* to);
 
-/// A value times `inverse`, rounded to the nearest, ties to even, 0 to 255; NaN is 0.
-void quantise(const float* from, int64_t count, float inverse, uint8_t* to, int threads);
-
 void relu(const float* from, int64_t count, float* to, int threads);
 
 }  // namespace vggfast::engine

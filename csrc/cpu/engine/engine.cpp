@@ -116,20 +116,24 @@ class Engine::Impl {
     VGGFAST_CHECK(terms <= cpu::Int8Layer::most_terms, "weight must have at most ", cpu::Int8Layer::most_terms,
                   " values for each output, whose sum fits int32, got ", terms);
     const float inverse = 1 / positive(source, "source");
-    round_last(inverse);
-    const cpu::Int8Layer layer(cin, cout, kernel);
-    add({.kind = kind, .cin = cin, .channels = cout},
-        {.weights = pack(layer, weight, bias, unit, options.threads), .int8 = layer, .source_inverse = inverse});
+    auto layer = cpu::make_int8_layer({cin, cout, kernel, kind == Kind::linear});
+    Buffer packed = pack(*layer, weight, bias, unit, options.threads);
+    const bool blocks = layer->takes_blocks();
+    round_last(inverse, blocks);
+    add({.kind = kind, .cin = cin, .channels = cout, .takes_blocks = blocks},
+        {.weights = std::move(packed), .int8 = std::move(layer), .source_inverse = inverse});
   }
 
-  /// Has the last layer's output leave in 8 bits, if one step makes it, with its ReLU.
-  void round_last(float inverse) {
+  /// Has the last layer's output leave in 8 bits, in blocks if the next one takes them, if one step makes it, with its
+  /// ReLU.
+  void round_last(float inverse, bool blocks) {
     const bool pool = !layers.empty() && layers.back().kind == Kind::max_pool && !layers.back().ceil_mode;
     const size_t count = layers.size() - pool;
     if (count < 2 || layers[count - 1].kind != Kind::relu) return;
     plan::Layer& made = layers[count - 2];
     if (made.kind == Kind::linear || (made.kind == Kind::conv && (made.fuses_pool || !pool))) {
       made.leaves = DType::u8;
+      made.makes_blocks = blocks;
       packed[count - 2].target_inverse = inverse;
     }
   }

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpu/algorithms/quantise.h"
+#include "cpu/algorithms/stem.h"
 #include "cpu/engine/edges.h"
 #include "vggfast/pool.h"
 
@@ -34,6 +36,17 @@ Tensor nhwc_tensor(const float* data, const Extent& s) {
 
 int64_t values_of(const Extent& e) { return e.n * e.h * e.w * e.c; }
 
+/// Bytes of a map in blocks with what is read past its end.
+size_t blocked_bytes(const Extent& e, DType dtype) {
+  return dtype == DType::u8 ? cpu::blocked_bytes<uint8_t>(e) : cpu::blocked_bytes<Bf16>(e);
+}
+
+plan::BlockedRoom blocked_room(const plan::Shape& shape, DType dtype) {
+  const Extent one{1, shape.h, shape.w, shape.c}, none{0, shape.h, shape.w, shape.c};
+  const size_t beyond = blocked_bytes(none, dtype);
+  return {blocked_bytes(one, dtype) - beyond, beyond};
+}
+
 /// An activation, or as much of it as one group of images has.
 struct Part {
   Extent extent;
@@ -49,9 +62,11 @@ struct Part {
   }
   /// So many of its images.
   Part images(int64_t first, int64_t count) const {
-    const Extent some{count, extent.h, extent.w, extent.c};
-    return {some, rows, dtype, blocked,
-            data + static_cast<size_t>(first * values_of({1, some.h, some.w, some.c})) * size_of(dtype)};
+    const Extent some{count, extent.h, extent.w, extent.c}, before{first, some.h, some.w, some.c};
+    const size_t bytes = blocked
+                             ? blocked_room({1, some.h, some.w, some.c}, dtype).image_bytes * static_cast<size_t>(first)
+                             : static_cast<size_t>(values_of(before)) * size_of(dtype);
+    return {some, rows, dtype, blocked, data + bytes};
   }
 };
 
@@ -81,12 +96,6 @@ std::pair<cpu::ConvProblem, cpu::ConvProblem> block1_of(const std::vector<Packed
           problem_of(second, step, between, true, blocked_out, threads)};
 }
 
-plan::BlockedRoom blocked_room(const plan::Shape& shape) {
-  const Extent one{1, shape.h, shape.w, shape.c}, none{0, shape.h, shape.w, shape.c};
-  const size_t beyond = cpu::blocked_bytes<Bf16>(none);
-  return {cpu::blocked_bytes<Bf16>(one) - beyond, beyond};
-}
-
 /// Bytes of one of the two float copies that a layer without a kernel for bfloat16 works on.
 size_t copy_bytes(const Activation& source, const Activation& target, int64_t images) {
   const int64_t values = std::max(source.shape.values() / source.shape.n, target.shape.values() / target.shape.n);
@@ -101,20 +110,29 @@ int64_t rounded_at_a_time(const Extent& out, bool rows) {
 
 size_t float_bytes(const Extent& e) { return aligned(sizeof(float) * static_cast<size_t>(values_of(e))); }
 
+/// Bytes of a layer's input as it takes it.
+size_t rounded_bytes_of(const cpu::Int8Layer& layer, const Extent& in) {
+  return aligned(layer.takes_blocks() ? cpu::blocked_bytes<uint8_t>(in) : static_cast<size_t>(values_of(in)));
+}
+
 /// Scratch memory of a conv or linear step: for 8 bits, its input rounded, or its output before that.
 size_t scratch_of(const Packed& layer, const Step& step, const Extent& in, const Activation& source,
                   const Activation& target, int threads) {
   if (layer.int8) {
-    const size_t rounded = source.dtype == DType::u8 ? 0 : aligned(static_cast<size_t>(values_of(in)));
+    const size_t rounded = source.dtype == DType::u8 ? 0 : rounded_bytes_of(*layer.int8, in);
     return rounded + (source.shape.rows ? layer.int8->linear_workspace(in.n, threads)
                                         : layer.int8->conv_workspace(in, step.pool, threads));
   }
+  const bool rounds = target.dtype == DType::u8;
   const auto workspace = [&](int64_t images) {
     const Extent some{images, in.h, in.w, in.c};
     return layer.conv.algorithm->workspace_bytes(
-        problem_of(layer, step, some, source.blocked, target.blocked, threads));
+        problem_of(layer, step, some, source.blocked, target.blocked && !rounds, threads));
   };
-  if (target.dtype != DType::u8) return workspace(in.n);
+  if (!rounds) return workspace(in.n);
+  if (layer.conv.algorithm == &cpu::stem_conv) {
+    return cpu::stem_u8_workspace(problem_of(layer, step, in, false, target.blocked, threads));
+  }
   const Extent out = extent_of(target, in.n);
   const int64_t images = rounded_at_a_time(out, source.shape.rows);
   return float_bytes({images, out.h, out.w, out.c}) + std::max(workspace(images), workspace(in.n % images));
@@ -181,24 +199,31 @@ class Runner {
   void conv(const Step& step, const Part& from, const Part& to) const {
     if (run_.packed[step.first].int8) return quantised(step, from, to);
     if (to.dtype != DType::u8) return conv(step, from, to, scratch(step));
+    const Packed& layer = run_.packed[step.first];
+    if (layer.conv.algorithm == &cpu::stem_conv) {
+      return cpu::run_stem_u8(problem_of(layer, step, from.extent, false, to.blocked, run_.threads),
+                              call_of(step, from, to, scratch(step)), layer.target_inverse);
+    }
     const int64_t most = rounded_at_a_time(to.extent, to.rows);
     for (int64_t first = 0; first < to.extent.n; first += most) {
       const int64_t images = std::min(most, to.extent.n - first);
       const Part x = from.images(first, images), y = to.images(first, images);
       const Part floats{y.extent, y.rows, DType::f32, false, scratch(step)};
       conv(step, x, floats, scratch(step) + float_bytes(y.extent));
-      quantise(floats.as<float>(), y.values(), run_.packed[step.first].target_inverse, y.as<uint8_t>(), run_.threads);
+      cpu::quantise(floats.as<float>(), y.extent, layer.target_inverse, y.as<uint8_t>(), y.blocked, run_.threads);
     }
   }
   void conv(const Step& step, const Part& from, const Part& to, std::byte* workspace) const {
     const Packed& layer = run_.packed[step.first];
+    layer.conv.algorithm->run(problem_of(layer, step, from.extent, from.blocked, to.blocked, run_.threads),
+                              call_of(step, from, to, workspace));
+  }
+  cpu::ConvCall call_of(const Step& step, const Part& from, const Part& to, std::byte* workspace) const {
     const Extent& out = to.extent;
-    layer.conv.algorithm->run(
-        problem_of(layer, step, from.extent, from.blocked, to.blocked, run_.threads),
-        {.in = {.data = from.data, .extent = from.extent},
-         .packed = layer.weights.template as<void>(),
-         .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool},
-         .workspace = workspace});
+    return {.in = {.data = from.data, .extent = from.extent},
+            .packed = run_.packed[step.first].weights.template as<void>(),
+            .out = {.y = to.data, .h = out.h, .w = out.w, .c = out.c, .relu = step.relu, .pool = step.pool},
+            .workspace = workspace};
   }
 
   void quantised(const Step& step, const Part& from, const Part& to) const {
@@ -207,13 +232,20 @@ class Runner {
     const auto* x = from.as<uint8_t>();
     if (from.dtype != DType::u8) {
       auto* const rounded = reinterpret_cast<uint8_t*>(workspace);
-      workspace += aligned(static_cast<size_t>(from.values()));
-      quantise(from.as<float>(), from.values(), layer.source_inverse, rounded, run_.threads);
+      workspace += rounded_bytes_of(*layer.int8, from.extent);
+      cpu::quantise(from.as<float>(), from.extent, layer.source_inverse, rounded, layer.int8->takes_blocks(),
+                    run_.threads);
       x = rounded;
     }
     const Extent& out = to.extent;
-    const cpu::Int8Output y{
-        to.data, out.h, out.w, out.c, step.relu, step.pool, to.dtype == DType::u8 ? layer.target_inverse : 0};
+    const cpu::Int8Output y{.y = to.data,
+                            .h = out.h,
+                            .w = out.w,
+                            .c = out.c,
+                            .relu = step.relu,
+                            .pool = step.pool,
+                            .inverse = to.dtype == DType::u8 ? layer.target_inverse : 0,
+                            .blocked = to.blocked};
     const void* packed = layer.weights.template as<void>();
     if (from.rows) return layer.int8->linear(x, from.extent.n, packed, y, workspace, run_.threads);
     layer.int8->conv(x, from.extent, packed, y, workspace, run_.threads);

@@ -4,9 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "cpu/int8_kernels.h"
 #include "cpu/isa/amx.h"
-#include "cpu/tile_kernels.h"
+#include "cpu/tile_int8_kernels.h"
 #include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
@@ -23,9 +22,11 @@ cpu::KernelTable with_int8(cpu::KernelTable table, const char* name, const cpu::
 #endif
 
 /// An instruction set that is another one and kernels on tiles.
-cpu::KernelTable with_tiles(cpu::KernelTable table, const char* name, const cpu::TileKernels& tiles) {
+cpu::KernelTable with_tiles(cpu::KernelTable table, const char* name, const cpu::TileKernels& tiles,
+                            const cpu::TileInt8Kernels& int8) {
   table.name = name;
   table.tiles = &tiles;
+  table.int8_tiles = &int8;
   return table;
 }
 
@@ -47,11 +48,12 @@ std::vector<const cpu::KernelTable*> available() {
   }
 #endif
   const cpu::KernelTable& rest = *tables.back();
-  static const cpu::KernelTable emulated = with_tiles(rest, "amx-emulated", cpu::amx_emulated::tiles());
+  static const cpu::KernelTable emulated =
+      with_tiles(rest, "amx-emulated", cpu::amx_emulated::tiles(), cpu::amx_emulated::int8_tiles);
   tables.insert(tables.begin(), &emulated);
 #if defined(VGGFAST_X86)
   if (rest.int8 == &cpu::avx512_vnni::int8_kernels && cpu::find_amx() == cpu::Amx::permitted) {
-    static const cpu::KernelTable amx = with_tiles(rest, "amx", cpu::amx::tiles());
+    static const cpu::KernelTable amx = with_tiles(rest, "amx", cpu::amx::tiles(), cpu::amx::int8_tiles);
     tables.push_back(&amx);
   }
 #endif

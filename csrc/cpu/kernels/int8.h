@@ -6,16 +6,12 @@
 // zeros, so that a kernel row of 3 pixels is one run of words. A tile's sums go through memory (in L1) to the epilogue,
 // which takes two rows of them where there is a pool.
 // Cache  A block's weights stream from L2 (at most 16 bytes a cycle); a tile's inputs stay in L1.
-// Bits   Sums are exact, and this is compiled without contraction: sum * unit + bias rounds twice everywhere.
 #pragma once
 
-#include "cpu/int8_kernels.h"
-#include "cpu/isa/simd.h"
+#include "cpu/kernels/int8_sums.h"
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
-
-typedef int32_t Sums __attribute__((vector_size(VGGFAST_VECTOR_BYTES)));
 
 struct Int8 {
   static constexpr int pixels = VGGFAST_INT8_PIXELS;  // P, even
@@ -29,38 +25,6 @@ struct Int8 {
 };
 
 constexpr int64_t words_of(int64_t channels) { return (channels + Int8::terms - 1) / Int8::terms; }
-
-/// A vector's words of weights, as the products take them.
-inline __attribute__((always_inline)) Sums load_weights(const int8_t* p) {
-#if VGGFAST_INT8_TERMS == 2 && VGGFAST_VECTOR_BYTES == 64
-  return (Sums)_mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
-#elif VGGFAST_INT8_TERMS == 2
-  return (Sums)_mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
-#else
-  Sums words;
-  __builtin_memcpy(&words, p, sizeof words);
-  return words;
-#endif
-}
-
-/// sums + the products of each word's terms.
-inline __attribute__((always_inline)) Sums add_products(Sums sums, Sums inputs, Sums weights) {
-#if VGGFAST_INT8_TERMS == 4 && defined(__AVX512VNNI__)
-  return (Sums)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)inputs, (__m512i)weights);
-#elif VGGFAST_INT8_TERMS == 2 && VGGFAST_VECTOR_BYTES == 64
-  return sums + (Sums)_mm512_madd_epi16((__m512i)inputs, (__m512i)weights);
-#elif VGGFAST_INT8_TERMS == 2
-  return sums + (Sums)_mm256_madd_epi16((__m256i)inputs, (__m256i)weights);
-#else
-  // Even and odd bytes apart: each product fits 16 bits.
-  typedef int16_t Signed __attribute__((vector_size(VGGFAST_VECTOR_BYTES)));
-  typedef uint16_t Unsigned __attribute__((vector_size(VGGFAST_VECTOR_BYTES)));
-  const Signed even = (Signed)((Unsigned)inputs & 255) * ((Signed)((Unsigned)weights << 8) >> 8);
-  const Signed odd = (Signed)((Unsigned)inputs >> 8) * ((Signed)weights >> 8);
-  const Sums low = ((Sums)even << 16 >> 16) + ((Sums)odd << 16 >> 16);
-  return sums + low + ((Sums)even >> 16) + ((Sums)odd >> 16);
-#endif
-}
 
 /// What a tile multiplies: `outer` runs of `inner` words, the inputs' runs `line` words apart.
 struct Int8Runs {
@@ -130,17 +94,6 @@ void int8_words(const uint8_t* from, int64_t pixels, int64_t channels, int32_t* 
   }
 }
 
-typedef uint8_t Bytes __attribute__((vector_size(VGGFAST_VECTOR_BYTES / 4)));
-
-inline __attribute__((always_inline)) Bytes quantised(Vec<float>::Value x, float inverse) {
-  using V = Vec<float>;
-  constexpr float whole = 12582912;  // 1.5 * 2^23: adding it rounds to an integer, which lies in the lowest bits
-  V::Value v = x * inverse;
-  v = V::select(v > 0, v, V::zero());
-  v = V::select(v < 255, v, V::set1(255));
-  return __builtin_convertvector((Sums)(v + whole) & 255, Bytes);
-}
-
 void int8_quantise(const float* from, int64_t count, float inverse, uint8_t* to) {
   constexpr int64_t lanes = Int8::lanes;
   for (; count > 0; from += lanes, to += lanes, count -= lanes) {
@@ -149,34 +102,6 @@ void int8_quantise(const float* from, int64_t count, float inverse, uint8_t* to)
   }
 }
 
-/// Stores up to `lanes` channels from `c` on of output pixel `pixel` of the whole batch.
-inline __attribute__((always_inline)) void store_sums(const Int8Args& a, int64_t pixel, int64_t c, Sums sums) {
-  using V = Vec<float>;
-  const Int8Output& out = a.out;
-  V::Value y = __builtin_convertvector(sums, V::Value) * V::load(a.unit + c) + V::load(a.bias + c);
-  if (out.relu) y = V::select(y > 0, y, V::zero());
-  const int64_t at = pixel * out.c + c, count = min(out.c - c, V::lanes);
-  if (out.inverse == 0) {
-    float* to = (float*)out.y + at;
-    count == V::lanes ? V::store(to, y) : V::store(to, y, count);
-  } else {
-    const Bytes bytes = quantised(y, out.inverse);
-    uint8_t* to = (uint8_t*)out.y + at;
-    if (count == V::lanes) {
-      __builtin_memcpy(to, &bytes, sizeof bytes);
-    } else {
-      __builtin_memcpy(to, &bytes, (size_t)count);
-    }
-  }
-}
-
-inline Sums load_sums(const int32_t* p) {
-  Sums v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return v;
-}
-inline Sums larger(Sums a, Sums b) { return a > b ? a : b; }
-
 /// Stores a tile's `pixels` output pixels of one block. With a pool each is the largest of 2 x 2 sums: units are
 /// positive, so that the order of the sums is that of the values.
 void store_tile(const Int8Args& a, int64_t first, int64_t pixels, int64_t block, const int32_t* sums) {
@@ -184,16 +109,19 @@ void store_tile(const Int8Args& a, int64_t first, int64_t pixels, int64_t block,
   for (int64_t v = 0; v < Int8::vectors; ++v) {
     const int64_t c = block * Int8::channels + v * Int8::lanes;
     if (c >= a.out.c) return;
+    const Vec<float>::Value unit = Vec<float>::load(a.unit + c), bias = Vec<float>::load(a.bias + c);
+    const int64_t count = min(a.out.c - c, Int8::lanes);
     const int32_t* from = sums + v * Int8::lanes;
     for (int64_t p = 0; p < pixels; ++p) {
+      Sums sum;
       if (a.out.pool) {
         const int32_t *left = from + 2 * p * Int8::channels, *right = left + Int8::channels;
-        store_sums(a, first + p, c,
-                   larger(larger(load_sums(left), load_sums(right)),
-                          larger(load_sums(left + below), load_sums(right + below))));
+        sum = larger(larger(load_sums(left), load_sums(right)),
+                     larger(load_sums(left + below), load_sums(right + below)));
       } else {
-        store_sums(a, first + p, c, load_sums(from + p * Int8::channels));
+        sum = load_sums(from + p * Int8::channels);
       }
+      store_values(a.out, (first + p) * a.out.c + c, count, sum, unit, bias);
     }
   }
 }

@@ -189,7 +189,7 @@ void stem_fprop(const StemArgs<S>& a, int64_t row_begin, int64_t row_end, float*
     const int64_t n = row / a.out.h, y = row % a.out.h * window;
     for (int64_t i = 0; i < window + 2; ++i) load_line(a.in, n, y + i - 1, scratch + i * line);
     for (int64_t x = 0; x < a.out.w * window; x += Stem::segment) {
-      const int64_t pixels = min(Stem::segment, a.out.w * window - x), first = row * a.out.w + x / window;
+      const int64_t pixels = min(Stem::segment, a.out.w * window - x), first = (row - a.y_row) * a.out.w + x / window;
       if (!a.out.stream) prefetch_lines<1>(a.out.y + first * a.out.c, pixels / window * a.out.c);
       for (int64_t c = 0; c < a.out.c; c += 2 * lanes) {
         const float* values = scratch + x * Stem::channels;
