@@ -153,6 +153,29 @@ void check_sizes() {
   CHECK(plan_of(0, {3}, false, all).bytes == 0, "no images");
 }
 
+/// A map lies in blocks where its layer makes them, the next one takes them, and nobody asks for it in another dtype.
+void check_blocks() {
+  std::vector<Layer> layers{conv(1, 1), conv(1, 1), conv(1, 1)};
+  layers[0].leaves = DType::u8;
+  layers[0].makes_blocks = layers[1].makes_blocks = layers[1].takes_blocks = layers[2].takes_blocks = true;
+  const auto blocked = [&](const std::vector<int64_t>& outputs) {
+    const auto room = [](const plan::Shape&, DType dtype) { return plan::BlockedRoom{100 * size_of(dtype), 10}; };
+    const Plan plan = plan::make_plan(layers, {2, 8, 8, 1}, outputs,
+                                      {.map = DType::f32,
+                                       .rows = DType::f32,
+                                       .alignment = 1,
+                                       .keeps_outputs = true,
+                                       .blocked_room = room,
+                                       .scratch = [](const auto&...) { return size_t{0}; }});
+    const Activation& first = plan.activations[1];
+    const size_t bytes = first.blocked ? 100 * size_of(first.dtype) : 64 * size_of(first.dtype);
+    CHECK(first.image_bytes == bytes, first.image_bytes, " bytes an image, expected ", bytes);
+    return std::vector<bool>{first.blocked, plan.activations[2].blocked, plan.activations[3].blocked};
+  };
+  CHECK(blocked({2}) == (std::vector<bool>{true, true, false}));
+  CHECK(blocked({0, 2}) == (std::vector<bool>{false, true, false}), "the first one leaves as float32");
+}
+
 }  // namespace
 }  // namespace vggfast::test
 
@@ -160,5 +183,6 @@ int main() {
   using namespace vggfast::test;
   check_random_networks();
   check_sizes();
+  check_blocks();
   return result();
 }
