@@ -1,4 +1,4 @@
-"""What VGG-16's convolutions in bfloat16 ask of AMX, layer by layer: counted by the tiles in software, on any machine;
+"""What VGG-16's layers in bfloat16 ask of AMX, one by one: counted by the tiles in software, on any machine;
 and what rates that were measured on a Xeon of the 4th generation would make of it. No time is measured here:
 milliseconds and shares are estimates.
 
@@ -12,6 +12,11 @@ prototype's times, too: that the estimates come near them says nothing of the es
 The second table is of the gradients of weights. "gy" and "x" are the tiles loaded of these, and "est. ms" is of the
 products as measured with their loads and stores, operands in L2, and of putting gy and x into tiles. The first layer's
 products, which load three tiles for two, were not measured apart.
+
+The third has the FC layers of a batch: y and the gradients of their inputs and weights, as the ops compute them. "MB"
+are of weights, read or, for their gradient, written; "memory" is what that takes at the rate measured for memory,
+"tiles" what the instructions take with operands in L2; "est. ms" is the larger one, as if either hid the other. Packing
+x and rounding what is stored are left out.
 """
 
 from __future__ import annotations
@@ -29,6 +34,7 @@ from torch import nn
 
 from vggfast import Engine, _native
 from vggfast.ops.conv import conv_wgrad
+from vggfast.ops.fc import MOST_ROWS, linear_dgrad, linear_op, linear_wgrad
 
 RESULTS = Path(__file__).resolve().parent / "results" / "tiles-counted.json"
 
@@ -74,6 +80,7 @@ LAYERS = (
     Layer((512, 512), 14, False, 2, prototype=(0.47, 0.50)),
     Layer((512, 512), 14, True, prototype=(0.47, 0.54)),
 )
+FC_LAYERS = {"fc6": (25088, 4096), "fc7": (4096, 4096), "fc8": (4096, 1000)}  # inputs, outputs
 
 
 def single_layers() -> list[Layer]:
@@ -100,6 +107,11 @@ class Rates:
     wgrad_ns: tuple[tuple[int, float], ...] = ((64, 8.87), (256, 9.54), (512, 8.89))
     transpose_ns: float = 57
     interleave_ns: float = 46
+    # Of FC layers: a tile of sums from and to L2, and memory in GB/s.
+    load_ns: float = 6.3
+    l2_store_ns: float = 19
+    reading: float = 15.2
+    writing: float = 9.7
 
     def product(self, cin: int) -> float:
         """ns of a product whose weights stream from L1 (64 channels) or L2."""
@@ -153,10 +165,33 @@ def wgrad_row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
             "share": ideal / (busy / 1e9)}  # fmt: skip
 
 
+def linear_rows(name: str, batch: int, rates: Rates) -> list[dict[str, Any]]:
+    """Counts and estimates of an FC layer's output and gradients, for a batch."""
+    inputs, outputs = FC_LAYERS[name]
+    shapes = (batch, inputs), (outputs, inputs), (batch, outputs)
+    x, weight, gy = (torch.zeros(shape, dtype=torch.bfloat16) for shape in shapes)
+    results = {
+        "y": (lambda: linear_op(x, weight, None), rates.reading),
+        "gx": (lambda: linear_dgrad(gy, weight), rates.reading),
+        "gw": (lambda: linear_wgrad(x, gy), rates.writing),
+    }
+    rows = []
+    for result, (run, speed) in results.items():
+        products, stores, loads = executed(run)
+        tiles = products * rates.product(512) + sum(loads[:4]) * rates.load_ns + stores * rates.l2_store_ns
+        memory = weight.nbytes / speed
+        rows.append({"layer": name, "result": result, "products": products, "sums_loads": sum(loads[:4]),
+                     "loads": sum(loads[4:]), "stores": stores, "bytes": weight.nbytes, "memory_ms": memory / 1e6,
+                     "tiles_ms": tiles / 1e6, "estimate_ms": max(memory, tiles) / 1e6})  # fmt: skip
+    return rows
+
+
 COLUMNS = ("layer", "times", "products", "pixels", "weights", "stores", "ceiling", "est. ms", "share", "prototype")
 
 
 WGRAD_COLUMNS = ("weights of", "times", "products", "gy", "x", "stores", "ceiling", "est. ms", "share")
+
+LINEAR_COLUMNS = ("layer", "result", "products", "loads", "stores", "MB", "memory", "tiles", "est. ms")
 
 
 def cells(row: dict[str, Any], *names: str) -> list[str]:
@@ -172,11 +207,19 @@ def line(row: dict[str, Any]) -> list[str]:
     return [*cells(row, "products", "pixel_loads", "weight_loads", "stores"), f"{low:.2f}-{high:.2f}"]
 
 
+def linear_line(row: dict[str, Any]) -> list[str]:
+    counts = [f"{row[name]:,}" for name in ("products", "loads", "stores")]
+    times = [f"{row[name]:.2f}" for name in ("memory_ms", "tiles_ms", "estimate_ms")]
+    return [row["layer"], row["result"], *counts, f"{row['bytes'] / 1e6:.0f}", *times]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=8, help="images that the sums are for (default 8)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the counts")
     arguments = parser.parse_args()
+    if not 1 <= arguments.batch <= (most := MOST_ROWS[torch.bfloat16]):
+        raise SystemExit(f"--batch must be 1 to {most}, FC layers of more are torch's, got {arguments.batch}")
     _native.set_cpu_isa("amx-emulated")
     small, rates = Layer((32, 32), 20, True), Rates()
     one, many = counted(small, 1), counted(small, arguments.batch)
@@ -191,8 +234,13 @@ def main() -> None:
          COLUMNS, map(line, rows))  # fmt: skip
     draw(f"The gradients of its weights: counted; est. ms on one core, sum {wgrad:.1f} ms", WGRAD_COLUMNS,
          (cells(row, "products", "gy_loads", "x_loads", "stores") for row in wgrad_rows))  # fmt: skip
+    linear = [row for name in FC_LAYERS for row in linear_rows(name, arguments.batch, rates)]
+    forward = sum(row["estimate_ms"] for row in linear if row["result"] == "y")
+    draw(f"Its FC layers, a batch of {arguments.batch}: counted; est. ms on one core, forward {forward:.1f} ms",
+         LINEAR_COLUMNS, map(linear_line, linear))  # fmt: skip
     timing.write_results(
         arguments.out, rows, estimate=True, batch=arguments.batch, rates=vars(rates), wgrad_rows=wgrad_rows,
+        linear_rows=linear,
         image_ms={"one core": total, "two cores": total / 2, "ceiling, one core": ceiling, "wgrad, one core": wgrad},
     )  # fmt: skip
 
