@@ -74,6 +74,17 @@ def test_pixels_without_features_have_no_gradient(wide, linear):
     assert gradient.isfinite().all()
 
 
+@pytest.mark.slow
+def test_compiled_and_transformed(wide, linear, pairs):
+    loss = LPIPS(net=wide, model_path=linear).double()
+    x, y = (each[:1].double() for each in pairs)
+    expected = value_and_gradient(loss, x, y)
+    with torch.no_grad():
+        assert_near([torch.compile(loss, backend="aot_eager", fullgraph=True)(x, y).sum()], expected[:1], 1e-10)
+    gradient, value = torch.func.grad_and_value(lambda x: loss(x, y).sum())(x)
+    assert_near((value, gradient), expected, 1e-10)
+
+
 def test_one_image_for_many(wide, linear, pairs):
     x, y = pairs
     loss = LPIPS(net=wide, model_path=linear)

@@ -146,7 +146,7 @@ class LPIPS(FeatureLoss):
             theirs = self._units(in1, "in1", normalize)
             check_fits(in0, in1.shape, "in1")
         with in_full(in0):
-            layers = [self._distance((ours[name] - theirs[name]).square(), i, in0) for i, name in enumerate(LAYERS)]
+            layers = [self._distance(_squares(ours[name] - theirs[name]), i, in0) for i, name in enumerate(LAYERS)]
             total = torch.stack(layers).sum(0)
         return (total, layers) if retPerLayer else total
 
@@ -157,8 +157,18 @@ class LPIPS(FeatureLoss):
         return F.interpolate(summed, x.shape[2:], mode="bilinear") if self.spatial else summed
 
 
+# Both are done in place where no backward follows: fresh memory costs more than the arithmetic.
+
+
 def _unit(maps: Tensor) -> Tensor:
-    return maps / (torch.linalg.vector_norm(maps, dim=1, keepdim=True) + _EPS)
+    """Maps whose channels have length 1 at each place; `maps` is used up."""
+    length = torch.linalg.vector_norm(maps, dim=1, keepdim=True) + _EPS
+    return maps / length if maps.requires_grad else maps.div_(length)
+
+
+def _squares(difference: Tensor) -> Tensor:
+    """The squares of a difference, which is used up."""
+    return difference.square() if difference.requires_grad else difference.square_()
 
 
 def _linear_weights(path: str | PathLike[str] | None) -> list[Tensor]:
