@@ -19,6 +19,7 @@ constexpr int64_t least_rows = 8;  // of a strip there: 3x3 reads two more
 constexpr int64_t shared_operands_bytes = 16 << 20, shared_products = 224;
 constexpr int64_t tasks_per_thread = 4;
 constexpr int64_t grain_values = 1 << 14;  // of operands that make a piece of work worth a thread
+constexpr int64_t line = 64;               // bytes
 
 int64_t pitch_of(const ConvProblem& p) { return (p.kernel == 1 ? p.in.w + 1 : p.in.w + 2) / 2 * 2; }
 
@@ -52,7 +53,10 @@ WgradStrips layout_of(const ConvProblem& p, int64_t rows) {
 class TilesWgrad {
  public:
   explicit TilesWgrad(const ConvProblem& p);
-  size_t workspace_bytes() const { return special_at() + static_cast<size_t>(strips_ * units()); }
+  /// Whole lines, as all of its arrays but the last.
+  size_t workspace_bytes() const {
+    return special_at() + static_cast<size_t>(ceil_div(strips_ * units(), line) * line);
+  }
   void run(const WgradCall& call) const;
 
  private:
