@@ -8,7 +8,10 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
+from other_networks import EDSR, SSD, UNet, double_conv
 from torch import nn
+
+__all__ = ["EDSR", "LARGE", "NETWORKS", "SIDE", "CSRNet", "Slices", "UNet", "double_conv", "resnet18", "trunk", "vgg"]
 
 
 def trunk(torchvision, batch_norm: bool = False, config: str = "A") -> nn.Sequential:
@@ -40,35 +43,6 @@ def resnet34(torchvision) -> nn.Module:
     return torchvision.models.resnet34(num_classes=5)
 
 
-def double_conv(cin: int, cout: int) -> nn.Sequential:
-    def one(before: int) -> list[nn.Module]:
-        return [nn.Conv2d(before, cout, 3, padding=1, bias=False), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)]
-
-    return nn.Sequential(*one(cin), *one(cout))
-
-
-class UNet(nn.Module):
-    """As for cells (Ronneberger et al., 2015), with batch norm and padding."""
-
-    def __init__(self, widths=(8, 16, 32, 64), classes: int = 2) -> None:
-        super().__init__()
-        self.down = nn.ModuleList(map(double_conv, (3, *widths), widths))
-        self.pool = nn.MaxPool2d(2)
-        pairs = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(wide, narrow, 2, stride=2) for wide, narrow in pairs)
-        self.up = nn.ModuleList(double_conv(2 * narrow, narrow) for _, narrow in pairs)
-        self.head = nn.Conv2d(widths[0], classes, 1)
-
-    def forward(self, x):
-        kept = []
-        for block in self.down:
-            x = block(self.pool(x) if kept else x)
-            kept.append(x)
-        for up, block, skip in zip(self.ups, self.up, kept[-2::-1], strict=True):
-            x = block(torch.cat([skip, up(x)], 1))
-        return self.head(x)
-
-
 class Slices(nn.Module):
     """As LPIPS cuts a VGG: slices of it are children, and its layers are held by a list too."""
 
@@ -93,36 +67,6 @@ class Slices(nn.Module):
             y = slice_(y)
             total = total + lin(F.normalize(y, dim=1) ** 2).mean((2, 3))
         return total
-
-
-class ResidualBlock(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(True), nn.Conv2d(width, width, 3, padding=1)
-        )
-
-    def forward(self, x):
-        res = self.body(x).mul(0.1)
-        res += x
-        return res
-
-
-class EDSR(nn.Module):
-    """Lim et al., 2017."""
-
-    def __init__(self, width: int = 16, blocks: int = 4) -> None:
-        super().__init__()
-        self.head = nn.Sequential(nn.Conv2d(3, width, 3, padding=1))
-        last = nn.Conv2d(width, width, 3, padding=1)
-        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)), last)
-        self.tail = nn.Sequential(
-            nn.Conv2d(width, 4 * width, 3, padding=1), nn.PixelShuffle(2), nn.Conv2d(width, 3, 3, padding=1)
-        )
-
-    def forward(self, x):
-        x = self.head(x)
-        return self.tail(self.body(x) + x)
 
 
 class DnCNN(nn.Module):
@@ -156,19 +100,6 @@ class CSRNet(nn.Module):
 
     def forward(self, x):
         return self.output_layer(self.backend(self.frontend(x)))
-
-
-class SSD(nn.Module):
-    """What torchvision's SSD300 computes of an image, but for the choice among its boxes; at its own widths."""
-
-    def __init__(self, torchvision) -> None:
-        super().__init__()
-        ssd = torchvision.models.detection.ssd300_vgg16(weights=None, weights_backbone=None, num_classes=5)
-        self.backbone, self.head = ssd.backbone, ssd.head
-
-    def forward(self, x):
-        found = self.head(list(self.backbone(x).values()))
-        return torch.cat([found["bbox_regression"], found["cls_logits"]], 2)
 
 
 NETWORKS: dict[str, Callable[[ModuleType], nn.Module]] = {
