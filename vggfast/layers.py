@@ -233,5 +233,5 @@ def _normalises(module: nn.BatchNorm2d, x: Tensor, own: bool) -> bool:
         and (mean is None) == (var is None)
         and all(t is None or t.shape == x.shape[1:2] for t in (mean, var, weight, bias))
         and not any(t is not None and t.requires_grad for t in (mean, var))
-        and x.shape[0] * x.shape[2] * x.shape[3] > own
+        and x.shape[0] * x.shape[2] * x.shape[3] > int(own)  # torch.jit.trace has no comparison with a bool
     )

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import vggfast
 from tests.acceleration.networks import UNet
@@ -83,6 +84,38 @@ def test_torch_compile_comes_afterwards():
     model, x = UNet().double().eval(), image(dtype=torch.float64)
     compiled = torch.compile(accelerate(model), backend="eager", fullgraph=True)
     assert relative_error(compiled(x), model(x)) < 1e-12
+
+
+TRACERS = {
+    "torch.jit.trace": torch.jit.trace,
+    "torch.fx.symbolic_trace": lambda model, x: torch.fx.symbolic_trace(model),
+    "torch.export": lambda model, x: torch.export.export(model, (x,)).module(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("trace", TRACERS.values(), ids=TRACERS)
+def test_tracers(trace):
+    model, x = UNet().double().eval(), image(dtype=torch.float64)
+    traced = trace(accelerate(model), x)
+    assert relative_error(traced(x), model(x)) < 1e-12
+    assert traced(x).is_contiguous()
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.last = UNet(), nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x):
+        return self.last(checkpoint(self.body, x, use_reentrant=False))
+
+
+def test_what_is_computed_again_for_the_backward():
+    """Outside the model's call, where layers keep formats."""
+    model, x = Checkpointed().double().eval(), image(dtype=torch.float64, requires_grad=True)
+    got, want = (torch.autograd.grad(net(x).pow(2).sum(), x)[0] for net in (accelerate(model), model))
+    assert relative_error(got, want) < 1e-12
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------
