@@ -120,6 +120,8 @@ REFUSED = {
                            "must have the scale and zero point of node features.5.output_QuantizeLinear"),
     "whole numbers as output": (removed("scores"), "must be followed by a DequantizeLinear, got the output"),
     "blocks": (setting(ROUNDS, block_size=32), "must have block_size 0, got 32"),
+    "floats of another type": (setting("features.5.output_DequantizeLinear_Output", output_dtype=10),
+                               "a DequantizeLinear, must give float32, got float16"),
     "an unknown setting": (setting(ROUNDS, other=1), "has the attribute other '1', which is not known"),
     "scale as input": (scale_as_input, "must have one input|must have a constant scale and zero point"),
     **{f"a scale of {value}": (array("features.4.output_scale", lambda _, value=value: np.float32(value)),

@@ -108,7 +108,9 @@ class Graph:
         scale, zero_point = self.array(names[0]), self.array(names[1]) if names[1] else None
         kind = self._onnx.helper.tensor_dtype_to_np_dtype(found["output_dtype"]) if found["output_dtype"] else None
         if node.op_type == "DequantizeLinear":
-            kind = None  # of what it gives
+            if kind not in (None, np.float32):
+                raise ValueError(f"{described(node)}, must give float32, got {kind}")
+            kind = None
         return quantised.Parameters(described(node), scale, zero_point, found["axis"], kind)
 
     def weight(self, node: Any, name: str, axes: int | None = None) -> np.ndarray:
