@@ -12,7 +12,7 @@ from pathlib import Path
 
 import timing
 import torch
-from layers import ALGORITHMS, LAYERS, PASSES, candidates, exact, relative_error
+from layers import ALGORITHMS, LAYERS, PASSES, TORCHS, candidates, exact, relative_error
 from peers.report import draw
 from rich.progress import track
 from torch import Tensor, nn
@@ -103,12 +103,12 @@ def main() -> None:
             row["input"],
             "{} -> {}, {}²".format(*row["layer"]),
             row["pass"],
-            *(f"{e:.1e}" for e in row["errors"].values()),
+            *(f"{row['errors'][name]:.1e}" if name in row["errors"] else "-" for name in (*ALGORITHMS, *TORCHS)),
         ]
         for row in rows
     ]
-    draw("Relative L2 error against float64", ("input", "layer", "pass", *rows[0]["errors"]), table)
-    worst = max(max(row["errors"][name] for name in ALGORITHMS) for row in rows)
+    draw("Relative L2 error against float64", ("input", "layer", "pass", *ALGORITHMS, *TORCHS), table)
+    worst = max(max(row["errors"].get(name, 0) for name in ALGORITHMS) for row in rows)
     print(f"largest error of ours: {worst:.1e}")
     timing.write_results(arguments.out, rows)
 

@@ -38,6 +38,19 @@ def _torchs(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> Tensor:
     return gradients[PASSES.index(which) - 1]
 
 
+def _algorithms(x: Tensor, weight: Tensor, which: str) -> list[str]:
+    """Those that have a kernel for this pass: the others would run by one of these."""
+    cin, cout = (weight.shape[1], weight.shape[0])[:: -1 if which == "dgrad" else 1]
+    before, found = _native.conv_algorithm(), []
+    for name in ALGORITHMS:
+        _native.set_conv_algorithm(name)
+        algorithm, _ = _native.load().conv_cost(which, len(x), cin, *x.shape[2:], cout, 3)
+        if name in ("auto", algorithm):
+            found.append(name)
+    _native.set_conv_algorithm(before)
+    return found
+
+
 def candidates(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> dict[str, Callable[[], Tensor]]:
     """{name: call} for one pass; a call returns the tensor to check."""
     ours = {
@@ -45,7 +58,7 @@ def candidates(x: Tensor, weight: Tensor, gy: Tensor, which: str) -> dict[str, C
         "dgrad": lambda: conv_dgrad(gy, None, weight, *x.shape[2:]),
         "wgrad": lambda: conv_wgrad(x, gy, None, 3, False)[0],
     }[which]
-    calls = {name: _by(name, ours) for name in ALGORITHMS}
+    calls = {name: _by(name, ours) for name in _algorithms(x, weight, which)}
     x_nchw, gy_nchw = x.contiguous(), gy.contiguous()
     calls["torch NCHW"] = lambda: _torchs(x_nchw, weight, gy_nchw, which)
     calls["torch channels_last"] = lambda: _torchs(x, weight, gy, which)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.backends import ALGORITHMS, BACKENDS, Poisoned, SimulatedNetwork, simulator
+from tests.support.backends import ALGORITHMS, BACKENDS, ON_TILES, Poisoned, SimulatedNetwork, simulator
 from tests.support.comparisons import conv_precision
 from vggfast import _native, engine
 from vggfast.engine.cuda import DTYPES
@@ -108,6 +108,8 @@ def algorithm(request):
         with conv_precision("tf32" if request.param == "tf32" else "ieee"):
             yield request.param if kind == "torch" or request.param == "tf32" else "direct"
         return
+    if "backend" in request.fixturenames:
+        request.getfixturevalue("backend")  # first: the instruction set says which algorithms there are
     before = _native.conv_algorithm()
     _native.set_conv_algorithm(request.param)
     yield request.param
@@ -131,6 +133,8 @@ def has_a_point(item) -> bool:
         return False  # what is done about it is the same on every device
     if params.get("algorithm") == "tf32":
         return kind in ("sim", "cuda")
+    if params.get("algorithm") in ON_TILES:
+        return "-amx" in params.get("backend", "")
     return kind == "cpu" or params.get("algorithm", "auto") == "auto"
 
 

@@ -136,7 +136,7 @@ def conv_algorithm() -> str:
 
 
 def conv_algorithms() -> list[str]:
-    """What :func:`set_conv_algorithm` takes."""
+    """What :func:`set_conv_algorithm` takes on the instruction set in use."""
     return load().conv_algorithms()
 
 
@@ -146,8 +146,13 @@ def set_conv_algorithm(name: str) -> None:
     "auto" takes the fastest for each shape, "direct" sums the products as they are, "winograd2", "winograd4" and
     "winograd6" are F(m x m, 3 x 3): fewer multiplications, more rounding. float64 is always direct.
 
+    On the instruction sets with tiles, "bf16x6" and "bf16x3" compute y and the gradient of x by 6 or 3 products of
+    bfloat16 for one of float32. The 6 round no more than "direct" does; the 3 leave about 4e-6 of a result. Either
+    takes what is less than 2**-126 for 0: inputs or weights, and results, of less than 2**-102 (2**-109) are less
+    exact, and a product too large for float32 may give NaN in place of infinity.
+
     Raises:
-        ValueError: there is no such algorithm.
+        ValueError: the instruction set in use has no such algorithm.
     """
     load().set_conv_algorithm(name)
 
@@ -156,4 +161,5 @@ def set_exact(exact: bool) -> None:
     """With True, convolutions are direct: their rounding is that of plain sums, and Inf and NaN stay in the pixels that
     they reach. With False, the default, the fastest algorithm is taken, and a tile of up to 6 x 6 pixels shares them.
     """
+    # On tiles, "bf16x6" is as exact: what to ask for there if it is faster (see csrc/cpu/algorithms/tiles.cpp).
     set_conv_algorithm("direct" if exact else "auto")

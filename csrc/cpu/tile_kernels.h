@@ -6,27 +6,34 @@
 
 namespace vggfast::cpu {
 
-/// A batch of maps as kernels on tiles read them: [image][block][h + 2][w + 2][channels], blocks of as many channels as
-/// 64 bytes hold, in a ring of zeros. In a map of Bf16 the channels past the last one are 0; in one of uint8_t they may
-/// be anything, for their weights are 0. Strides are in values. Loads go past the last map, by less than a row and 18
-/// pixels, and what they find there is of no use.
+/// A batch of maps as kernels on tiles read them: [image][piece][block][h + 2][w + 2][channels], blocks of as many
+/// channels as 64 bytes hold, in a ring of zeros. In a map of Bf16 the channels past the last one are 0; in one of
+/// uint8_t they may be anything, for their weights are 0. Strides are in values. Loads go past the last map, by less
+/// than a row and 18 pixels, and what they find there is of no use.
+///
+/// Floats have 2 or 3 pieces, whose sum they are, all other values are one. A piece is what those before it leave,
+/// rounded to bfloat16; what is under 2^-126 becomes 0, as in a product of tiles. A first piece that would be infinite
+/// is the largest finite value. What is not finite itself is the last piece, behind a first one of 1 or -1: products of
+/// pieces then are as the whole one is, where 0 or the other sign in a lower piece would make them NaN.
 template <class T>
 struct BlockedMap {
   static constexpr int64_t channels = 64 / sizeof(T);  // of a block
 
   T* data = nullptr;
-  int64_t blocks = 0, row = 0, plane = 0, image = 0;
+  int64_t blocks = 0, row = 0, plane = 0, image = 0, pieces = 1;
 };
 
+/// Of activations of type S: of Bf16, or of float, whose map is in pieces.
+template <class S>
 struct TileConvArgs {
   BlockedMap<Bf16> x;
   int64_t h, w;    // of x
   int64_t kernel;  // 1 or 3
-  const Bf16*
-      packed;  // [cout block][cin block][row][column][2][16][16][2]: halves of the couts, pairs of cins, couts, cin
+  // [cout block][piece][cin block][row][column][2][16][16][2]: halves of the couts, pairs of cins, couts, cin
+  const Bf16* packed;
   const float* bias;  // [cout block][32], zero-padded
-  ConvOutput<Bf16> out;
-  BlockedMap<Bf16> y;  // where this has data, it is written in place of out.y, with its ring; there is no mask then
+  ConvOutput<S> out;
+  BlockedMap<Bf16> y;  // of Bf16: where it has data, it is written in place of out.y, with its ring; no mask is then
   int64_t x_top = 0, y_top = 0;  // the row of the image that x, or y, begins with: either may be a strip
 };
 
@@ -71,14 +78,19 @@ inline constexpr int64_t linear_panel_steps = 4;
 /// Kernels on tile registers (cpu/isa/tiles.h).
 struct TileKernels {
   /// Units: rows of a blocked map with their ring, n * (h + 2) of them.
-  void (*block_maps)(const ConvInput<Bf16>& in, const BlockedMap<Bf16>& to, int64_t row_begin, int64_t row_end);
+  void (*block_maps_bf16)(const ConvInput<Bf16>& in, const BlockedMap<Bf16>& to, int64_t row_begin, int64_t row_end);
+  void (*block_maps_f32)(const ConvInput<float>& in, const BlockedMap<Bf16>& to, int64_t row_begin, int64_t row_end);
+  /// A multiple of 32 values to pieces, as in a map, each `stride` behind the one before.
+  void (*split)(const float* from, int64_t count, int64_t pieces, Bf16* to, int64_t stride);
   /// fprop of one image. Units: pairs of rows of x; blocks of 32 output channels.
-  void (*conv)(const TileConvArgs&, int64_t image, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
-               int64_t block_end);
+  void (*conv_bf16)(const TileConvArgs<Bf16>&, int64_t image, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
+                    int64_t block_end);
+  void (*conv_f32)(const TileConvArgs<float>&, int64_t image, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
+                   int64_t block_end);
   /// The first layer of one image, 3x3 over up to 3 channels, of an input without a mask. `packed` is [cout block][2]
   /// [16][16][2], in the order of a line (cpu/kernels/tile_stem.h); x is not read. Units: rows, the first one even
   /// where there is a pool. `lines` has room for two of `line_values`, at least 11 * (w + 18).
-  void (*stem)(const ConvInput<Bf16>& in, const TileConvArgs&, int64_t image, int64_t row_begin, int64_t row_end,
+  void (*stem)(const ConvInput<Bf16>& in, const TileConvArgs<Bf16>&, int64_t image, int64_t row_begin, int64_t row_end,
                Bf16* lines, int64_t line_values);
   /// Write the operands of one strip at `to`, of blocks of 16 channels, and return whether a value was not finite. The
   /// strip has `rows` rows of the flattened (n, h), from `first` on. wgrad_gy writes each channel's sum to `bias`.
@@ -108,6 +120,23 @@ struct TileKernels {
   /// c += a b, of one product: what tests compare. Each is a tile of 16 rows of 64 bytes.
   void (*product_bf16)(const Bf16* a, const Bf16* b, float* c);
   void (*product_u8s8)(const uint8_t* a, const int8_t* b, int32_t* c);
+
+  template <class S>
+  auto block_maps() const {
+    if constexpr (sizeof(S) == 4) {
+      return block_maps_f32;
+    } else {
+      return block_maps_bf16;
+    }
+  }
+  template <class S>
+  auto conv() const {
+    if constexpr (sizeof(S) == 4) {
+      return conv_f32;
+    } else {
+      return conv_bf16;
+    }
+  }
 };
 
 /// What kernels on tiles in software have executed.

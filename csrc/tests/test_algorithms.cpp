@@ -212,10 +212,11 @@ void check_results() {
       check_supported({0, 5, 3, 3, 4, kernel}, runs);
     }
     for (const ConvAlgorithm* algorithm : cpu::conv_algorithms) {
-      const bool on_tiles = algorithm->name == cpu::tiles_conv.name, able = !on_tiles || isa.starts_with("amx");
+      const bool able = !algorithm->on_tiles || isa.starts_with("amx");
       const auto ran = [&](Pass pass) { return runs[std::pair(algorithm, pass)] > 0; };
       CHECK_EQUAL(ran(Pass::fprop), able && algorithm->run, algorithm->name, " on ", isa);
-      CHECK(algorithm != &cpu::tiles_conv || ran(Pass::dgrad) == able, "dgrad on ", isa);
+      const bool both = algorithm->on_tiles && algorithm->run && algorithm != &cpu::tiles_stem_conv;
+      CHECK(!both || ran(Pass::dgrad) == able, "dgrad by ", algorithm->name, " on ", isa);
       CHECK_EQUAL(ran(Pass::wgrad), able && algorithm->run_wgrad, algorithm->name, " on ", isa);
     }
   }
@@ -283,9 +284,10 @@ void check_choice(const ConvProblem& p, const std::string& setting) {
   CHECK_EQUAL(plan.workspace_bytes, chosen.workspace_bytes(p), name);
   CHECK_EQUAL(plan.packed_bytes, p.packed ? chosen.packed_bytes(p) : 0, name);
   if (!asked.empty()) CHECK_EQUAL(chosen.name, setting, name);
-  // What was asked for, else for "direct" the most exact, else any: of these the cheapest.
+  const bool exact = setting == "direct" || setting == "bf16x6";
+  // What was asked for, else for these two the most exact, else any: of these the cheapest.
   for (const ConvAlgorithm* other : asked.empty() ? able : asked) {
-    if (setting == "direct" && asked.empty()) {
+    if (exact && asked.empty()) {
       CHECK(chosen.roundings <= other->roundings, name, ", and ", other->name, " is more exact");
     } else {
       CHECK(total(chosen, p) <= total(*other, p), name, ", and ", other->name, " costs less");
@@ -335,6 +337,14 @@ void check_layers() {
   set_conv_algorithm("winograd4");
   CHECK(chosen(3, 3) == &cpu::winograd4_conv);
   CHECK(chosen(64, 1) == &cpu::pointwise_conv);
+  set_cpu_isa("amx-emulated");
+  set_conv_algorithm("bf16x3");
+  CHECK(chosen(64, 3, {.pool = true}) == &cpu::bf16x3_conv);
+  set_conv_algorithm("bf16x6");
+  CHECK(chosen(3, 3) == &cpu::bf16x6_conv);
+  CHECK(chosen(64, 3, {}, DType::f64) == &cpu::direct_conv);
+  set_cpu_isa("portable");
+  CHECK(chosen(64, 3) == &cpu::direct_conv, "bf16x6 without tiles");
   set_conv_algorithm("auto");
 }
 

@@ -135,9 +135,11 @@ void check_choice() {
   for (const char* name : {"auto", "direct", "winograd2", "winograd4", "winograd6"}) {
     set_conv_algorithm(name);
     CHECK_EQUAL(conv_algorithm(), name);
-    CHECK_ERROR(set_conv_algorithm("winograd3"),
-                "algorithm must be one of auto, direct, winograd2, winograd4, winograd6, got 'winograd3'");
-    CHECK_ERROR(set_conv_algorithm(""), ", winograd6, got ''");
+    set_cpu_isa("portable");
+    CHECK_ERROR(set_conv_algorithm("bf16x6"),
+                "algorithm must be one of auto, direct, winograd2, winograd4, winograd6 on portable, got 'bf16x6'");
+    set_cpu_isa("amx-emulated");
+    CHECK_ERROR(set_conv_algorithm(""), ", winograd6, bf16x3, bf16x6 on amx-emulated, got ''");
     CHECK_EQUAL(conv_algorithm(), name, "after an unknown one was asked for");
   }
   const Case c{.n = 2, .h = 7, .w = 5, .cin = 3, .cout = 9, .kernel = 3};

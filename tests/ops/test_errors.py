@@ -122,7 +122,8 @@ BAD = {
     "conv_wgrad kernel": (lambda: conv_wgrad(X, t(2, 5, 4, 4), None, 2, False), ValueError,
                           "kernel must be 1 or 3, got 2"),
     "algorithm": (lambda: _native.set_conv_algorithm("winograd8"), ValueError,
-                  f"algorithm must be one of {', '.join(_native.conv_algorithms())}, got 'winograd8'"),
+                  f"algorithm must be one of {', '.join(_native.conv_algorithms())} on {_native.cpu_isa()}, "
+                  "got 'winograd8'"),
     "gather dtype": (lambda: mask_gather(X, t(2, 1, 4, 4, 1)), ValueError,
                      r"mask must be torch.uint8 of shape .*, got torch.float32 of shape \(2, 1, 4, 4, 1\)"),
     "gather planes": (lambda: mask_gather(X, bits(2, 4, 4, 4, 1)), ValueError,

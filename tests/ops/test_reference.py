@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.backends import ALGORITHMS
+from tests.support.backends import ALGORITHMS, EXACT
 from tests.support.comparisons import (
+    assert_as_accurate_as_bf16x3,
     assert_as_accurate_as_tf32,
     assert_as_accurate_as_torch,
     assert_as_accurate_as_winograd,
@@ -57,13 +58,14 @@ def conv_as_ours_selects(inputs, relu=False, pool=False):
 
 
 NARROW = (torch.bfloat16, torch.float16)
+RULES = {"tf32": assert_as_accurate_as_tf32, "bf16x3": assert_as_accurate_as_bf16x3}
 
 
 def compare(name, inputs, algorithm="direct", **options):
     """Ours in the inputs' dtype against the reference in float64, with torch's own error as the measure."""
     dtype = inputs[0].dtype
-    if dtype in NARROW or (algorithm != "direct" and dtype == torch.float32):
-        rule = assert_as_accurate_as_tf32 if algorithm == "tf32" else assert_as_accurate_as_winograd
+    if dtype in NARROW or (algorithm not in EXACT and dtype == torch.float32):
+        rule = RULES.get(algorithm, assert_as_accurate_as_winograd)
         selects = name.startswith("conv")
         op = conv_as_ours_selects([*inputs, None][:3], **options) if selects else getattr(reference, name)
         exact = results(op, [None if t is None else t.double() for t in inputs], **({} if selects else options))
@@ -251,7 +253,7 @@ def test_second_order(backend, algorithm, relu, pool):
     ours = second(functools.partial(ops.conv3x3, relu=relu, pool=pool), torch.float32)
     exact = second(conv_as_ours_selects(inputs, relu, pool), torch.float64)
     for a, b in zip(ours, exact, strict=True):
-        assert relative_error(a, b) < {"direct": 1e-6, "tf32": 1e-2}.get(algorithm, 1e-5)
+        assert relative_error(a, b) < (1e-6 if algorithm in EXACT else 1e-2 if algorithm == "tf32" else 1e-5)
 
 
 # ---- ties, NaN, infinities, zeros ---------------------------------------------------------------------------------

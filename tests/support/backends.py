@@ -14,7 +14,19 @@ from vggfast import _native
 # it) and on a real one (`pytest --cuda`); and torch's ops in their place, as GPUs get them that ours do not run on.
 BACKENDS = ("cpu-portable", "cpu-avx2", "cpu-avx512", "cpu-amx", "cpu-amx-emulated", "sim", "torch", "cuda")
 
-ALGORITHMS = (*_native.conv_algorithms(), "tf32")
+
+def _algorithms(isa: str) -> list[str]:
+    before = _native.cpu_isa()
+    _native.set_cpu_isa(isa)
+    names = _native.conv_algorithms()
+    _native.set_cpu_isa(before)
+    return names
+
+
+ALGORITHMS = (*_algorithms("amx-emulated"), "tf32")
+# Of these, those that only the instruction sets with tiles have; and those that are as exact as plain sums.
+ON_TILES = tuple(name for name in _algorithms("amx-emulated") if name not in _algorithms("portable"))
+EXACT = ("direct", "bf16x6")
 
 
 class Poisoned(Simulated):

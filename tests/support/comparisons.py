@@ -50,6 +50,12 @@ def assert_as_accurate_as_tf32(ours, exact):
     assert relative_error(ours, exact) < 2.0**-8  # twice 2^-11, and what a few terms of unlike sign make of it
 
 
+def assert_as_accurate_as_bf16x3(ours, exact):
+    """The rule for products of two factors, each of two pieces of bfloat16, which leave up to 2^-15 of each product."""
+    few = exact.numel() < 1000  # numbers, whose sums' terms may be of unlike sign
+    assert relative_error(ours, exact) < (2.0**-13 if few else 1e-5)
+
+
 def assert_same_bits(a, b):
     """Equal values, signs of zero and places of NaN."""
     assert a.dtype == b.dtype

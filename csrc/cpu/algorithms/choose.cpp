@@ -8,6 +8,7 @@
 
 #include "cpu/algorithms/conv_algorithm.h"
 #include "vggfast/conv.h"
+#include "vggfast/cpu.h"
 #include "vggfast/error.h"
 
 namespace vggfast {
@@ -23,21 +24,29 @@ std::atomic<const char*>& setting() {
 
 bool same(const char* a, const char* b) { return std::strcmp(a, b) == 0; }
 
-/// What set_conv_algorithm takes.
+/// What set_conv_algorithm takes on the instruction set in use.
 std::vector<const char*> names() {
   std::vector<const char*> found{automatic};
   for (const cpu::ConvAlgorithm* algorithm : cpu::conv_algorithms) {
     const bool known = std::any_of(found.begin(), found.end(), [&](auto name) { return same(name, algorithm->name); });
-    if (algorithm->settable && !known) found.push_back(algorithm->name);
+    const bool able = cpu::kernels().tiles || !algorithm->on_tiles;
+    if (algorithm->settable && able && !known) found.push_back(algorithm->name);
   }
   return found;
+}
+
+/// Whether the algorithm that was asked for is as exact as direct sums.
+bool exact(const char* asked) {
+  return std::any_of(std::begin(cpu::conv_algorithms), std::end(cpu::conv_algorithms), [&](const auto* algorithm) {
+    return same(algorithm->name, asked) && algorithm->roundings <= cpu::direct_conv.roundings;
+  });
 }
 
 /// Smaller is better. An algorithm of the name that was asked for comes first; where exactness was asked for and none
 /// of that name supports the problem, then the most exact; and then the cheapest.
 auto rank(const cpu::ConvAlgorithm& algorithm, const cpu::ConvProblem& problem, const char* asked) {
   const cpu::ConvEstimate cost = algorithm.cost(problem);
-  return std::tuple(!same(algorithm.name, asked), same(asked, cpu::direct_conv.name) ? algorithm.roundings : 0,
+  return std::tuple(!same(algorithm.name, asked), exact(asked) ? algorithm.roundings : 0,
                     static_cast<double>(cost.multiply_adds) + cost.other);
 }
 
@@ -52,7 +61,7 @@ void set_conv_algorithm(const std::string& name) {
     }
     allowed += std::string(allowed.empty() ? "" : ", ") + known;
   }
-  fail("algorithm must be one of ", allowed, ", got '", name, "'");
+  fail("algorithm must be one of ", allowed, " on ", cpu_isa(), ", got '", name, "'");
 }
 
 std::vector<std::string> conv_algorithms() {

@@ -59,10 +59,12 @@ struct WgradCall {
 
 /// A way to compute convolutions. Every function but `supports` is called only for problems that it supports.
 struct ConvAlgorithm {
-  const char* name;      // as set_conv_algorithm and conv_cost have it; several may share one
-  bool settable = true;  // whether set_conv_algorithm knows the name
-  /// The largest error of a result, in roundings of a sum of its usual size. Where set_exact asks for exactness and no
-  /// direct algorithm supports the problem, the one with the fewest is taken; tests hold each algorithm to its own.
+  const char* name;       // as set_conv_algorithm and conv_cost have it; several may share one
+  bool settable = true;   // whether set_conv_algorithm knows the name
+  bool on_tiles = false;  // whether it needs an instruction set with tiles
+  /// The largest error of a result, in roundings of a sum of its usual size. Where an algorithm was asked for that has
+  /// no more than direct_conv, and none of its name supports the problem, the one with the fewest is taken; tests hold
+  /// each algorithm to its own.
   int roundings;
 
   bool (*supports)(const ConvProblem&);
@@ -97,10 +99,10 @@ ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem);
 
 // The table. Where two cost the same, the first is taken.
 extern const ConvAlgorithm tiles_stem_conv, tiles_conv, tiles_wgrad_conv, stem_conv, direct_conv, pointwise_conv,
-    winograd2_conv, winograd4_conv, winograd6_conv;
-inline constexpr const ConvAlgorithm* conv_algorithms[] = {&tiles_stem_conv, &tiles_conv,     &tiles_wgrad_conv,
-                                                           &stem_conv,       &direct_conv,    &pointwise_conv,
-                                                           &winograd2_conv,  &winograd4_conv, &winograd6_conv};
+    winograd2_conv, winograd4_conv, winograd6_conv, bf16x3_conv, bf16x6_conv;
+inline constexpr const ConvAlgorithm* conv_algorithms[] = {
+    &tiles_stem_conv, &tiles_conv,     &tiles_wgrad_conv, &stem_conv,   &direct_conv, &pointwise_conv,
+    &winograd2_conv,  &winograd4_conv, &winograd6_conv,   &bf16x3_conv, &bf16x6_conv};
 
 /// The same as values of type T, which the problem's dtype says.
 template <class T, class S>

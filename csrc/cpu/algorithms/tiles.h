@@ -18,14 +18,14 @@ inline constexpr int64_t tile_speed = 15;
 
 /// The map in blocks of this extent at `data`; and its bytes, with what is read past its end.
 template <class T>
-BlockedMap<T> blocked_map(void* data, const Extent& e) {
+BlockedMap<T> blocked_map(void* data, const Extent& e, int64_t pieces = 1) {
   constexpr int64_t channels = BlockedMap<T>::channels;
   const int64_t blocks = (e.c + channels - 1) / channels, row = (e.w + 2) * channels, plane = (e.h + 2) * row;
-  return {static_cast<T*>(data), blocks, row, plane, blocks * plane};
+  return {static_cast<T*>(data), blocks, row, plane, pieces * blocks * plane, pieces};
 }
 template <class T>
-size_t blocked_bytes(const Extent& e) {
-  const BlockedMap<T> map = blocked_map<T>(nullptr, e);
+size_t blocked_bytes(const Extent& e, int64_t pieces = 1) {
+  const BlockedMap<T> map = blocked_map<T>(nullptr, e, pieces);
   return sizeof(T) * static_cast<size_t>(e.n * map.image + map.row + tile_pixels * map.channels);
 }
 
@@ -33,7 +33,11 @@ size_t blocked_bytes(const Extent& e) {
 struct TileWork {
   int64_t images, pairs, width;  // pairs of rows of so many pixels
   int64_t blocks, taps;          // of the outputs; and of each of them, over all blocks of input channels
+  int64_t pieces = 1;
 };
+
+/// Of values in pieces, the products to one.
+constexpr int64_t products_of(int64_t pieces) { return pieces * (pieces + 1) / 2; }
 
 /// Calls body(image, pair_begin, pair_end, block_begin, block_end) for each task. The blocks of output channels are
 /// outermost, so that a thread finds its weights in its L2.

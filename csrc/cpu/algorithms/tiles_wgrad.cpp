@@ -240,6 +240,7 @@ void run_wgrad(const ConvProblem& p, const WgradCall& call) { TilesWgrad(p).run(
 
 const ConvAlgorithm tiles_wgrad_conv{.name = "tiles",
                                      .settable = false,
+                                     .on_tiles = true,
                                      .roundings = 8,
                                      .supports = supports,
                                      .cost = cost,

@@ -1,8 +1,10 @@
-// Direct convolution on tiles, 3x3 (pad 1) or 1x1, of bfloat16 with sums in float; and the layout that it reads.
+// Direct convolution on tiles, 3x3 (pad 1) or 1x1, of bfloat16, or of floats in pieces of it, with sums in float; and
+// the layout that it reads.
 //
 // conv        Register blocks as in tile_sums.h.
 // dgrad       The same with weights that were transposed and flipped when they were packed.
 // block_maps  NHWC, or what mask_scatter would make of the smaller tensor that is stored, to blocks.
+// split       Weights to pieces, as block_maps does it to floats.
 #pragma once
 
 #include "cpu/kernels/masked.h"
@@ -27,33 +29,67 @@ inline __attribute__((always_inline)) void store_pixel(Bf16* to, Vf::Value first
 #endif
 }
 
+/// Stores a pixel's values, or 32 weights, in pieces (BlockedMap), `stride` apart.
+inline void store_pieces(Bf16* to, int64_t stride, int64_t pieces, Vf::Value first, Vf::Value second) {
+  const Vf::Value most = Vf::set1(0x1.fep127f), one = Vf::set1(1), whole[] = {first, second};  // most: of bfloat16
+  Vf::Value rest[2], piece[2];
+  for (int half = 0; half < 2; ++half) {
+    const Vf::Value v = whole[half];
+    rest[half] = Vf::select(v - v == 0, v, Vf::select(v > 0, one, -one));
+    piece[half] = Vf::select(rest[half] > most, most, Vf::select(rest[half] < -most, -most, rest[half]));
+  }
+  store_pixel(to, piece[0], piece[1]);
+  for (int64_t i = 1; i < pieces; ++i) {
+    for (int half = 0; half < 2; ++half) {
+      const Vf::Value v = whole[half];
+      rest[half] -= Vf::load(to + half * half_channels);
+      piece[half] = i + 1 < pieces ? rest[half] : Vf::select(v - v == 0, rest[half], v);
+    }
+    to += stride;
+    store_pixel(to, piece[0], piece[1]);
+  }
+}
+
+inline void split(const float* from, int64_t count, int64_t pieces, Bf16* to, int64_t stride) {
+  for (int64_t i = 0; i < count; i += block_channels) {
+    store_pieces(to + i, stride, pieces, Vf::load(from + i), Vf::load(from + i + half_channels));
+  }
+}
+
 /// Channels [c, c + 16) of pixel (y, x) of the map that `in` stands for.
-inline Vf::Value read_pixel(const ConvInput<Bf16>& in, int64_t n, int64_t y, int64_t x, int64_t c) {
+template <class S>
+Vf::Value read_pixel(const ConvInput<S>& in, int64_t n, int64_t y, int64_t x, int64_t c) {
   const Extent& e = in.extent;
   const int64_t pixel = (n * e.h + y) * e.w + x, count = e.c - c;
   if (in.mask) return in.pool ? read_unpooled(in, n, y, x, c, count) : read_rectified(in, pixel, c, count);
-  const Bf16* p = in.data + pixel * e.c + c;
+  const S* p = in.data + pixel * e.c + c;
   return count >= Vf::lanes ? Vf::load(p) : Vf::load(p, count);
 }
 
-inline void block_maps(const ConvInput<Bf16>& in, const BlockedMap<Bf16>& to, int64_t row_begin, int64_t row_end) {
+template <class S>
+void block_maps(const ConvInput<S>& in, const BlockedMap<Bf16>& to, int64_t row_begin, int64_t row_end) {
   const Extent& e = in.extent;
   for (int64_t row = row_begin; row < row_end; ++row) {
     const int64_t n = row / (e.h + 2), y = row % (e.h + 2) - 1;
-    for (int64_t block = 0; block < to.blocks; ++block) {
-      Bf16* out = to.data + n * to.image + block * to.plane + (y + 1) * to.row;
-      if (y < 0 || y == e.h) {
-        zero_pixels(out, e.w + 2);
-        continue;
-      }
-      zero_pixels(out, 1);
+    Bf16* line = to.data + n * to.image + (y + 1) * to.row;
+    const bool ring = y < 0 || y == e.h;
+    for (int64_t plane = 0; plane < to.pieces * to.blocks; ++plane) {
+      zero_pixels(line + plane * to.plane, ring ? e.w + 2 : 1);
+      zero_pixels(line + plane * to.plane + (e.w + 1) * block_channels, 1);
+    }
+    for (int64_t block = 0; !ring && block < to.blocks; ++block) {
+      Bf16* out = line + block * to.plane;
       for (int64_t x = 0; x < e.w; ++x) {
         const int64_t c = block * block_channels;
         const Vf::Value first = read_pixel(in, n, y, x, c);
+        const Vf::Value second = c + half_channels < e.c ? read_pixel(in, n, y, x, c + half_channels) : Vf::zero();
         out += block_channels;
-        store_pixel(out, first, c + half_channels < e.c ? read_pixel(in, n, y, x, c + half_channels) : Vf::zero());
+        if constexpr (sizeof(S) == sizeof(Bf16)) {
+          store_pixel(out, first, second);
+        } else {
+          store_pieces(out, to.blocks * to.plane, to.pieces, first, second);
+        }
       }
-      zero_pixels(out + block_channels, 1);
     }
   }
 }
@@ -69,8 +105,8 @@ inline __attribute__((always_inline)) void load_window(const TileSums<float>& su
   }
 }
 
-template <bool pool>
-void store_nhwc(const TileConvArgs& a, const TilePlace& at, const TileSums<float>& sums) {
+template <bool pool, class S>
+void store_nhwc(const TileConvArgs<S>& a, const TilePlace& at, const TileSums<float>& sums) {
   constexpr int64_t step = pool ? 2 : 1;
   for_outputs<pool>(a, at, [&](int64_t row, int64_t i) {
     const int64_t pixel = (at.n * a.out.h + at.y / step + row) * a.out.w + at.x / step + i;
@@ -84,7 +120,7 @@ void store_nhwc(const TileConvArgs& a, const TilePlace& at, const TileSums<float
 }
 
 template <bool pool>
-void store_blocked(const TileConvArgs& a, const TilePlace& at, const TileSums<float>& sums) {
+void store_blocked(const TileConvArgs<Bf16>& a, const TilePlace& at, const TileSums<float>& sums) {
   const int64_t channel = at.block * block_channels, channels = a.out.c - channel;  // those past them stay 0
   Bf16* first = first_output<pool>(a, at, channel);
   for_outputs<pool>(a, at, [&](int64_t row, int64_t i) {
@@ -107,26 +143,29 @@ void store_blocked(const TileConvArgs& a, const TilePlace& at, const TileSums<fl
   });
 }
 
-template <bool pool>
-inline __attribute__((always_inline)) void store_outputs(const TileConvArgs& a, const TilePlace& at,
+template <bool pool, class S>
+inline __attribute__((always_inline)) void store_outputs(const TileConvArgs<S>& a, const TilePlace& at,
                                                          const TileSums<float>& sums) {
-  a.y.data ? store_blocked<pool>(a, at, sums) : store_nhwc<pool>(a, at, sums);
+  if constexpr (sizeof(S) == sizeof(Bf16)) {
+    if (a.y.data) return store_blocked<pool>(a, at, sums);
+  }
+  store_nhwc<pool>(a, at, sums);
 }
 
-template <class Tiles, int kernel, bool pool>
-void conv_of(const TileConvArgs& a, int64_t n, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
+template <class Tiles, int kernel, bool pool, class S>
+void conv_of(const TileConvArgs<S>& a, int64_t n, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
              int64_t block_end) {
   for_register_blocks<Tiles, kernel, pool, float>(
       a, n, pair_begin, pair_end, block_begin, block_end,
       [&](const TilePlace& at, const TileSums<float>& sums) { store_outputs<pool>(a, at, sums); });
 }
 
-template <class Tiles>
-void conv_tiles(const TileConvArgs& a, int64_t n, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
+template <class Tiles, class S>
+void conv_tiles(const TileConvArgs<S>& a, int64_t n, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
                 int64_t block_end) {
-  const auto conv = a.kernel == 1 ? a.out.pool ? conv_of<Tiles, 1, true> : conv_of<Tiles, 1, false>
-                    : a.out.pool  ? conv_of<Tiles, 3, true>
-                                  : conv_of<Tiles, 3, false>;
+  const auto conv = a.kernel == 1 ? a.out.pool ? conv_of<Tiles, 1, true, S> : conv_of<Tiles, 1, false, S>
+                    : a.out.pool  ? conv_of<Tiles, 3, true, S>
+                                  : conv_of<Tiles, 3, false, S>;
   conv(a, n, pair_begin, pair_end, block_begin, block_end);
 }
 

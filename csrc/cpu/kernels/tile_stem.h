@@ -33,7 +33,7 @@ inline void pack_line(const ConvInput<Bf16>& in, int64_t n, int64_t y, Bf16* lin
 }
 
 template <class Tiles, bool pool>
-void stem_of(const ConvInput<Bf16>& in, const TileConvArgs& a, int64_t n, int64_t row_begin, int64_t row_end,
+void stem_of(const ConvInput<Bf16>& in, const TileConvArgs<Bf16>& a, int64_t n, int64_t row_begin, int64_t row_end,
              Bf16* lines, int64_t line_values) {
   constexpr int64_t step_bytes = stem_column * sizeof(Bf16), half_tap = tile_bytes / sizeof(Bf16);
   const int64_t blocks = (a.out.c + block_channels - 1) / block_channels;
@@ -64,7 +64,7 @@ void stem_of(const ConvInput<Bf16>& in, const TileConvArgs& a, int64_t n, int64_
 }
 
 template <class Tiles>
-void stem_tiles(const ConvInput<Bf16>& in, const TileConvArgs& a, int64_t n, int64_t row_begin, int64_t row_end,
+void stem_tiles(const ConvInput<Bf16>& in, const TileConvArgs<Bf16>& a, int64_t n, int64_t row_begin, int64_t row_end,
                 Bf16* lines, int64_t line_values) {
   (a.out.pool ? stem_of<Tiles, true> : stem_of<Tiles, false>)(in, a, n, row_begin, row_end, lines, line_values);
 }

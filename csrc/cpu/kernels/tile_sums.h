@@ -6,6 +6,10 @@
 // blocks of input channels, then of the taps, whatever the tasks are. The tiles are stored to 4 KB of scratch, where
 // the epilogue reads them. Pixels past the right edge and rows past the lower one are computed and left out. Cache  A
 // task's weights (cpu/algorithms/tiles.cpp) are meant to stay in L2, 4 rows of its input too.
+//
+// Of maps in pieces a sum has the products of those pieces of x and of the weights whose numbers, from 0 on, add up to
+// less than `pieces`: of 2 pieces three products, of 3 six. The smallest come first, as sums over all channels of their
+// own, so that only those of the first pieces are rounded as a sum of whole products is.
 #pragma once
 
 #include "cpu/isa/tiles.h"
@@ -57,13 +61,12 @@ inline __attribute__((always_inline)) void dot(Tiles& tiles) {
   }
 }
 
-/// The sums of one register block, from the first of its inputs and weights on.
-template <class Tiles, int kernel, class T, class Weight, class Sum>
+/// Adds the products of one piece of a register block's inputs, from the first of them on, and of one of its weights.
+template <class Tiles, int kernel, class T, class Weight>
 inline __attribute__((always_inline)) void sum_taps(Tiles& tiles, const BlockedMap<T>& x, const T* in,
-                                                    const Weight* packed, TileSums<Sum>& sums) {
+                                                    const Weight* packed) {
   constexpr int64_t half_tap = tile_bytes / sizeof(Weight);
   const int64_t blocks = x.blocks, row = x.row, plane = x.plane;
-  zero_sums(tiles);
   for (int64_t block = 0; block < blocks; ++block, in += plane) {
 #pragma GCC unroll 9
     for (int tap = 0; tap < kernel * kernel; ++tap, packed += 2 * half_tap) {
@@ -77,6 +80,18 @@ inline __attribute__((always_inline)) void sum_taps(Tiles& tiles, const BlockedM
       dot<T, 2, 5, 6>(tiles);
       dot<T, 3, 5, 7>(tiles);
       if (tap % 5 == 4 || tap + 1 == kernel * kernel) tiles.keep_awake();
+    }
+  }
+}
+
+/// The sums of one register block, from the first of its inputs and weights on; a piece of these has `packed_piece`.
+template <class Tiles, int kernel, class T, class Weight, class Sum>
+inline __attribute__((always_inline)) void sum_pieces(Tiles& tiles, const BlockedMap<T>& x, const T* in,
+                                                      const Weight* packed, int64_t packed_piece, TileSums<Sum>& sums) {
+  zero_sums(tiles);
+  for (int64_t both = x.pieces - 1; both >= 0; --both) {
+    for (int64_t piece = 0; piece <= both; ++piece) {
+      sum_taps<Tiles, kernel>(tiles, x, in + piece * x.blocks * x.plane, packed + (both - piece) * packed_piece);
     }
   }
   store_sums(tiles, sums);
@@ -121,15 +136,16 @@ inline __attribute__((always_inline)) void for_register_blocks(const Args& a, in
                                                                int64_t pair_end, int64_t block_begin, int64_t block_end,
                                                                Store store) {
   constexpr int64_t taps = kernel * kernel, ring = kernel == 1 ? 1 : 0, channels = decltype(a.x)::channels;
+  const int64_t packed_piece = a.x.blocks * taps * channels * block_channels;
   alignas(64) TileSums<Sum> sums;
   Tiles tiles;
   for (int64_t pair = pair_begin; pair < pair_end; ++pair) {
     const int64_t y = 2 * pair, rows = pool ? 1 : min<int64_t>(2, a.h - y);
     for (int64_t block = block_begin; block < block_end; ++block) {
-      const auto* packed = a.packed + block * a.x.blocks * taps * channels * block_channels;
+      const auto* packed = a.packed + block * a.x.pieces * packed_piece;
       const auto* row = a.x.data + n * a.x.image + (y - a.x_top + ring) * a.x.row + ring * channels;
       for (int64_t x = 0; x < (pool ? 2 * a.out.w : a.w); x += tile_pixels) {
-        sum_taps<Tiles, kernel>(tiles, a.x, row + x * channels, packed, sums);
+        sum_pieces<Tiles, kernel>(tiles, a.x, row + x * channels, packed, packed_piece, sums);
         store(TilePlace{n, y, rows, x, block}, sums);
       }
       if (a.y.data) store_ring(a, n, block, pool ? pair : y, rows);

@@ -30,8 +30,11 @@ void product_u8s8(const uint8_t* a, const int8_t* b, int32_t* c) {
 
 template <class Tiles>
 constexpr TileKernels tile_kernels() {
-  return {.block_maps = block_maps,
-          .conv = conv_tiles<Tiles>,
+  return {.block_maps_bf16 = block_maps<Bf16>,
+          .block_maps_f32 = block_maps<float>,
+          .split = split,
+          .conv_bf16 = conv_tiles<Tiles, Bf16>,
+          .conv_f32 = conv_tiles<Tiles, float>,
           .stem = stem_tiles<Tiles>,
           .wgrad_gy = wgrad_gy,
           .wgrad_x = wgrad_x,

@@ -12,15 +12,23 @@ namespace vggfast {
 
 /// Sets the algorithm of float32 convolutions from now on: "auto" (chosen for each shape), "direct", or "winograd2",
 /// "winograd4", "winograd6", which compute 3x3 convolutions by F(m x m, 3 x 3) with that m. float64 is always direct.
-/// Throws Error for any other name.
+///
+/// On the instruction sets amx and amx-emulated there are also "bf16x6" and "bf16x3", for fprop and dgrad, of 3x3 and
+/// 1x1: direct sums, on tiles, of 6 products of bfloat16 in place of one of float32, which round no more than "direct",
+/// or of 3, which leave up to 2^-15 of each product. What lies under 2^-126 counts as 0 there: an input or a weight
+/// under 2^-102 (2^-109 for 3) loses lower bits, and so does a sum. A product beyond the largest float may be NaN in
+/// place of infinite. What an algorithm does not support is computed by the cheapest that does, and for "direct" and
+/// "bf16x6" by the most exact.
+///
+/// Throws Error for any name that conv_algorithms() does not have.
 void set_conv_algorithm(const std::string& name);
 std::string conv_algorithm();
-/// What set_conv_algorithm takes: "auto", and the names of the algorithms that can be asked for.
+/// What set_conv_algorithm takes on the instruction set in use: "auto", and the names of the algorithms that it has.
 std::vector<std::string> conv_algorithms();
 
 /// The algorithm that a float32 convolution of x (n, cin, h, w) to `cout` channels runs by, as now set, and its cost.
 struct ConvCost {
-  std::string algorithm;  // "direct" (the first layer's own kernel too), "1x1", "winograd2", "winograd4" or "winograd6"
+  std::string algorithm;  // "direct" (the first layer's own kernel too), "1x1", or as set_conv_algorithm has it
   int64_t multiply_adds;  // of the products alone; transforms are not counted
 };
 /// `pass`: "fprop", "dgrad" or "wgrad"; for dgrad, cin is gy's channels and cout is x's.
