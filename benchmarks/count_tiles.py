@@ -17,6 +17,10 @@ The third has the FC layers of a batch: y and the gradients of their inputs and 
 are of weights, read or, for their gradient, written; "memory" is what that takes at the rate measured for memory,
 "tiles" what the instructions take with operands in L2; "est. ms" is the larger one, as if either hid the other. Packing
 x and rounding what is stored are left out.
+
+`--dtype int8` counts the convolutions that Engine(dtype="int8") runs on tiles, all but the first. A product of 8 bits
+takes as long as one of bfloat16, for twice the multiply-adds; its store, and its weights, which are half the bytes for
+as many channels, are estimated by the rates of bfloat16. Its prototype was measured on two cores alone.
 """
 
 from __future__ import annotations
@@ -36,7 +40,8 @@ from vggfast import Engine, _native
 from vggfast.ops.conv import conv_wgrad
 from vggfast.ops.fc import MOST_ROWS, linear_dgrad, linear_op, linear_wgrad
 
-RESULTS = Path(__file__).resolve().parent / "results" / "tiles-counted.json"
+RESULTS = Path(__file__).resolve().parent / "results"
+FILES = {"bf16": "tiles-counted.json", "int8": "tiles-counted-int8.json"}
 
 
 class Layer(NamedTuple):
@@ -45,6 +50,7 @@ class Layer(NamedTuple):
     pool: bool
     times: int = 1  # that VGG-16 has it
     prototype: tuple[float, float] | None = None  # ms an image on one core, measured
+    int8_prototype: float | None = None  # on two cores
 
     @property
     def name(self) -> str:
@@ -56,9 +62,9 @@ class Layer(NamedTuple):
         return sum(9 * cin * cout for cin, cout in pairs) * self.size**2
 
     @property
-    def map_bytes(self) -> int:
+    def map_values(self) -> int:
         """Of the input and the output."""
-        return 2 * self.size**2 * self.channels[0] + 2 * self.size**2 * self.channels[-1] // (4 if self.pool else 1)
+        return self.size**2 * self.channels[0] + self.size**2 * self.channels[-1] // (4 if self.pool else 1)
 
     def module(self) -> nn.Sequential:
         layers: list[nn.Module] = []
@@ -68,17 +74,17 @@ class Layer(NamedTuple):
 
 
 LAYERS = (
-    Layer((3, 64, 64), 224, True, prototype=(2.10, 2.20)),
-    Layer((64, 128), 112, False, prototype=(1.05, 1.05)),
-    Layer((128, 128), 112, True, prototype=(1.73, 1.93)),
-    Layer((128, 256), 56, False, prototype=(1.11, 1.11)),
-    Layer((256, 256), 56, False, prototype=(2.05, 2.16)),
-    Layer((256, 256), 56, True, prototype=(1.89, 2.00)),
-    Layer((256, 512), 28, False, prototype=(0.97, 1.03)),
-    Layer((512, 512), 28, False, prototype=(1.96, 2.10)),
-    Layer((512, 512), 28, True, prototype=(1.85, 2.28)),
-    Layer((512, 512), 14, False, 2, prototype=(0.47, 0.50)),
-    Layer((512, 512), 14, True, prototype=(0.47, 0.54)),
+    Layer((3, 64, 64), 224, True, prototype=(2.10, 2.20), int8_prototype=0.462),
+    Layer((64, 128), 112, False, prototype=(1.05, 1.05), int8_prototype=0.277),
+    Layer((128, 128), 112, True, prototype=(1.73, 1.93), int8_prototype=0.480),
+    Layer((128, 256), 56, False, prototype=(1.11, 1.11), int8_prototype=0.286),
+    Layer((256, 256), 56, False, prototype=(2.05, 2.16), int8_prototype=0.542),
+    Layer((256, 256), 56, True, prototype=(1.89, 2.00), int8_prototype=0.511),
+    Layer((256, 512), 28, False, prototype=(0.97, 1.03), int8_prototype=0.260),
+    Layer((512, 512), 28, False, prototype=(1.96, 2.10), int8_prototype=0.600),
+    Layer((512, 512), 28, True, prototype=(1.85, 2.28), int8_prototype=0.564),
+    Layer((512, 512), 14, False, 2, prototype=(0.47, 0.50), int8_prototype=0.124),
+    Layer((512, 512), 14, True, prototype=(0.47, 0.54), int8_prototype=0.136),
 )
 FC_LAYERS = {"fc6": (25088, 4096), "fc7": (4096, 4096), "fc8": (4096, 1000)}  # inputs, outputs
 
@@ -126,26 +132,41 @@ def executed(run: Callable[[], object]) -> tuple[int, int, list[int]]:
     return after[0] - before[0], after[1] - before[1], [b - a for a, b in zip(before[2], after[2], strict=True)]
 
 
-def counted(layer: Layer, images: int) -> dict[str, int]:
+def engine_of(layer: Layer, images: int, dtype: str) -> Engine:
+    if dtype == "bf16":
+        return Engine(layer.module(), dtype="bf16", batch=images, size=layer.size)
+    behind_relu = nn.Sequential(nn.ReLU(), *layer.module())  # else it would stay in float32
+    return Engine(behind_relu, dtype="int8", calibration=torch.rand(1, layer.channels[0], 8, 8), size=layer.size)
+
+
+def counted(layer: Layer, images: int, dtype: str = "bf16") -> dict[str, int]:
     """Instructions of a layer on tiles."""
-    engine = Engine(layer.module(), dtype="bf16", batch=images, size=layer.size)
-    x = torch.zeros(images, layer.channels[0], layer.size, layer.size)
+    engine, x = engine_of(layer, images, dtype), torch.zeros(images, layer.channels[0], layer.size, layer.size)
     products, stores, loads = executed(lambda: engine(x))
     return {"products": products, "stores": stores, "pixel_loads": sum(loads[4:6]), "weight_loads": sum(loads[6:])}
 
 
-def row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
-    """A layer's counts and estimates, for one image."""
-    counts = counted(layer, 1)
-    last_cin = layer.channels[-2]
-    busy = counts["products"] * rates.product(last_cin) + counts["stores"] * rates.store_ns
-    if len(layer.channels) == 2 and layer.map_bytes > rates.l2_bytes:  # the first two pass strips in L2
+def estimated(layer: Layer, counts: dict[str, int], rates: Rates, value_bytes: int) -> dict[str, Any]:
+    """A layer's counts and what is estimated from them, for one image."""
+    product_ns = rates.product(layer.channels[-2] * value_bytes // 2)
+    busy = counts["products"] * product_ns + counts["stores"] * rates.store_ns
+    # The first two layers pass strips in L2.
+    if len(layer.channels) == 2 and layer.map_values * value_bytes > rates.l2_bytes:
         busy *= rates.from_l3
-    ideal = 2 * layer.multiply_adds / rates.flops
+    ideal = 2 * layer.multiply_adds / (rates.flops * 2 / value_bytes)
     moved = 1024 * sum(count for name, count in counts.items() if name != "products")
     return {"layer": layer.name, "times": layer.times, **counts, "bytes": moved, "multiply_adds": layer.multiply_adds,
             "ceiling_ms": counts["products"] * rates.product_ns / 1e6, "estimate_ms": busy / 1e6,
-            "share": ideal / (busy / 1e9), "prototype_ms": layer.prototype}  # fmt: skip
+            "share": ideal / (busy / 1e9)}  # fmt: skip
+
+
+def row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
+    return {**estimated(layer, counted(layer, 1), rates, 2), "prototype_ms": layer.prototype}
+
+
+def int8_row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
+    layer = layer._replace(channels=layer.channels[-2:])
+    return {**estimated(layer, counted(layer, 1, "int8"), rates, 1), "two_cores_prototype_ms": layer.int8_prototype}
 
 
 def wgrad_row_of(layer: Layer, rates: Rates) -> dict[str, Any]:
@@ -187,10 +208,8 @@ def linear_rows(name: str, batch: int, rates: Rates) -> list[dict[str, Any]]:
 
 
 COLUMNS = ("layer", "times", "products", "pixels", "weights", "stores", "ceiling", "est. ms", "share", "prototype")
-
-
+INT8_COLUMNS = (*COLUMNS[:-1], "est. two cores", "prototype")
 WGRAD_COLUMNS = ("weights of", "times", "products", "gy", "x", "stores", "ceiling", "est. ms", "share")
-
 LINEAR_COLUMNS = ("layer", "result", "products", "loads", "stores", "MB", "memory", "tiles", "est. ms")
 
 
@@ -213,36 +232,65 @@ def linear_line(row: dict[str, Any]) -> list[str]:
     return [row["layer"], row["result"], *counts, f"{row['bytes'] / 1e6:.0f}", *times]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, default=8, help="images that the sums are for (default 8)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file for the counts")
-    arguments = parser.parse_args()
-    if not 1 <= arguments.batch <= (most := MOST_ROWS[torch.bfloat16]):
-        raise SystemExit(f"--batch must be 1 to {most}, FC layers of more are torch's, got {arguments.batch}")
-    _native.set_cpu_isa("amx-emulated")
-    small, rates = Layer((32, 32), 20, True), Rates()
-    one, many = counted(small, 1), counted(small, arguments.batch)
-    if many != {name: arguments.batch * count for name, count in one.items()}:
-        raise SystemExit(f"{arguments.batch} images do not take {arguments.batch} times the instructions of one")
+def int8_line(row: dict[str, Any]) -> list[str]:
+    two_cores = (row["estimate_ms"] / 2, row["two_cores_prototype_ms"])
+    return [*cells(row, "products", "pixel_loads", "weight_loads", "stores"), *(f"{ms:.2f}" for ms in two_cores)]
+
+
+def sums_of(rows: list[dict[str, Any]]) -> tuple[float, float]:
+    """ms of all layers on one core: estimated, and the ceiling."""
+    estimate, ceiling = (sum(row["times"] * row[name] for row in rows) for name in ("estimate_ms", "ceiling_ms"))
+    return estimate, ceiling
+
+
+def count_bf16(rates: Rates, batch: int, out: Path) -> None:
+    if batch > (most := MOST_ROWS[torch.bfloat16]):
+        raise SystemExit(f"--batch must be 1 to {most}, FC layers of more are torch's, got {batch}")
     rows = [row_of(layer, rates) for layer in LAYERS]
     wgrad_rows = [wgrad_row_of(layer, rates) for layer in single_layers()]
-    total, wgrad = (sum(row["times"] * row["estimate_ms"] for row in some) for some in (rows, wgrad_rows))
-    ceiling = sum(row["times"] * row["ceiling_ms"] for row in rows)
+    (total, ceiling), (wgrad, _) = sums_of(rows), sums_of(wgrad_rows)
     draw(f"VGG-16, an image of 224², bf16 on AMX: counted; est. ms on one core, sum {total:.1f} ms, ceiling "
-         f"{ceiling:.1f} ms; a batch of {arguments.batch} on two cores est. {arguments.batch * total / 2:.0f} ms",
+         f"{ceiling:.1f} ms; a batch of {batch} on two cores est. {batch * total / 2:.0f} ms",
          COLUMNS, map(line, rows))  # fmt: skip
     draw(f"The gradients of its weights: counted; est. ms on one core, sum {wgrad:.1f} ms", WGRAD_COLUMNS,
          (cells(row, "products", "gy_loads", "x_loads", "stores") for row in wgrad_rows))  # fmt: skip
-    linear = [row for name in FC_LAYERS for row in linear_rows(name, arguments.batch, rates)]
+    linear = [row for name in FC_LAYERS for row in linear_rows(name, batch, rates)]
     forward = sum(row["estimate_ms"] for row in linear if row["result"] == "y")
-    draw(f"Its FC layers, a batch of {arguments.batch}: counted; est. ms on one core, forward {forward:.1f} ms",
+    draw(f"Its FC layers, a batch of {batch}: counted; est. ms on one core, forward {forward:.1f} ms",
          LINEAR_COLUMNS, map(linear_line, linear))  # fmt: skip
     timing.write_results(
-        arguments.out, rows, estimate=True, batch=arguments.batch, rates=vars(rates), wgrad_rows=wgrad_rows,
-        linear_rows=linear,
+        out, rows, estimate=True, batch=batch, rates=vars(rates), wgrad_rows=wgrad_rows, linear_rows=linear,
         image_ms={"one core": total, "two cores": total / 2, "ceiling, one core": ceiling, "wgrad, one core": wgrad},
     )  # fmt: skip
+
+
+def count_int8(rates: Rates, batch: int, out: Path) -> None:
+    rows = [int8_row_of(layer, rates) for layer in LAYERS]
+    total, ceiling = sums_of(rows)
+    draw(f"VGG-16 but for its first layer, an image of 224², int8 on AMX: counted; est. ms on one core, sum "
+         f"{total:.1f} ms, ceiling {ceiling:.1f} ms; a batch of {batch} on two cores est. {batch * total / 2:.0f} ms",
+         INT8_COLUMNS, map(int8_line, rows))  # fmt: skip
+    timing.write_results(
+        out, rows, estimate=True, batch=batch, rates=vars(rates),
+        image_ms={"one core": total, "two cores": total / 2, "ceiling, one core": ceiling},
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dtype", choices=FILES, default="bf16", help="of the convolutions (default bf16)")
+    parser.add_argument("--batch", type=int, default=8, help="images that the sums are for (default 8)")
+    parser.add_argument("--out", type=Path, help="JSON file for the counts (default under benchmarks/results)")
+    arguments = parser.parse_args()
+    if arguments.batch < 1:
+        raise SystemExit(f"--batch must be at least 1, got {arguments.batch}")
+    _native.set_cpu_isa("amx-emulated")
+    dtype, batch, small = arguments.dtype, arguments.batch, Layer((32, 32), 20, True)
+    one, many = counted(small, 1, dtype), counted(small, batch, dtype)
+    if many != {name: batch * count for name, count in one.items()}:
+        raise SystemExit(f"{batch} images do not take {batch} times the instructions of one")
+    count = count_int8 if dtype == "int8" else count_bf16
+    count(Rates(), batch, arguments.out or RESULTS / FILES[dtype])
 
 
 if __name__ == "__main__":
