@@ -4,11 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <cmath>
 #include <cstddef>
 #include <functional>
+#include <thread>
 
 #if defined(__x86_64__)
 #include <linux/filter.h>
@@ -177,6 +179,38 @@ void check_counts() {
   for (int i = 0; i < 8; ++i) CHECK_EQUAL(after.loads[i] - before.loads[i], i < 3, "register ", i);
 }
 
+/// How many of a few products of random numbers on these tiles are not those of the software.
+int wrong_products(const cpu::TileKernels& tiles, unsigned seed) {
+  Random random(seed);
+  int wrong = 0;
+  for (int i = 0; i < 4; ++i) {
+    const Tiles in = draw(distributions[0], random);
+    const Tiles got = product(tiles, in), expected = product(cpu::amx_emulated::tiles(), in);
+    wrong += std::memcmp(got.c, expected.c, sizeof got.c) != 0;
+    std::this_thread::yield();
+  }
+  return wrong;
+}
+
+int wrong_in_threads(const cpu::TileKernels& tiles, unsigned count) {
+  std::atomic<int> wrong{0};
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < count; ++i) threads.emplace_back([&, i] { wrong += wrong_products(tiles, i); });
+  for (std::thread& thread : threads) thread.join();
+  return wrong;
+}
+
+/// No other thread or process disturbs a kernel's tiles, and a child has its parent's permission.
+void check_threads_and_fork(const cpu::TileKernels& tiles, const std::string& name) {
+  CHECK_EQUAL(wrong_in_threads(tiles, 64), 0, name, ", 64 threads");
+  const pid_t child = fork();
+  if (child == 0) _exit(wrong_products(tiles, 64) + wrong_in_threads(tiles, 8) == 0 ? 0 : 1);
+  int status = 0;
+  CHECK_EQUAL(waitpid(child, &status, 0), child);
+  CHECK_EQUAL(status, 0, name, ", in a child");
+  CHECK_EQUAL(wrong_products(tiles, 65), 0, name, ", after a child");
+}
+
 /// The processor's own products, where it has tiles.
 void check_hardware() {
   if (cpu::find_amx() != cpu::Amx::permitted) {
@@ -185,6 +219,7 @@ void check_hardware() {
     return;
   }
 #if defined(__x86_64__)
+  check_threads_and_fork(cpu::amx::tiles(), "amx");
   Random random(7);
   for (const Distribution& d : distributions) {
     for (int i = 0; i < 2000; ++i) {
@@ -272,6 +307,7 @@ int main() {
   check_facts();
   check_u8s8();
   check_counts();
+  check_threads_and_fork(vggfast::cpu::amx_emulated::tiles(), "amx-emulated");
   check_hardware();
   return result();
 }
