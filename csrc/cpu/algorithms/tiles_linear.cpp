@@ -24,7 +24,7 @@ int64_t blocks_of_task(int64_t blocks, int threads) {
   return std::clamp<int64_t>(blocks / (tasks_each * std::max(threads, 1)), 1, most_blocks);
 }
 
-/// Rows that fprop and dgrad multiply at a time, of all: as many each time, that no last row is left alone.
+/// Rows that fprop and dgrad multiply at a time, of all: about as many each time. The last ones may be one row alone.
 int64_t group_of(int64_t rows) { return ceil_div(rows, std::max<int64_t>(ceil_div(rows, most_rows), 1)); }
 
 /// Values of the packed tiles of `rows` rows of `terms` values.
@@ -86,7 +86,7 @@ void TileLinear::fprop(const S* x, const TileMatrix& weight, const float* bias, 
   auto* const sums = reinterpret_cast<float*>(packed + packed_values(group, inputs));
   for (int64_t first = 0; first < rows; first += group) {
     const int64_t count = std::min(group, rows - first);
-    if (rows > 1) {
+    if (count > 1) {
       parallel_ranges(
           packed_values(count, inputs) / tile_values, pack_grain / tile_values, threads,
           [&](int64_t begin, int64_t end, int) { packer(x)(x + first * inputs, count, inputs, begin, end, packed); });
@@ -95,7 +95,7 @@ void TileLinear::fprop(const S* x, const TileMatrix& weight, const float* bias, 
                               .inputs = inputs,
                               .outputs = outputs,
                               .weight = weight,
-                              .x = rows == 1 ? row_of(x, inputs, packed) : packed,
+                              .x = count == 1 ? row_of(x + first * inputs, inputs, packed) : packed,
                               .bias = bias,
                               .relu = relu,
                               .y = y + first * outputs};
