@@ -13,6 +13,12 @@ inline uint16_t bits_of(double x) {
 }
 inline double value_of(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 
+/// To the nearest, ties to even; not of NaN.
+inline float rounded_to_bf16(double x) {
+  const auto bits = std::bit_cast<uint32_t>(static_cast<float>(x));
+  return std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000);
+}
+
 inline Array truncated(Array a) {
   for (double& v : a.values) v = value_of(bits_of(v));
   return a;

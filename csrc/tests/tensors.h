@@ -191,6 +191,12 @@ inline double epsilon(DType dtype) {
   return dtype == DType::f32 ? std::numeric_limits<float>::epsilon() : std::numeric_limits<double>::epsilon();
 }
 
+/// Whether `value` is at most `allowed` off from `want`. Infinities must be equal, and NaN is near NaN alone.
+inline bool is_near(double value, double want, double allowed) {
+  return value == want || (std::isnan(value) && std::isnan(want)) ||
+         (std::isfinite(want) && std::fabs(value - want) <= allowed);
+}
+
 /// Compares each element; it may be `roundings` epsilons of `magnitude` off (0: equal, and NaN where NaN is expected).
 template <class... Parts>
 void check_tensor(const char* file, int line, const Tensor& got, const Array& wanted, double roundings,
@@ -202,8 +208,7 @@ void check_tensor(const char* file, int line, const Tensor& got, const Array& wa
     ++seen;
     const double value = read(got, at), want = wanted.values.at(i);
     const double allowed = roundings * epsilon(got.dtype) * magnitude.values.at(i);
-    const bool same = value == want || (std::isnan(value) && std::isnan(want)) || std::fabs(value - want) <= allowed;
-    if (!same && !std::exchange(reported, true)) {
+    if (!is_near(value, want, allowed) && !std::exchange(reported, true)) {
       report(file, line, "element ", i, " of ", describe(got.shape), " is ", value, ", expected ", want, " +- ",
              allowed, "; ", parts...);
     }

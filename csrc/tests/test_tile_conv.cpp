@@ -83,8 +83,7 @@ void check_values(const Run& run, const Outputs& out) {
   for_each_element(out.y, [&](int64_t at, size_t i) {
     const double got = value_of(out.y.view.as<uint16_t>()[at]);
     for (double want : {expected.values[i], by_mask.values[i]}) {
-      const bool same =
-          got == want || (std::isnan(got) && std::isnan(want)) || std::fabs(got - want) <= sums + std::fabs(want) / 256;
+      const bool same = is_near(got, want, sums + std::fabs(want) / 256);
       CHECK(same || std::exchange(reported, true), l.name(), ", element ", i, " is ", got, ", expected ", want);
     }
   });

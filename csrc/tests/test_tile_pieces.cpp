@@ -3,6 +3,7 @@
 // lost; equal bits for any number of threads and from the processor's tiles.
 #include <bit>
 
+#include "bf16.h"
 #include "conv_cases.h"
 #include "cpu/isa/amx.h"
 #include "cpu/tile_kernels.h"
@@ -34,15 +35,8 @@ void for_each_algorithm(Body body) {
   }
 }
 
-float value(cpu::Bf16 x) { return std::bit_cast<float>(static_cast<uint32_t>(x.bits) << 16); }
-
-/// x, rounded to bfloat16: to the nearest, ties to even.
-float rounded(float x) {
-  const auto bits = std::bit_cast<uint32_t>(x);
-  return std::bit_cast<float>((bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u);
-}
-
-/// The pieces that a number's map has. What rounding would make infinite is cut instead.
+/// The pieces that a number's map has. Denormals are zeros before they are rounded, and what rounding would make
+/// infinite is cut instead.
 std::vector<float> pieces_of(float x, int pieces) {
   std::vector<float> found;
   if (!std::isfinite(x)) {
@@ -52,9 +46,9 @@ std::vector<float> pieces_of(float x, int pieces) {
     return found;
   }
   for (float rest = x; pieces > 0; --pieces) {
-    float next = rounded(rest);
+    const bool denormal = std::fabs(rest) < std::numeric_limits<float>::min();
+    float next = denormal ? std::copysign(0.0f, rest) : rounded_to_bf16(rest);
     if (std::isinf(next)) next = std::copysign(0x1.fep127f, rest);
-    if (std::fabs(next) < std::numeric_limits<float>::min()) next = std::copysign(0.0f, rest);
     found.push_back(next);
     rest -= next;
   }
@@ -63,9 +57,9 @@ std::vector<float> pieces_of(float x, int pieces) {
 
 /// What rounds to a zero or to denormals, to the largest number or beyond; what is not finite; any bits.
 std::vector<float> numbers() {
-  std::vector<float> all{0.0f,          -0.0f,     infinity,    -infinity, nan,       -nan,
-                         most,          -most,     0x1.fep127f, 1e38f,     -3.39e38f, 0x1.ffp127f,
-                         0x1.feffp127f, 0x1p-126f, 0x1.fp-127f, -1e-45f,   1.0f,      0x1.01p0f};
+  std::vector<float> all{0.0f,        -0.0f,        infinity, -infinity, nan,         -nan,          most,
+                         -most,       0x1.fep127f,  1e38f,    -3.39e38f, 0x1.ffp127f, 0x1.feffp127f, 0x1p-126f,
+                         0x1.fp-127f, 0x1.ffp-127f, -1e-45f,  1.0f,      0x1.01p0f};
   Random random(31);
   const auto half = [&] { return static_cast<uint32_t>(random.integer(0, 0xffff)); };
   while (all.size() < 4096) all.push_back(std::bit_cast<float>(half() << 16 | half()));
@@ -84,7 +78,7 @@ void check_pieces() {
       const std::vector<float> expected = pieces_of(from[i], algorithm.pieces);
       double sum = 0;
       for (size_t piece = 0; piece < pieces; ++piece) {
-        const float is = value(got[piece * count + i]);
+        const auto is = static_cast<float>(value_of(got[piece * count + i].bits));
         const bool same = std::bit_cast<uint32_t>(is) == std::bit_cast<uint32_t>(expected[piece]);
         CHECK(same || (std::isnan(is) && std::isnan(expected[piece])), setting, ", piece ", piece, " of ", from[i],
               " is ", is, ", expected ", expected[piece]);

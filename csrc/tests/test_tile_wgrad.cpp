@@ -222,7 +222,7 @@ void check_special() {
   Random random(34);
   constexpr double infinity = std::numeric_limits<double>::infinity();
   for (const Layer& l : layers()) {
-    if (l.n * l.cin > 5000 || l.n == 0) continue;
+    if (l.n == 0) continue;
     for (double value : {std::nan(""), infinity, -infinity}) {
       for (const std::string where : {"x", "gy", "both"}) {
         Array x = random.array(Fill::integers, l.n, l.cin, l.h, l.w);
