@@ -6,9 +6,11 @@ say) runs torch's op instead, so that rewriting a network keeps its meaning.
 
 from __future__ import annotations
 
+import sys
 import threading
 import warnings
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
@@ -29,10 +31,35 @@ _NAMED_PADDINGS = {3: ("same",), 1: ("same", "valid")}  # of a kernel's extent: 
 
 
 class _Within(threading.local):
-    """The models that this thread is in whose layers hand maps on as NHWC, outermost first (vggfast.acceleration)."""
+    """The calls of models that this thread is in whose layers hand maps on as NHWC (vggfast.acceleration).
+
+    Each is known by the frame that runs it. After an interrupt, for which torch calls no hook, that frame runs no more,
+    and the call is forgotten.
+    """
 
     def __init__(self) -> None:
-        self.models: list[int] = []  # by id
+        self.calls: list[FrameType] = []  # outermost first
+
+    def enter(self, call: FrameType) -> None:
+        self.a_model()
+        self.calls.append(call)
+
+    def leave(self, call: FrameType) -> None:
+        if self.calls and self.calls[-1] is call:
+            self.calls.pop()
+
+    def a_model(self) -> bool:
+        """Whether one of the calls still runs."""
+        while self.calls and not _runs(self.calls[-1]):
+            self.calls.pop()
+        return bool(self.calls)
+
+
+def _runs(frame: FrameType) -> bool:
+    now: FrameType | None = sys._getframe(1)
+    while now is not None and now is not frame:
+        now = now.f_back
+    return now is frame
 
 
 within = _Within()
@@ -40,7 +67,7 @@ within = _Within()
 
 def hands_on() -> bool:
     """Whether layers give NHWC whatever they take, since the model around them converts what it gives itself."""
-    return bool(not torch.compiler.is_compiling() and within.models and not exports_onnx())
+    return not torch.compiler.is_compiling() and within.a_model() and not exports_onnx()
 
 
 def _as_nhwc(x: Tensor) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import PLAIN
-from vggfast.graph import runs
-from vggfast.graph.guard import any_global_hooks, is_bare, know
+from vggfast.graph import is_known_code, needs_nchw, runs
+from vggfast.graph.guard import any_global_hooks, know
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm, hands_on
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
@@ -21,8 +23,9 @@ class FusedSequential(nn.Sequential):
     """An ``nn.Sequential`` that runs conv or batch norm, ReLU and max-pool in a row as one op.
 
     What is fused is decided at each call, from the modules as they are then: a hook, a replaced module or a changed
-    setting un-fuses its run. NCHW input is converted to NHWC once at the edge, and the output back. What is no plain
-    tensor of maps goes through the modules one by one, as in torch.
+    setting un-fuses its run. NCHW input is converted to NHWC once at the edge, and the output back; and so are maps for
+    modules that are not torch's, whose code may take contiguous ones alone. What is no plain tensor of maps goes
+    through the modules one by one, as in torch.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -32,13 +35,21 @@ class FusedSequential(nn.Sequential):
         special = type(input) not in PLAIN and has_torch_function_unary(input)
         if special or input.dim() != 4 or any_global_hooks() or lib.exports_onnx():
             return super().forward(input)
-        nchw = not lib.is_channels_last(input) and not hands_on()
-        y = input
+        within = hands_on()
+        nchw = not lib.is_channels_last(input) and not within
+        y: Any = input
         for module, epilogue in runs(list(self)):
             if epilogue is not None and isinstance(module, nn.BatchNorm2d):
                 y = batch_norm(module, y, *epilogue)
             elif epilogue is not None:
                 y = conv_nhwc(y, module.weight, module.bias, *epilogue)
-            else:  # a hook sees the layout that the caller uses
-                y = module(y.contiguous() if nchw and not is_bare(module) else y)
-        return y.contiguous() if nchw and y is not input and y.dim() == 4 else y
+            elif is_known_code(module) or not (needs_nchw(module.modules()) if within else nchw and y is not input):
+                y = module(y)
+            else:  # others' code and hooks see the layout that the caller uses
+                y = module(_contiguous(y))
+        return _contiguous(y) if nchw and y is not input else y
+
+
+def _contiguous(value: Any) -> Any:
+    strided = isinstance(value, Tensor) and value.layout is torch.strided and not value.is_nested
+    return value.contiguous() if strided else value

@@ -1,7 +1,10 @@
 """One conversion into NHWC and one out of it, whatever stands between the layers; and where that is not done."""
 
 import copy
+import functools
+import sys
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -119,6 +122,125 @@ def test_code_that_views_maps_gets_contiguous_ones(build):
     assert relative_error(fast(x), model(x)) < 1e-13
 
 
+class View(nn.Module):
+    def forward(self, x):
+        return x.view(x.size(0), -1)
+
+
+class AsStrided(nn.Module):
+    def forward(self, x):
+        return x.as_strided((x.size(0), x[0].numel()), (x[0].numel(), 1))
+
+
+class Lambda(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+class Split(nn.Module):
+    def forward(self, x):
+        return x, x.view(-1)
+
+
+def viewed(x):
+    return x.view(x.size(0), -1)
+
+
+class OfAFunction(nn.Module):
+    def forward(self, x):
+        return viewed(x)
+
+
+class OfADecoratedFunction(nn.Module):
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, x):
+        return helpers.viewed(x)
+
+
+class Reshape(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.shape = x.shape
+        return x.view(x.size(0), -1).clone()
+
+    @staticmethod
+    def backward(ctx, gy):
+        return gy.view(ctx.shape)
+
+
+class OfAClass(nn.Module):
+    def forward(self, x):
+        return Reshape.apply(x)
+
+
+def scripted():
+    return torch.jit.script(View())
+
+
+helpers = sys.modules[__name__]
+OTHERS = {
+    "view": View,
+    "as_strided": AsStrided,
+    "a lambda": lambda: Lambda(lambda x: x.view(x.size(0), -1)),
+    "a partial call": lambda: Lambda(functools.partial(viewed)),
+    "within": lambda: nn.Sequential(nn.Identity(), View()),
+    "a function": OfAFunction,
+    "a decorated function": OfADecoratedFunction,
+    "a class": OfAClass,
+    "a traced graph": lambda: torch.fx.symbolic_trace(View()),
+    "a script": scripted,
+}
+of_others = pytest.mark.parametrize("build", OTHERS.values(), ids=OTHERS)
+for_scripts = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+
+
+def layers(*last):
+    """A sequence, which hands NHWC on within; two channels or more, for one has but one format."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), *last).double()
+
+
+@for_scripts
+@of_others
+def test_others_code_in_a_sequence_gets_contiguous_maps(build):
+    model, x = layers(build(), nn.Linear(4 * 16 * 24, 2)), image(dtype=torch.float64)
+    assert relative_error(accelerate(model)(x), model(x)) < 1e-13
+
+
+@for_scripts
+@of_others
+def test_others_code_in_a_sequence_of_a_larger_model(build):
+    model, x = nn.Sequential(layers(), nn.Conv2d(4, 3, 1), layers(build())).double(), image(dtype=torch.float64)
+    assert relative_error(accelerate(model)(x), model(x)) < 1e-13
+
+
+@for_scripts
+@of_others
+@pytest.mark.parametrize("larger", [False, True])
+def test_others_code_that_comes_later(build, larger):
+    last, x = layers(nn.Identity()), image(dtype=torch.float64)
+    model = nn.Sequential(layers(), nn.Conv2d(4, 3, 1), last).double() if larger else last
+    fast = accelerate(model)
+    (fast[-1] if larger else fast)[-1] = last[-1] = build()
+    assert relative_error(fast(x), model(x)) < 1e-13
+
+
+def test_what_is_no_tensor_leaves_a_sequence():
+    model, x = layers(Split()), image(dtype=torch.float64)
+    for got, want in zip(accelerate(model)(x), model(x), strict=True):
+        assert relative_error(got, want) < 1e-13
+
+
+def test_a_network_of_ours_with_others_code():
+    net, x = vggfast.nn.FusedSequential(vggfast.nn.Conv3x3(3, 4), nn.ReLU(), View()), image()
+    want = nn.functional.conv2d(x, net[0].weight, net[0].bias, padding=1).relu().flatten(1)
+    assert relative_error(net(x), want) < 1e-5
+    assert relative_error(torch.compile(net, backend="eager", fullgraph=True)(x), want) < 1e-5
+
+
 class Outer(nn.Module):
     def __init__(self, inner, answer):
         super().__init__()
@@ -144,6 +266,59 @@ def test_all_maps_that_come_out_are_converted():
     assert all(t.is_contiguous() for t in (*y["maps"], y["scores"]))
 
 
+@dataclass
+class Answer:
+    maps: list[torch.Tensor]
+    name: str = "z"
+
+
+@dataclass(frozen=True)
+class Frozen:
+    maps: list[torch.Tensor]
+    name: str = "z"
+
+
+class Dict(dict):
+    maps = property(lambda self: self["maps"])
+    name = property(lambda self: self["name"])
+
+
+class List(list):
+    maps = property(lambda self: self[0])
+    name = property(lambda self: self[1])
+
+
+UNKNOWN = {
+    "dataclass": lambda y, z: Answer([y, z]),
+    "frozen dataclass": lambda y, z: Frozen([y, z]),
+    "subclass of dict": lambda y, z: Dict(maps=[y, z], name="z"),
+    "subclass of list": lambda y, z: List([[y, z], "z"]),
+    "within": lambda y, z: Answer([], Answer([y, Dict(maps=z)])),
+}
+
+
+@pytest.mark.parametrize("answer", UNKNOWN.values(), ids=UNKNOWN)
+def test_maps_in_objects_that_torch_does_not_look_into(answer):
+    fast = accelerate(Outer(EDSR(), answer))
+    got = fast(image())
+    assert type(got) is type(answer(None, None))
+    if isinstance(got.name, Answer):
+        got = got.name
+    for t in got.maps:
+        assert (t if isinstance(t, torch.Tensor) else t["maps"]).is_contiguous()
+
+
+def test_an_object_that_holds_itself():
+    def answer(y, z):
+        found = Answer([z])
+        found.name = found
+        return found
+
+    found = accelerate(Outer(EDSR(), answer))(image())
+    assert found.maps[0].is_contiguous()
+    assert found.name is found
+
+
 def fail(y, z):
     raise ValueError("of the model")
 
@@ -156,17 +331,49 @@ def test_an_error_ends_it():
     fast = accelerate(Outer(EDSR(), fail))
     with pytest.raises(ValueError, match="of the model"):
         fast(image())
-    assert within.models == []
+    assert within.calls == []
     assert fast.last(image()).is_contiguous()
 
 
-def test_the_call_after_an_interrupted_one():
+def interrupted():
+    """A model whose call was interrupted, and what came of it, which has the frames."""
     fast = accelerate(Outer(EDSR(), interrupt))
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         fast(image())
+    return fast, caught
+
+
+def test_the_call_after_an_interrupted_one():
+    fast, _ = interrupted()
     fast.answer = lambda y, z: z
     assert fast(image()).is_contiguous()
-    assert within.models == []
+    assert within.calls == []
+
+
+AFTER = {
+    "accelerated": lambda: accelerate(Outer(EDSR(), lambda y, z: z)),
+    "a sequence": lambda: accelerate(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())),
+    "of ours": lambda: vggfast.nn.Conv3x3(3, 4),
+}
+
+
+@pytest.mark.parametrize("build", AFTER.values(), ids=AFTER)
+def test_another_model_after_an_interrupted_call(build):
+    """While something still holds the frames of that call, as a debugger does."""
+    model, (_, caught) = build(), interrupted()
+    assert model(image()).is_contiguous()
+    assert within.calls == []
+    del caught
+
+
+def test_a_model_that_goes_on_after_an_interrupt_within():
+    def catch(y, z):
+        _, caught = interrupted()
+        assert not vggfast.nn.Conv3x3(3, 4)(image()).is_contiguous(), "this call still runs"
+        del caught
+        return z
+
+    assert accelerate(Outer(EDSR(), catch))(image()).is_contiguous()
 
 
 def test_other_threads_are_not_within():

@@ -7,24 +7,24 @@ layers keep, and what the model returns is converted once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from types import CodeType, FunctionType
+import copy
+import functools
+import sys
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map
 
 from vggfast.acceleration.choice import modules_of
+from vggfast.graph import needs_nchw
 from vggfast.layers import within
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, LocalResponseNorm, MaxPool2x2
 from vggfast.ops import _library as lib
 
 _OF_MAPS = (Conv3x3, Conv1x1, MaxPool2x2, LocalResponseNorm, FusedSequential)
-_NEED_NCHW = {"view", "view_as", "as_strided"}  # they fail on other strides, or mean something else
-_KNOWN = ("torch", "torchvision", "vggfast")  # their code runs on channels_last maps
 
 
 def hand_on(model: nn.Module) -> None:
@@ -53,51 +53,58 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def needs_nchw(modules: list[nn.Module]) -> bool:
-    """Whether code of a module names a function that takes contiguous maps alone, such as ``Tensor.view``."""
-    classes = {kind for module in modules for kind in type(module).__mro__ if not _is_known(kind.__module__)}
-    classes |= {type(module) for module in modules if isinstance(module, GraphModule)}  # made in torch, of others' code
-    found = [value for kind in classes for value in vars(kind).values()]
-    found += [value for module in modules for value in vars(module).values() if isinstance(value, FunctionType)]
-    return any(not _NEED_NCHW.isdisjoint(code.co_names) for value in found for code in _code_of(value))
-
-
-def _is_known(room: str | None) -> bool:
-    return (room or "").partition(".")[0] in (*_KNOWN, "builtins")
-
-
-def _code_of(value: Any) -> Iterator[CodeType]:
-    """The code of a function, or of a member of a class, and of all functions within."""
-    value = getattr(value, "__func__", getattr(value, "fget", value))
-    if isinstance(value, FunctionType) and not _is_known(value.__module__):
-        yield from _nested(value.__code__)
-
-
-def _nested(code: CodeType) -> Iterator[CodeType]:
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _nested(constant)
-
-
 def _enter(model: nn.Module, args: Any) -> None:
     if not torch.compiler.is_compiling():
-        _drop(model)  # of a call that was interrupted
-        within.models.append(id(model))
+        within.enter(sys._getframe(1))
 
 
 def _leave(model: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     if torch.compiler.is_compiling():
         return None
-    _drop(model)
-    if within.models or any(map(_is_nhwc, tree_leaves((args, kwargs)))) or not any(map(_is_nhwc, tree_leaves(output))):
+    within.leave(sys._getframe(1))
+    if within.a_model() or _has_nhwc((args, kwargs)) or not _has_nhwc(output):
         return None
-    return tree_map_only(Tensor, lambda t: lib.contiguous(t) if _is_nhwc(t) else t, output)
+    return tree_map(functools.partial(_contiguous, done={}), output)
 
 
-def _drop(model: nn.Module) -> None:
-    if id(model) in within.models:
-        del within.models[within.models.index(id(model)) :]
+def _contiguous(value: Any, done: dict[int, Any]) -> Any:
+    """`value` with contiguous maps in the place of NHWC ones; a copy where it is an object that holds some."""
+    if _is_nhwc(value):
+        return lib.contiguous(value)
+    if id(value) in done or not _has_nhwc(value):
+        return done.get(id(value), value)
+    done[id(value)] = copied = copy.copy(value)
+    for name, member in _members(value).items():
+        changed = tree_map(functools.partial(_contiguous, done=done), member)
+        if isinstance(copied, dict | list):
+            copied[name] = changed
+        else:
+            object.__setattr__(copied, name, changed)  # a frozen one too
+    return copied
+
+
+def _has_nhwc(value: Any) -> bool:
+    """Whether there are NHWC maps among what a module takes or returns."""
+    waiting, seen = tree_leaves(value), set()
+    while waiting:
+        each = waiting.pop()
+        if _is_nhwc(each):
+            return True
+        if id(each) not in seen and (members := _members(each)):
+            seen.add(id(each))
+            waiting += tree_leaves(list(members.values()))
+    return False
+
+
+def _members(value: Any) -> dict[Any, Any]:
+    """By name, what a dataclass, or a subclass of dict or list, holds: torch's trees end there."""
+    if isinstance(value, dict):
+        return dict(value.items())
+    if isinstance(value, list):
+        return dict(enumerate(value))
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value) if hasattr(value, field.name)}
+    return {}
 
 
 def _is_nhwc(value: Any) -> bool:

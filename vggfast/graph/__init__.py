@@ -9,6 +9,7 @@ from vggfast.graph.guard import check, check_replaced, is_optimized, know, unkno
 from vggfast.graph.names import fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
 from vggfast.graph.recognise import Node, recognise, recognise_one
+from vggfast.graph.strides import is_known_code, needs_nchw
 
 __all__ = [
     "Geometry",
@@ -22,10 +23,12 @@ __all__ = [
     "fold",
     "geometry",
     "head_of",
+    "is_known_code",
     "is_optimized",
     "know",
     "layers",
     "linear_head",
+    "needs_nchw",
     "recognise",
     "recognise_one",
     "runs",
