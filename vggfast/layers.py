@@ -19,6 +19,7 @@ from torch.nn.modules.utils import _pair
 
 from vggfast import _registries, ops
 from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
+from vggfast._deprecated import renamed_argument
 from vggfast.ops import fc
 from vggfast.ops._library import check_same, exports_onnx, needs_grad
 from vggfast.ops.conv import conv_nhwc
@@ -151,6 +152,7 @@ class Conv3x3(_Conv):
 
     _kernel, _padding = 3, 1
 
+    @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
         return self._run(ops.conv3x3, input)
 
@@ -160,6 +162,7 @@ class Conv1x1(_Conv):
 
     _kernel, _padding = 1, 0
 
+    @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
         return self._run(ops.conv1x1, input)
 
@@ -179,6 +182,7 @@ class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
             and not self.return_indices
         )
 
+    @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
         if not self.is_ours() or _is_quantised_later(input):
             return super().forward(input)
@@ -194,6 +198,7 @@ class Linear(_InPlaceOfTorchs, nn.Linear):
     Whatever else meets it, subclasses of tensors or transforms of torch.func, meets torch's own.
     """
 
+    @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(input, Tensor):
             check_dense(input, "x")
@@ -226,6 +231,7 @@ class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
         super().__init__(size, alpha, beta, k)  # alpha is divided by size, as in the authors' Caffe
 
+    @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
         if _as_nhwc(input):
             return lrn(input, self.size, self.alpha, self.beta, self.k)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import PLAIN
+from vggfast._deprecated import renamed_argument
 from vggfast.graph import is_known_code, needs_nchw, runs
 from vggfast.graph.guard import any_global_hooks, know
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm, hands_on
@@ -28,6 +29,7 @@ class FusedSequential(nn.Sequential):
     through the modules one by one, as in torch.
     """
 
+    @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
         if not isinstance(input, Tensor) or input.layout is not torch.strided or input.is_nested:
             return super().forward(input)

@@ -10,8 +10,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.support.comparisons import plain_torch, relative_error
 from vggfast import VGG
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
+from vggfast.ops import fc
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "small_linear_layers_too")
+
+
+@pytest.fixture
+def small_linear_layers_too(monkeypatch):
+    monkeypatch.setattr(fc, "LEAST_WEIGHTS", 0)
+
 
 MODULES = {
     "Conv3x3": lambda: Conv3x3(3, 8),
@@ -153,7 +160,7 @@ def test_thop_counts_as_of_torchs(make):
 
 
 @pytest.mark.parametrize("engine", ["pytorch", "aten"])
-def test_ptflops_counts_as_of_torchs(engine):
+def test_ptflops_counts_as_of_torchs(engine, torchvision):  # which it imports where it is
     ptflops = _without_warnings("ptflops")
     net = FusedSequential(
         Conv3x3(3, 9), nn.ReLU(), Conv1x1(9, 4), nn.Flatten(), Linear(520, 5)

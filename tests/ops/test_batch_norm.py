@@ -271,6 +271,14 @@ def test_only_float16_is_copied(monkeypatch):
     assert seen == [torch.bfloat16] * 2 + [torch.float32] * 2
 
 
+def test_a_bias_alone_of_narrow_maps_keeps_its_gradient():
+    x, _, bias, *_ = draw((16, 2, 32, 32))
+    x, bias = x.to(torch.bfloat16), bias.requires_grad_()
+    gy = torch.randn(x.shape).to(torch.bfloat16)
+    (gb,) = torch.autograd.grad(ops.batch_norm(x, None, None, None, bias, True), bias, gy)
+    torch.testing.assert_close(gb, gy.double().sum((0, 2, 3)).float())
+
+
 @each_mode
 def test_second_derivative_of_narrow_maps(training):
     x, weight, bias, *running = draw((3, 5, 6, 6))

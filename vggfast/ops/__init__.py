@@ -6,8 +6,8 @@ Each is differentiable to any order, works under autocast, vmap, ``torch.compile
 
 On the CPU, bfloat16 and float16 are computed in float32 and each result is rounded once, and under
 ``torch.autocast("cpu")`` all ops give float32. Where the instruction set has tiles (``amx``), convolutions of bfloat16
-and their gradients run in bfloat16 with sums in float32; autocast to bfloat16 casts convolutions to it, leaves
-``linear`` in float32, and all other ops in the dtype that they meet.
+and their gradients run in bfloat16 with sums in float32, and so does ``linear``; autocast to bfloat16 casts these to
+it, and leaves all other ops in the dtype that they meet.
 """
 
 from vggfast._deprecated import renamed

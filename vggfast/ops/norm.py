@@ -142,7 +142,7 @@ def _dgrad_outputs(gy, mask, x, weight, mean, var, eps, training, affine) -> tup
     expected = (n, c, h // 2, w // 2) if pool else (n, c, h, w)
     if tuple(gy.shape) != expected:
         raise ValueError(f"gy must have shape {expected}, got {tuple(gy.shape)}")
-    dtype = x.dtype if weight is None else weight.dtype
+    dtype = _statistics(x) if weight is None else weight.dtype  # of a bias alone nothing is known here
     return lib.empty_nhwc(x, x.shape), *(x.new_empty(c if affine else 0, dtype=dtype) for _ in range(2))
 
 
