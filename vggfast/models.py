@@ -357,14 +357,16 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
         weights = in_one_form(weights, kwargs.pop("pretrained", None), name)
         if weights is None:
             return network(batch_norm=batch_norm, **{"init": "torchvision", **kwargs})
-        state, preprocessing = read_weights(weights, progress, key)
+        state, preprocessing, quantisation = read_weights(weights, progress, key)
         source = "weights" if isinstance(weights, Mapping) else weights
         classes = classes_in(state)
         if classes is not None and kwargs.setdefault("num_classes", classes) != classes:
             raise ValueError(f"num_classes must be {classes}, as in {source}, got {kwargs['num_classes']}")
         model = network(batch_norm=batch_norm, **{**kwargs, "init_weights": False})
         fill(model, state, source, name, allow_non_finite)
-        model.preprocessing = preprocessing
+        if quantisation is not None and classes is not None and model.head == "none":
+            quantisation = quantisation.of_features()
+        model.preprocessing, model.quantisation = preprocessing, quantisation
         return model
 
     build.__name__ = build.__qualname__ = name
@@ -374,7 +376,7 @@ def _as_torchvision(network: type[_Named], name: str, batch_norm: bool) -> Calla
         weights: None for random weights (torchvision's initialisation), a path to a .pth or .safetensors file, a
             state_dict, or a torchvision weights enum or its name (which torchvision then downloads). A checkpoint
             around the state_dict, and prefixes of all names, are taken off; convolutions without biases get zeros. The
-            model's `preprocessing` is that of the file, where it says one.
+            model's `preprocessing` and `quantisation` are those of the file, where it says them.
         progress: whether a download shows its progress.
         **kwargs: of :class:`{network.__name__}`. And `pretrained`, torchvision's older form of weights: True for
             IMAGENET1K_V1, False for None; and `key`: which state_dict, where a checkpoint has several ("model_ema");

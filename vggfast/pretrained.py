@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vggfast.io import WeightFile, check_finite, listed, state_dict_in
 from vggfast.preprocessing import Preprocessing
-from vggfast.quantisation import QUANTISATION, widened
+from vggfast.quantisation import QUANTISATION, Quantisation, widened
 
 _FORMS = "weights must be a path, a state_dict or a torchvision weights enum (torchvision.models.VGG16_Weights.DEFAULT)"
 _LAST = "classifier.6.weight"
@@ -102,21 +102,21 @@ def state_dict_of(
 
 def read_weights(
     weights: Any, progress: bool = True, key: str | None = None, allow_non_finite: bool = True
-) -> tuple[dict[str, Tensor], Preprocessing | None]:
-    """As :func:`state_dict_of`, and what the network takes, where a file says it."""
+) -> tuple[dict[str, Tensor], Preprocessing | None, Quantisation | None]:
+    """As :func:`state_dict_of`, and what the network takes, and its scales of 8 bits, where a file says them."""
     if isinstance(weights, str | PathLike):
         if not Path(weights).is_file():
             raise FileNotFoundError(f"{weights}: no such weight file; {_FORMS}")
         file = WeightFile(Path(weights), key, allow_non_finite=allow_non_finite)
-        tensors, arguments = file.tensors(), file.arguments
+        tensors, arguments, quantisation = file.tensors(), file.arguments, None
         if isinstance(arguments, Mapping) and arguments.get(QUANTISATION) is not None:
             try:
-                tensors, _ = widened(tensors, arguments[QUANTISATION])
+                tensors, quantisation = widened(tensors, arguments[QUANTISATION])
             except ValueError as error:
                 raise ValueError(f"{file.path}: {error}") from error
-        return tensors, _preprocessing_in(file)
+        return tensors, _preprocessing_in(file), quantisation
     if isinstance(weights, Mapping):
-        return state_dict_in(weights, "weights", key), None
+        return state_dict_in(weights, "weights", key), None, None
     if not hasattr(weights, "get_state_dict"):
         raise TypeError(f"{_FORMS}, got {type(weights).__name__}")
     try:
@@ -126,7 +126,7 @@ def read_weights(
     except Exception as error:  # of torch's kinds, where what an earlier download left is no weight file
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise ValueError(f"{weights} cannot be read: remove its file from {folder}, and it comes anew") from error
-    return state_dict_in(found, weights, key), None
+    return state_dict_in(found, weights, key), None, None
 
 
 def _preprocessing_in(file: WeightFile) -> Preprocessing | None:

@@ -135,7 +135,8 @@ def integers(name: str, weight: Tensor, scale: Tensor) -> Tensor:
         ValueError: the weight holds other numbers, or has other outputs.
     """
     if scale.shape != weight.shape[:1]:
-        raise ValueError(f"{name} must have {len(scale)} outputs, as there are scales, got {len(weight)}")
+        what = f"{name} must have {len(scale)} outputs, as there are scales, got {len(weight)}"
+        raise ValueError(f"{what}: model.quantisation = None gives up the scales")
     parts = []
     for part, steps in zip(weight.detach().split(_CHANNELS_AT_A_TIME), _columns(scale, weight), strict=True):
         whole = (part / steps).round_()

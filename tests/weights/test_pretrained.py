@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 import vggfast
+from tests.support.exported import Vgg
 from vggfast.io import METADATA, write_safetensors
-from vggfast.weights import read_state_dict
+from vggfast.weights import read_state_dict, save_model
 from vggfast.weights.convert import write
 from vggfast.weights.formats import Found, read
 
@@ -137,6 +138,30 @@ def test_the_dense_head_takes_the_linear_ones_weights():
     dense, x = vggfast.vgg11(weights=SD, head="conv", **SIZES).eval(), torch.rand(1, 3, 64, 64)
     assert torch.equal(dense.classifier[0].weight.flatten(), SD["classifier.0.weight"].flatten())
     assert torch.allclose(dense(x), vggfast.vgg11(weights=SD, **SIZES).eval()(x), atol=1e-5)
+
+
+def test_the_scales_of_a_quantised_file_are_kept(tmp_path):
+    """So that the engine computes as of the file's own model; a part of it says that it has none."""
+    quantised = read(Vgg().exported().module(), preprocessing=vggfast.Preprocessing.torchvision()).model
+    sizes = {name: quantised.arguments[name] for name in ("width", "hidden", "pool_size")}
+    whole, trunk, x = tmp_path / "m.safetensors", tmp_path / "t.safetensors", torch.randn(2, 3, 64, 64)
+    save_model(quantised, whole)
+    maps = read(whole, features_only=True).model
+    save_model(maps, trunk)
+    with pytest.warns(UserWarning, match="the FC layers are left out"):
+        without_head = vggfast.vgg11(weights=whole, head="none", **sizes)
+    for model, expected in (
+        (vggfast.vgg11(weights=whole, **sizes), quantised),
+        (vggfast.vgg11(weights=whole, head="conv", **sizes), quantised),
+        (without_head, maps),
+        (vggfast.vgg11(weights=trunk, head="none", **sizes), maps),
+    ):
+        engines = [vggfast.Engine(each.eval(), dtype="int8", size=64) for each in (model, expected)]
+        assert torch.equal(*(engine(x) for engine in engines))
+    said = r"calibration must be .*, got None, and the model has no quantisation of its own, as no part of one has"
+    with pytest.raises(ValueError, match=said):
+        vggfast.Engine(model.features, dtype="int8")
+    assert vggfast.vgg11(weights=SD, **SIZES).quantisation is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn])

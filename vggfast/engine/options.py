@@ -41,7 +41,9 @@ class Options:
     def images(self) -> Tensor:
         """Those for calibration, for a dtype that has scales."""
         if self.calibration is None:
-            raise ValueError(f"calibration must be images (N, C, H, W) with dtype {self.dtype!r}, got None")
+            what = f"calibration must be images (N, C, H, W) with dtype {self.dtype!r}, got None"
+            own = ", and the model has no quantisation of its own, as no part of one has"
+            raise ValueError(what + own if self.dtype == "int8" else what)
         return self.calibration
 
 
