@@ -134,6 +134,63 @@ def test_networks_of_floats(tmp_path, batch_norm, live):
             assert relative_error(found.model(images), plain(images)) < 1e-5
 
 
+class Rows(nn.Module):
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def forward(self, x):
+        return self.make(x)
+
+
+FLATTENS = {
+    "view": lambda x: x.view(x.size(0), -1),
+    "reshape": lambda x: x.reshape(x.shape[0], -1),
+    "values": lambda x: x.view(x.size(0), 104),
+    "values of any N": lambda x: x.view(-1, 104),
+}
+
+
+def in_rows(make, batch_norm=False):
+    layers = in_floats(batch_norm)
+    return nn.Sequential(*(Rows(make) if isinstance(each, nn.Flatten) else each for each in layers)).eval()
+
+
+@pytest.mark.parametrize("dynamic", [None, ({0: torch.export.Dim("n")},)], ids=["fixed", "open"])
+@pytest.mark.parametrize("name", FLATTENS)
+def test_views_that_flatten(tmp_path, name, dynamic):
+    plain, x = in_rows(FLATTENS[name]), torch.randn(2, 3, 64, 64)
+    exported = torch.export.export(plain, (x,), dynamic_shapes=dynamic)
+    for source in (exported, exported.module(), saved(exported, tmp_path / "m.pt2")):
+        found = read(source, preprocessing=PREPROCESSING)
+        assert found.part == "the whole network"
+        with torch.no_grad():
+            assert relative_error(found.model(x), plain(x)) < 1e-5
+
+
+def test_views_of_maps_of_any_size():
+    plain, x = in_rows(FLATTENS["view"]), torch.randn(2, 3, 64, 96)
+    sizes = {0: torch.export.Dim("n"), 2: torch.export.Dim("h", min=64), 3: torch.export.Dim("w", min=64)}
+    found = read(torch.export.export(plain, (x,), dynamic_shapes=(sizes,)), preprocessing=PREPROCESSING)
+    with torch.no_grad():
+        assert relative_error(found.model(x), plain(x)) < 1e-5
+
+
+def test_a_network_with_our_layers():
+    """Is read when torch's are back, as the error says."""
+    plain, x = in_floats(True), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = plain(x)
+    model = vggfast.accelerate(plain)
+    with pytest.raises(
+        ValueError, match=r"is a vggfast\..*: vggfast\.accelerate\.restore\(model\), before it is exported"
+    ):
+        read(torch.export.export(model, (x,)), preprocessing=PREPROCESSING)
+    found = read(torch.export.export(vggfast.accelerate.restore(model), (x,)), preprocessing=PREPROCESSING)
+    with torch.no_grad():
+        assert relative_error(found.model(x), expected) < 1e-5
+
+
 def test_convolutions_alone():
     vgg = Vgg()
     found = read(vgg.exported().module(), features_only=True, preprocessing=PREPROCESSING)

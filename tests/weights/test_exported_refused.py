@@ -13,6 +13,7 @@ from torch import nn
 
 import vggfast
 from tests.support.exported import Layer, Rounded, Vgg
+from tests.weights.test_exported import in_floats, in_rows, saved
 from vggfast.weights.formats import read
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,6 +89,40 @@ def test_refused_by_name(name):
     assert "\n" not in str(caught.value)
 
 
+def evaluated_without_statistics():
+    layers = in_floats(True)
+    for layer in layers.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.running_mean = layer.running_var = None
+    return layers
+
+
+ROWS = "a view, must make rows of .N, values., got"
+NETWORKS = {
+    "batch norm in training mode": (lambda: in_floats(True).train(), "node add_ changes a constant, .*evaluation mode"),
+    "batch norm of the batch": (evaluated_without_statistics, "a batch norm, must have a running mean and variance"),
+    "rows of two images": (lambda: in_rows(lambda x: x.view(-1, 208).view(-1, 104)), rf"{ROWS} \(-1, 208\)"),
+    "rows of half images": (lambda: in_rows(lambda x: x.view(4, 52).view(-1, 104)), rf"{ROWS} \(4, 52\)"),
+    "other axes": (lambda: in_rows(lambda x: x.view(2, 104, 1, 1).flatten(1)), rf"{ROWS} \(2, 104, 1, 1\)"),
+    "one axis": (lambda: in_rows(lambda x: x.view(-1).reshape(2, 104)), rf"{ROWS} \(-1\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("live", [True, False], ids=["live", "file"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_refused_by_name(tmp_path, name, live):
+    network, said = NETWORKS[name]
+    exported = torch.export.export(network(), (torch.randn(2, 3, 64, 64),))
+    with pytest.raises(ValueError, match=said):
+        read(exported if live else saved(exported, tmp_path / "m.pt2"), preprocessing=PREPROCESSING)
+
+
+def test_operators_taken_apart():
+    exported = torch.export.export(in_floats(False), (torch.randn(2, 3, 64, 64),)).run_decompositions()
+    with pytest.raises(ValueError, match=r"is an aten\.convolution\.default: .* before run_decompositions\(\)"):
+        read(exported, preprocessing=PREPROCESSING)
+
+
 def test_other_modules():
     with pytest.raises(ValueError, match="the module must be a GraphModule"):
         read(vggfast.VGG("A", width=0.05), preprocessing=PREPROCESSING)
@@ -97,6 +132,10 @@ def test_other_modules():
         read(module, preprocessing=PREPROCESSING)
     with pytest.raises(ValueError, match="does not say what pixels the network takes"):
         read(Vgg().exported().module())
+    with pytest.raises(ValueError, match="format must be 'pt2' or None for a module, got 'onnx'"):
+        read(Vgg().exported(), "onnx", preprocessing=PREPROCESSING)
+    with pytest.raises(TypeError, match="path must be a path, an ExportedProgram or a GraphModule, got dict"):
+        read({}, preprocessing=PREPROCESSING)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -107,7 +146,11 @@ def members():
     """Of a file, by their names without the root."""
     content = io.BytesIO()
     torch.export.save(Vgg().exported(), content)
-    with zipfile.ZipFile(content) as archive:
+    return of(content)
+
+
+def of(file):
+    with zipfile.ZipFile(file) as archive:
         return {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
 
 
@@ -163,6 +206,21 @@ DAMAGED = {
     "an object": (edited(MODEL, lambda said: said["graph_module"]["signature"]["input_specs"].append(
         {"custom_obj": {}})), "its inputs must be tensors, got a custom_obj"),
 }  # fmt: skip
+
+
+def test_rows_that_are_another_axis(tmp_path):
+    """As no exporter writes them."""
+
+    def turned(said):
+        [node] = [each for each in said["graph_module"]["graph"]["nodes"] if "sym_size" in each["target"]]
+        node["inputs"][1]["arg"]["as_int"] = 2
+
+    network = in_rows(lambda x: x.view(x.size(0), -1))
+    n = {0: torch.export.Dim("n")}
+    path = saved(torch.export.export(network, (torch.randn(2, 3, 64, 64),), dynamic_shapes=(n,)), tmp_path / "m.pt2")
+    assert read(path, preprocessing=PREPROCESSING).part == "the whole network"
+    with pytest.raises(ValueError, match=rf"{ROWS} \(sym_size"):
+        read(written(path, edited(MODEL, turned)(of(path))), preprocessing=PREPROCESSING)
 
 
 @pytest.mark.parametrize("name", DAMAGED)

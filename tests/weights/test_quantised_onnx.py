@@ -264,15 +264,31 @@ def test_a_changed_model(tmp_path, graph):
 def test_fc_layers_of_8_bits_alone(tmp_path):
     """Which belong to no convolutions that are known."""
     graph = made(tmp_path, nothing, {}, {})
-    pool = graph.find("Flatten")
-    del graph.nodes[graph.find("Conv") - 2 : pool]
+    for node in [each for each in graph.nodes if each.name.startswith(("images", "features"))]:
+        graph.nodes.remove(node)
     graph.nodes[graph.find("Flatten")].input[0] = "images"
     graph.declare("N", 26, 2, 2)
     graph.drop_unused()
     features = tmp_path / "f.safetensors"
     save_model(network("A", width=0.05, head="none"), features)
-    with pytest.raises(ValueError, match=r"m\.onnx"):
+    with pytest.raises(ValueError, match=r"m\.onnx has FC layers of 8 bits alone: a quantised network must have its"):
         read(graph.save(), features=features)
+
+
+def test_fc_layers_of_floats_on_convolutions_of_8_bits(tmp_path, graph):
+    """The convolutions keep their scales, and the first FC layer reads what they give as it is."""
+    fcs, donor = network("A", width=0.05), read_quantised(graph.path).model
+    torch.save({name: each for name, each in fcs.state_dict().items() if "classifier" in name}, tmp_path / "m.pth")
+    save_model(donor, tmp_path / "f.safetensors")
+    found = read(tmp_path / "m.pth", features=tmp_path / "f.safetensors")
+    assert [note for note in found.notes if "8 bits" in note] == [
+        "it has weights of 8 bits in 8 layers; 7 layers read 8 bits; input rounded to 8 bits: "
+        "vggfast.Engine(model, dtype='int8') runs it"
+    ]
+    x = torch.from_numpy(images((2, 3, 64, 64)))
+    with torch.no_grad():
+        expected = fcs.classifier(engine_of(donor).features(x).flatten(1))
+    assert relative_error(engine_of(found.model)(x), expected) < 1e-5
 
 
 def change(**changes):
@@ -296,7 +312,7 @@ DAMAGED = {
     "more": (change(other=1), "its quantisation must have sources, input and output, got"),
     "sources": (change(sources=[1, 2]), "sources of its quantisation must be a mapping"),
     "another layer": (change(sources={"features.1": 1.0}), r"features\.1\.weight must be int8, got None"),
-    "a layer too few": (change(sources={"features.0": None}), r"features\.3\.weight_scale|left over|unexpected|has"),
+    "a layer too few": (change(sources={"features.0": None}), r"left over: classifier\.0\.weight_scale, .* and 6 more"),
     "no source": (change(sources={"features.0": "x"}), r"source of features\.0 must be positive and finite, .*got 'x'"),
     "a source below 0": (change(sources={"features.0": -1.0}), r"source of features\.0 must be positive and finite"),
     "an end": (change(input=3), "input of its quantisation must have scale, zero_point and largest, got 3"),

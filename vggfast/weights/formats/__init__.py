@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _of_torch(path: Path, key: str | None) -> str:
 
 
 def read(
-    path: str | Path | torch.nn.Module,
+    path: str | Path | torch.nn.Module | torch.export.ExportedProgram,
     format: str | None = None,
     *,
     features: str | Path | None = None,
@@ -141,9 +142,9 @@ def read(
     """Reads a network of any of FORMATS. Every tensor must be accounted for.
 
     Args:
-        path: the file; of a TensorFlow checkpoint of several files, their prefix. Or a GraphModule: what
-            torch.export.export(...).module() gives, or torchao's convert_pt2e.
-        format: one of FORMATS; None tells it by the content.
+        path: the file; of a TensorFlow checkpoint of several files, their prefix. Or what torch.export.export(...)
+            gives, or a GraphModule: that program's module(), or what torchao's convert_pt2e gives.
+        format: one of FORMATS; None tells it by the content. Of a program or module it is "pt2".
         features: a file with the convolutions, where `path` has the FC layers alone; of any format.
         features_only: leave out whatever is none of the convolutions' tensors, such as another network's head.
         preprocessing: what the network takes, where the file does not say, or says what is wrong.
@@ -152,8 +153,13 @@ def read(
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not what it should be; the text names file and tensor.
+        TypeError: `path` is none of these.
         ImportError: a package that reads this format is not installed; the text names it.
     """
+    if isinstance(path, torch.export.ExportedProgram):
+        path = path.module()
+    if not isinstance(path, str | PathLike | torch.nn.Module):
+        raise TypeError(f"path must be a path, an ExportedProgram or a GraphModule, got {type(path).__name__}")
     module = path if isinstance(path, torch.nn.Module) else None
     path = Path("the module" if isinstance(path, torch.nn.Module) else path)
     try:
@@ -173,6 +179,8 @@ def _read(
     """:func:`read`, but for errors of other kinds."""
     if module is None:
         _check_there(path)
+    elif format not in (None, "pt2"):
+        raise ValueError(f"format must be 'pt2' or None for a module, got {format!r}")
     format = "pt2" if module is not None else format or detect(path, key)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(map(repr, FORMATS))}, got {format!r}")
@@ -240,21 +248,30 @@ def _joined(parts: Parts, format: str, features: str | Path | None, allow_non_fi
     """The network of a file's parts, and of the convolutions of another file where it has none."""
     part = "the whole network" if parts.has_head else "features only (no FC layers)"
     preprocessing, origin, extra = parts.raw.preprocessing, parts.raw.origin, parts.raw.extra
+    scales = None
     if not parts.has_features:
         if features is None:
             raise ValueError(
                 f"{parts.path} holds the FC layers alone: give a file with the convolutions, --features FILE"
             )
+        # What these round first are rows, which stand as images there.
+        if parts.raw.roundings is not None and parts.raw.roundings.found:
+            what = "FC layers of 8 bits alone: a quantised network must have its convolutions"
+            raise ValueError(f"{parts.path} has {what}")
         donor = read(features, allow_non_finite=allow_non_finite)
         parts.tensors |= {key: t for key, t in donor.model.state_dict().items() if key.startswith("features")}
         parts.names |= {key: f"{features}: {key}" for key in parts.tensors if key.startswith("features")}
         parts.config, parts.batch_norm = (donor.model.arguments[name] for name in ("config", "batch_norm"))
         part, preprocessing, origin = _JOINED, donor.model.preprocessing, donor.origin
-        parts.notes = [*parts.notes, *(f"{features}: {note}" for note in donor.notes)]
+        scales = donor.model.quantisation
+        notes = donor.notes if scales is None else donor.notes[:-1]  # the last is of all its scales
+        parts.notes = [*parts.notes, *(f"{features}: {note}" for note in notes)]
         if "credit" in donor.extra:
             extra["credit"] = donor.extra["credit"]
     model = build(parts)
     quantise(model, parts)
+    if scales is not None:
+        model.quantisation = replace(scales.of_features(), output=None)
     if model.arguments["in_channels"] == 3:
         model.preprocessing = preprocessing
     if parts.raw.dense and parts.has_head:

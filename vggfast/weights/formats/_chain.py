@@ -181,18 +181,29 @@ class Chain:
 
     def _check_inputs(self, layer: str, inputs: int) -> None:
         """That the first FC layer reads the map of this input, or its mean, and a square one."""
-        if self._averaged:
-            grid = (1, 1)
-        elif self.size is None:
+        grid = self._grid()
+        if grid is None:
             return
-        else:
-            grid = self.size if self._fcs_alone else (self.size[0] // _SHRINK, self.size[1] // _SHRINK)
         if grid[0] != grid[1]:
             self.refuse(f"{layer} must read a square map, got {grid[0]}x{grid[1]}")
         elif self._channels and inputs != grid[0] * grid[1] * self._channels:
             self.refuse(
                 f"{layer} must read {grid[0]}x{grid[1]} places of {self._channels} channels, got {inputs} inputs"
             )
+
+    def _grid(self) -> tuple[int, int] | None:
+        """H and W of the map that the first FC layer reads, where they are known."""
+        if self._averaged:
+            return 1, 1
+        if self.size is None or self._fcs_alone:
+            return self.size
+        return self.size[0] // _SHRINK, self.size[1] // _SHRINK
+
+    @property
+    def values(self) -> int | None:
+        """Of an image, in the map that the first FC layer reads; None for other layers, or where it is not known."""
+        grid = None if self._flat or self._fc or not self.in_head else self._grid()
+        return grid and grid[0] * grid[1] * self._channels
 
     def _enter(
         self, place: str, layer: str, kind: str, tensors: Tensors, out: int, scales: np.ndarray | None

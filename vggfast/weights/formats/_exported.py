@@ -104,7 +104,7 @@ def _attribute(module: torch.fx.GraphModule, path: str) -> Tensor:
 def _of_fx(value: Any) -> Any:
     if isinstance(value, torch.fx.Node):
         return Ref(value.name)
-    return list(value) if isinstance(value, tuple | list) else value
+    return [_of_fx(each) for each in value] if isinstance(value, tuple | list) else value
 
 
 # ---- a file ----------------------------------------------------------------------------------------------------------
@@ -165,7 +165,10 @@ def _json(archive: zipfile.ZipFile, name: str) -> Any:
 
 
 def _node(said: Any) -> Node:
-    outputs = [each.get("as_tensor", {}).get("name", "") for each in said["outputs"]]
+    outputs = [
+        each.get("as_tensor", {}).get("name") or each.get("as_sym_int", {}).get("as_name", "")
+        for each in said["outputs"]
+    ]
     arguments = {each["name"]: _of_json(each["arg"]) for each in said["inputs"]}
     name = outputs[0] if len(outputs) == 1 else ", ".join(outputs)
     return Node(str(name), str(said["target"]).removeprefix("torch.ops."), arguments)
@@ -184,6 +187,12 @@ def _of_json(argument: Any) -> Any:
         return Ref(value["name"])
     if kind == "as_optional_tensor":
         return _of_json(value)
+    if kind == "as_name":  # a number that another node gives
+        return Ref(value)
+    if kind == "as_sym_int":
+        return _of_json(value)
+    if kind == "as_sym_ints":
+        return [_of_json(each) for each in value]
     if kind == "as_none":
         return None
     if kind == "as_scalar_type":

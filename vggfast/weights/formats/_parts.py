@@ -115,15 +115,9 @@ def places(config: str, batch_norm: bool) -> dict[str, tuple[str, str]]:
 
 
 def quantise(model: VGG, parts: Parts) -> None:
-    """Gives a network that was built of these parts the scales of the file's 8 bits, where it has any.
-
-    Raises:
-        ValueError: the file has FC layers alone.
-    """
+    """Gives a network that was built of these parts the scales of the file's 8 bits, where it has any."""
     if parts.raw.roundings is None or not parts.raw.roundings.found:
         return
-    if not parts.has_features:
-        raise ValueError(f"{parts.path} has FC layers of 8 bits alone: a quantised network must have its convolutions")
     assert parts.config is not None
     own = places(parts.config, parts.batch_norm)
     paths = {place: key.removesuffix(".weight") for key, (place, kind) in own.items() if kind == "weight"}

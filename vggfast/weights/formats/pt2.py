@@ -25,6 +25,11 @@ from vggfast.weights.formats.torchvision import as_linear
 _SHRINK = 32  # what the pools divide H and W by
 _MOST_LAYERS = 100  # with weights, of which each may have a copy of one tensor
 _DECOMPOSED = "quantized_decomposed."
+# What networks of other operators need, by how these begin.
+_CURES = {
+    "vggfast.": "vggfast.accelerate.restore(model), before it is exported, gives it torch's own layers",
+    "aten.convolution.": "the network must be read as torch.export.export gives it, before run_decompositions()",
+}
 _NEEDED = object()  # in the place of a default
 _QUANTISED = {"scale": _NEEDED, "zero_point": _NEEDED, "quant_min": _NEEDED, "quant_max": _NEEDED, "dtype": _NEEDED}
 
@@ -83,6 +88,7 @@ class _Walk:
         self._graph, self._chain = graph, chain
         self._weights: dict[str, Callable[[], _Weight]] = {}  # by the names of the nodes that scale them
         self._current = graph.inputs[0]
+        self._batch: list[int | Ref] = [n for n in graph.shape[:1] if n is not None]  # what stands for N
         self._rounded: tuple[Any, ...] = ()  # how the last node rounded, if it gave whole numbers
         self._layers = 0
 
@@ -104,12 +110,23 @@ class _Walk:
         if not read and node.operator.startswith(f"{_DECOMPOSED}dequantize_per_"):
             self._weights[node.name] = self._weight(node)
             return
+        if node.operator == "aten.sym_size.int" and read == self._graph.inputs:
+            if node.arguments.get("dim") == 0:
+                self._batch.append(Ref(node.name))
+            return
+        if not read and node.operator.startswith("aten.add_."):
+            raise _StrangeError(
+                f"{_called(node)} changes a constant, as batch norm does in training mode: "
+                "export the network in evaluation mode"
+            )
         if read != [self._current]:
             raise _StrangeError(f"node {node.name} reads {', '.join(read) or 'constants alone'}: a VGG is a chain")
         if self._rounded and not node.operator.startswith(f"{_DECOMPOSED}dequantize_per_tensor."):
             raise _StrangeError(
                 f"node {node.name}, {node.operator}, must not read whole numbers: a dequantize_per_tensor must"
             )
+        if cure := next((cure for start, cure in _CURES.items() if node.operator.startswith(start)), ""):
+            raise _StrangeError(f"{_called(node)} is {with_article(node.operator)}: {cure}")
         run = _READERS.get(node.operator)
         if run is None:
             self._chain.add(_called(node), with_article(node.operator))
@@ -258,6 +275,8 @@ class _Walk:
             node, weight=None, bias=None, running_mean=_NEEDED, running_var=_NEEDED, training=_NEEDED, momentum=0.1,
             eps=_NEEDED, cudnn_enabled=True,
         )  # fmt: skip
+        if given["running_mean"] is None or given["running_var"] is None:
+            raise _StrangeError(f"{_called(node)}, a batch norm, must have a running mean and variance")
         self._chain.expect(f"{_called(node)}, a batch norm,", training=(given["training"], False))
         kinds = ("weight", "bias", "running_mean", "running_var")
         found = [None if given[kind] is None else self._tensor(node, given[kind], kind) for kind in kinds]
@@ -294,6 +313,16 @@ class _Walk:
         self._chain.expect(f"{_called(node)}, a flatten,", start_dim=(given["start_dim"], 1))
         self._chain.flatten(_called(node))
 
+    def _reshape(self, node: Node) -> None:
+        """To rows, (N, all values of an image). Where N is named, torch has seen to it that the values are all."""
+        name = "size" if node.operator == "aten.view.default" else "shape"
+        size = self._settings(node, **{name: _NEEDED})[name]
+        rows, columns = size if len(size) == 2 else (None, None)
+        if type(columns) is not int or (rows not in self._batch and (rows != -1 or columns != self._chain.values)):
+            said = ", ".join(each.name if isinstance(each, Ref) else str(each) for each in size)
+            raise _StrangeError(f"{_called(node)}, a view, must make rows of (N, values), got ({said})")
+        self._chain.flatten(_called(node))
+
     def _dropout(self, node: Node) -> None:
         given = self._settings(node, p=0.5, train=_NEEDED)
         self._chain.expect(f"{_called(node)}, a dropout,", train=(given["train"], False))
@@ -328,7 +357,8 @@ _READERS: dict[str, Callable[[_Walk, Node], None]] = {
     "aten.conv2d.default": _Walk._conv, "aten.conv2d.padding": _Walk._conv, "aten.linear.default": _Walk._linear,
     "aten.batch_norm.default": _Walk._batch_norm, "aten.relu.default": _Walk._relu, "aten.relu_.default": _Walk._relu,
     "aten.max_pool2d.default": _Walk._max_pool, "aten.adaptive_avg_pool2d.default": _Walk._adaptive_average,
-    "aten.flatten.using_ints": _Walk._flatten, "aten.softmax.int": _Walk._softmax,
+    "aten.flatten.using_ints": _Walk._flatten, "aten.view.default": _Walk._reshape,
+    "aten.reshape.default": _Walk._reshape, "aten.softmax.int": _Walk._softmax,
     "aten.dropout.default": _Walk._dropout, "aten.dropout_.default": _Walk._dropout,
     "aten.contiguous.default": _Walk._nothing, "aten.clone.default": _Walk._nothing,
     **{f"{_DECOMPOSED}quantize_per_tensor.{kind}": _Walk._quantize for kind in ("default", "tensor")},
