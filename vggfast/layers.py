@@ -21,7 +21,7 @@ from vggfast import _registries, ops
 from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
 from vggfast._deprecated import renamed_argument
 from vggfast.ops import fc
-from vggfast.ops._library import check_same, exports_onnx, needs_grad
+from vggfast.ops._library import check_same, exports_onnx, in_forward_mode, needs_grad
 from vggfast.ops.conv import conv_nhwc
 from vggfast.ops.lrn import lrn
 from vggfast.ops.norm import batch_norm_nhwc, fits
@@ -86,6 +86,13 @@ def _is_quantised_later(x: Any) -> bool:
     """Whether `x` stands in torch.fx for a tensor in a graph whose layers torch.ao looks for and quantises: it knows
     torch's functions alone."""
     return not isinstance(x, Tensor) and type(getattr(x, "tracer", None)).__name__ == "QuantizationTracer"
+
+
+def _is_whole(x: Any) -> bool:
+    """Whether `x` has whole numbers, quantised ones too: torch has kernels of some layers for them, we have none."""
+    if not isinstance(x, Tensor):
+        return False
+    return not (x.dtype.is_floating_point or x.dtype.is_complex or x.dtype == torch.bool)
 
 
 class _InPlaceOfTorchs(nn.Module):
@@ -168,7 +175,8 @@ class Conv1x1(_Conv):
 
 
 class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
-    """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), a floating dtype."""
+    """``nn.MaxPool2d(2, 2)`` on :func:`vggfast.ops.max_pool2x2`. Input (N, C, H, W), a floating dtype;
+    whole numbers run torch's."""
 
     def __init__(self, ceil_mode: bool = False) -> None:
         super().__init__(kernel_size=2, stride=2, ceil_mode=ceil_mode)
@@ -184,7 +192,7 @@ class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
 
     @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
-        if not self.is_ours() or _is_quantised_later(input):
+        if not self.is_ours() or _is_quantised_later(input) or _is_whole(input):
             return super().forward(input)
         if _as_nhwc(input):
             return max_pool(input, self.ceil_mode, needs_grad(input))[0]
@@ -225,14 +233,24 @@ def _check_linear(x: Tensor, weight: Tensor) -> None:
     check_memory(weight, "weight")
 
 
+def _are_maps(x: Any) -> bool:
+    """Whether our normalisations take this shape; torch's also take others."""
+    return not isinstance(x, Tensor) or x.is_nested or (x.dim() == 4 and 0 not in x.shape[1:])
+
+
 class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
-    """``nn.LocalResponseNorm`` on :func:`vggfast.ops.local_response_norm`, with the paper's parameters as defaults."""
+    """``nn.LocalResponseNorm`` on :func:`vggfast.ops.local_response_norm`, with the paper's parameters as defaults.
+
+    Input (N, C, H, W), a floating dtype; other ranks, whole numbers and forward-mode derivatives run torch's.
+    """
 
     def __init__(self, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0) -> None:
         super().__init__(size, alpha, beta, k)  # alpha is divided by size, as in the authors' Caffe
 
     @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
+        if in_forward_mode() or _is_whole(input) or not _are_maps(input):
+            return super().forward(input)
         if _as_nhwc(input):
             return lrn(input, self.size, self.alpha, self.beta, self.k)
         return ops.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
@@ -263,6 +281,7 @@ def _normalises(module: nn.BatchNorm2d, x: Tensor, own: bool) -> bool:
         type(x) in PLAIN
         and fits(x, mean, var, weight, bias)
         and not torch._C._are_functorch_transforms_active()
+        and not in_forward_mode()
         and (mean is None) == (var is None)
         and all(t is None or t.shape == x.shape[1:2] for t in (mean, var, weight, bias))
         and not any(t is not None and t.requires_grad for t in (mean, var))

@@ -177,13 +177,18 @@ def in_dtype(t: Any, dtype: torch.dtype) -> Any:
 
 def needs_grad(*tensors: Tensor | None) -> bool:
     """Whether a backward may follow an op on these tensors; what ``torch.func`` does around it cannot be seen here."""
-    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() or forward_ad._current_level >= 0:
+    if torch._C._are_functorch_transforms_active() or torch._C._get_tracing_state() or in_forward_mode():
         return True  # torch.jit.trace compares its graph with one that it makes without gradients
     if torch.is_grad_enabled():
         for t in tensors:  # not any(): it costs small ops 1 %
             if t is not None and t.requires_grad:
                 return True
     return False
+
+
+def in_forward_mode() -> bool:
+    """Whether derivatives are computed in forward mode around this, of some tensors at least."""
+    return forward_ad._current_level >= 0
 
 
 # ---- checks: each error names the argument, its value and what is allowed -------------------------------------------
