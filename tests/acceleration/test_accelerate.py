@@ -1,6 +1,9 @@
 """What accelerate and restore keep: tensors, names, hooks, modes, references, settings; and what they refuse."""
 
 import copy
+import weakref
+from collections import Counter, OrderedDict, defaultdict, deque
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -212,6 +215,66 @@ def test_references_stay_one_module(torchvision, inplace):
     assert fast.run.__self__ is fast.slice3
     assert type(fast.slice1) is ours.FusedSequential
     assert (model.slices[0] is fast.slice1) == inplace
+
+
+class Pair(NamedTuple):
+    layer: nn.Module
+    count: int
+
+
+def test_what_else_holds_modules():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU())
+    held = model[0]
+    model.counted = Counter({("a", 3): 2, "b": 1})
+    model.ordered = OrderedDict(first=held)
+    model.default = defaultdict(list, first=[held])
+    model.recent = deque([1, held, held], maxlen=2)
+    model.few = frozenset([held])
+    model.pair = Pair(held, 1)
+    model.weak = weakref.ref(held)
+    fast = accelerate(model)
+    assert fast.counted == model.counted
+    assert fast.default["second"] == []
+    assert model.default.keys() == {"first"}
+    assert fast.recent.maxlen == 2
+    assert type(fast.pair) is Pair
+    for each in (
+        fast.ordered["first"],
+        fast.default["first"][0],
+        *fast.recent,
+        *fast.few,
+        fast.pair.layer,
+        fast.weak(),
+    ):
+        assert each is fast[0]
+    fast.recent.append(None)
+    assert model.recent[-1] is held
+
+
+class Fixing(nn.Module):
+    """Counts, by hooks that are methods of its own, what is loaded into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.loaded = nn.Conv2d(3, 4, 3, padding=1), []
+        self._register_load_state_dict_pre_hook(self.fix)
+        self._register_load_state_dict_pre_hook(self.fix, with_module=False)
+        self.register_load_state_dict_post_hook(lambda module, keys: module.loaded.append("after"))
+        self.register_state_dict_pre_hook(self.note)
+
+    def fix(self, *args):
+        self.loaded.append("before")
+
+    def note(self, *args):
+        self.loaded.append("saved")
+
+
+def test_hooks_of_state_dicts():
+    model = Fixing()
+    fast = accelerate(model)
+    fast.load_state_dict(fast.state_dict())
+    assert model.loaded == []
+    assert fast.loaded == ["saved", "before", "before", "after"]
 
 
 class Watching(nn.Module):
