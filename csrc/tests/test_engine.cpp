@@ -331,6 +331,9 @@ void check_errors() {
               "weight must have shape (Cout, Cin, 3, 3) or (Cout, Cin, 1, 1), got (2, 3, 6, 6)");
   CHECK_ERROR(engine.add_linear(y, &y.view), "bias must have shape (2), got (2, 5)");
   CHECK_ERROR(engine.add_linear(wide, nullptr), "weight must be float32 of 2 axes on cpu, got float64");
+  const Held bytes = make(DType::i8, {1, 1}, {0, 1}), unit = put_vector(DType::f32, Array(1, 1, 1, 1));
+  CHECK_ERROR(Engine({.bf16 = true}).add_quantised_linear(bytes, nullptr, unit, 1),
+              "bf16 must be false for layers of 8 bits, which read float32 or uint8, got true");
 
   const std::vector<std::string> isas = cpu_isas();
   for (const std::string& isa : isas) {

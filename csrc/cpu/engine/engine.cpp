@@ -107,6 +107,7 @@ class Engine::Impl {
   }
 
   void add_quantised(Kind kind, const Tensor& weight, const Tensor* bias, const Tensor& unit, float source) {
+    VGGFAST_CHECK(!options.bf16, "bf16 must be false for layers of 8 bits, which read float32 or uint8, got true");
     check_weight(weight, bias, kind == Kind::conv ? 4 : 2, DType::i8);
     const int64_t cout = weight.size(0), cin = weight.size(1), kernel = kind == Kind::conv ? weight.size(2) : 1;
     check_like(unit, "unit", {cout}, DType::f32, Device::cpu);

@@ -18,7 +18,8 @@ namespace vggfast {
 struct EngineOptions {
   bool bf16 = false;              // activations between layers are kept in bfloat16; arithmetic is float, on AMX with
                                   // the convolutions' weights rounded to bfloat16
-  bool bf16_weights = false;      // weights of FC layers are kept in bfloat16
+  bool bf16_weights = false;      // weights of FC layers are kept in bfloat16, and with bf16 on AMX the rows that they
+                                  // read are rounded to it
   Threads threads = 1;            // for packing
   int64_t batch = 1, size = 224;  // of the images expected, for which algorithms are chosen; others run too
 };
@@ -40,10 +41,10 @@ class Engine {
   /// in raster order.
   void add_windows(int64_t size);
   void add_linear(const Tensor& weight, const Tensor* bias);
-  // The same on inputs of 8 bits: x, at least 0, lies as q = x / source, rounded to the nearest (ties to even), 0 to
-  // 255. weight: int8, dense. An output is float32(the exact sum of q * weight) * unit + bias. unit: float32, positive,
-  // of each output channel. What a convolution or FC layer, a ReLU and a pool in one step put out lies so in memory,
-  // unless the caller asks for it.
+  // The same on inputs of 8 bits, of engines without bf16: x, at least 0, lies as q = x / source, rounded to the
+  // nearest (ties to even), 0 to 255. weight: int8, dense. An output is float32(the exact sum of q * weight) * unit +
+  // bias. unit: float32, positive, of each output channel. What a convolution or FC layer, a ReLU and a pool in one
+  // step put out lies so in memory, unless the caller asks for it.
   void add_quantised_conv(const Tensor& weight, const Tensor* bias, const Tensor& unit, float source);
   void add_quantised_linear(const Tensor& weight, const Tensor* bias, const Tensor& unit, float source);
   /// From rows (N * places, C) to (N, C): the averages over the places.
