@@ -20,6 +20,9 @@ struct TileInt8ConvArgs {
   static constexpr int64_t x_top = 0, y_top = 0;  // x and y are whole images
 };
 
+/// Outputs of a block of a linear layer.
+inline constexpr int64_t tile_int8_outputs = 64;
+
 struct TileInt8LinearArgs {
   int64_t rows, steps;       // of 64 inputs
   const uint8_t* x;          // [16 rows][step][row][64], zero-padded; one row alone: [step][64]
@@ -32,7 +35,7 @@ struct TileInt8Kernels {
   /// One image. Units: pairs of rows of x; blocks of 32 output channels.
   void (*conv)(const TileInt8ConvArgs&, int64_t image, int64_t pair_begin, int64_t pair_end, int64_t block_begin,
                int64_t block_end);
-  /// Blocks of 64 outputs. `sums`: int8_linear_rows * 64.
+  /// Blocks of 64 outputs. `sums`: int8_linear_rows * tile_int8_outputs.
   void (*linear)(const TileInt8LinearArgs&, int64_t block_begin, int64_t block_end, int32_t* sums);
 };
 

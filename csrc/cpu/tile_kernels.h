@@ -6,6 +6,12 @@
 
 namespace vggfast::cpu {
 
+/// A tile register: 16 rows of 64 bytes, of 32 values of bfloat16.
+inline constexpr int64_t tile_rows = 16, tile_row_bytes = 64, tile_bytes = tile_rows * tile_row_bytes;
+inline constexpr int64_t tile_terms = 32, tile_values = tile_rows * tile_terms;
+/// The register block of a convolution: 2 rows of so many pixels, by so many output channels.
+inline constexpr int64_t tile_pixels = 16, block_outputs = 32;
+
 /// A batch of maps as kernels on tiles read them: [image][piece][block][h + 2][w + 2][channels], blocks of as many
 /// channels as 64 bytes hold, in a ring of zeros. In a map of Bf16 the channels past the last one are 0; in one of
 /// uint8_t they may be anything, for their weights are 0. Strides are in values. Loads go past the last map, by less
@@ -49,6 +55,10 @@ struct WgradStrips {
   int64_t gy_block, x_copy, x_block;  // from one to the next
   int64_t x, strip;                   // from the strip's begin to x's part, and to the next strip
 };
+
+/// Of wgrad: pixels of a product, values of a tile of either operand, sums of 16 couts by 16 cins, and of a tap.
+inline constexpr int64_t product_pixels = tile_terms, operand_tile = tile_values, sums_tile = tile_rows * tile_rows,
+                         sums_tap = 4 * sums_tile;
 
 /// A matrix that is loaded as tiles of 16 rows of 32 values. In values: its rows are `row` apart, the next 32 values of
 /// the same rows lie `step` on, the next 16 rows `tile`.

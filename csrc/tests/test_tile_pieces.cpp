@@ -5,6 +5,7 @@
 
 #include "bf16.h"
 #include "conv_cases.h"
+#include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/isa/amx.h"
 #include "cpu/tile_kernels.h"
 
@@ -89,6 +90,19 @@ void check_pieces() {
       CHECK(std::fabs(sum - from[i]) < lost, setting, ": pieces of ", from[i], " add up to ", sum);
       CHECK(pieces < 3 || std::fabs(from[i]) < 0x1p-102f || sum == from[i], setting, ": pieces of ", from[i]);
     }
+  });
+}
+
+/// Maps in blocks are of layers that keep bfloat16.
+void check_refusals() {
+  for_each_algorithm([](const Algorithm& algorithm, const std::string& setting) {
+    const cpu::ConvAlgorithm& conv = algorithm.pieces == 2 ? cpu::bf16x3_conv : cpu::bf16x6_conv;
+    cpu::ConvProblem p{.in = {1, 4, 4, 32}, .cout = 32, .kernel = 3, .packed = true};
+    CHECK(conv.supports(p), setting);
+    p.blocked_in = true;
+    CHECK(!conv.supports(p), setting, ": x in blocks");
+    std::swap(p.blocked_in, p.blocked_out);
+    CHECK(!conv.supports(p), setting, ": y in blocks");
   });
 }
 
@@ -222,6 +236,7 @@ void check_hardware() {
 int main() {
   using namespace vggfast::test;
   check_pieces();
+  check_refusals();
   run_all();
   check_special_products();
   check_special();

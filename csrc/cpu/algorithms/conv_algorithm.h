@@ -22,12 +22,14 @@ struct ConvProblem {
   DType dtype = DType::f32;  // of activations: f32, f64, or bf16 with weights of f32
   /// The input's extent: of x, or for dgrad of gy before its pool.
   Extent in;
-  int64_t cout, kernel;                          // output channels (for dgrad: x's), and 1 or 3
-  Epilogue epilogue = {};                        // of fprop; for dgrad and wgrad, that whose mask gy comes through
-  bool masked = false;                           // dgrad and wgrad: whether gy comes through a mask
-  bool packed = false;                           // fprop: whether the weights were packed beforehand
-  bool bf16_weights = false;                     // where they were: whether they are kept in bfloat16
-  bool blocked_in = false, blocked_out = false;  // "tiles", packed: whether x and y are maps in blocks (BlockedMap)
+  int64_t cout, kernel;       // output channels (for dgrad: x's), and 1 or 3
+  Epilogue epilogue = {};     // of fprop; for dgrad and wgrad, that whose mask gy comes through
+  bool masked = false;        // dgrad and wgrad: whether gy comes through a mask
+  bool packed = false;        // fprop: whether the weights were packed beforehand
+  bool bf16_weights = false;  // where they were: whether they are kept in bfloat16
+  // Where weights were packed: whether x and y lie in blocks (BlockedMap), as layers of an engine hand maps on. "tiles"
+  // reads and writes such maps of bfloat16, run_stem_u8 writes such of uint8.
+  bool blocked_in = false, blocked_out = false;
   int threads = 1;
 };
 

@@ -165,6 +165,7 @@ void run_stem(const ConvProblem& p, const ConvCall& call) {
 template <int pieces>
 bool supports(const ConvProblem& p) {
   if (!kernels().tiles || p.dtype != (pieces == 1 ? DType::bf16 : DType::f32) || p.bf16_weights) return false;
+  if (pieces > 1 && (p.blocked_in || p.blocked_out)) return false;
   return p.pass == Pass::fprop || (p.pass == Pass::dgrad && !p.packed);
 }
 bool stem_supports(const ConvProblem& p) {

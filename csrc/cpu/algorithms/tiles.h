@@ -9,9 +9,8 @@
 
 namespace vggfast::cpu {
 
-/// Of a register block: output channels, pixels of a row; and the bytes of weights that its products with one tap of a
-/// block of input channels take.
-inline constexpr int64_t block_outputs = 32, tile_pixels = 16, tap_bytes = 2048;
+/// Of weights, for the products of a register block with one tap of a block of input channels.
+inline constexpr int64_t tap_bytes = 2048;
 /// Products of bfloat16 on tiles to one of floats in vectors: 3,200 to 215 GFLOP/s of a core (Xeon of the 4th
 /// generation).
 inline constexpr int64_t tile_speed = 15;

@@ -10,16 +10,15 @@ namespace vggfast::cpu {
 namespace {
 
 constexpr int64_t step_inputs = BlockedMap<uint8_t>::channels;  // of one product
-constexpr int64_t tile_outputs = 16, tile_rows = 16, word = 4;
-constexpr int64_t block_rows_outputs = 64;  // of a block of a linear layer's outputs
-constexpr int64_t grain_values = 1 << 14;   // of inputs copied that make a piece of work worth a thread
+constexpr int64_t tile_outputs = 16, word = 4;
+constexpr int64_t grain_values = 1 << 14;  // of inputs copied that make a piece of work worth a thread
 
 class TileLayer final : public Int8Layer {
  public:
   explicit TileLayer(const Int8Shape& shape)
       : kernels_(*kernels().int8_tiles),
         shape_(shape),
-        outputs_(shape.rows ? block_rows_outputs : block_outputs),
+        outputs_(shape.rows ? tile_int8_outputs : block_outputs),
         blocks_(ceil_div(shape.cout, outputs_)),
         steps_(ceil_div(shape.cin, step_inputs) * shape.kernel * shape.kernel) {}
 

@@ -8,7 +8,6 @@
 namespace vggfast::cpu {
 namespace {
 
-constexpr int64_t tile_rows = 16, tile_terms = 32, tile_values = tile_rows * tile_terms;
 constexpr int64_t block_values = 2 * tile_values;          // of 32 rows by 32 terms
 constexpr int64_t sum_values = 4 * tile_rows * tile_rows;  // of a register block
 constexpr int64_t most_rows = 256;       // whose sums of a task stay in L2: of more, some are multiplied at a time
@@ -193,7 +192,6 @@ bool supports(const ConvProblem& p) {
          p.bf16_weights && p.in.h == 1 && p.in.w == 1 && !p.epilogue.pool;
 }
 
-ConvEstimate cost(const ConvProblem& p) { return {p.in.n * p.in.c * p.cout, 0}; }
 size_t packed_bytes(const ConvProblem& p) { return KeptWeights(p).bytes(); }
 size_t workspace_bytes(const ConvProblem& p) { return layer_of(p).fprop_bytes(); }
 
@@ -216,12 +214,12 @@ void run(const ConvProblem& p, const ConvCall& call) {
 
 }  // namespace
 
-// Weights and rows are rounded to bfloat16, which is what `roundings` are.
+// `cost` and `roundings` are read of the table's algorithms alone.
 const ConvAlgorithm tiles_linear_conv{.name = "tiles",
                                       .settable = false,
-                                      .roundings = 1 << 15,
+                                      .roundings = 0,
                                       .supports = supports,
-                                      .cost = cost,
+                                      .cost = nullptr,
                                       .packed_bytes = packed_bytes,
                                       .workspace_bytes = workspace_bytes,
                                       .pack = pack,

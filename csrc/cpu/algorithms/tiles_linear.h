@@ -25,7 +25,7 @@ struct TileLinear {
   void wgrad(const Bf16* x, const Bf16* gy, Bf16* gw, void* workspace) const;
 
   /// The tiles of weights that lie dense.
-  TileMatrix matrix(const Bf16* weight) const { return {weight, inputs, 32, 16 * inputs}; }
+  TileMatrix matrix(const Bf16* weight) const { return {weight, inputs, tile_terms, tile_rows * inputs}; }
 };
 
 /// FC layers of an engine, float rows (n, 1, 1, cin) by weights in bfloat16, as an algorithm of 1x1 convolutions: not

@@ -9,8 +9,6 @@ namespace vggfast::cpu {
 namespace {
 
 constexpr int64_t block = 16, pair = 2 * block;  // channels
-constexpr int64_t product_pixels = 32, operand_tile = block * product_pixels;
-constexpr int64_t sums_tile = block * block, sums_tap = 4 * sums_tile;
 // Where each task has pixels and sums of its own, they take most of the L2 of processors with tiles, 2 MB.
 constexpr int64_t own_sums_bytes = 640 << 10, own_operands_bytes = 1 << 20;
 constexpr int64_t most_parts = 16;

@@ -1,7 +1,7 @@
 // Tile registers: eight of 16 rows of 64 bytes. Two classes of one face: HardwareTiles, an instruction of AMX a
 // function, and EmulatedTiles, which computes the same bits on any machine. Kernels are templates on that face, and
 // make an object of it where they begin: its constructor configures the tiles, its destructor releases them. Library
-// code that runs on the same thread in between may configure them anew, so that no kernel calls any.
+// code that runs on the same thread in between may configure them anew, so that kernels call none that touches tiles.
 //
 // dot_bf16<C, A, B>: C (16 x 16 float) += A (16 x 32 bfloat16) B (32 x 16, a row of B holds two rows, interleaved).
 //   For each result e = o = +0; for k in order: e = fma(a[2k], b[2k], e), o = fma(a[2k + 1], b[2k + 1], o); then
@@ -17,8 +17,6 @@
 
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
-
-constexpr int64_t tile_rows = 16, tile_row_bytes = 64, tile_bytes = tile_rows * tile_row_bytes;
 
 #if defined(__x86_64__)
 class HardwareTiles {

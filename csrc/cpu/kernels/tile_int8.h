@@ -13,8 +13,8 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-constexpr int64_t linear_outputs = 64, quarter = linear_outputs / 4;  // of a block, and of a tile
-constexpr int64_t linear_part = 16;                                   // steps, whose weights are 64 KB
+constexpr int64_t quarter = tile_int8_outputs / 4;  // of a block's outputs: of a tile
+constexpr int64_t linear_part = 16;                 // steps, whose weights are 64 KB
 static_assert(int8_linear_rows % tile_rows == 0 && Vec<float>::lanes == half_channels);
 
 /// Stores a register block. With a pool each output is the largest of 2 x 2 sums: units are positive, so that the order
@@ -63,7 +63,7 @@ void int8_conv(const TileInt8ConvArgs& a, int64_t n, int64_t pair_begin, int64_t
 /// sums[row][output] (+)= the products of 16 rows and a block.
 template <class Tiles>
 void multiply_rows(Tiles& tiles, const uint8_t* x, const int8_t* weights, int64_t steps, bool add, int32_t* sums) {
-  constexpr int64_t row_bytes = linear_outputs * sizeof(int32_t);
+  constexpr int64_t row_bytes = tile_int8_outputs * sizeof(int32_t);
   if (add) {
     tiles.template load<0>(sums, row_bytes);
     tiles.template load<1>(sums + quarter, row_bytes);
@@ -110,13 +110,13 @@ inline void multiply_row(const uint8_t* x, const int8_t* weights, int64_t steps,
 /// Stores rows [first, first + rows) of a block.
 inline void store_rows(const TileInt8LinearArgs& a, int64_t first, int64_t rows, int64_t block, const int32_t* sums) {
   using V = Vec<float>;
-  for (int64_t part = 0; part < linear_outputs; part += quarter) {
-    const int64_t c = block * linear_outputs + part;
+  for (int64_t part = 0; part < tile_int8_outputs; part += quarter) {
+    const int64_t c = block * tile_int8_outputs + part;
     if (c >= a.out.c) return;
     const V::Value unit = V::load(a.unit + c), bias = V::load(a.bias + c);
     for (int64_t row = 0; row < rows; ++row) {
       store_values(a.out, (first + row) * a.out.c + c, min(a.out.c - c, quarter),
-                   load_sums(sums + row * linear_outputs + part), unit, bias);
+                   load_sums(sums + row * tile_int8_outputs + part), unit, bias);
     }
   }
 }
@@ -136,7 +136,7 @@ void int8_linear(const TileInt8LinearArgs& a, int64_t block_begin, int64_t block
           for (int64_t group = 0; group < groups; ++group) {
             const uint8_t* x = a.x + ((first / tile_rows + group) * a.steps + step) * tile_bytes;
             multiply_rows(tiles, x, weights + step * 4 * tile_bytes, min(part, a.steps - step), step > 0,
-                          sums + group * tile_rows * linear_outputs);
+                          sums + group * tile_rows * tile_int8_outputs);
           }
         }
       }

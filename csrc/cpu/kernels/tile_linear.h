@@ -9,7 +9,10 @@
 // One row of x is multiplied without tiles, which would have 15 of 16 rows idle: prototypes read W at 94 % of what
 // memory gives, and with tiles at 86 % (2 cores of a Xeon of the 4th generation).
 //
-// Each sum is that of its products of 32 terms, in their order, whatever the tasks are.
+// Each sum is that of its products of 32 terms, in their order, whatever the tasks are. That of one row alone is
+// another function: it keeps denormals, which tiles take for zeros, and adds the chains of its 16 lanes at the end. The
+// compiler makes fma of such a chain for amx and not for amx-emulated, which agree while products are exact and in
+// range.
 #pragma once
 
 #include "cpu/isa/tiles.h"
@@ -18,7 +21,6 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-constexpr int64_t tile_terms = 32, tile_values = tile_rows * tile_terms;
 constexpr int64_t chunk_steps = 32;  // of 32 columns of W that fprop multiplies at a time
 constexpr int64_t steps_ahead = 8;   // that W is prefetched where one row is multiplied
 

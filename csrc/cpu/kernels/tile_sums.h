@@ -4,8 +4,8 @@
 // The sums of 2 rows x 16 pixels x 32 output channels, a register block, are four tiles. Each tap of a block of input
 // channels, 64 bytes, is two tiles of pixels, two of weights and four products. The order of the sums is that of the
 // blocks of input channels, then of the taps, whatever the tasks are. The tiles are stored to 4 KB of scratch, where
-// the epilogue reads them. Pixels past the right edge and rows past the lower one are computed and left out. Cache  A
-// task's weights (cpu/algorithms/tiles.cpp) are meant to stay in L2, 4 rows of its input too.
+// the epilogue reads them. Pixels past the right edge and rows past the lower one are computed and left out. A task's
+// weights (cpu/algorithms/tiles.cpp) are meant to stay in L2, and 4 rows of its input too.
 //
 // Of maps in pieces a sum has the products of those pieces of x and of the weights whose numbers, from 0 on, add up to
 // less than `pieces`: of 2 pieces three products, of 3 six. The smallest come first, as sums over all channels of their
@@ -17,8 +17,8 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-constexpr int64_t block_channels = 32, tile_pixels = 16, half_channels = 16;  // of a register block, and of its tiles
-constexpr int64_t pixel_bytes = tile_row_bytes;                               // of a block of a map
+constexpr int64_t block_channels = block_outputs, half_channels = 16;  // of a register block, and of its tiles
+constexpr int64_t pixel_bytes = tile_row_bytes;                        // of a block of a map
 
 template <class Sum>
 using TileSums = Sum[2][tile_pixels][block_channels];

@@ -17,8 +17,7 @@
 namespace vggfast::cpu::VGGFAST_ISA {
 namespace {
 
-constexpr int64_t product_pixels = 32, square = 16;  // of one product; lanes of a vector
-constexpr int64_t operand_tile = square * product_pixels, sums_tile = square * square, sums_tap = 4 * sums_tile;
+constexpr int64_t square = 16;  // lanes of a vector
 
 inline Vf::Mask not_finite(Vf::Value v) { return ((Vf::Mask)v & 0x7f800000) == 0x7f800000; }
 inline bool any(Vf::Mask m) { return Vf::bits(m) != 0; }

@@ -1,5 +1,7 @@
 // Linear layers over few rows on the CPU: float32, and where conv_takes(bf16) bfloat16, whose sums are float32 and are
-// rounded once. Their time goes into reading (or writing) the weights once.
+// rounded once. Their time goes into reading (or writing) the weights once. In bfloat16, the y of a row that is
+// multiplied alone (the only one, or of 65281 and more perhaps the last) has its sums in another order than that of
+// other rows, and keeps denormals, which are zeros for the others.
 #pragma once
 
 #include "vggfast/tensor.h"
