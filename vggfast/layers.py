@@ -211,16 +211,21 @@ class Linear(_InPlaceOfTorchs, nn.Linear):
         if not isinstance(input, Tensor):
             check_dense(input, "x")
         weight = self.weight  # once: a parametrisation computes it at each access
-        plain = type(input) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
-        fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
-        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
-        if not (plain and input.dim() == 2 and fits(input, weight, cast)):
+        if not runs_linear(input, weight):
             try:
                 return nn.functional.linear(input, weight, self.bias)
             except (RuntimeError, AssertionError, ValueError):  # in torch's words
                 _check_linear(input, weight)
                 raise
         return ops.linear(input, weight, self.bias)
+
+
+def runs_linear(x: Tensor, weight: Tensor) -> bool:
+    """Whether our kernels compute a linear layer of this weight for `x`, as things are now."""
+    plain = type(x) in PLAIN and type(weight) in PLAIN and not torch._C._are_functorch_transforms_active()
+    fits = fc.fits if torch.compiler.is_compiling() else fc.is_ours  # a compiled graph may take more rows or fewer
+    cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+    return plain and x.dim() == 2 and fits(x, weight, cast)
 
 
 def _check_linear(x: Tensor, weight: Tensor) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 import vggfast
 from tests.acceleration.networks import UNet, vgg
+from vggfast.ops.fc import LEAST_WEIGHTS, on_the_cpu
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 report = vggfast.accelerate.report
@@ -84,6 +85,60 @@ def test_layers_that_a_hook_watches_are_taken_alone():
     net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
     net[1].register_forward_hook(lambda *_: None)
     assert [row.taken for row in report(net).rows] == [True, False, True]
+
+
+def fc(dtype=torch.float32, **options) -> nn.Module:
+    """Of as many weights as our kernels take at least."""
+    return nn.Sequential(nn.Linear(LEAST_WEIGHTS >> 8, 1 << 8, dtype=dtype, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("accelerated", [False, True])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_linear_layers_have_kernels_for_some_dtypes(dtype, accelerated, device):
+    model = fc(dtype, device=device)
+    (row,) = report(vggfast.accelerate(model) if accelerated else model).rows
+    assert row.taken == on_the_cpu(dtype)
+    assert row.taken == (dtype is torch.float32) or dtype is torch.bfloat16
+    assert row.why == ("" if row.taken else f"of {dtype}")
+
+
+@pytest.mark.parametrize("shape", [(1,), (16,), (17,), (64,), (2, 3)])
+def test_linear_layers_run_few_rows(shape):
+    x = torch.randn(*shape, LEAST_WEIGHTS >> 8)
+    found = report(fc(), x)
+    taken = shape in [(1,), (16,)]
+    assert [(row.taken, row.share) for row in found.rows] == [(taken, 1)]
+    assert found.rows[0].why == ("" if taken else f"torch's is as fast for an input of shape {tuple(x.shape)}")
+    assert found.share == taken
+
+
+def test_a_linear_layer_whose_weight_is_computed():
+    model = fc(torch.float64)
+    nn.utils.parametrizations.spectral_norm(model[0])
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert [row.why for row in report(model, torch.randn(1, LEAST_WEIGHTS >> 8).double()).rows] == ["of torch.float64"]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_linear_layer_that_ours_run_sometimes():
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = fc()
+
+        def forward(self, few, many):
+            return self.fc(few).sum() + self.fc(many).sum()
+
+    few, many = torch.randn(1, LEAST_WEIGHTS >> 8), torch.randn(64, LEAST_WEIGHTS >> 8)
+    assert [row.taken for x in ((few, many), (many, few)) for row in report(Twice(), x).rows] == [True, True]
+    assert [row.taken for row in report(Twice(), (many, many)).rows] == [False]
+
+
+def test_nothing_taken():
+    found = report(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), torch.randn(1, 4))
+    assert str(found).splitlines()[1].split()[:5] == ["0", "Linear", "no", "100.0", "%"]
+    assert str(found).splitlines()[-1] == "0 of 2 layers taken, 0.0 % of the multiply-adds"
 
 
 def test_a_vgg(torchvision):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from vggfast.acceleration.choice import choose, modules_of
 from vggfast.acceleration.formats import unwrapped
 from vggfast.graph import runs
-from vggfast.nn import FusedSequential
+from vggfast.layers import runs_linear
+from vggfast.nn import FusedSequential, Linear
+from vggfast.ops.fc import on_the_cpu
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Row:
     Attributes:
         path: its name in the model.
         kind: the name of its class.
-        taken: whether kernels of ours run it.
+        taken: whether kernels of ours run it: in the example's run, and without an example, for some input.
         why: why not; "" where they do.
         share: of the multiply-adds of all convolutions and linear layers, in [0, 1]; None without an example.
     """
@@ -65,19 +68,21 @@ def _yes(taken: bool) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "" if not share else f"{100 * share:.1f} %"
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def table(model: nn.Module, accelerated: nn.Module, x: Any) -> Report:
     """The table of `model`, of which `accelerated` is a copy with our layers, for an example `x` or None."""
     fused = set(_fused(accelerated))
     twins = dict(modules_of(accelerated))
-    counts = _multiply_adds(accelerated, x) if x is not None else None
+    counts, idle = _run(accelerated, x) if x is not None else (None, {})
     rows = []
     for path, module in modules_of(model):
         if _is_layer(path, module):
             target, why = choose(path, module)
-            taken = target is not None or twins[path] in fused
+            if target is Linear:
+                why = _without_kernels(module) or idle.get(path, "")
+            taken = (target is not None and not why) or twins[path] in fused
             rows.append((path, type(module).__name__, taken, "" if taken else why))
     total = sum(counts.values()) if counts else 0
     return Report(tuple(
@@ -106,22 +111,35 @@ def _fused(model: nn.Module) -> Iterator[nn.Module]:
                 at += count
 
 
-def _multiply_adds(model: nn.Module, x: Any) -> dict[str, int]:
-    """Those of each convolution and linear layer, in a call of the model in evaluation mode."""
-    counts: dict[str, int] = {}
+def _without_kernels(linear: nn.Module) -> str:
+    """Why no kernel of ours runs a linear layer for any input, or ""."""
+    weight = next(chain(linear.parameters(), linear.buffers()))  # or what a parametrisation computes it from
+    if weight.device.type not in ("cpu", "meta"):
+        return f"on {weight.device.type}"
+    return "" if on_the_cpu(weight.dtype) else f"of {weight.dtype}"
 
-    def count(path: str) -> Any:
+
+def _run(model: nn.Module, x: Any) -> tuple[dict[str, int], dict[str, str]]:
+    """A call of the model in evaluation mode: the multiply-adds of each convolution and linear layer, and why kernels
+    of ours ran no call of a linear layer."""
+    counts: dict[str, int] = {}
+    idle: dict[str, str] = {}
+
+    def watch(path: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-            per_value = module.weight.numel() // module.weight.shape[0]
+            weight = module.weight
             values = args[0] if isinstance(module, _ConvTransposeNd) else output
-            counts[path] = counts.get(path, 0) + values.numel() * per_value
+            counts[path] = counts.get(path, 0) + values.numel() * (weight.numel() // weight.shape[0])
+            if isinstance(module, Linear):
+                ran = runs_linear(args[0], weight) or idle.get(path) == ""
+                idle[path] = "" if ran else f"torch's is as fast for an input of shape {tuple(args[0].shape)}"
 
         return hook
 
     for path, module in modules_of(model):
         if isinstance(module, _ConvNd | nn.Linear):
-            module.register_forward_hook(count(path))
+            module.register_forward_hook(watch(path))
     model = unwrapped(model).eval()  # other ranks are not called
     with torch.no_grad():
         model(*x) if isinstance(x, tuple) else model(x)
-    return counts
+    return counts, idle

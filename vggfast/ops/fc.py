@@ -34,13 +34,13 @@ def fits(rows: Tensor, weight: Tensor, dtype: torch.dtype | None = None) -> bool
     return (
         (dtype is not None or rows.dtype == weight.dtype)
         and rows.device.type == "cpu"
-        and _on_the_cpu(dtype or rows.dtype)
+        and on_the_cpu(dtype or rows.dtype)
         and weight.numel() >= LEAST_WEIGHTS
         and weight.is_contiguous()
     )
 
 
-def _on_the_cpu(dtype: torch.dtype) -> bool:
+def on_the_cpu(dtype: torch.dtype) -> bool:
     """Whether the CPU's back end has the kernels for a dtype. A compiler cannot trace this, as it may load the module:
     for it there are those for float32, and the op that it traces up to asks again when it runs."""
     if dtype not in MOST_ROWS or torch.compiler.is_compiling():
