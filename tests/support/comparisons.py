@@ -94,7 +94,7 @@ def plain_torch(module: torch.nn.Module) -> torch.nn.Module:
     elif isinstance(module, nn.LocalResponseNorm):
         twin = nn.LocalResponseNorm(module.size, module.alpha, module.beta, module.k)
     elif isinstance(module, nn.Linear):
-        twin = nn.Linear(module.in_features, module.out_features, module.bias is not None)
+        twin = nn.utils.skip_init(nn.Linear, module.in_features, module.out_features, module.bias is not None)
     elif isinstance(module, nn.Sequential):
         return nn.Sequential(*(plain_torch(child) for child in module))
     else:
