@@ -47,7 +47,7 @@ __all__ = [
     "vgg19_bn",
 ]
 
-_LAZY = ("data", "evaluate", "features", "losses", "weights")  # they need the extra vggfast[train]
+_LAZY = ("data", "evaluate", "features", "losses", "style_transfer", "weights")  # they need the extra vggfast[train]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vggfast._checks import check_whole
+from vggfast._checks import check_whole, described
 from vggfast._progress import Progress, silent
 from vggfast.data.decode import to_rgb
 from vggfast.data.transforms import rescale
@@ -50,7 +50,7 @@ def stylise(
     """The picture that makes :class:`vggfast.losses.ContentStyle` small, of the content's aspect.
 
     Args:
-        content, style: pictures of any sizes and modes.
+        content, style: PIL's images of any sizes and modes.
         net: as of :class:`vggfast.losses.Perceptual`.
         size: pixels of the shorter side of the result, to which the style is rescaled too.
         scales: how many sizes are gone through, each twice the one before it.
@@ -69,11 +69,12 @@ def stylise(
     for name, given, allowed in (("optimiser", optimiser, OPTIMISERS), ("start", start, STARTS)):
         if given not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {given!r}")
-    steps, sides = check_whole(steps, "steps", 1), _sides(size, scales)
+    steps, sides, seed = check_whole(steps, "steps", 1), _sides(size, scales), check_whole(seed, "seed", 0)
+    pictures, device = (_rgb(content, "content"), _rgb(style, "style")), _device(device)
     loss = ContentStyle(
         net=net, content_weight=content_weight, style_weight=style_weight, tv_weight=tv_weight, check_range=False
     ).to(device)
-    pictures, x, done, total = (to_rgb(content), to_rgb(style)), None, 0, len(sides) * steps
+    x, done, total = None, 0, len(sides) * steps
     progress(done, total)
     for side in sides:
         target, pattern = (_tensor(rescale(picture, side)).to(device) for picture in pictures)
@@ -89,6 +90,23 @@ def stylise(
         x = x.detach().clamp(0, 1)
     assert x is not None
     return picture_of(x)
+
+
+def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    if not isinstance(picture, Image.Image):
+        raise TypeError(f"{name} must be an image of PIL's, such as PIL.Image.open(FILE), got {described(picture)}")
+    try:
+        return to_rgb(picture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _device(device: torch.device | str) -> torch.device:
+    try:
+        torch.empty(0, device=device)
+        return torch.device(device)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ValueError(f"device must be one that torch has here, got {device!r}: {error}") from error
 
 
 def _sides(size: int, scales: int) -> list[int]:

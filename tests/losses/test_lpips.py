@@ -147,7 +147,9 @@ def test_the_network_of_torchvision(wide, linear, pairs, monkeypatch):
     monkeypatch.setattr(pretrained, "_member", lambda kind, member: Weights())
     expected = LPIPS(net=wide, model_path=linear)(*pairs)
     for net in ("vgg", "vgg16"):
-        assert torch.equal(LPIPS(net=net, model_path=linear)(*pairs), expected)
+        loss = LPIPS(net=net, model_path=linear)
+        assert torch.equal(loss.scaling_layer.shift.flatten(), torch.tensor([-0.03, -0.088, -0.188]))
+        assert torch.equal(loss(*pairs), expected)
 
 
 def test_a_network_of_torchvision_that_is_not_to_be_had(linear, monkeypatch):
@@ -156,7 +158,7 @@ def test_a_network_of_torchvision_that_is_not_to_be_had(linear, monkeypatch):
 
     monkeypatch.setattr(pretrained, "_member", missing)
     with pytest.raises(ImportError, match="net 'vgg' is the network that LPIPS was fitted to, and weights VGG16_Weights"
-                       r".IMAGENET1K_V1 come from .*Give net=vggfast.vgg16\(weights=FILE\)"):  # fmt: skip
+                       r".IMAGENET1K_V1 come from .* give as net what `vggfast convert` makes of it"):  # fmt: skip
         LPIPS(model_path=linear)
 
 
@@ -168,9 +170,9 @@ def test_a_networks_own_preprocessing_is_kept(linear, pairs):
         ((pairs[0] + 1) * 127.5 - torch.tensor([123.68, 116.779, 103.939]).view(3, 1, 1)).flip(1), rtol=1e-5, atol=1e-3,
     )  # fmt: skip
     model.preprocessing = None
-    assert torch.equal(
-        LPIPS(net=model, model_path=linear).scaling_layer.shift.flatten(), torch.tensor([-0.03, -0.088, -0.188])
-    )
+    with pytest.raises(ValueError, match=r"net must have an attribute preprocessing, .*got none: for those of "
+                       r"torchvision, net\.preprocessing = vggfast\.Preprocessing\.torchvision\(\)"):  # fmt: skip
+        LPIPS(net=model, model_path=linear)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -178,16 +180,44 @@ def test_a_networks_own_preprocessing_is_kept(linear, pairs):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"version": "0.0"}, "version must be '0.1', got '0.0': 0.0 did not scale its images"),
-    ({"pretrained": False}, "pretrained must be True, got False: the loss has published weights, and is frozen"),
-    ({"pnet_rand": True}, "pnet_rand must be False, got True"),
-    ({"pnet_tune": True}, "pnet_tune must be False, got True"),
-    ({"net": "alex"}, "net must be 'vgg', 'vgg16-conv', a file of vggfast's or a model, got 'alex'"),
+    ({"pretrained": False}, "pretrained must be True where lpips is, got False: give lpips=False or model_path=FILE"),
+    ({"pnet_rand": True}, "pnet_rand must be False, got True: give net=MODEL, which the loss copies and freezes"),
+    ({"pnet_tune": True}, "pnet_tune must be False, got True: give net=MODEL, which the loss copies and freezes"),
     ({"net": network()}, r"net must have \(64, 128, 256, 512, 512\) channels at relu1_2, .*, got \(8, 16, 3"),
     ({"net": network(config="A")}, "layers must be among conv1_1, relu1_1, pool1, .*, got 'relu1_2'"),
 ])  # fmt: skip
 def test_arguments_that_do_not_fit(wide, linear, arguments, message):
     with pytest.raises(ValueError, match=message):
         LPIPS(**{"net": wide, "model_path": linear, **arguments})
+
+
+@pytest.mark.parametrize("net", ["alex", "squeeze", "vgg19"])
+def test_networks_that_are_not_here(net, monkeypatch, tmp_path):
+    """Said before any weights are asked for."""
+    monkeypatch.setenv("VGGFAST_CACHE", str(tmp_path))
+    allowed = f"must be 'vgg', 'vgg16', 'vgg16-conv', a file of vggfast's or a model, and there is no file '{net}'"
+    with pytest.raises(FileNotFoundError, match=f"net {allowed}"):
+        LPIPS(net=net)
+    with pytest.raises(FileNotFoundError, match=f"net_type {allowed}"):
+        LearnedPerceptualImagePatchSimilarity(net)
+    with pytest.raises(
+        TypeError, match="net must be 'vgg', 'vgg16', 'vgg16-conv', a file of vggfast's or a model, got 5"
+    ):
+        LPIPS(net=5)
+
+
+def test_without_linear_weights_none_are_asked_for(wide, pairs, monkeypatch, tmp_path):
+    monkeypatch.setenv("VGGFAST_CACHE", str(tmp_path))
+    expected = LPIPS(net=wide, lpips=False)(*pairs)
+    assert torch.equal(LPIPS(pretrained=False, net=wide, lpips=False)(*pairs), expected)
+    with pytest.raises(TypeError, match="model_path must be a file with linear weights or None, got 5"):
+        LPIPS(net=wide, model_path=5)
+
+
+def test_narrower_images_are_computed_in_full(wide, linear, pairs):
+    loss = LPIPS(net=wide, model_path=linear)
+    narrow = [((each + 1) / 2).bfloat16() for each in pairs]
+    assert torch.equal(loss(*narrow, normalize=True), loss(*(each.float() for each in narrow), normalize=True))
 
 
 def test_images_that_do_not_fit(wide, linear, pairs):

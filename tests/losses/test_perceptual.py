@@ -98,6 +98,20 @@ def test_a_target_is_kept(model, images):
         loss(x.double())
 
 
+@pytest.mark.parametrize("part", ["net", "net.slice2", "net.slice1.0", "scaling_layer"])
+def test_weights_of_a_part_forget_the_target(model, images, part):
+    x, y = images
+    loss = Perceptual(LAYERS, model).target(y)
+    loss = pickle.loads(pickle.dumps(copy.deepcopy(loss)))
+    other = copy.deepcopy(loss)
+    module = other.get_submodule(part)
+    module.load_state_dict(module.state_dict())
+    with pytest.raises(ValueError, match=r"y must be given, or kept by target\(\) before, got neither"):
+        other(x)
+    assert loss(x) > 0
+    assert other.target(y)(x) == loss(x)
+
+
 def test_one_image_for_many(model, images):
     x, y = images
     loss = Perceptual(LAYERS, model)
@@ -175,6 +189,19 @@ def test_autocast(model, images):
     assert_near([narrow], [expected], 0.05)
 
 
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrower_images_are_computed_in_the_dtype_of_the_loss(model, images, normalize, dtype):
+    x, y = (each.to(dtype) for each in images)
+    loss = Perceptual(LAYERS, model, normalize=normalize)
+    for kind in (torch.float32, torch.float64):
+        loss.to(kind)
+        expected = value_and_gradient(loss, x.to(kind), y.to(kind))
+        found = value_and_gradient(loss, x, y)
+        assert torch.equal(found[0], expected[0])
+        assert torch.equal(found[1], expected[1].to(dtype))
+
+
 @pytest.mark.slow
 def test_compiled(model, images):
     loss = Perceptual(LAYERS, model).target(images[1])
@@ -224,8 +251,8 @@ def test_ranges_that_pass(model, images):
     ({"criterion": "l3"}, "criterion must be 'l1', 'l2' or a function of two maps, got 'l3'"),
     ({"criterion": 2}, "criterion must be 'l1', 'l2' or a function of two maps, got 2"),
     ({"normalize": "yes"}, "normalize must be True or False, got str 'yes'"),
-    ({"net": 16}, "net must be 'vgg16', a file of vggfast's or a model, got 16"),
-    ({"net": "vgg99"}, "net must be 'vgg16', a file of vggfast's or a model, and there is no file 'vgg99'"),
+    ({"net": 16}, "net must be 'vgg16', 'vgg16-conv', a file of vggfast's or a model, got 16"),
+    ({"net": "vgg"}, "net must be 'vgg16', 'vgg16-conv', a file of vggfast's or a model, and there is no file 'vgg'"),
     ({"net": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1))}, "net must have an attribute preprocessing"),
     ({"net": nn.Sequential(nn.MaxPool2d(2, 2)), "layers": {"pool1": 1.0}, "normalize": False},
      "layers must be behind a convolution, got 'pool1'"),
@@ -235,6 +262,18 @@ def test_ranges_that_pass(model, images):
 def test_arguments_that_do_not_fit(model, arguments, message):
     with pytest.raises((TypeError, ValueError, FileNotFoundError), match=message):
         Perceptual(**{"net": model, **arguments})
+
+
+@pytest.mark.parametrize("layers", [{"relu3_3": 1.0}, LAYERS])
+@pytest.mark.parametrize(("criterion", "what"), [
+    (nn.L1Loss(reduction="none"), r"torch.Tensor of shape \(2, \d+, \d+, \d+\)"),
+    (lambda a, b: (a - b).square().mean((1, 2, 3)), r"torch.Tensor of shape \(2,\)"),
+    (lambda a, b: 3.0, r"3\.0"),
+])  # fmt: skip
+def test_a_criterion_returns_a_scalar(model, images, layers, criterion, what):
+    loss = Perceptual(layers, model, criterion)
+    with pytest.raises(TypeError, match=f"criterion must return a scalar tensor of two maps, as a mean is, got {what}"):
+        loss(*images)
 
 
 def test_other_channels_without_preprocessing():

@@ -78,6 +78,33 @@ def test_content_and_style(model, images):
     torch.testing.assert_close(2 * terms["content"] + 5 * terms["style"] + 7 * terms["variation"], loss(x))
 
 
+@pytest.mark.parametrize("size", [(1, 40), (32, 1), (1, 1)])
+def test_variation_of_images_one_pixel_high_or_wide(model, size):
+    """Which have no neighbours there."""
+    x = torch.rand(2, 3, *size)
+    loss = ContentStyle({"relu1_1": 1.0}, {"relu1_1": 1.0}, model, tv_weight=1.0).target(x, x)
+    along = 3 if size[0] == 1 else 2
+    expected = x.diff(dim=along).abs().mean() if max(size) > 1 else torch.tensor(0.0)
+    assert torch.equal(loss.terms(x)["variation"], expected)
+    assert torch.equal(loss(x), expected)
+    loss.tv_weight = 0.0
+    value, gradient = value_and_gradient(loss, x)
+    assert value == 0
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_terms_of_narrower_images_are_those_of_the_loss_dtype(model, images, dtype):
+    x = images[0].to(dtype)
+    loss = ContentStyle({"relu1_1": 1.0}, {"relu1_1": 1.0}, model)
+    for kind in (torch.float32, torch.float64):
+        loss.to(kind).target(images[1].to(kind), images[1].to(kind))
+        expected = loss.terms(x.to(kind))
+        for name, term in loss.terms(x).items():
+            assert term.dtype == kind
+            assert torch.equal(term, expected[name])
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"content_layers": {}}, "content_layers must have at least one layer, got none"),
     ({"style_layers": ["relu1_1"]}, "style_layers must map layers to weights, such as"),

@@ -75,10 +75,18 @@ def test_picture_of_cuts():
     ({"steps": 0}, "steps must be at least 1, got 0"),
     ({"style_weight": -1.0}, "style_weight must be at least 0 and finite, got -1.0"),
     ({"tv_weight": float("nan")}, "tv_weight must be at least 0 and finite, got nan"),
+    ({"content": "a.jpg"}, r"content must be an image of PIL's, such as PIL.Image.open\(FILE\), got str 'a.jpg'"),
+    ({"style": torch.rand(3, 9, 9)}, r"style must be an image of PIL's, .*got torch.Tensor of shape \(3, 9, 9\)"),
+    ({"style": Image.new("F", (9, 9))}, "style: its pixels must be of 8 or 16 bits, got mode F, floating pixels"),
+    ({"seed": "a"}, "seed must be a whole number, got str 'a'"),
+    ({"seed": -1}, "seed must be at least 0, got -1"),
+    ({"seed": 2**63}, "seed must be at most 9223372036854775807, got 9223372036854775808"),
+    ({"device": "gpu"}, "device must be one that torch has here, got 'gpu'"),
+    ({"device": 3.5}, r"device must be one that torch has here, got 3\.5"),
 ])  # fmt: skip
 def test_arguments_that_do_not_fit(model, pictures, options, message):
-    with pytest.raises(ValueError, match=message):
-        stylise(*pictures, net=model, **options)
+    with pytest.raises((TypeError, ValueError), match=message):
+        stylise(**{"content": pictures[0], "style": pictures[1], "net": model, **options})
 
 
 # ---- the command -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -13,9 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from vggfast._checks import PLAIN, check_dense, check_flag, check_number, described, is_recorded
-from vggfast.losses.trunk import Scaling, Trunk, find_network
+from vggfast.losses.trunk import PUBLISHED, Networks, Scaling, Trunk, find_network
 from vggfast.ops._library import wide
-from vggfast.preprocessing import Preprocessing
 
 _Loss = TypeVar("_Loss", bound="LayerLoss")
 _OVERSHOOT = 0.5  # beyond its range is an image's own: of an optimiser, of bicubic resampling
@@ -34,8 +34,8 @@ def check_layers(layers: Any, name: str = "layers") -> dict[str, float]:
     return found
 
 
-def _forget(module: FeatureLoss, _: object) -> None:
-    module._kept = {}
+def _forget(kept: dict[str, Any], *_: object) -> None:
+    kept.clear()
 
 
 class FeatureLoss(nn.Module):
@@ -47,7 +47,7 @@ class FeatureLoss(nn.Module):
         normalize: whether images are brought to what the network takes; else they are that already.
         check_range: whether images are looked at: see :meth:`maps`.
         low: where the range of images begins; it ends at 1.
-        preprocessing: what the network takes, where nothing else says it.
+        named: networks that `net` may name.
 
     Attributes:
         net: the :class:`Trunk`.
@@ -60,17 +60,16 @@ class FeatureLoss(nn.Module):
         normalize: bool = True,
         check_range: bool = True,
         low: float = 0.0,
-        preprocessing: Preprocessing | None = None,
+        named: Networks = PUBLISHED,
     ) -> None:
         super().__init__()
-        model, known = find_network(net)
-        preprocessing = known or preprocessing
+        model, preprocessing = find_network(net, named)
         self.scaling_layer: Scaling | None = None
         if check_flag(normalize, "normalize"):
             if preprocessing is None:
                 raise ValueError(
-                    "net must have an attribute preprocessing, such as vggfast.Preprocessing.torchvision(), where "
-                    "normalize is True, got none"
+                    "net must have an attribute preprocessing, which says what its weights were trained on, got none: "
+                    "for those of torchvision, net.preprocessing = vggfast.Preprocessing.torchvision()"
                 )
             self.scaling_layer = Scaling(preprocessing, low)
         self.net = Trunk(model, layers)
@@ -84,7 +83,8 @@ class FeatureLoss(nn.Module):
         # Of targets, by name: the images' shape, and what is compared, by layer. They follow the loss to other devices
         # and dtypes, and are in no state_dict.
         self._kept: dict[str, tuple[torch.Size, dict[str, Tensor]]] = {}
-        self.register_load_state_dict_post_hook(_forget)
+        for module in self.modules():  # weights may be loaded into a part alone
+            module.register_load_state_dict_post_hook(functools.partial(_forget, self._kept))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureLoss:
         super()._apply(fn, recurse)
@@ -105,6 +105,7 @@ class FeatureLoss(nn.Module):
                 range. On other devices than the CPU, for which a look would wait, the first call alone looks.
         """
         self._check(x, name)
+        x = x.to(self.net.weight.dtype)
         low = self._low if low is None else low
         if self.scaling_layer is None:
             return self.net(x)

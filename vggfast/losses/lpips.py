@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vggfast._checks import check_flag
+from vggfast._checks import check_flag, described
 from vggfast.io import read_state_dict
 from vggfast.losses._base import FeatureLoss, check_fits, in_full
-from vggfast.losses.trunk import fetched
+from vggfast.losses.trunk import Networks, check_net, fetched, published_convolutions
 from vggfast.models import vgg16
 from vggfast.ops._library import wide
 from vggfast.preprocessing import Preprocessing
@@ -47,11 +47,12 @@ class LPIPS(FeatureLoss):
     """``lpips.LPIPS(net="vgg")`` on our kernels: its arguments in their order, its state_dict, its numbers.
 
     Args:
-        pretrained: True: the linear layers have the published weights.
+        pretrained: True: the linear layers have the published weights. It may be False where `lpips` is.
         net: "vgg" or "vgg16": torchvision's VGG16_Weights.IMAGENET1K_V1, as lpips has, which torchvision downloads;
             "vgg16-conv", the authors' convolutions (``vggfast weights get vgg16-conv``), a file of ours, or a VGG-16 or
-            its features. The linear weights were fitted to torchvision's network: by any other, distances are no lpips
-            numbers, and compare with their like alone.
+            its features, with a `preprocessing` as of :class:`vggfast.losses.Perceptual`. The linear weights were
+            fitted to torchvision's network: by any other, distances are no lpips numbers, and compare with their like
+            alone.
         version: "0.1".
         lpips: False leaves the linear weights out, and sums over channels.
         spatial: the distance at each pixel, (N, 1, H, W), instead of its mean (N, 1, 1, 1).
@@ -87,24 +88,22 @@ class LPIPS(FeatureLoss):
     ) -> None:
         if str(version) != "0.1":
             raise ValueError(f"version must be '0.1', got {version!r}: 0.0 did not scale its images")
-        for name, value, allowed in (
-            ("pretrained", pretrained, True), ("pnet_rand", pnet_rand, False), ("pnet_tune", pnet_tune, False)
-        ):  # fmt: skip
-            if check_flag(value, name) != allowed:
+        lpips, use_dropout = check_flag(lpips, "lpips"), check_flag(use_dropout, "use_dropout")
+        if not check_flag(pretrained, "pretrained") and lpips:
+            raise ValueError("pretrained must be True where lpips is, got False: give lpips=False or model_path=FILE")
+        for name, value in (("pnet_rand", pnet_rand), ("pnet_tune", pnet_tune)):
+            if check_flag(value, name):
                 raise ValueError(
-                    f"{name} must be {allowed}, got {value}: the loss has published weights, and is frozen"
+                    f"{name} must be False, got {value}: give net=MODEL, which the loss copies and freezes"
                 )
-        linear = _linear_weights(model_path) if check_flag(lpips, "lpips") else []
-        if isinstance(net, str) and net in ("alex", "squeeze"):
-            raise ValueError(f"net must be 'vgg', 'vgg16-conv', a file of vggfast's or a model, got {net!r}")
-        trained = isinstance(net, str) and net in ("vgg", "vgg16")
-        known = Preprocessing.torchvision()
-        super().__init__(_of_torchvision() if trained else net, LAYERS, True, check_range, -1.0, known)
-        self.lpips, self.spatial, self.version = bool(lpips), check_flag(spatial, "spatial"), version
+        check_net(net, NETWORKS)  # before anything is read, or asked for
+        linear = _linear_weights(model_path) if lpips else []
+        super().__init__(net, LAYERS, True, check_range, -1.0, NETWORKS)
+        self.lpips, self.spatial, self.version = lpips, check_flag(spatial, "spatial"), version
         channels = tuple(self.net.widths)
         if lpips and channels != _CHANNELS:
             raise ValueError(f"net must have {_CHANNELS} channels at {', '.join(LAYERS)}, got {channels}")
-        lins = [_Linear(weight.to(self.net.weight), check_flag(use_dropout, "use_dropout")) for weight in linear]
+        lins = [_Linear(weight.to(self.net.weight), use_dropout) for weight in linear]
         for i, lin in enumerate(lins):
             self.add_module(f"lin{i}", lin)
         if lpips:
@@ -173,6 +172,8 @@ def _squares(difference: Tensor) -> Tensor:
 
 def _linear_weights(path: str | PathLike[str] | None) -> list[Tensor]:
     """(1, C, 1, 1) of each layer."""
+    if path is not None and not isinstance(path, str | PathLike):
+        raise TypeError(f"model_path must be a file with linear weights or None, got {described(path)}")
     path = fetched("lpips-vgg") if path is None else Path(path)
     state = read_state_dict(path)
     found = [state.get(f"lin{i}.model.1.weight") for i in range(len(LAYERS))]
@@ -190,7 +191,12 @@ def _of_torchvision() -> nn.Module:
         state = state_dict_of(in_one_form("IMAGENET1K_V1", None, "vgg16"))
     except (OSError, ImportError) as error:
         raise type(error)(
-            f"net 'vgg' is the network that LPIPS was fitted to, and {error}. Give net=vggfast.vgg16(weights=FILE) "
-            "where its file is there, or net='vgg16-conv', whose distances are no lpips numbers"
+            f"net 'vgg' is the network that LPIPS was fitted to, and {error}. Where its file is there, give as net "
+            "what `vggfast convert` makes of it; or net='vgg16-conv', whose distances are no lpips numbers"
         ) from error
-    return vgg16(weights={name: each for name, each in state.items() if name.startswith("features.")}, head="none")
+    model = vgg16(weights={name: each for name, each in state.items() if name.startswith("features.")}, head="none")
+    model.preprocessing = Preprocessing.torchvision()
+    return model
+
+
+NETWORKS: Networks = {"vgg": _of_torchvision, "vgg16": _of_torchvision, "vgg16-conv": published_convolutions}

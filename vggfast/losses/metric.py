@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from vggfast._checks import check_flag
-from vggfast.losses.lpips import LPIPS
+from vggfast.losses.lpips import LPIPS, NETWORKS
+from vggfast.losses.trunk import check_net
 
 REDUCTIONS = ("mean", "sum", "none", None)
 
@@ -44,6 +45,7 @@ class LearnedPerceptualImagePatchSimilarity(nn.Module):
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}, got {reduction!r}")
         self.reduction, self.normalize = reduction, check_flag(normalize, "normalize")
+        check_net(net_type, NETWORKS, "net_type")
         self.net = LPIPS(net=net_type, check_range=check_range)
         self._scores: list[Tensor] = []
 

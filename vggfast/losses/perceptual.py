@@ -24,10 +24,10 @@ class Perceptual(LayerLoss):
     Args:
         layers: weights by name of the layer: conv1_1, relu1_1, pool1 ... relu5_3, where a conv's map is that behind its
             batch norm; None is relu3_3.
-        net: "vgg16", the published convolutions, which ``vggfast weights get vgg16-conv`` fetches; a file of ours; or
-            a VGG or its features, ours or torchvision's, of which the loss takes a copy.
+        net: "vgg16" or "vgg16-conv", the published convolutions, which ``vggfast weights get vgg16-conv`` fetches; a
+            file of ours; or a VGG or its features, ours or torchvision's, of which the loss takes a copy.
         criterion: "l1", the mean absolute difference of a layer; "l2", the mean squared one; or a function of two maps
-            (N, C, h, w) that returns a scalar.
+            (N, C, h, w) that returns a scalar, a tensor without dimensions.
         normalize: images are RGB (or gray) in [0, 1], and are brought to what the network was trained on: to the
             model's `preprocessing`, or torchvision's for a network of torchvision. False: they are that already.
         check_range: raise an error where values are outside of [0, 1] by more than 0.5; on a GPU in the first call
@@ -59,5 +59,9 @@ class Perceptual(LayerLoss):
         return self.maps(x, name)
 
     def distance(self, ours: Tensor, theirs: Tensor) -> Tensor:
-        criterion = CRITERIA[self.criterion] if isinstance(self.criterion, str) else self.criterion
-        return criterion(ours, theirs)
+        if isinstance(self.criterion, str):
+            return CRITERIA[self.criterion](ours, theirs)
+        found = self.criterion(ours, theirs)
+        if not isinstance(found, Tensor) or found.dim():
+            raise TypeError(f"criterion must return a scalar tensor of two maps, as a mean is, got {described(found)}")
+        return found

@@ -37,6 +37,13 @@ def _grams(maps: Mapping[str, Tensor], layers: Iterable[str]) -> dict[str, Tenso
     return {layer: gram_matrix(maps[layer]) for layer in layers}
 
 
+def _variation(x: Tensor) -> Tensor:
+    """The mean absolute difference of neighbours in a column, and that in a row; 0 where an image is one pixel high or
+    wide, and none has a neighbour."""
+    sides = [dim for dim in (2, 3) if x.shape[dim] > 1]
+    return sum((x.diff(dim=dim).abs().mean() for dim in sides), start=x.new_zeros(()))
+
+
 def _distance(ours: Tensor, theirs: Tensor) -> Tensor:
     """The squared Frobenius norm of the difference of Gram matrices, averaged over images."""
     return (ours - theirs).square().sum((1, 2)).mean()
@@ -137,7 +144,7 @@ class ContentStyle(FeatureLoss):
         with in_full(x):
             contents = [w * F.mse_loss(*pair(maps[name], content[name])) for name, w in self.content_layers.items()]
             styles = [w * _distance(*pair(grams[name], style[name])) for name, w in self.style_layers.items()]
-            variation = x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()
+            variation = _variation(wide(x.to(self.net.weight.dtype)))
             return {"content": torch.stack(contents).sum(), "style": torch.stack(styles).sum(), "variation": variation}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,6 @@ from vggfast.preprocessing import Preprocessing, preprocessing_of
 from vggfast.weights.fetch import place_of
 from vggfast.weights.files import load_model
 
-PUBLISHED = {"vgg16": "vgg16-conv", "vgg16-conv": "vgg16-conv"}  # by what `net` may be called
-
 
 def fetched(name: str) -> Path:
     """The file of published weights. Raises FileNotFoundError, with the command that fetches it."""
@@ -31,29 +29,46 @@ def fetched(name: str) -> Path:
     return path
 
 
-def find_network(net: str | PathLike[str] | nn.Module) -> tuple[nn.Module, Preprocessing | None]:
+def published_convolutions() -> nn.Module:
+    """Those of VGG-16. Raises FileNotFoundError, with the command that fetches them."""
+    return load_model(fetched("vgg16-conv"))[0]
+
+
+Networks = Mapping[str, Callable[[], nn.Module]]
+PUBLISHED: Networks = {"vgg16": published_convolutions, "vgg16-conv": published_convolutions}
+
+
+def check_net(net: Any, named: Networks, name: str = "net") -> None:
+    """Raises TypeError or FileNotFoundError for what :func:`find_network` does not take; `name` is the argument's."""
+    if isinstance(net, nn.Module) or (isinstance(net, str) and net in named):
+        return
+    allowed = f"{name} must be {', '.join(map(repr, named))}, a file of vggfast's or a model"
+    if not isinstance(net, str | PathLike):
+        raise TypeError(f"{allowed}, got {described(net)}")
+    if not Path(net).is_file():
+        raise FileNotFoundError(f"{allowed}, and there is no file {str(net)!r}")
+
+
+def find_network(
+    net: str | PathLike[str] | nn.Module, named: Networks = PUBLISHED
+) -> tuple[nn.Module, Preprocessing | None]:
     """The network that a loss is asked to use, and what it was trained on, where that is known.
 
     Args:
-        net: "vgg16", the published convolutions (``vggfast weights get vgg16-conv``); a file of ours; or a model.
+        net: a name of `named`; a file of ours; or a model.
+        named: what loads a network, by its name.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or none of ours; the text names it.
         TypeError: `net` is something else.
     """
-    if isinstance(net, nn.Module):
-        kind = type(getattr(net, "_orig_mod", net))  # torch.compile puts a module around the network
-        known = Preprocessing.torchvision() if kind.__module__.startswith("torchvision.") else None
-        return net, preprocessing_of(net) or known
-    if not isinstance(net, str | PathLike):
-        raise TypeError(f"net must be 'vgg16', a file of vggfast's or a model, got {described(net)}")
-    path = fetched(PUBLISHED[str(net)]) if str(net) in PUBLISHED else Path(net)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"net must be 'vgg16', a file of vggfast's or a model, and there is no file {str(net)!r}"
-        )
-    model, _ = load_model(path)
-    return model, model.preprocessing
+    check_net(net, named)
+    if isinstance(net, str) and net in named:
+        net = named[net]()
+    model = net if isinstance(net, nn.Module) else load_model(Path(net))[0]
+    kind = type(getattr(model, "_orig_mod", model))  # torch.compile puts a module around the network
+    known = Preprocessing.torchvision() if kind.__module__.startswith("torchvision.") else None
+    return model, preprocessing_of(model) or known
 
 
 class Scaling(nn.Module):
