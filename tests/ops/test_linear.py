@@ -43,10 +43,8 @@ def arguments(rows, inputs, outputs):
     return torch.randn(rows, inputs), torch.randn(outputs, inputs) / inputs**0.5, torch.randn(outputs)
 
 
-@pytest.mark.backends("cpu")
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_against_float64(backend, always, shape, set_threads):
-    inputs = arguments(*shape)
+def against_float64(inputs, set_threads):
+    """Ours and float64's results, the first compared with the second, beside torch's, by 1 to 3 threads."""
     exact = results(F.linear, [t.double() for t in inputs])
     torchs = results(F.linear, inputs)
     first = None
@@ -57,21 +55,18 @@ def test_against_float64(backend, always, shape, set_threads):
         for got, once, torch_has, expected in zip(ours, first, torchs, exact, strict=True):
             assert_same_bits(got, once)
             assert_as_accurate_as_torch(got, torch_has, expected)
+    return first, exact
+
+
+@pytest.mark.backends("cpu")
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_against_float64(backend, always, shape, set_threads):
+    against_float64(arguments(*shape), set_threads)
 
 
 @pytest.mark.parametrize("shape", TILE_SHAPES, ids=str)
 def test_bfloat16_on_tiles(tiles, always, calls, shape, set_threads):
-    inputs = [t.to(BF16) for t in arguments(*shape)]
-    exact = results(F.linear, [t.double() for t in inputs])
-    torchs = results(F.linear, inputs)
-    first = None
-    for threads in (1, 2, 3):
-        set_threads(threads)
-        ours = results(ops.linear, inputs)
-        first = first or ours
-        for got, once, torch_has, expected in zip(ours, first, torchs, exact, strict=True):
-            assert_same_bits(got, once)
-            assert_as_accurate_as_torch(got, torch_has, expected)
+    first, exact = against_float64([t.to(BF16) for t in arguments(*shape)], set_threads)
     for got, expected in zip(first[:3], exact[:3], strict=True):  # the bias' gradient is torch's sum
         assert_rounded_once(got, expected)
     assert calls == ["linear_fprop", "linear_dgrad", "linear_wgrad"] * 3
