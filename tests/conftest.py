@@ -2,8 +2,11 @@
 
 import functools
 import importlib.util
+import os
+import random
 import subprocess
 import tarfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +21,9 @@ from vggfast import _native, engine
 from vggfast.engine.cuda import DTYPES
 from vggfast.ops import _backends
 
+SAMPLE, ONE_IN = "VGGFAST_TEST_SAMPLE", 4  # csrc/tests/check.h has the same
+SWEEPING, MANY = ("engine", "graph", "ops", "sim"), 40  # rooms whose tests of so many cases are sampled
+
 # ---- back ends -----------------------------------------------------------------------------------------------------
 
 
@@ -31,6 +37,13 @@ def pytest_addoption(parser):
     parser.addoption("--cuda", action="store_true", help="fail, rather than skip, where there is no CUDA GPU")
     parser.addoption("--kills", type=int, default=2, help="times that a distributed run is killed")
     parser.addoption("--sim", action="store_true", help="fail, rather than skip, where the simulator is not built")
+
+
+def pytest_report_header(config):
+    if word := os.environ.get(SAMPLE):
+        rooms = ", ".join(SWEEPING)
+        return f"of tests of {rooms} with over {MANY} cases one in {ONE_IN} runs, drawn by {SAMPLE}={word}"
+    return None
 
 
 def pytest_configure(config):
@@ -138,11 +151,25 @@ def has_a_point(item) -> bool:
     return kind == "cpu" or params.get("algorithm", "auto") == "auto"
 
 
+def sampled(items: list, word: str) -> list:
+    """The items without those cases of sweeps that this word does not draw."""
+    cases = Counter(item.nodeid.partition("[")[0] for item in items)
+
+    def is_kept(item) -> bool:
+        swept = item.path.parent.name in SWEEPING and cases[item.nodeid.partition("[")[0]] > MANY
+        return not swept or random.Random(f"{word} {item.nodeid}").randrange(ONE_IN) == 0
+
+    return [item for item in items if is_kept(item)]
+
+
 def pytest_collection_modifyitems(config, items):
-    pointless = [item for item in items if not has_a_point(item)]
-    if pointless:
-        config.hook.pytest_deselected(items=pointless)
-        items[:] = [item for item in items if has_a_point(item)]
+    chosen = [item for item in items if has_a_point(item)]
+    if word := os.environ.get(SAMPLE):
+        chosen = sampled(chosen, word)
+    if len(chosen) < len(items):
+        kept = set(chosen)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = chosen
 
 
 def _with_isa(name: str):

@@ -1,8 +1,10 @@
 // Checks for the C++ tests: a failed one prints where it stands and the values, and result() makes main return 1.
 #pragma once
 
+#include <cstdlib>
 #include <initializer_list>
 #include <iostream>
+#include <random>
 #include <sstream>
 #include <string>
 
@@ -45,6 +47,19 @@ void check_error(const char* file, int line, Body body, std::initializer_list<co
     return;
   }
   report(file, line, "no Error was thrown, expected '", *texts.begin(), "'");
+}
+
+/// Whether the next case of a sweep is to run: every one, or one in four where VGGFAST_TEST_SAMPLE has a word to draw
+/// by.
+inline bool sampled() {
+  static const char* const word = std::getenv("VGGFAST_TEST_SAMPLE");
+  if (word == nullptr || *word == 0) return true;
+  static std::mt19937 generator = [] {
+    const std::string letters = word;
+    std::seed_seq seed(letters.begin(), letters.end());
+    return std::mt19937(seed);
+  }();
+  return generator() % 4 == 0;
 }
 
 /// What main is to return: 0 where something was checked and nothing failed.

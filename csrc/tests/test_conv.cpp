@@ -11,6 +11,7 @@ constexpr double roundings = 8;  // of the sum of the products' magnitudes: what
 void run(const Case& c) {
   static size_t turn = 0;
   ++turn;
+  if (!sampled()) return;
   const Problem problem(c, {{}, epilogues[1 + turn % 3]}, Random(static_cast<unsigned>(turn)));
   for_each_setting([&](DType dtype, const std::string& setting) {
     for (const char* algorithm : {"direct", "auto"}) {

@@ -109,6 +109,7 @@ void check_refusals() {
 void run(Case c) {
   static size_t turn = 0;
   ++turn;
+  if (!sampled()) return;
   for_each_algorithm([&](const Algorithm& algorithm, const std::string& setting) {
     c.rounding = algorithm.rounding;
     const Problem problem(c, {{}, epilogues[1 + turn % 3]}, Random(static_cast<unsigned>(turn)));

@@ -225,6 +225,7 @@ void check_special() {
     if (l.n == 0) continue;
     for (double value : {std::nan(""), infinity, -infinity}) {
       for (const std::string where : {"x", "gy", "both"}) {
+        if (!sampled()) continue;
         Array x = random.array(Fill::integers, l.n, l.cin, l.h, l.w);
         Array gy = random.array(Fill::integers, l.n, l.cout, l.h, l.w);
         // Corners and edges, where products with what is outside of the image would show.

@@ -26,6 +26,7 @@ void for_each_algorithm(Body body) {
 void run(const Case& c) {
   static size_t turn = 0;
   ++turn;
+  if (!sampled()) return;
   const Problem problem(c, {{}, epilogues[1 + turn % 3]}, Random(static_cast<unsigned>(turn)));
   for_each_algorithm([&](const Algorithm& algorithm, const std::string& setting) {
     check_all({problem, DType::f32, setting + ": " + c.name(), algorithm.roundings, turn});
