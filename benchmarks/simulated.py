@@ -28,7 +28,7 @@ class Simulated(_backends.Backend):
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")
 
-    def context(self, tf32=None):
+    def context(self, tf32=None, exact=None):
         return self.module.Context(tf32=_backends.tf32_allowed() if tf32 is None else tf32)
 
 

@@ -53,6 +53,16 @@ def check_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
+def check_flag_or_none(value: Any, name: str) -> bool | None:
+    """As :func:`check_flag`, of what may also be None."""
+    if value is None:
+        return None
+    try:
+        return check_flag(value, name)
+    except TypeError:
+        raise TypeError(f"{name} must be True, False or None, got {described(value)}") from None
+
+
 def check_sequence(values: Any, name: str) -> None:
     """Raises TypeError where something else than several values was given, such as one alone."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Collection):

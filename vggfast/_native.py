@@ -160,6 +160,12 @@ def set_conv_algorithm(name: str) -> None:
 def set_exact(exact: bool) -> None:
     """With True, convolutions are direct: their rounding is that of plain sums, and Inf and NaN stay in the pixels that
     they reach. With False, the default, the fastest algorithm is taken, and a tile of up to 6 x 6 pixels shares them.
+
+    So do exact zeros: a gradient that is zero outside a cell of a map leaves exact zeros outside of what the cell sees
+    where sums are direct, and rounding errors in pixels beside it where they are not, whose signs mean nothing.
+
+    This is one switch for the process. A model that was given its own by ``vggfast.accelerate(model, exact=...)``, and
+    a call of :func:`vggfast.ops.conv3x3` with `exact`, do not follow it.
     """
     # On tiles, "bf16x6" is as exact: what to ask for there if it is faster (see csrc/cpu/algorithms/tiles.cpp).
     set_conv_algorithm("direct" if exact else "auto")

@@ -130,6 +130,7 @@ class _InPlaceOfTorchs(nn.Module):
 class _Conv(_InPlaceOfTorchs, nn.Conv2d):
     _kernel: int
     _padding: int
+    _exact: bool | None = None  # whether its sums are direct, or the process's setting (vggfast.accelerate)
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True) -> None:
         super().__init__(in_channels, out_channels, self._kernel, padding=self._padding, bias=bias)
@@ -146,12 +147,15 @@ class _Conv(_InPlaceOfTorchs, nn.Conv2d):
             and self.padding_mode == "zeros"
         )
 
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self._exact is None else f", exact={self._exact}")
+
     def _run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
         if not self.is_ours() or _is_quantised_later(x):
             return nn.Conv2d.forward(self, x)
         if _as_nhwc(x):
-            return conv_nhwc(x, self.weight, self.bias, False, False)
-        return _batched(lambda batch: op(batch, self.weight, self.bias), x)
+            return conv_nhwc(x, self.weight, self.bias, False, False, self._exact)
+        return _batched(lambda batch: op(batch, self.weight, self.bias, exact=self._exact), x)
 
 
 class Conv3x3(_Conv):

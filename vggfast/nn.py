@@ -44,7 +44,7 @@ class FusedSequential(nn.Sequential):
             if epilogue is not None and isinstance(module, nn.BatchNorm2d):
                 y = batch_norm(module, y, *epilogue)
             elif epilogue is not None:
-                y = conv_nhwc(y, module.weight, module.bias, *epilogue)
+                y = conv_nhwc(y, module.weight, module.bias, *epilogue, module._exact)
             elif is_known_code(module) or not (needs_nchw(module.modules()) if within else nchw and y is not input):
                 y = module(y)
             else:  # others' code and hooks see the layout that the caller uses

@@ -48,6 +48,7 @@ constexpr const char* words_for() {
   if constexpr (is_tensor<T>) return std::is_pointer_v<T> ? "a TensorView or None" : "a TensorView";
   if constexpr (std::is_same_v<Value, Context>) return "a Context";
   if constexpr (std::is_same_v<Value, bool>) return "a bool";
+  if constexpr (std::is_same_v<Value, std::optional<bool>>) return "a bool or None";
   if constexpr (std::is_integral_v<Value>)
     return std::is_signed_v<Value> ? "a whole number" : "a whole number from 0 on";
   if constexpr (std::is_floating_point_v<Value>) return "a number";
@@ -61,8 +62,9 @@ constexpr const char* words_for() {
 
 template <class T>
 void load(pybind11::detail::make_caster<T>& caster, pybind11::handle value, const char* name, bool memory) {
-  constexpr bool may_be_none =
-      std::is_pointer_v<T> || std::is_same_v<std::remove_cvref_t<T>, std::optional<std::string>>;
+  using Value = std::remove_cvref_t<T>;
+  constexpr bool may_be_none = std::is_pointer_v<T> || std::is_same_v<Value, std::optional<std::string>> ||
+                               std::is_same_v<Value, std::optional<bool>>;
   if ((value.is_none() && !may_be_none) || !caster.load(value, true)) {
     throw pybind11::type_error(std::string(name) + " must be " + words_for<T>() + ", got " + described(value));
   }

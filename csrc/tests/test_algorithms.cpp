@@ -309,7 +309,13 @@ void check_choices() {
         const Case c{any(std::array<int64_t, 4>{0, 1, 8, 33}), any(extents), any(extents), any(channels), any(channels),
                      any(std::array<int64_t, 2>{1, 3})};
         for (Pass pass : {Pass::fprop, Pass::dgrad, Pass::wgrad}) {
-          for (const ConvProblem& p : problems_of(c, pass)) check_choice(p, setting);
+          for (ConvProblem p : problems_of(c, pass)) {
+            check_choice(p, setting);
+            p.exact = true;
+            check_choice(p, "direct");
+            p.exact = false;
+            check_choice(p, "auto");
+          }
         }
       }
     }

@@ -131,6 +131,43 @@ void check_no_threads() {
   });
 }
 
+/// All that a convolution computes in a context, as bytes.
+std::string computed(const Problem& p, const Context& context) {
+  const Case& c = p.c;
+  const Held x = put(DType::f32, p.x), weight = put(DType::f32, p.weight), gy = put(DType::f32, p.gradients[0].gy.y);
+  const Held y = make_nhwc(DType::f32, c.n, c.cout, c.h, c.w), gx = make_nhwc(DType::f32, c.n, c.cin, c.h, c.w);
+  const Held gw = make(DType::f32, p.weight.shape(), {0, 1, 2, 3});
+  const HeldWorkspace fprop(conv_fprop_workspace(x, weight, {}, context));
+  const HeldWorkspace dgrad(conv_dgrad_workspace(gy, {}, weight, c.h, c.w, context));
+  const HeldWorkspace wgrad(conv_wgrad_workspace(x, gy, {}, 3, context));
+  conv_fprop(x, weight, nullptr, {}, y, nullptr, fprop, context);
+  conv_dgrad(gy, {}, weight, gx, dgrad, context);
+  conv_wgrad(x, gy, {}, gw, nullptr, wgrad, context);
+  std::string bytes;
+  for (const Held* held : {&y, &gx, &gw}) {
+    const Tensor& t = *held;
+    bytes.append(static_cast<const char*>(t.data), static_cast<size_t>(t.numel()) * sizeof(float));
+  }
+  return bytes;
+}
+
+/// A call that says whether it is exact computes what "direct" or "auto" does, whatever is set.
+void check_exact_calls() {
+  const Case c{.n = 1, .h = 16, .w = 15, .cin = 64, .cout = 64, .kernel = 3, .rounding = Rounding::tile};
+  const Problem p(c, {{}}, Random(9));
+  set_conv_algorithm("direct");
+  const std::string direct = computed(p, {1});
+  set_conv_algorithm("auto");
+  const std::string fastest = computed(p, {1});
+  CHECK(direct != fastest);
+  for (const char* set : {"auto", "direct", "winograd2"}) {
+    set_conv_algorithm(set);
+    CHECK(computed(p, {.exact = true}) == direct, "exact, while ", set, " is set");
+    CHECK(computed(p, {.exact = false}) == fastest, "not exact, while ", set, " is set");
+    CHECK_EQUAL(conv_algorithm(), set);
+  }
+}
+
 /// An algorithm counts for float32 alone; an unknown one is refused, and changes nothing.
 void check_choice() {
   for (const char* name : {"auto", "direct", "winograd2", "winograd4", "winograd6"}) {
@@ -156,6 +193,7 @@ void check_choice() {
 int main() {
   using namespace vggfast::test;
   check_choice();
+  check_exact_calls();
   run_all();
   check_chunks();
   check_many_weights();

@@ -153,11 +153,3 @@ def test_a_script_within_stays():
     assert fast[0] is script
     assert relative_error(fast(x), model(x)) < 1e-13
     assert [(row.path, row.why) for row in accelerate.report(model).rows] == [("0", "torch.jit compiled it"), ("1", "")]
-
-
-@pytest.mark.parametrize("exact", [True, False])
-def test_exact_of_one_model_is_refused(exact):
-    model = nn.Conv2d(3, 3, 1)
-    with pytest.raises(ValueError, match=f"exact must be None, .*vggfast.set_exact.*, got {exact}"):
-        accelerate(model, inplace=True, exact=exact)
-    assert type(model) is nn.Conv2d

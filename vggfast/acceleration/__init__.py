@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from vggfast._checks import check_flag
+from vggfast._checks import check_flag, check_flag_or_none
 from vggfast.acceleration import formats
-from vggfast.acceleration.choice import TWINS, Class, become, check_model, choose, class_of, modules_of
+from vggfast.acceleration.choice import TWINS, Class, become, check_model, choose, class_of, modules_of, set_exact
 from vggfast.acceleration.table import Report, Row, table
 from vggfast.graph import shared_copy
 
@@ -31,30 +31,30 @@ class _Accelerate:
         inplace: True changes `model` and returns it. False leaves it as it is, and returns another tree of modules that
             shares its parameters and buffers (of modules alone: what a function's closure or an object that is no
             module holds, stays the given model's).
-        exact: None follows :func:`vggfast.set_exact`, which is the whole process's; no other value is possible.
+        exact: True has the model's convolutions sum their products as they are, forward and backward, so that a
+            gradient that is zero outside a cell leaves exact zeros outside of what the cell sees; False has them
+            computed by the fastest algorithm. Both whatever :func:`vggfast.set_exact` says, which None leaves it to,
+            but in layers to which an earlier call gave another value.
 
     Returns:
         The model. Within a call of it, layers hand maps on as channels_last where there are several of them and its
         code has no ``Tensor.view``; what it returns is contiguous, as torch's, unless it was given channels_last maps.
 
     Raises:
-        TypeError: `model` is no module, compiled by torch.compile or torch.jit, or has a lazy module that never ran;
-            the text names it.
-        ValueError: `exact` is not None.
+        TypeError: `model` is no module, compiled by torch.compile or torch.jit, or has a lazy module that never ran,
+            or `inplace` or `exact` is none of what they may be; the text names it.
     """
 
     def __call__(self, model: Model, *, inplace: bool = False, exact: bool | None = None) -> Model:
         check_model(model)
-        if exact is not None:
-            raise ValueError(
-                "exact must be None, for convolutions are direct in all of a process's models or in none "
-                f"(vggfast.set_exact), got {exact!r}"
-            )
+        exact = check_flag_or_none(exact, "exact")
         found = _target_of(model, inplace)
         chosen = [(module, choose(path, module)[0]) for path, module in modules_of(found)]
         for module, kind in chosen:
             if kind is not None and class_of(module) is not kind:
                 become(module, kind)
+            if exact is not None:
+                set_exact(module, exact)
         formats.hand_on(found)
         return found
 
@@ -86,6 +86,7 @@ class _Accelerate:
         for _, module in modules_of(found):
             kind: Class | None = TWINS.get(class_of(module))
             if kind is not None:
+                set_exact(module, None)
                 become(module, kind)
             formats.stop(module)
         return found

@@ -72,6 +72,14 @@ def become(module: nn.Module, kind: Class) -> None:
     module.__class__ = type(f"Parametrized{kind.__name__}", (kind,), {name: vars(now)[name] for name in names})
 
 
+def set_exact(module: nn.Module, exact: bool | None) -> None:
+    """Has a convolution of ours compute by direct sums, by the fastest algorithm, or (None) as the process is set."""
+    if isinstance(module, Conv3x3 | Conv1x1):
+        vars(module).pop("_exact", None)
+        if exact is not None:
+            module._exact = exact
+
+
 def choose(path: str, module: nn.Module) -> tuple[Class | None, str]:
     """The class of ours that a module can have, or None and why."""
     kind = class_of(module)

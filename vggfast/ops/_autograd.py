@@ -71,6 +71,7 @@ def make_kernel(
         kind.__name__ = kind.__qualname__ = op.name().replace("::", "_")
 
     def kernel(keyset, *args):
+        args = filled(op._schema, args)
         tensors = [arg for arg in args if isinstance(arg, Tensor)]
         forward_mode = any(unpack_dual(t).tangent is not None for t in tensors)
         if forward_mode and jvp is None:
@@ -81,6 +82,11 @@ def make_kernel(
             return (WithTangents if forward_mode else Generated).apply(*args, keyset)  # type: ignore[attr-defined]
 
     return kernel
+
+
+def filled(schema: torch.FunctionSchema, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An op's arguments with those at the end that torch leaves out where they have their defaults."""
+    return (*args, *(argument.default_value for argument in schema.arguments[len(args) :]))
 
 
 def product_rule(

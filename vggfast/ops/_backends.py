@@ -65,14 +65,22 @@ class Backend:
         """The dtype of the weight gradients that the kernels write for tensors of this one."""
         return dtype if dtype in self.dtypes else torch.float32
 
-    def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
+    def run(
+        self,
+        name: str,
+        *args,
+        workspace: Tensor | None = None,
+        tf32: bool | None = None,
+        exact: bool | None = None,
+    ) -> None:
         """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op needs them.
 
         `workspace` holds as many bytes as :meth:`workspace` says, None allocates them; `tf32` says whether factors of
-        float32 may be rounded, None asks torch.
+        float32 may be rounded, None asks torch; `exact` whether convolutions are direct sums, None asks
+        :func:`vggfast.set_exact`.
         """
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        context = self.context(tf32)
+        context = self.context(tf32, exact)
         if size := getattr(self.ops, f"{name}_workspace", None):
             if workspace is None:
                 workspace = self.empty(args[0], (size(*views, context),), torch.uint8)
@@ -97,9 +105,9 @@ class Backend:
     def view(self, t: Tensor):
         return _native._view(self.module, t, self.device)
 
-    def context(self, tf32: bool | None = None):
+    def context(self, tf32: bool | None = None, exact: bool | None = None):
         """How the core is to run a call."""
-        return _context(self.module, _native.threads())
+        return _context(self.module, _native.threads(), exact)
 
     def empty(self, like: Tensor, shape: Sequence[int], dtype: torch.dtype, memory_format=torch.contiguous_format):
         """Room for a result or a workspace."""
@@ -107,12 +115,13 @@ class Backend:
 
 
 @functools.cache
-def _context(module: ModuleType, threads: int):
-    return module.Context(threads)
+def _context(module: ModuleType, threads: int, exact: bool | None):
+    return module.Context(threads, exact=exact)
 
 
 class CudaBackend(Backend):
-    """The CUDA kernels: on torch's current stream, with workspaces from torch's caching allocator."""
+    """The CUDA kernels: on torch's current stream, with workspaces from torch's caching allocator. All of their
+    convolutions are direct sums."""
 
     dtypes = (*NARROW, *WIDE)
 
@@ -120,11 +129,11 @@ class CudaBackend(Backend):
         super().__init__(module, "cuda")
         self.no_hopper = _why_no_hopper(module, index)
 
-    def run(self, name, *args, workspace=None, tf32=None):
+    def run(self, name, *args, **options):
         with torch.cuda.device(args[0].device):
-            super().run(name, *args, workspace=workspace, tf32=tf32)
+            super().run(name, *args, **options)
 
-    def context(self, tf32=None):
+    def context(self, tf32=None, exact=None):
         tf32 = tf32_allowed() if tf32 is None else tf32
         return self.module.Context(stream=torch.cuda.current_stream().cuda_stream, tf32=tf32)
 
@@ -175,7 +184,14 @@ class TorchBackend:
     def sums_in(self, dtype: torch.dtype) -> torch.dtype:
         return dtype
 
-    def run(self, name: str, *args, workspace: Tensor | None = None, tf32: bool | None = None) -> None:
+    def run(
+        self,
+        name: str,
+        *args,
+        workspace: Tensor | None = None,
+        tf32: bool | None = None,
+        exact: bool | None = None,
+    ) -> None:
         switched: Any = contextlib.nullcontext()
         if tf32 is not None and args[0].dtype == torch.float32:
             # torch needs the two to be equal

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from vggfast._checks import PLAIN, check_dense, check_memory, check_room, check_tensors, no_memory
 from vggfast._version import __version__
-from vggfast.ops._autograd import Jvp, make_kernel
+from vggfast.ops._autograd import Jvp, filled, make_kernel
 from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
 
 _LIBRARY = torch.library.Library("vggfast", "DEF")
@@ -286,10 +286,12 @@ def unfold(t: Tensor, size: int) -> Tensor:
     return t.reshape(size, t.shape[0] // size, *t.shape[1:])
 
 
-def _of_any_number(op: Callable, vmap: Callable) -> Callable:
+def _of_any_number(op: torch._ops.OpOverload, vmap: Callable) -> Callable:
     """A vmap rule that serves no examples too: their results have the shapes of one example's."""
 
     def rule(info, in_dims, *args):
+        args = filled(op._schema, args)
+        in_dims = (*in_dims, *[None] * (len(args) - len(in_dims)))
         if info.batch_size:
             return vmap(info, in_dims, *args)
         examples = [

@@ -3,7 +3,8 @@
 The three ops below are closed under differentiation: ``conv`` without an epilogue, ``conv_dgrad`` and ``conv_wgrad``
 are each other's derivatives, and the epilogue's derivative is linear (:mod:`vggfast.ops.mask`): the latter two
 take the epilogue's mask along and read their gradient through it. Where the kernels of both would rather have that
-gradient in memory, ``conv``'s backward makes it once (:meth:`vggfast.ops._backends.Backend.shares_gradients`).
+gradient in memory, ``conv``'s backward makes it once (:meth:`vggfast.ops._backends.Backend.shares_gradients`). Each
+hands its `exact` (:func:`conv3x3`) on to its derivatives.
 Weights are (Cout, Cin, K, K), K = 1 or 3; results lie as NHWC.
 """
 
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.overrides import has_torch_function
 
-from vggfast._checks import PLAIN, check_flag, check_tensors
+from vggfast._checks import PLAIN, check_flag, check_flag_or_none, check_tensors
 from vggfast.ops import _library as lib
 from vggfast.ops import reference
 from vggfast.ops._autograd import product_rule
@@ -41,7 +42,7 @@ def _check(x: Tensor, x_name: str, weight: Tensor, channel_axis: int) -> None:
 # ---- conv -----------------------------------------------------------------------------------------------------------
 
 
-def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
+def _conv_outputs(x, weight, bias, relu, pool, save, exact=None) -> tuple[Tensor, Tensor]:
     _check(x, "x", weight, 1)
     if bias is not None:
         if tuple(bias.shape) != (weight.shape[0],):
@@ -56,16 +57,16 @@ def _conv_outputs(x, weight, bias, relu, pool, save) -> tuple[Tensor, Tensor]:
     return y, empty_mask(y, relu, pool) if save else x.new_empty(0, dtype=lib.BITS)
 
 
-def _conv_run(x, weight, bias, relu, pool, save):
+def _conv_run(x, weight, bias, relu, pool, save, exact=None):
     y, mask = _conv_outputs(x, weight, bias, relu, pool, save)
     bits = mask if mask.dim() == 5 else None
     bias = None if bias is None else lib.contiguous(bias)
-    backend_of(x).run("conv_fprop", lib.nhwc(x), weight, bias, relu, pool, y, bits)
+    backend_of(x).run("conv_fprop", lib.nhwc(x), weight, bias, relu, pool, y, bits, exact=exact)
     return y, mask
 
 
 def _conv_setup(ctx, inputs, output):
-    x, weight, bias, relu, pool, save = inputs
+    x, weight, bias, relu, pool, save, ctx.exact = inputs
     needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
     if (relu or pool) and not save:
         raise RuntimeError("save must be True where a gradient is to flow through ReLU or pool, got False")
@@ -79,34 +80,34 @@ def _conv_backward(ctx, gy, _):
     if x is not None and weight is not None and mask is not None and shares_gradients(x, weight):
         gy, mask = mask_scatter(gy, mask, *ctx.size), None
     if weight is not None:
-        gx = conv_dgrad(gy, mask, weight, *ctx.size)
+        gx = conv_dgrad(gy, mask, weight, *ctx.size, ctx.exact)
     if x is not None:
-        gw, gb = conv_wgrad(x, gy, mask, ctx.kernel, ctx.bias)
+        gw, gb = conv_wgrad(x, gy, mask, ctx.kernel, ctx.bias, ctx.exact)
     elif ctx.bias:
         gb = (gy if mask is None else mask_scatter(gy, mask, *ctx.size)).sum((0, 2, 3))
-    return gx, gw, gb if ctx.bias else None, None, None, None
+    return gx, gw, gb if ctx.bias else None, None, None, None, None
 
 
-def _conv_vmap(info, in_dims, x, weight, bias, relu, pool, save):
+def _conv_vmap(info, in_dims, x, weight, bias, relu, pool, save, exact):
     if in_dims[1] is not None or in_dims[2] is not None:
-        return lib.loop_over_examples(conv, info, in_dims, (x, weight, bias, relu, pool, save))
-    y, mask = conv(lib.fold(x, in_dims[0], info.batch_size), weight, bias, relu, pool, save)
+        return lib.loop_over_examples(conv, info, in_dims, (x, weight, bias, relu, pool, save, exact))
+    y, mask = conv(lib.fold(x, in_dims[0], info.batch_size), weight, bias, relu, pool, save, exact)
     if mask.dim() == 1:
         return (lib.unfold(y, info.batch_size), mask), (0, None)
     return (lib.unfold(y, info.batch_size), lib.unfold(mask, info.batch_size)), (0, 0)
 
 
 def _conv_jvp(args, outputs, tangents):
-    x, weight, _, relu, pool, _ = args
-    y = None if tangents[0] is tangents[1] is None else product_rule(_plain_conv, (x, weight), tangents, (0, 1))
+    x, weight, _, relu, pool, _, exact = args
+    y = None if tangents[0] is tangents[1] is None else product_rule(_plain_conv, (x, weight, exact), tangents, (0, 1))
     if (bias := tangents[2]) is not None:
         shape = (x.shape[0], weight.shape[0], *x.shape[2:])
         y = bias[:, None, None].expand(shape) if y is None else y + bias[:, None, None]
     return mask_gather(y, outputs[1]) if relu or pool else y, None
 
 
-def _plain_conv(x, weight):
-    return conv(x, weight, None, False, False, False)[0]
+def _plain_conv(x, weight, exact):
+    return conv(x, weight, None, False, False, False, exact)[0]
 
 
 def _conv_flops(x, weight, *args, **options) -> int:
@@ -114,7 +115,8 @@ def _conv_flops(x, weight, *args, **options) -> int:
 
 
 conv = lib.register(
-    "conv(Tensor x, Tensor weight, Tensor? bias, bool relu, bool pool, bool save) -> (Tensor, Tensor)",
+    "conv(Tensor x, Tensor weight, Tensor? bias, bool relu, bool pool, bool save, bool? exact=None) -> "
+    "(Tensor, Tensor)",
     run=_conv_run,
     fake=_conv_outputs,
     vmap=_conv_vmap,
@@ -146,20 +148,20 @@ def _gathered(z, mask):
     return z if mask is None else mask_gather(z, mask)
 
 
-def _dgrad_output(gy, mask, weight, h, w) -> Tensor:
+def _dgrad_output(gy, mask, weight, h, w, exact=None) -> Tensor:
     _check_gradient(gy, mask, h, w)
     _check(gy, "gy", weight, 0)
     return lib.empty_nhwc(gy, (gy.shape[0], weight.shape[1], h, w))
 
 
-def _dgrad_run(gy, mask, weight, h, w):
+def _dgrad_run(gy, mask, weight, h, w, exact=None):
     gx = _dgrad_output(gy, mask, weight, h, w)
-    backend_of(gy).run("conv_dgrad", lib.nhwc(gy), _contiguous(mask), weight, gx)
+    backend_of(gy).run("conv_dgrad", lib.nhwc(gy), _contiguous(mask), weight, gx, exact=exact)
     return gx
 
 
 def _dgrad_setup(ctx, inputs, output):
-    gy, mask, weight, *_ = inputs
+    gy, mask, weight, _, _, ctx.exact = inputs
     needs_gy, _, needs_weight = ctx.needs_input_grad[:3]
     ctx.save_for_backward(gy if needs_weight else None, mask, weight if needs_gy else None)
     ctx.kernel = weight.shape[2]
@@ -167,17 +169,17 @@ def _dgrad_setup(ctx, inputs, output):
 
 def _dgrad_backward(ctx, ggx):
     gy, mask, weight = ctx.saved_tensors
-    grad_gy = None if weight is None else _gathered(_plain_conv(ggx, weight), mask)
-    grad_weight = None if gy is None else conv_wgrad(ggx, gy, mask, ctx.kernel, False)[0]
-    return grad_gy, None, grad_weight, None, None
+    grad_gy = None if weight is None else _gathered(_plain_conv(ggx, weight, ctx.exact), mask)
+    grad_weight = None if gy is None else conv_wgrad(ggx, gy, mask, ctx.kernel, False, ctx.exact)[0]
+    return grad_gy, None, grad_weight, None, None, None
 
 
-def _dgrad_vmap(info, in_dims, gy, mask, weight, h, w):
+def _dgrad_vmap(info, in_dims, gy, mask, weight, h, w, exact):
     if in_dims[2] is not None:
-        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, mask, weight, h, w))
+        return lib.loop_over_examples(conv_dgrad, info, in_dims, (gy, mask, weight, h, w, exact))
     size = info.batch_size
     folded = None if mask is None else lib.fold(mask, in_dims[1], size)
-    return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], size), folded, weight, h, w), size), 0
+    return lib.unfold(conv_dgrad(lib.fold(gy, in_dims[0], size), folded, weight, h, w, exact), size), 0
 
 
 def _dgrad_jvp(args, outputs, tangents):
@@ -189,7 +191,7 @@ def _dgrad_flops(gy, mask, weight, h, w, **options) -> int:
 
 
 conv_dgrad = lib.register(
-    "conv_dgrad(Tensor gy, Tensor? mask, Tensor weight, SymInt h, SymInt w) -> Tensor",
+    "conv_dgrad(Tensor gy, Tensor? mask, Tensor weight, SymInt h, SymInt w, bool? exact=None) -> Tensor",
     run=_dgrad_run,
     fake=_dgrad_output,
     vmap=_dgrad_vmap,
@@ -213,43 +215,44 @@ def _check_wgrad(x, gy, mask, kernel) -> None:
         raise ValueError(f"x and gy must have the same N, got shapes {tuple(x.shape)} and {tuple(gy.shape)}")
 
 
-def _wgrad_outputs(x, gy, mask, kernel, bias) -> tuple[Tensor, Tensor]:
+def _wgrad_outputs(x, gy, mask, kernel, bias, exact=None) -> tuple[Tensor, Tensor]:
     _check_wgrad(x, gy, mask, kernel)
     gw = lib.empty(x, (gy.shape[1], x.shape[1], kernel, kernel))
     return gw, x.new_empty(gy.shape[1] if bias else 0)
 
 
-def _wgrad_run(x, gy, mask, kernel, bias):
+def _wgrad_run(x, gy, mask, kernel, bias, exact=None):
     _check_wgrad(x, gy, mask, kernel)
     backend, dtype, given = backend_of(x), lib.computed_in("vggfast::conv_wgrad", x), x.dtype
     x, gy = (lib.nhwc(lib.in_dtype(t, dtype)) for t in (x, gy))
     gw = backend.empty(x, (gy.shape[1], x.shape[1], kernel, kernel), backend.sums_in(dtype))
     gb = gw.new_empty(gy.shape[1] if bias else 0)
-    backend.run("conv_wgrad", x, gy, _contiguous(mask), gw, gb if bias else None)
+    backend.run("conv_wgrad", x, gy, _contiguous(mask), gw, gb if bias else None, exact=exact)
     return lib.in_dtype(gw, given), lib.in_dtype(gb, given)
 
 
 def _wgrad_setup(ctx, inputs, output):
-    x, gy, mask, _, ctx.has_bias = inputs
+    x, gy, mask, _, ctx.has_bias, ctx.exact = inputs
     ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, gy if ctx.needs_input_grad[0] else None, mask)
     ctx.size = x.shape[2:]
 
 
 def _wgrad_backward(ctx, ggw, ggb):
     x, gy, mask = ctx.saved_tensors
-    grad_x = None if gy is None else conv_dgrad(gy, mask, ggw, *ctx.size)
+    grad_x = None if gy is None else conv_dgrad(gy, mask, ggw, *ctx.size, ctx.exact)
     grad_gy = None
     if x is not None:
-        grad_gy = _gathered(conv(x, ggw, ggb if ctx.has_bias else None, False, False, False)[0], mask)
-    return grad_x, grad_gy, None, None, None
+        bias = ggb if ctx.has_bias else None
+        grad_gy = _gathered(conv(x, ggw, bias, False, False, False, ctx.exact)[0], mask)
+    return grad_x, grad_gy, None, None, None, None
 
 
-def _wgrad_vmap(info, in_dims, x, gy, mask, kernel, bias):
-    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, mask, kernel, bias))
+def _wgrad_vmap(info, in_dims, x, gy, mask, kernel, bias, exact):
+    return lib.loop_over_examples(conv_wgrad, info, in_dims, (x, gy, mask, kernel, bias, exact))
 
 
 def _wgrad_jvp(args, outputs, tangents):
-    gw = product_rule(lambda *args: conv_wgrad(*args)[0], (*args[:4], False), tangents, (0, 1))
+    gw = product_rule(lambda *args: conv_wgrad(*args)[0], (*args[:4], False, args[5]), tangents, (0, 1))
     if not args[4] or tangents[1] is None:
         return gw, torch.zeros_like(outputs[1])
     gy, mask = tangents[1], args[2]
@@ -261,7 +264,7 @@ def _wgrad_flops(x, gy, mask, kernel, *args, **options) -> int:
 
 
 conv_wgrad = lib.register(
-    "conv_wgrad(Tensor x, Tensor gy, Tensor? mask, int kernel, bool bias) -> (Tensor, Tensor)",
+    "conv_wgrad(Tensor x, Tensor gy, Tensor? mask, int kernel, bool bias, bool? exact=None) -> (Tensor, Tensor)",
     run=_wgrad_run,
     fake=_wgrad_outputs,
     vmap=_wgrad_vmap,
@@ -276,15 +279,25 @@ conv_wgrad = lib.register(
 # ---- what users call ------------------------------------------------------------------------------------------------
 
 
-def conv_nhwc(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, pool: bool) -> Tensor:
+def conv_nhwc(
+    x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool, pool: bool, exact: bool | None = None
+) -> Tensor:
     """The op as networks use it: any memory format in, NHWC out."""
     if not (type(x) in PLAIN and type(weight) in PLAIN):
         check_tensors("bias", x=x, weight=weight, bias=bias)
     save = (relu or pool) and lib.needs_grad(x, weight, bias)
-    return conv(x, weight, bias, relu, pool, save)[0]
+    return conv(x, weight, bias, relu, pool, save, exact)[0]
 
 
-def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False, pool: bool = False) -> Tensor:
+def conv3x3(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    relu: bool = False,
+    pool: bool = False,
+    exact: bool | None = None,
+) -> Tensor:
     """3x3 convolution, stride 1, padding 1; then bias, ReLU and 2x2/2 max-pool as asked, in one pass.
 
     Args:
@@ -293,6 +306,9 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
         bias: (Cout,) or None.
         relu: max(0, .) after the bias.
         pool: the maximum of each 2x2 window; an odd last row or column is left out.
+        exact: True sums the products as they are, whatever :func:`vggfast.set_exact` says, in the gradients too; False
+            takes the fastest algorithm; None does what that says. float64, other devices' kernels and 1x1 convolutions
+            sum so always.
 
     Returns:
         (N, Cout, H, W), or (N, Cout, H // 2, W // 2) with pool, in x's memory format.
@@ -303,17 +319,19 @@ def conv3x3(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     Source: Simonyan & Zisserman, section 2.1.
     """
     if has_torch_function((x, weight, bias)):
-        return lib.overridden(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool)
+        return lib.overridden(conv3x3, (x, weight, bias), x, weight, bias, relu=relu, pool=pool, exact=exact)
     if lib.exports_onnx():
         return reference.conv3x3(x, weight, bias, relu=relu, pool=pool)
     check_tensors("bias", x=x, weight=weight, bias=bias)
-    relu, pool = check_flag(relu, "relu"), check_flag(pool, "pool")
+    relu, pool, exact = check_flag(relu, "relu"), check_flag(pool, "pool"), check_flag_or_none(exact, "exact")
     if tuple(weight.shape[2:]) != (3, 3):
         raise ValueError(f"weight must have shape (Cout, Cin, 3, 3), got {tuple(weight.shape)}")
-    return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, pool))
+    return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, pool, exact))
 
 
-def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False) -> Tensor:
+def conv1x1(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool = False, exact: bool | None = None
+) -> Tensor:
     """1x1 convolution, stride 1; then bias and ReLU as asked, in one pass.
 
     Args:
@@ -321,6 +339,7 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
         weight: (Cout, Cin, 1, 1), any strides.
         bias: (Cout,) or None.
         relu: max(0, .) after the bias.
+        exact: as for :func:`conv3x3`.
 
     Returns:
         (N, Cout, H, W) in x's memory format.
@@ -331,11 +350,11 @@ def conv1x1(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, relu: bool
     Source: Simonyan & Zisserman, section 2.1 (configuration C).
     """
     if has_torch_function((x, weight, bias)):
-        return lib.overridden(conv1x1, (x, weight, bias), x, weight, bias, relu=relu)
+        return lib.overridden(conv1x1, (x, weight, bias), x, weight, bias, relu=relu, exact=exact)
     if lib.exports_onnx():
         return reference.conv1x1(x, weight, bias, relu=relu)
     check_tensors("bias", x=x, weight=weight, bias=bias)
-    relu = check_flag(relu, "relu")
+    relu, exact = check_flag(relu, "relu"), check_flag_or_none(exact, "exact")
     if tuple(weight.shape[2:]) != (1, 1):
         raise ValueError(f"weight must have shape (Cout, Cin, 1, 1), got {tuple(weight.shape)}")
-    return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, False))
+    return lib.in_format_of(x, conv_nhwc(x, weight, bias, relu, False, exact))

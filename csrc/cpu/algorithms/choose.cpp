@@ -92,7 +92,7 @@ ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem) {
 }
 
 ConvPlan choose(const ConvProblem& problem) {
-  const char* asked = setting();
+  const char* asked = problem.exact ? (*problem.exact ? direct_conv.name : automatic) : setting().load();
   const ConvAlgorithm* best = nullptr;
   for (const ConvAlgorithm* algorithm : conv_algorithms) {
     if (!algorithm->supports(problem)) continue;

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstddef>
+#include <optional>
 
 #include "cpu/kernel_table.h"
 #include "vggfast/mask.h"
@@ -31,6 +32,7 @@ struct ConvProblem {
   // reads and writes such maps of bfloat16, run_stem_u8 writes such of uint8.
   bool blocked_in = false, blocked_out = false;
   int threads = 1;
+  std::optional<bool> exact = {};  // as Context has it
 };
 
 /// What an algorithm is estimated to cost, in multiply-adds of a direct convolution.
@@ -94,7 +96,7 @@ struct ConvPlan {
   void run_wgrad(const WgradCall& call) const { algorithm->run_wgrad(problem, call); }
 };
 
-/// The cheapest algorithm that supports the problem, or what set_conv_algorithm asked for.
+/// The cheapest algorithm that supports the problem, or what the problem or set_conv_algorithm asked for.
 ConvPlan choose(const ConvProblem& problem);
 /// The plan for an algorithm that is given, because weights were packed for it. It must support the problem.
 ConvPlan plan_with(const ConvAlgorithm& algorithm, const ConvProblem& problem);

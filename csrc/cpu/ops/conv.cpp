@@ -35,7 +35,8 @@ ConvPlan plan_fprop(const Tensor& x, const Tensor& weight, Epilogue e, Context c
                       .cout = weight.size(0),
                       .kernel = weight.size(2),
                       .epilogue = e,
-                      .threads = context.threads});
+                      .threads = context.threads,
+                      .exact = context.exact});
 }
 
 /// Of a pass that reads gy. `in` and `cout` are as the problem has them.
@@ -48,7 +49,8 @@ ConvPlan plan_gradient(Pass pass, const Tensor& gy, const Masked& masked, Extent
                       .kernel = kernel,
                       .epilogue = masked.mask ? masked.epilogue : Epilogue{},
                       .masked = masked.mask != nullptr,
-                      .threads = context.threads});
+                      .threads = context.threads,
+                      .exact = context.exact});
 }
 
 ConvPlan plan_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,

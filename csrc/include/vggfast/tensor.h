@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -95,12 +96,14 @@ class Threads {
   int count_;
 };
 
-/// How a call runs: the number of CPU threads; or the CUDA stream (a cudaStream_t) to launch on, and whether
-/// convolutions of float32 may round their factors to TF32.
+/// How a call runs: the number of CPU threads, and whether convolutions on the CPU are as with "direct" or as with
+/// "auto", whatever set_conv_algorithm says, which unset follows; or the CUDA stream (a cudaStream_t) to launch on, and
+/// whether convolutions of float32 may round their factors to TF32.
 struct Context {
   Threads threads = 1;
   void* stream = nullptr;
   bool tf32 = false;
+  std::optional<bool> exact = {};
 };
 
 std::string describe(const std::vector<int64_t>& shape);
