@@ -27,11 +27,12 @@ _PARAMETERS = {"cpu": cpu.DTYPES, "cuda": cuda.DTYPES}
 class Engine:
     """A network ready for fast inference, on the CPU or on a CUDA GPU: where the model's parameters are.
 
-    A snapshot of the model as ``model.eval()`` computes it: batch norm folded into the convolutions, dropout gone. A
-    model with code that cannot be read, such as hooks, a forward of its own or other layers than a VGG's, is refused.
-    Build it again after the weights or :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model
-    may be deleted; any number of threads may share it, and they take turns. After the first call of a shape nothing is
-    allocated but the results, and images that a model with scales of its own rounds.
+    A snapshot of the model as ``model.eval()`` computes it: batch norm (SyncBatchNorm and torchvision's
+    FrozenBatchNorm2d too) folded into the convolutions, dropout gone. A model with code that cannot be read, such as
+    hooks, a forward of its own or other layers than a VGG's, is refused. Build it again after the weights or
+    :func:`vggfast.set_exact` change. It keeps its own packed weights, so the model may be deleted; any number of
+    threads may share it, and they take turns. After the first call of a shape nothing is allocated but the results, and
+    images that a model with scales of its own rounds.
 
     On CUDA, the first call of a shape captures its kernels into a CUDA graph, which later calls replay; while it does,
     torch lets other threads draw no random numbers on that GPU. Calls may come from any stream: results are ready on

@@ -19,6 +19,9 @@ from vggfast._checks import PLAIN
 # The methods that a call passes through. A subclass may have the others of nn.Module of its own.
 _CALLED = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattribute__", "__getattr__", "forward")
 _HARMLESS = {"reset_parameters", "__constants__"}
+# Classes of torchvision's, an optional package: module and name. Of the methods above each has a forward of its own.
+FROZEN = ("torchvision.ops.misc", "FrozenBatchNorm2d")
+_TORCHVISIONS = {("torchvision.models.vgg", "VGG"), FROZEN}
 
 _Class = TypeVar("_Class", bound=nn.Module)
 _REPLACED = object()
@@ -102,7 +105,11 @@ def _raise_first(path: str, module: nn.Module, oddities: Iterator[str]) -> None:
 
 def unknown(path: str, module: object, why: str) -> TypeError:
     """The error for a module that is not known, or not known in its place."""
-    return TypeError(f"{path} is {' '.join(str(module).split())}: {why}")
+    try:
+        text = str(module)
+    except Exception:  # others' code, which may look at what is missing
+        text = type(module).__name__
+    return TypeError(f"{path} is {' '.join(text.split())}: {why}")
 
 
 def _oddities(module: nn.Module, backward: bool, hooks: bool) -> Iterator[str]:
@@ -169,7 +176,7 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
     for kind in type(module).__mro__:
         if kind in _known:
             return kind
-        if (kind.__module__, kind.__qualname__) == ("torchvision.models.vgg", "VGG"):  # an optional package
+        if (kind.__module__, kind.__qualname__) in _TORCHVISIONS:
             own = [name for name in _CALLED if name in vars(kind)]
             code = getattr(vars(kind).get("forward"), "__globals__", {})
             return know(kind) if own == ["forward"] and code.get("__name__") == kind.__module__ else None

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 from torch import Tensor, nn
 
 from vggfast.graph import layers
-from vggfast.graph.guard import check, kind_of, know, known_class, tensor_of, unknown
+from vggfast.graph.guard import FROZEN, check, kind_of, know, known_class, tensor_of, unknown
 from vggfast.graph.layers import Found, Quantised
 from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
@@ -64,6 +65,9 @@ def recognise_one(module: nn.Module | None, path: str, hooks: bool = True) -> No
         if issubclass(trusted, kinds):
             check(path, module, hooks=hooks)
             return Node(path, module, read(path, module))
+    if (trusted.__module__, trusted.__qualname__) == FROZEN:
+        check(path, module, hooks=hooks)  # a class of that name alone is not known there
+        return Node(path, module, _frozen_batch_norm(path, module))
     raise unknown(path, module, "a layer must be one that a VGG has")
 
 
@@ -111,7 +115,7 @@ def _conv(path: str, module: nn.Conv2d) -> layers.Conv | layers.WindowConv:
     raise unknown(path, module, "a convolution must be 3x3 or 1x1 and keep the size, or be square without padding")
 
 
-def _batch_norm(path: str, module: nn.BatchNorm2d | nn.SyncBatchNorm) -> layers.BatchNorm:
+def _batch_norm(path: str, module: Any) -> layers.BatchNorm:
     mean, var = tensor_of(path, module, "running_mean"), tensor_of(path, module, "running_var")
     if mean is None or var is None:
         raise unknown(path, module, "a batch norm must track running statistics, got None")
@@ -119,6 +123,13 @@ def _batch_norm(path: str, module: nn.BatchNorm2d | nn.SyncBatchNorm) -> layers.
     for name, value in {"running_mean": mean, "running_var": var, "weight": weight, "bias": bias}.items():
         _check_shape(path, module, name, value, (mean.numel(),))
     return layers.BatchNorm(mean, var, weight, bias, module.eps)
+
+
+def _frozen_batch_norm(path: str, module: nn.Module) -> layers.BatchNorm:
+    norm = _batch_norm(path, module)
+    if norm.weight is None or norm.bias is None:
+        raise unknown(path, module, "a frozen batch norm must have a weight and a bias, got None")
+    return norm
 
 
 def _max_pool(path: str, module: nn.MaxPool2d) -> layers.MaxPool:
