@@ -8,6 +8,7 @@
 #include "sim/hopper.h"
 #include "sim/instructions.h"
 #include "sim/numbers.h"
+#include "sim/products.h"
 #include "sim/warp.h"
 
 namespace vggfast::sim {
@@ -122,26 +123,25 @@ std::vector<float> a_from_registers(const Wgmma& product) {
 }
 
 void compute(Wgmma& product) {
-  constexpr unsigned tile = 8;
+  constexpr unsigned tile = Products::at_a_time;
   const WgmmaForm& form = product.form;
   const unsigned k = product.k(), per_thread = form.n / 2;
-  const std::vector<float> a = product.a_in_registers
-                                   ? a_from_registers(product)
-                                   : load_operand(product, product.a, form.transposed_a, rows, false);
-  const std::vector<float> b = load_operand(product, product.b, form.transposed_b, form.n, true);
-  const double sign = form.negate_a != form.negate_b ? -1 : 1;
+  const Products products(form.type,
+                          product.a_in_registers ? a_from_registers(product)
+                                                 : load_operand(product, product.a, form.transposed_a, rows, false),
+                          load_operand(product, product.b, form.transposed_b, form.n, true), k,
+                          form.negate_a != form.negate_b);
   for (unsigned row = 0; row < rows; ++row) {
     for (unsigned column = 0; column < form.n; column += tile) {
-      double sums[tile] = {};
-      for (unsigned i = 0; i < k; ++i) {
-        const double left = a[row * k + i];
-        for (unsigned j = 0; j < tile; ++j) sums[j] += left * b[i * form.n + column + j];
-      }
+      float* places[tile];
+      float d[tile];
       for (unsigned j = 0; j < tile; ++j) {
         const unsigned thread = row / 16 * 32 + row % 8 * 4 + j / 2;
-        float& d = product.d->values[thread * per_thread + column / 2 + row % 16 / 8 * 2 + j % 2];
-        d = static_cast<float>((product.scale_d ? d : 0.0) + sign * sums[j]);
+        places[j] = &product.d->values[thread * per_thread + column / 2 + row % 16 / 8 * 2 + j % 2];
+        d[j] = product.scale_d ? *places[j] : 0;
       }
+      products.add(row, column, d);
+      for (unsigned j = 0; j < tile; ++j) *places[j] = d[j];
     }
   }
   machine.counts.multiply_adds += int64_t(rows) * form.n * k;
