@@ -18,16 +18,18 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 
 from vggfast import _registries, ops
-from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors
+from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors, is_recorded
 from vggfast._deprecated import renamed_argument
 from vggfast.ops import fc
-from vggfast.ops._library import check_same, exports_onnx, in_forward_mode, needs_grad
+from vggfast.ops._backends import WIDE
+from vggfast.ops._library import check_same, exports_onnx, in_forward_mode, is_channels_last, needs_grad
 from vggfast.ops.conv import conv_nhwc
 from vggfast.ops.lrn import lrn
 from vggfast.ops.norm import batch_norm_nhwc, fits
 from vggfast.ops.pool import max_pool
 
 _CONV_FORWARD = nn.Conv2d._conv_forward  # somebody may put another into the class, or into a module
+LEAST_MAPS = 1 << 21  # values from which on memory of our pool makes up for what a call of ours costs beside its work
 _NAMED_PADDINGS = {3: ("same",), 1: ("same", "valid")}  # of a kernel's extent: those that keep the size
 
 
@@ -265,11 +267,36 @@ class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
         return ops.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 
 
+class BatchNorm2d(_InPlaceOfTorchs, nn.BatchNorm2d):
+    """``nn.BatchNorm2d`` on :func:`vggfast.ops.batch_norm` where that is faster by itself: for channels_last maps
+    (N, C, H, W) of at least 2^21 values on the CPU, float32 or float64. All else runs torch's."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        tracer: Any = None if isinstance(input, Tensor) else getattr(input, "tracer", None)
+        if hasattr(tracer, "path_of_module"):  # torch.fx, which keeps torch's as modules
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (input,), {})
+        return batch_norm(self, input, False, False) if runs_batch_norm(self, input) else super().forward(input)
+
+
+def runs_batch_norm(module: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether our kernels compute a batch norm that stands alone for `x`, as things are now."""
+    if torch.compiler.is_compiling() or is_recorded() or type(module) is not BatchNorm2d:  # so of no computed tensors
+        return False
+    if type(x) not in PLAIN or x.layout is not torch.strided or x.is_nested:
+        return False
+    large = x.numel() >= LEAST_MAPS and x.dtype in WIDE and is_channels_last(x)
+    return large and _normalises(module, x, _by_the_batch(module))
+
+
+def _by_the_batch(module: nn.BatchNorm2d) -> bool:
+    return module.training or (module.running_mean is None and module.running_var is None)
+
+
 def batch_norm(module: nn.BatchNorm2d, x: Tensor, relu: bool, pool: bool) -> Tensor:
     """What a batch norm makes of maps, with ReLU and 2x2/2 max-pool as asked, and of its running statistics; as NHWC
     where our kernels take them."""
     mean, var = module.running_mean, module.running_var
-    own = module.training or (mean is None and var is None)
+    own = _by_the_batch(module)
     if not _normalises(module, x, own):
         y = module(x)
         y = nn.functional.relu(y, inplace=True) if relu else y

@@ -12,11 +12,11 @@ from vggfast._checks import PLAIN
 from vggfast._deprecated import renamed_argument
 from vggfast.graph import is_known_code, needs_nchw, runs
 from vggfast.graph.guard import any_global_hooks, know
-from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm, hands_on
+from vggfast.layers import BatchNorm2d, Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm, hands_on
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
 
-__all__ = ["Conv1x1", "Conv3x3", "FusedSequential", "Linear", "LocalResponseNorm", "MaxPool2x2"]
+__all__ = ["BatchNorm2d", "Conv1x1", "Conv3x3", "FusedSequential", "Linear", "LocalResponseNorm", "MaxPool2x2"]
 
 
 @know
@@ -41,10 +41,10 @@ class FusedSequential(nn.Sequential):
         nchw = not lib.is_channels_last(input) and not within
         y: Any = input
         for module, epilogue in runs(list(self)):
-            if epilogue is not None and isinstance(module, nn.BatchNorm2d):
-                y = batch_norm(module, y, *epilogue)
-            elif epilogue is not None:
+            if epilogue is not None and isinstance(module, Conv3x3 | Conv1x1):
                 y = conv_nhwc(y, module.weight, module.bias, *epilogue, module._exact)
+            elif epilogue is not None:
+                y = batch_norm(module, y, *epilogue)
             elif is_known_code(module) or not (needs_nchw(module.modules()) if within else nchw and y is not input):
                 y = module(y)
             else:  # others' code and hooks see the layout that the caller uses

@@ -107,7 +107,7 @@ ROOTS = {
     "pool of pairs": (lambda: nn.MaxPool2d([2, 2], (2, 2), ceil_mode=True), ours.MaxPool2x2),
     "LRN": (lambda: nn.LocalResponseNorm(3), ours.LocalResponseNorm),
     "sequence": (lambda: double_conv(3, 4), ours.FusedSequential),
-    "batch norm": (lambda: nn.BatchNorm2d(3), nn.BatchNorm2d),
+    "batch norm": (lambda: nn.BatchNorm2d(3), ours.BatchNorm2d),
 }
 
 

@@ -90,7 +90,7 @@ UNFUSED = {
     "hook": lambda net: net[1].register_forward_hook(lambda m, args, y: None),
     "subclass": lambda net: net.__setitem__(1, type("Own", (nn.BatchNorm2d,), {})(9).double()),
     "forward": lambda net: setattr(net[1], "forward", lambda x: x),
-    "SyncBatchNorm": lambda net: net.__setitem__(1, nn.SyncBatchNorm(9).double().eval()),
+    "SyncBatchNorm": lambda net: net.__setitem__(1, nn.SyncBatchNorm(9).double()),
     "parametrised": lambda net: nn.utils.parametrize.register_parametrization(net[1], "weight", nn.Identity()),
 }
 

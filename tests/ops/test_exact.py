@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.func import jvp, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
 
 from vggfast import _native, ops
 from vggfast.ops.conv import conv_dgrad, conv_wgrad
@@ -123,6 +124,13 @@ def test_gradients_by_their_own_ops(exact):
         _native.set_exact(not exact)
         assert torch.equal(op(*args, exact), expected)
         assert not torch.equal(op(*args), expected)
+
+
+def test_the_same_operations_are_counted():
+    x, weight = (torch.randn(shape, requires_grad=True) for shape in ((1, 3, 4, 5), (7, 3, 3, 3)))
+    with FlopCounterMode(display=False) as counter:
+        ops.conv3x3(x, weight, exact=True).sum().backward()
+    assert counter.get_total_flops() == 3 * 2 * 3 * 7 * 9 * 20
 
 
 @either

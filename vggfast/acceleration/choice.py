@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from vggfast._checks import described
 from vggfast._registries import announce
 from vggfast.graph import check, is_optimized, layers, recognise_one
-from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
+from vggfast.nn import BatchNorm2d, Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.ops._backends import OF_DEVICE
 from vggfast.ops._library import DTYPES
 from vggfast.ops.fc import LEAST_WEIGHTS
@@ -22,12 +22,16 @@ TWINS: dict[Class, Class] = {
     Conv3x3: nn.Conv2d,
     Conv1x1: nn.Conv2d,
     MaxPool2x2: nn.MaxPool2d,
+    BatchNorm2d: nn.BatchNorm2d,
     LocalResponseNorm: nn.LocalResponseNorm,
     Linear: nn.Linear,
     FusedSequential: nn.Sequential,
 }
-_WITH_OTHERS = {nn.BatchNorm2d: "only in an nn.Sequential", nn.ReLU: "only behind one of ours in an nn.Sequential"}
-_LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.LocalResponseNorm, nn.Linear)
+_WITH_OTHERS: dict[Class, str] = {
+    nn.SyncBatchNorm: "only in an nn.Sequential, in evaluation mode",
+    nn.ReLU: "only behind one of ours in an nn.Sequential",
+}
+_LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.LocalResponseNorm, nn.Linear)
 
 
 def modules_of(model: nn.Module, path: str = "model") -> Iterator[tuple[str, nn.Module]]:
@@ -103,6 +107,10 @@ def choose(path: str, module: nn.Module) -> tuple[Class | None, str]:
             return _where_kernels_run(weight, Conv3x3 if weight.shape[2] == 3 else Conv1x1)
         case layers.MaxPool():
             return MaxPool2x2, ""
+        case layers.BatchNorm() if is_parametrized(module):
+            return None, "its tensors are computed"
+        case layers.BatchNorm(mean):
+            return _where_kernels_run(mean, BatchNorm2d)
         case layers.Lrn():
             return LocalResponseNorm, ""
         case layers.Linear(weight, _) if weight.numel() >= LEAST_WEIGHTS:
@@ -119,8 +127,9 @@ def _sequence(path: str, module: nn.Sequential) -> tuple[Class | None, str]:
         check(path, module, hooks=False)
     except TypeError as error:
         return None, _reason(path, module, error)
-    fused = (Conv3x3, Conv1x1, nn.BatchNorm2d)
-    if any(type(child) is nn.BatchNorm2d or choose(path, child)[0] in fused for child in module.children()):
+    fused = (Conv3x3, Conv1x1, BatchNorm2d)
+    norms = (nn.BatchNorm2d, nn.SyncBatchNorm)
+    if any(type(child) in norms or choose(path, child)[0] in fused for child in module.children()):
         return FusedSequential, ""
     return None, "nothing in it to run as one"
 

@@ -15,8 +15,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from vggfast.acceleration.choice import choose, modules_of
 from vggfast.acceleration.formats import unwrapped
 from vggfast.graph import runs
-from vggfast.layers import runs_linear
-from vggfast.nn import FusedSequential, Linear
+from vggfast.layers import runs_batch_norm, runs_linear
+from vggfast.nn import BatchNorm2d, FusedSequential, Linear
+from vggfast.ops._backends import WIDE
 from vggfast.ops.fc import on_the_cpu
 
 
@@ -80,7 +81,7 @@ def table(model: nn.Module, accelerated: nn.Module, x: Any) -> Report:
     for path, module in modules_of(model):
         if _is_layer(path, module):
             target, why = choose(path, module)
-            if target is Linear:
+            if target in (Linear, BatchNorm2d):
                 why = _without_kernels(module) or idle.get(path, "")
             taken = (target is not None and not why) or twins[path] in fused
             rows.append((path, type(module).__name__, taken, "" if taken else why))
@@ -111,22 +112,27 @@ def _fused(model: nn.Module) -> Iterator[nn.Module]:
                 at += count
 
 
-def _without_kernels(linear: nn.Module) -> str:
-    """Why no kernel of ours runs a linear layer for any input, or ""."""
-    weight = next(chain(linear.parameters(), linear.buffers()))  # or what a parametrisation computes it from
+def _without_kernels(layer: nn.Module) -> str:
+    """Why no kernel of ours runs a linear layer or a batch norm for any input, or ""."""
+    weight = next(chain(layer.parameters(), layer.buffers()))  # or what a parametrisation computes it from
     if weight.device.type not in ("cpu", "meta"):
         return f"on {weight.device.type}"
-    return "" if on_the_cpu(weight.dtype) else f"of {weight.dtype}"
+    runs = on_the_cpu(weight.dtype) if isinstance(layer, nn.Linear) else weight.dtype in WIDE
+    return "" if runs else f"of {weight.dtype}"
 
 
 def _run(model: nn.Module, x: Any) -> tuple[dict[str, int], dict[str, str]]:
     """A call of the model in evaluation mode: the multiply-adds of each convolution and linear layer, and why kernels
-    of ours ran no call of a linear layer."""
+    of ours ran no call of a linear layer or a batch norm."""
     counts: dict[str, int] = {}
     idle: dict[str, str] = {}
 
     def watch(path: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
+            if isinstance(module, BatchNorm2d):
+                ran = runs_batch_norm(module, output) or idle.get(path) == ""  # which lies as its input does
+                idle[path] = "" if ran else f"torch's is as fast for maps of shape {tuple(output.shape)}"
+                return
             weight = module.weight
             values = args[0] if isinstance(module, _ConvTransposeNd) else output
             counts[path] = counts.get(path, 0) + values.numel() * (weight.numel() // weight.shape[0])
@@ -137,7 +143,7 @@ def _run(model: nn.Module, x: Any) -> tuple[dict[str, int], dict[str, str]]:
         return hook
 
     for path, module in modules_of(model):
-        if isinstance(module, _ConvNd | nn.Linear):
+        if isinstance(module, _ConvNd | nn.Linear | BatchNorm2d):
             module.register_forward_hook(watch(path))
     model = unwrapped(model).eval()  # other ranks are not called
     with torch.no_grad():

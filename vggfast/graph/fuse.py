@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from vggfast.graph.guard import is_bare, unknown
 from vggfast.graph.layers import BatchNorm, Conv
 from vggfast.graph.recognise import Node
-from vggfast.layers import Conv1x1, Conv3x3, MaxPool2x2
+from vggfast.layers import BatchNorm2d, Conv1x1, Conv3x3, MaxPool2x2
 
-_KINDS = (Conv1x1, Conv3x3, nn.BatchNorm2d, nn.ReLU, MaxPool2x2)
+_NORMS = (nn.BatchNorm2d, BatchNorm2d, nn.SyncBatchNorm)
+_KINDS = (Conv1x1, Conv3x3, *_NORMS, nn.ReLU, MaxPool2x2)
 _FORWARDS: dict[type[nn.Module], Any] = {kind: kind.forward for kind in _KINDS}
 
 
@@ -61,7 +62,7 @@ def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] 
     i = 0
     while i < len(modules):
         conv = _bare(modules, i, Conv3x3) or _bare(modules, i, Conv1x1)
-        first = conv if conv is not None and conv.is_ours() else _bare(modules, i, nn.BatchNorm2d)
+        first = conv if conv is not None and conv.is_ours() else _norm(modules, i)
         if first is None:
             yield modules[i], None
             i += 1
@@ -73,6 +74,11 @@ def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] 
         fused = pool is not None and pool.is_ours() and not pool.ceil_mode
         i += fused
         yield first, (relu, fused)
+
+
+def _norm(modules: Sequence[nn.Module], i: int) -> Any:
+    norm = next(filter(None, (_bare(modules, i, kind) for kind in _NORMS)), None)
+    return None if isinstance(norm, nn.SyncBatchNorm) and norm.training else norm  # other processes have a say in it
 
 
 def _bare(modules: Sequence[nn.Module], i: int, kind: type[nn.Module]) -> Any:

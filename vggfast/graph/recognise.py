@@ -12,14 +12,15 @@ from torch import Tensor, nn
 from vggfast.graph import layers
 from vggfast.graph.guard import FROZEN, check, kind_of, know, known_class, tensor_of, unknown
 from vggfast.graph.layers import Found, Quantised
-from vggfast.layers import Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
+from vggfast.layers import BatchNorm2d, Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
 _NOTHING = (nn.Dropout, nn.Dropout2d, nn.AlphaDropout, nn.FeatureAlphaDropout, nn.Identity)
 _BATCH_NORM = (nn.BatchNorm2d, nn.SyncBatchNorm)  # one in evaluation mode
 _ELEMENTWISE = (nn.ELU, nn.GELU, nn.Hardswish, nn.LeakyReLU, nn.ReLU6, nn.Sigmoid, nn.SiLU, nn.Softplus, nn.Tanh)
 for _kind in (
     nn.Sequential, nn.Conv2d, *_BATCH_NORM, nn.ReLU, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.LocalResponseNorm,
-    nn.Linear, nn.Flatten, Conv3x3, Conv1x1, MaxPool2x2, Linear, LocalResponseNorm, *_NOTHING, *_ELEMENTWISE,
+    nn.Linear, nn.Flatten, Conv3x3, Conv1x1, MaxPool2x2, BatchNorm2d, Linear, LocalResponseNorm, *_NOTHING,
+    *_ELEMENTWISE,
 ):  # fmt: skip
     know(_kind)
 

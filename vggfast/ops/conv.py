@@ -186,7 +186,7 @@ def _dgrad_jvp(args, outputs, tangents):
     return product_rule(conv_dgrad, args, tangents, (0, 2))
 
 
-def _dgrad_flops(gy, mask, weight, h, w, **options) -> int:
+def _dgrad_flops(gy, mask, weight, h, w, *args, **options) -> int:
     return 2 * gy[0] * h * w * math.prod(weight)
 
 
