@@ -37,7 +37,7 @@ from vggfast.ops import _backends, local_response_norm, max_pool2x2
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 
 RESULTS = ROOT / "benchmarks" / "results" / "roofline-h200.json"
-MEASURED = ROOT / "benchmarks" / "results" / "conv-cuda.json"
+MEASURED = ROOT / "benchmarks" / "results" / "conv-h200.json"
 POOLED = {(64, 64, 224), (128, 128, 112), (256, 256, 56), (512, 512, 28), (512, 512, 14)}
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}
 

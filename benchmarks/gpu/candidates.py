@@ -1,4 +1,5 @@
-"""The passes of one 3x3 layer on CUDA by vggfast, cuDNN alone, torch's layers, torch.compile, JAX and apex.
+"""The passes of one 3x3 layer on CUDA by vggfast, cuDNN alone, torch's layers, torch.compile, JAX, apex, and cuDNN's
+fused graph.
 
 A pass has several meanings, each with an exact answer: the convolution alone, and what the net has around it (bias and
 ReLU, and max-pool for some layers). Backward, ReLU and pool choose by what the forward rounded, so that each side is
@@ -214,7 +215,60 @@ def apex_forward(layer: Layer) -> Candidate:
     return Candidate(run, "fused")
 
 
-OPTIONAL = {"jax": jax_forward, "apex": apex_forward}
+def graph_forward(layer: Layer) -> Candidate:
+    """cuDNN's convolution, bias and ReLU as one graph by cudnn-frontend, the fastest of its plans; the max-pool is
+    torch's.
+
+    Raises:
+        ImportError, RuntimeError: it is not installed, or has no plan for the graph.
+    """
+    import cudnn
+
+    t, pool = layer.within("NHWC"), layer.case.pool
+    bias = t["bias"].reshape(1, -1, 1, 1).contiguous(memory_format=torch.channels_last)
+    narrow = {"bf16": cudnn.data_type.BFLOAT16, "fp16": cudnn.data_type.HALF}
+    wide = cudnn.data_type.FLOAT
+    graph = cudnn.pygraph(io_data_type=narrow.get(layer.case.dtype, wide), intermediate_data_type=wide,
+                          compute_data_type=wide, handle=(handle := cudnn.create_handle()))  # fmt: skip
+    given = {graph.tensor_like(each): each for each in (t["x"], t["weight"], bias)}
+    x, weight, added = given
+    z = graph.conv_fprop(image=x, weight=weight, padding=[1, 1], stride=[1, 1], dilation=[1, 1])
+    z = graph.relu(input=graph.bias(input=z, bias=added))
+    z.set_output(True)
+    try:
+        graph.validate()
+        graph.build_operation_graph()
+        graph.create_execution_plans([cudnn.heur_mode.A])
+        graph.check_support()
+        graph.build_plans(cudnn.build_plan_policy.ALL)
+    except cudnn.cudnnGraphNotSupportedError as error:
+        raise RuntimeError(f"cuDNN has no such graph: {error}") from None
+    y = torch.empty_like(t["gz"])
+    tensors, space = {**given, z: y}, {"dtype": torch.uint8, "device": choice.DEVICE}
+
+    def call(plan: int) -> Callable[[], None]:
+        room = torch.empty(graph.get_workspace_size_plan_at_index(plan), **space)
+        return lambda: graph.execute_plan_at_index(tensors, room, plan, handle=handle)
+
+    flush = timing.flusher()
+    seconds = {}
+    for plan in range(graph.get_execution_plan_count()):
+        try:
+            seconds[plan] = min(timing.on_cuda(call(plan), 3, flush))
+        except (RuntimeError, cudnn.cudnnGraphNotSupportedError):
+            continue  # a plan that cannot be built or run here is no candidate
+    if not seconds:
+        raise RuntimeError("cuDNN has no plan for the graph that runs here")
+    best = call(min(seconds, key=seconds.__getitem__))
+
+    def run() -> Tensor:
+        best()
+        return F.max_pool2d(y, 2) if pool else y
+
+    return Candidate(run, "fused")
+
+
+OPTIONAL = {"jax": jax_forward, "apex": apex_forward, "graph of cuDNN": graph_forward}
 
 
 # ---- backward -------------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 
 DEVICE = "cuda"  # tests put "cpu" here
 DTYPES = ("bf16", "fp16", "tf32", "fp32")
+MAKERS = ("nvidia", "tesla", "geforce", "rtx", "quadro")
 HELP = "where to run (default cpu); cuda has options of its own: --device cuda --help"
 
 
@@ -47,6 +49,13 @@ def lacks_fp8() -> bool:
     return torch.cuda.is_available() and torch.cuda.get_device_capability() != (9, 0)
 
 
+def memory() -> int:
+    """Bytes of the GPU's memory; 0 where there is none."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+
 def set_precision(dtype: str) -> None:
     """Lets float32 factors be rounded to TF32 or not; the other dtypes do not mind."""
     import torch
@@ -60,6 +69,16 @@ def torch_dtype(dtype: str):
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "tf32": torch.float32, "fp32": torch.float32}[dtype]
 
 
+def card(name: str) -> str:
+    """What result files call a GPU of that name: "h100" of "NVIDIA H100 80GB HBM3"."""
+    words = [word for word in re.sub(r"[^a-z0-9]+", " ", name.lower()).split() if word not in MAKERS]
+    return next((word for word in words if re.fullmatch(r"[a-z]+\d+[a-z]*", word)), "-".join(words))
+
+
 def out_file(name: str, dtype: str) -> str:
-    """Where a command leaves its results: conv-cuda.json, and conv-cuda-fp16.json for another dtype than bf16."""
-    return f"benchmarks/results/{name}-cuda{'' if dtype == 'bf16' else '-' + dtype}.json"
+    """Where a command leaves its results by default: conv-h200.json, and conv-h200-fp16.json for another dtype than
+    bf16; without a GPU, conv-cuda.json."""
+    import torch
+
+    where = card(torch.cuda.get_device_name()) if torch.cuda.is_available() else "cuda"
+    return f"benchmarks/results/{name}-{where}{'' if dtype == 'bf16' else '-' + dtype}.json"

@@ -1,12 +1,12 @@
 """Each distinct 3x3 layer of VGG-16 on CUDA, forward and backward, and the layers around them, kernel by kernel.
 
 Forward: vggfast's fused convolution, bias, ReLU (and max-pool where the net has it) beside cuDNN's convolution alone,
-the same by torch's layers ("eager"), torch.compile, JAX and apex. Backward: dgrad and wgrad with the gradient of ReLU
-and max-pool before them, and of the convolution alone. "tuned" is torch.backends.cudnn.benchmark. Then max-pool, LRN
-and sum-pool. All are compared with float64 (float32 without TF32 where that takes long) before anything is timed.
-A sample is one call by the GPU's events after the L2 was overwritten; JAX's is by the host's clock, its launch
-included. Candidates take turns; figures come from medians. Ceilings, a large matrix product and a copy, are of the
-same run.
+the same by torch's layers ("eager"), torch.compile, JAX, apex, and one graph of cuDNN's by cudnn-frontend. Backward:
+dgrad and wgrad with the gradient of ReLU and max-pool before them, and of the convolution alone. "tuned" is
+torch.backends.cudnn.benchmark. Then max-pool, LRN and sum-pool. All are compared with float64 (float32 without TF32
+where that takes long) before anything is timed. A sample is one call by the GPU's events after the L2 was overwritten;
+JAX's is by the host's clock, its launch included. Candidates take turns; figures come from medians. Ceilings, a large
+matrix product and a copy, are of the same run.
 """
 
 from __future__ import annotations
@@ -118,7 +118,18 @@ def ratio(seconds: Mapping[str, float], start: str, ours: str = "vggfast") -> st
 def conv_table(rows: Sequence[Mapping[str, Any]], ceiling: Mapping[str, float]) -> tuple[list[str], list[list[str]]]:
     """A layer a row: microseconds of ours, TFLOP/s of everyone, our share of the ceiling, ratios, spread, error."""
     names = list(dict.fromkeys(name for row in rows for name in row["seconds"]))
-    columns = ["layer", "us", *names, "of ceiling", "cuDNN / ours", "eager / ours", "compile / ours", "spread", "error"]
+    columns = [
+        "layer",
+        "us",
+        *names,
+        "of ceiling",
+        "cuDNN / ours",
+        "eager / ours",
+        "compile / ours",
+        "graph / ours",
+        "spread",
+        "error",
+    ]
     lines = []
     for row in rows:
         seconds = medians(row)
@@ -128,7 +139,7 @@ def conv_table(rows: Sequence[Mapping[str, Any]], ceiling: Mapping[str, float]) 
             row["title"], f"{ours * 1e6:.1f}" if ours else "-",
             *(f"{row['flops'] / seconds[name] / 1e12:.0f}" if name in seconds else "-" for name in names),
             f"{row['flops'] / ours / 1e12 / ceiling['tflops']:.0%}" if ours else "-",
-            ratio(seconds, "cuDNN", alone), ratio(seconds, "eager"), ratio(seconds, "torch.compile"),
+            ratio(seconds, "cuDNN", alone), *(ratio(seconds, name) for name in ("eager", "torch.compile", "graph")),
             f"{timing.median_and_spread(row['seconds']['vggfast'])[1]:.0%}" if ours else "-",
             f"{row['errors']['vggfast']:.1e}" if "vggfast" in row["errors"] else "-",
         ])  # fmt: skip

@@ -209,7 +209,7 @@ def test_conv_command(on_cpu, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(measuring, "PRODUCT", 16)
     monkeypatch.setattr(measuring, "COPY", 1024)
     out = tmp_path / "conv-cuda.json"
-    arguments = ["--dtype", "fp32", "--batch", "2", "--rounds", "2", "--without", "torch.compile", "jax", "apex"]
+    arguments = ["--dtype", "fp32", "--batch", "2", "--rounds", "2", "--without", "torch.compile", *convs.OPTIONAL]
     conv.main([*arguments, "--no-kernel-names", "--out", str(out)])
     found = json.loads(out.read_text())
     assert [row["which"] for row in found["rows"]] == ["fprop", "dgrad", "wgrad", "others"]

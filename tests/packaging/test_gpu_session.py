@@ -4,20 +4,29 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tarfile
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gpu_session.sh"
 # fmt: off
-STAGES = ["facts", "build", "resources", "quick_tests", "goldens", "bench_conv", "bench_model", "tune", "tests",
-          "memcheck", "racecheck", "synccheck", "initcheck", "bench_train", "bench_memory", "ncu", "dtypes", "autotune"]
+STAGES = ["facts", "build", "resources", "goldens", "quick_tests", "calibration", "tune", "bench_conv", "bench_model",
+          "bench_train", "bench_memory", "tests", "memcheck", "racecheck", "synccheck", "initcheck", "ncu", "dtypes",
+          "autotune"]
+FIRST = ["facts", "build", "resources", "goldens", "quick_tests", "bench_conv", "bench_model"]
 # fmt: on
 # Stands in for Python: a benchmark leaves its file, the build does as it is told, all else says what it was given.
-PYTHON = """#!/bin/bash
-echo "python $*"
+PYTHON = f"""#!/bin/bash
+case "$*" in
+  *"import card"*) echo h200; exit ;;
+  *gpu_verdict.py*) shift; exec {sys.executable} "$@" ;;
+esac
+"""
+PYTHON += """echo "python $*"
 while [ $# -gt 0 ]; do
   case "$1" in
     setup.py) exit "${BUILD_CODE:-0}" ;;
@@ -39,11 +48,15 @@ def session(tmp_path):
     """Runs a copy of the script in a tree of its own, with stand-ins for Python and NVIDIA's tools."""
     tools = tmp_path / "bin"
     script = tmp_path / "tree" / "scripts" / "gpu_session.sh"
-    for folder in (tools, script.parent):
+    for folder in (tools, script.parent, tmp_path / "tree" / "csrc", tmp_path / "tree" / "cmake"):
         folder.mkdir(parents=True)
+    for name in ("CMakeLists.txt", "setup.py"):
+        (tmp_path / "tree" / name).touch()
     hurried = SCRIPT.read_text().replace("POLL=1 ", "POLL=0.05 ").replace("SHORTEST=20 ", "SHORTEST=8 ")
     hurried = hurried.replace("LEAST=8 ", "LEAST=1 ").replace("tests) echo 35", "tests) echo 2")
     script.write_text(hurried)
+    for name in ("gpu_stages.sh", "gpu_verdict.py"):
+        shutil.copy(SCRIPT.with_name(name), script.with_name(name))
     (tools / "python").write_text(PYTHON)
     for name in ("nvidia-smi", "compute-sanitizer", "ncu"):
         (tools / name).write_text(f"#!/bin/sh\necho {name} $@\n")
@@ -62,7 +75,7 @@ def session(tmp_path):
 
 def states(out: Path) -> dict[str, str]:
     """{stage: state} of a summary."""
-    lines = (out / "summary.txt").read_text().split("last line\n")[1].splitlines()
+    lines = (out / "summary.txt").read_text().split("last line\n")[1].split("\n\n")[0].splitlines()
     return {line[:14].strip(): line[15:37].strip() for line in lines}
 
 
@@ -83,6 +96,12 @@ def test_dry_run_of_some_stages_keeps_the_order(tmp_path):
     assert "for 80;90a" in done.stdout
 
 
+def test_the_first_preset_has_what_a_new_kernel_is_asked(tmp_path):
+    done = run(SCRIPT, "--dry-run", "--first", str(tmp_path))
+    assert done.stdout.splitlines()[0].startswith("Stages, in at most 600 s")
+    assert [line.split()[0] for line in done.stdout.splitlines()[1:]] == FIRST
+
+
 def test_help():
     done = run(SCRIPT, "--help")
     assert done.returncode == 0
@@ -93,7 +112,7 @@ def test_help():
     ("arguments", "text"),
     [
         ([], "arguments must be OUT and SECONDS, got 0 of them"),
-        (["out"], "arguments must be OUT and SECONDS, got 1 of them"),
+        (["out", "600", "more"], "arguments must be OUT and SECONDS, got 3 of them"),
         (["out", "ten"], "SECONDS must be a whole number of at least 60, got 'ten'"),
         (["out", "59"], "SECONDS must be a whole number of at least 60, got '59'"),
         (["--stages", "build fly", "out", "600"], "--stages must be among facts build"),
@@ -101,7 +120,7 @@ def test_help():
         (["--stages"], "--stages needs a value"),
         (
             ["--fast", "out", "600"],
-            "option must be one of --dry-run, --stages, --archs, --commit, --help, got '--fast'",
+            "option must be one of --first, --later, --dry-run, --stages, --archs, --commit, --help, got '--fast'",
         ),
     ],
 )
@@ -127,12 +146,12 @@ def test_a_session_leaves_logs_codes_results_and_a_summary(tmp_path, session):
     assert states(out) == dict.fromkeys(stages.split(), "ok")
     assert "commit abc1234, architectures 90a, done" in (out / "summary.txt").read_text()
     assert sorted(path.name for path in out.iterdir()) == [
-        "conv-cuda.json", "goldens.json", "model-cuda.json", "session.log", "stages.tar.gz", "summary.txt",
+        "conv-h200.json", "goldens-h200.json", "model-h200.json", "session.log", "stages.tar.gz", "summary.txt",
     ]  # fmt: skip
-    assert (out / "goldens.json").read_text() == "{}\n"
+    assert (out / "goldens-h200.json").read_text() == "{}\n"
     with tarfile.open(out / "stages.tar.gz") as archive:
         names = set(archive.getnames())
-        assert {"./build.log", "./build.code", "./results/conv-cuda-fp16.json", "./results/conv-cuda.json"} <= names
+        assert {"./build.log", "./build.code", "./results/conv-h200-fp16.json", "./results/conv-h200.json"} <= names
         assert archive.extractfile("./build.code").read() == b"0\n"
     log = (out / "session.log").read_text()
     assert "benchmarks/bench_conv.py --device cuda --out" in log
@@ -149,7 +168,27 @@ def test_tuning_knows_its_time_and_its_files_come_home(tmp_path, session):
     assert "benchmarks/tune.py --seconds 50 --out" in log
     assert re.search(r"--table \S+/results/tuned\.h", log)
     with tarfile.open(out / "stages.tar.gz") as archive:
-        assert "./results/tune-cuda.json" in archive.getnames()
+        assert "./results/tune-h200.json" in archive.getnames()
+
+
+def test_a_later_session_does_what_is_left(tmp_path, session):
+    out = tmp_path / "out"
+    assert session("--first", "--commit", "abc1234", str(out)).returncode == 0
+    done = session("--later", "--stages", "build bench_conv bench_memory", "--commit", "abc1234", str(out))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert states(out) == {"build": "ok", "bench_conv": "ok, before", "bench_memory": "ok"}
+    assert "kept: built before of the same sources" in (out / "session.log").read_text()
+    (tmp_path / "tree" / "csrc" / "new.h").write_text("// new\n")
+    session("--later", "--stages", "build bench_conv", "--commit", "abc1234", str(out))
+    assert states(out) == {"build": "ok", "bench_conv": "ok"}
+    assert "kept" not in (out / "session.log").read_text()
+
+
+def test_a_session_ends_with_a_verdict(tmp_path, session):
+    out = tmp_path / "out"
+    session("--stages", "build bench_conv", str(out), "300")
+    text = (out / "summary.txt").read_text()
+    assert text.endswith("\n\nbuilt: yes\nright: unknown\nunknown: layers, model, train, memory, tune\n")
 
 
 def test_what_needs_a_build_that_failed_is_skipped(tmp_path, session):
@@ -184,3 +223,38 @@ def test_a_session_that_is_ended_leaves_what_it_has(tmp_path, session):
     assert states(out) == {"build": "ok"}
     with tarfile.open(out / "stages.tar.gz") as archive:
         assert "./build.code" in archive.getnames()
+
+
+@pytest.mark.slow
+def test_every_stage_reaches_the_gpu(tmp_path):
+    """The script as it is, with this Python: a stage may end for want of a GPU, not for a path, option or import."""
+    root, tree, tools = SCRIPT.parents[1], tmp_path / "tree", tmp_path / "bin"
+    tools.mkdir()
+    (tree / "scripts").mkdir(parents=True)
+    for path in SCRIPT.parent.glob("*"):
+        shutil.copy(path, tree / "scripts" / path.name)
+    for name in ("benchmarks", "cmake", "csrc", "pyproject.toml", "setup.py", "tests", "vggfast", "CMakeLists.txt"):
+        (tree / name).symlink_to(root / name)
+    (tools / "nvidia-smi").write_text("#!/bin/sh\necho NVIDIA H100 80GB HBM3\n")
+    (tools / "compute-sanitizer").write_text('#!/bin/bash\nwhile [[ "$1" != *python* ]]; do shift; done\nexec "$@"\n')
+    for path in tools.iterdir():
+        path.chmod(0o755)
+    script, out = str(tree / "scripts" / SCRIPT.name), str(tmp_path / "out")
+    stages = "calibration tune bench_conv bench_model bench_train bench_memory memcheck dtypes autotune"
+    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    done = run(
+        tree / "scripts" / SCRIPT.name,
+        "--stages",
+        stages,
+        str(tmp_path / "out"),
+        "3000",
+        PATH=path,
+        PYTHON=sys.executable,
+    )
+    assert done.returncode == 1, done.stdout + done.stderr
+    for stage in stages.split():
+        log = (tree / "build" / "gpu-session" / f"{stage}.log").read_text()
+        wanted = {"calibration": "memcheck: exit 1", "memcheck": "no CUDA GPU"}
+        expected = wanted.get(stage, "torch 2.* sees no CUDA GPU here").replace("2.*", torch.__version__)
+        assert expected in log, (stage, log)
+        assert "Traceback" not in log, (stage, log)
