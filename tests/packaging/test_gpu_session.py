@@ -242,15 +242,7 @@ def test_every_stage_reaches_the_gpu(tmp_path):
     script, out = str(tree / "scripts" / SCRIPT.name), str(tmp_path / "out")
     stages = "calibration tune bench_conv bench_model bench_train bench_memory memcheck dtypes autotune"
     path = os.pathsep.join([str(tools), os.environ["PATH"]])
-    done = run(
-        tree / "scripts" / SCRIPT.name,
-        "--stages",
-        stages,
-        str(tmp_path / "out"),
-        "3000",
-        PATH=path,
-        PYTHON=sys.executable,
-    )
+    done = run(script, "--stages", stages, out, "3000", PATH=path, PYTHON=sys.executable)
     assert done.returncode == 1, done.stdout + done.stderr
     for stage in stages.split():
         log = (tree / "build" / "gpu-session" / f"{stage}.log").read_text()
