@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
+from torch.nn.utils.parametrize import is_parametrized
 
 from vggfast import _registries, ops
 from vggfast._checks import PLAIN, check_dense, check_memory, check_tensors, is_recorded
@@ -278,14 +279,14 @@ class BatchNorm2d(_InPlaceOfTorchs, nn.BatchNorm2d):
         return batch_norm(self, input, False, False) if runs_batch_norm(self, input) else super().forward(input)
 
 
-def runs_batch_norm(module: nn.BatchNorm2d, x: Tensor) -> bool:
-    """Whether our kernels compute a batch norm that stands alone for `x`, as things are now."""
-    if torch.compiler.is_compiling() or is_recorded() or type(module) is not BatchNorm2d:  # so of no computed tensors
+def runs_batch_norm(module: Any, x: Any) -> bool:
+    """Whether our kernels compute a batch norm that stands alone, or a frozen one, for `x`, as things are now."""
+    if torch.compiler.is_compiling() or is_recorded() or is_parametrized(module):
         return False
     if type(x) not in PLAIN or x.layout is not torch.strided or x.is_nested:
         return False
     large = x.numel() >= LEAST_MAPS and x.dtype in WIDE and is_channels_last(x)
-    return large and _normalises(module, x, _by_the_batch(module))
+    return large and _normalises(module, x, isinstance(module, nn.BatchNorm2d) and _by_the_batch(module))
 
 
 def _by_the_batch(module: nn.BatchNorm2d) -> bool:
@@ -310,7 +311,7 @@ def batch_norm(module: nn.BatchNorm2d, x: Tensor, relu: bool, pool: bool) -> Ten
     return batch_norm_nhwc(x, mean, var, module.weight, module.bias, own, share, module.eps, relu, pool)
 
 
-def _normalises(module: nn.BatchNorm2d, x: Tensor, own: bool) -> bool:
+def _normalises(module: Any, x: Tensor, own: bool) -> bool:
     """Whether our kernels normalise `x`, by its `own` statistics or by those of the module."""
     mean, var, weight, bias = module.running_mean, module.running_var, module.weight, module.bias
     return (

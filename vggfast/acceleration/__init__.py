@@ -8,7 +8,7 @@ from torch import nn
 
 from vggfast._checks import check_flag, check_flag_or_none
 from vggfast.acceleration import formats
-from vggfast.acceleration.choice import TWINS, Class, become, check_model, choose, class_of, modules_of, set_exact
+from vggfast.acceleration.choice import become, check_model, choose, class_of, modules_of, set_exact, twin_of
 from vggfast.acceleration.table import Report, Row, table
 from vggfast.graph import shared_copy
 
@@ -84,7 +84,7 @@ class _Accelerate:
         check_model(model)
         found = _target_of(model, inplace)
         for _, module in modules_of(found):
-            kind: Class | None = TWINS.get(class_of(module))
+            kind = twin_of(class_of(module))
             if kind is not None:
                 set_exact(module, None)
                 become(module, kind)

@@ -11,7 +11,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from vggfast._checks import described
 from vggfast._registries import announce
-from vggfast.graph import check, is_optimized, layers, recognise_one
+from vggfast.acceleration import frozen
+from vggfast.graph import check, is_frozen_batch_norm, is_optimized, layers, recognise_one
 from vggfast.nn import BatchNorm2d, Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.ops._backends import OF_DEVICE
 from vggfast.ops._library import DTYPES
@@ -32,6 +33,11 @@ _WITH_OTHERS: dict[Class, str] = {
     nn.ReLU: "only behind one of ours in an nn.Sequential",
 }
 _LAYERS = (nn.Conv2d, nn.MaxPool2d, nn.BatchNorm2d, nn.LocalResponseNorm, nn.Linear)
+
+
+def twin_of(kind: Class) -> Class | None:
+    """The class, torch's or torchvision's, that one of ours stands in for."""
+    return kind.__bases__[0] if frozen.is_ours(kind) else TWINS.get(kind)
 
 
 def modules_of(model: nn.Module, path: str = "model") -> Iterator[tuple[str, nn.Module]]:
@@ -87,13 +93,14 @@ def set_exact(module: nn.Module, exact: bool | None) -> None:
 def choose(path: str, module: nn.Module) -> tuple[Class | None, str]:
     """The class of ours that a module can have, or None and why."""
     kind = class_of(module)
-    if kind in TWINS:
+    if twin_of(kind) is not None:
         return kind, ""
     if isinstance(module, torch.jit.ScriptModule):
         return None, "torch.jit compiled it"
     if isinstance(module, nn.Sequential):
         return _sequence(path, module)
-    base = next((each for each in _LAYERS if isinstance(module, each)), None)
+    torchvisions = (kind,) if is_frozen_batch_norm(kind) else ()
+    base = next((each for each in (*_LAYERS, *torchvisions) if isinstance(module, each)), None)
     if base is None:
         return None, _WITH_OTHERS.get(kind, "no kernel of ours")
     try:
@@ -110,7 +117,7 @@ def choose(path: str, module: nn.Module) -> tuple[Class | None, str]:
         case layers.BatchNorm() if is_parametrized(module):
             return None, "its tensors are computed"
         case layers.BatchNorm(mean):
-            return _where_kernels_run(mean, BatchNorm2d)
+            return _where_kernels_run(mean, frozen.ours_of(kind) if torchvisions else BatchNorm2d)
         case layers.Lrn():
             return LocalResponseNorm, ""
         case layers.Linear(weight, _) if weight.numel() >= LEAST_WEIGHTS:

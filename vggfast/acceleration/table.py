@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils.parametrize import is_parametrized
 
+from vggfast.acceleration import frozen
 from vggfast.acceleration.choice import choose, modules_of
 from vggfast.acceleration.formats import unwrapped
 from vggfast.graph import runs
@@ -81,7 +82,7 @@ def table(model: nn.Module, accelerated: nn.Module, x: Any) -> Report:
     for path, module in modules_of(model):
         if _is_layer(path, module):
             target, why = choose(path, module)
-            if target in (Linear, BatchNorm2d):
+            if target is Linear or _is_norm(target):
                 why = _without_kernels(module) or idle.get(path, "")
             taken = (target is not None and not why) or twins[path] in fused
             rows.append((path, type(module).__name__, taken, "" if taken else why))
@@ -112,6 +113,11 @@ def _fused(model: nn.Module) -> Iterator[nn.Module]:
                 at += count
 
 
+def _is_norm(kind: Any) -> bool:
+    """Whether a class, or None, is a batch norm of ours."""
+    return kind is BatchNorm2d or (kind is not None and frozen.is_ours(kind))
+
+
 def _without_kernels(layer: nn.Module) -> str:
     """Why no kernel of ours runs a linear layer or a batch norm for any input, or ""."""
     weight = next(chain(layer.parameters(), layer.buffers()))  # or what a parametrisation computes it from
@@ -129,7 +135,7 @@ def _run(model: nn.Module, x: Any) -> tuple[dict[str, int], dict[str, str]]:
 
     def watch(path: str) -> Any:
         def hook(module: Any, args: tuple[Any, ...], output: Tensor) -> None:
-            if isinstance(module, BatchNorm2d):
+            if _is_norm(type(module)):
                 ran = runs_batch_norm(module, output) or idle.get(path) == ""  # which lies as its input does
                 idle[path] = "" if ran else f"torch's is as fast for maps of shape {tuple(output.shape)}"
                 return
@@ -143,7 +149,7 @@ def _run(model: nn.Module, x: Any) -> tuple[dict[str, int], dict[str, str]]:
         return hook
 
     for path, module in modules_of(model):
-        if isinstance(module, _ConvNd | nn.Linear | BatchNorm2d):
+        if isinstance(module, _ConvNd | nn.Linear) or _is_norm(type(module)):
             module.register_forward_hook(watch(path))
     model = unwrapped(model).eval()  # other ranks are not called
     with torch.no_grad():

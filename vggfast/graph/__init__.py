@@ -5,7 +5,7 @@ from vggfast.graph.compare import differences
 from vggfast.graph.copying import shared_copy
 from vggfast.graph.fuse import fold, runs
 from vggfast.graph.geometry import Geometry, geometry
-from vggfast.graph.guard import check, check_replaced, is_optimized, know, unknown
+from vggfast.graph.guard import check, check_replaced, is_frozen_batch_norm, is_optimized, know, unknown
 from vggfast.graph.names import fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
 from vggfast.graph.recognise import Node, recognise, recognise_one
@@ -23,6 +23,7 @@ __all__ = [
     "fold",
     "geometry",
     "head_of",
+    "is_frozen_batch_norm",
     "is_known_code",
     "is_optimized",
     "know",

@@ -20,8 +20,8 @@ from vggfast._checks import PLAIN
 _CALLED = ("__call__", "_wrapped_call_impl", "_call_impl", "__getattribute__", "__getattr__", "forward")
 _HARMLESS = {"reset_parameters", "__constants__"}
 # Classes of torchvision's, an optional package: module and name. Of the methods above each has a forward of its own.
-FROZEN = ("torchvision.ops.misc", "FrozenBatchNorm2d")
-_TORCHVISIONS = {("torchvision.models.vgg", "VGG"), FROZEN}
+_FROZEN = ("torchvision.ops.misc", "FrozenBatchNorm2d")
+_TORCHVISIONS = {("torchvision.models.vgg", "VGG"), _FROZEN}
 
 _Class = TypeVar("_Class", bound=nn.Module)
 _REPLACED = object()
@@ -181,6 +181,11 @@ def known_class(module: nn.Module) -> type[nn.Module] | None:
             code = getattr(vars(kind).get("forward"), "__globals__", {})
             return know(kind) if own == ["forward"] and code.get("__name__") == kind.__module__ else None
     return None
+
+
+def is_frozen_batch_norm(kind: type) -> bool:
+    """Whether a class is torchvision's FrozenBatchNorm2d, by its name."""
+    return (kind.__module__, kind.__qualname__) == _FROZEN
 
 
 # ---- tensors ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vggfast.graph import layers
-from vggfast.graph.guard import FROZEN, check, kind_of, know, known_class, tensor_of, unknown
+from vggfast.graph.guard import check, is_frozen_batch_norm, kind_of, know, known_class, tensor_of, unknown
 from vggfast.graph.layers import Found, Quantised
 from vggfast.layers import BatchNorm2d, Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2
 
@@ -66,7 +66,7 @@ def recognise_one(module: nn.Module | None, path: str, hooks: bool = True) -> No
         if issubclass(trusted, kinds):
             check(path, module, hooks=hooks)
             return Node(path, module, read(path, module))
-    if (trusted.__module__, trusted.__qualname__) == FROZEN:
+    if any(map(is_frozen_batch_norm, trusted.__mro__)):
         check(path, module, hooks=hooks)  # a class of that name alone is not known there
         return Node(path, module, _frozen_batch_norm(path, module))
     raise unknown(path, module, "a layer must be one that a VGG has")
