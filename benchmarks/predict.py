@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
 import timing
 from peers.report import draw
 from simulated import ROOT, simulator
-from tiles import BYTES, Fprop, choices, fprop_of, share
+from tiles import BYTES, CLUSTERS, NUM_SMS, Fprop, choices, fprop_of, pixels_of, share, tiles_of
 
 from vggfast import _native
 
@@ -38,6 +39,12 @@ STEPS = {
     ],
     "im2col tiles pool": ["im2col-128x224-pixels2"],
 }  # fmt: skip
+# All tiles, on a GPU that runs one cluster of four less at once (eight GPCs of at most 18 SMs that run 15 clusters of
+# eight run 31 of four): with as many clusters in the grid as the SMs would hold, and with as many as run at once.
+OVERBOOKED, FITTING = "31 clusters of four fit, 33 are launched", "31 clusters of four fit and are launched"
+UNEVEN = (66, 31, 15)
+# Of e4m3, if sums were promoted to float32: a consumer's registers hold those of this many pixels twice.
+PROMOTED, PROMOTED_PIXELS = "sums promoted to float32", 192
 
 
 def kernels() -> ModuleType:
@@ -56,22 +63,44 @@ def layers(which: str, batch: int, dtype: str) -> list[Fprop]:
     return [fprop_of(cin, cout, size, batch, which, pool, dtype) for cin, cout, size, pool in NETWORK]
 
 
-def least(cuda: ModuleType, layer: Fprop, tiles: Sequence[str] | None = None) -> tuple[str, float]:
+def least(
+    cuda: ModuleType, layer: Fprop, tiles: Sequence[str] | None = None, clusters: tuple[int, int, int] = CLUSTERS
+) -> tuple[str, float]:
     """(tile, clocks): what "auto" takes; of `tiles`, the least."""
-    found = choices(cuda, layer)
+    found = choices(cuda, layer, clusters=clusters)
     chosen = [c for c in found if c.tile in tiles] if tiles else [c for c in found if c.chosen]
     return chosen[0].tile, chosen[0].clocks
 
 
+def overbooked(cuda: ModuleType, layer: Fprop, clusters: tuple[int, int, int]) -> float:
+    """Clocks where "auto" counts on as many clusters as the SMs would hold and launches them, but `clusters` of 2, 4
+    and 8 blocks run at once. The others begin when these have ended."""
+    sizes = (2, 4, 8)
+    launched, fit = {1: NUM_SMS}, {1: NUM_SMS, **dict(zip(sizes, clusters, strict=True))}
+    launched |= {blocks: NUM_SMS // blocks for blocks in sizes}
+    tile = next(c for c in choices(cuda, layer, clusters=tuple(launched[b] for b in sizes)) if c.chosen)
+    count, blocks = tiles_of(tile.tile, layer)
+    return tile.clocks * math.ceil(min(count, launched[blocks]) / fit[blocks])
+
+
 def ladder(cuda: ModuleType, batches: Sequence[int], which: str, dtype: str) -> list[dict]:
     """A step a row: the network's share of the peak, by batch."""
-    rows, tiles = [], []
+    steps: dict[str, Callable[[Fprop], float]] = {}
+    tiles: list[str] = []
     for step, new in STEPS.items():
-        tiles += new
+        tiles = [*tiles, *new]
+        steps[step] = lambda layer, tiles=tiles: least(cuda, layer, tiles)[1]
+    steps[OVERBOOKED] = lambda layer: overbooked(cuda, layer, UNEVEN)
+    steps[FITTING] = lambda layer: least(cuda, layer, clusters=UNEVEN)[1]
+    if dtype == "e4m3":
+        small = [tile for tile in tiles if pixels_of(tile) <= PROMOTED_PIXELS]
+        steps[PROMOTED] = lambda layer: least(cuda, layer, small)[1]
+    rows = []
+    for step, clocks_of in steps.items():
         shares = []
         for batch in batches:
             network = layers(which, batch, dtype)
-            clocks = sum(least(cuda, layer, tiles)[1] for layer in network)
+            clocks = sum(clocks_of(layer) for layer in network)
             shares.append(share(sum(layer.multiply_adds for layer in network), clocks, BYTES[dtype]))
         rows.append({"which": which, "dtype": dtype, "step": step, "batches": list(batches), "share": shares})
     return rows

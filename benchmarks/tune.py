@@ -110,7 +110,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         made.error(f"--batches must be at least 1, got {min(options.batches)}")
     require_hopper(made)
     torch.manual_seed(0)
-    metadata = timing.gpu()
+    options.clusters = tuple(tuning.kernels().conv_clusters())
+    metadata = {**timing.gpu(), "clusters": options.clusters}  # of 2, 4 and 8 blocks, which run at once
     options.num_sms = metadata["num_sms"]
     with torch.no_grad():
         rows, ended = sweep(options, metadata)

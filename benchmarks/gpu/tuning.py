@@ -83,7 +83,7 @@ def strays(found: Mapping[str, convs.Candidate], default: str, wrong: Mapping[st
 
 def measure(case: convs.Case, options: argparse.Namespace, flush: Callable[[], Any]) -> dict[str, Any]:
     """Errors and samples of every tile of a case. No tile is timed that is not right."""
-    tiles = choices(kernels(), problem(case), options.num_sms)
+    tiles = choices(kernels(), problem(case), options.num_sms, options.clusters)
     default = next(c.tile for c in tiles if c.chosen)
     layer = convs.Layer(case)
     found = candidates(layer, [c.tile for c in tiles])

@@ -17,13 +17,14 @@ struct Grid {
   dim3 threads;
   size_t shared_bytes = 0;
   dim3 cluster = 1;
+  bool persistent = false;  // whether all clusters are to run at once: there may be no more than fit (occupancy.h)
 };
 
 #ifdef VGGFAST_SIM
 
 template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), const Grid& grid, const Context&, Args&&... args) {
-  sim::launch({name, grid.blocks, grid.threads, grid.cluster, grid.shared_bytes},
+  sim::launch({name, grid.blocks, grid.threads, grid.cluster, grid.shared_bytes, grid.persistent},
               [&]() __attribute__((no_sanitize("thread"))) {
                 sim::begin_watching();
                 kernel(Params(args)...);

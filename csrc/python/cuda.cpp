@@ -49,6 +49,7 @@ void bind_cuda(pybind11::module_ m) {
       .def_readonly("clocks", &cuda::ConvChoice::clocks)
       .def_readonly("chosen", &cuda::ConvChoice::chosen);
   m.def("conv_choices", &cuda::conv_choices);
+  m.def("conv_clusters", &cuda::conv_clusters);
 }
 
 }  // namespace vggfast::python

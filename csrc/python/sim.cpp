@@ -45,6 +45,9 @@ PYBIND11_MODULE(_sim, m) {
       "set_num_sms", [](int count) { sim::settings().num_sms = count; },
       "How many the GPU has, 132 unless told; blocks that stay compute more tiles where there are few.");
   m.def(
+      "set_clusters", [](std::map<int, int> clusters) { sim::settings().clusters = std::move(clusters); },
+      "How many clusters of so many blocks run at once: {2: 66, 4: 32, 8: 15} unless told, or fewer on fewer SMs.");
+  m.def(
       "set_blocks", [](int64_t blocks) { sim::settings().blocks = blocks; },
       "How many blocks of a launch are run; counters are scaled up to all.");
   m.def(

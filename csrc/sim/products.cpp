@@ -1,7 +1,7 @@
 // Products of 16-bit values and of TF32 are added exactly and rounded once. Of 8-bit values, Hopper's wgmma was seen to
 // keep less (DeepSeek-V3's report, section 3.5.2; github.com/microsoft/MMA-Sim, which says that it agrees with hardware
-// to the bit): the k products of an instruction and the sum so far are aligned to the greatest exponent among them, each
-// is cut off 13 bits below it, and what they add up to is cut off after 13 bits of fraction.
+// to the bit): the k products of an instruction and the sum so far are aligned to the greatest exponent among them,
+// each is cut off 13 bits below it, and what they add up to is cut off after 13 bits of fraction.
 #include "sim/products.h"
 
 #include <algorithm>

@@ -172,6 +172,12 @@ void check_launch(const Launch& l) {
     refuse("the grid must be a whole number of clusters, got ", l.grid.x, " x ", l.grid.y, " x ", l.grid.z,
            " blocks for clusters of ", l.cluster.x, " x ", l.cluster.y, " x ", l.cluster.z);
   }
+  const unsigned blocks = size_of(l.cluster), clusters = size_of(l.grid) / blocks;
+  const int resident = resident_clusters(blocks);
+  if (l.persistent && clusters > static_cast<unsigned>(resident)) {
+    refuse("a persistent grid must have at most ", resident, " clusters of ", blocks,
+           " blocks, which run at once, got ", clusters);
+  }
 }
 
 }  // namespace
@@ -179,6 +185,12 @@ void check_launch(const Launch& l) {
 Settings& settings() {
   static Settings all;
   return all;
+}
+
+int resident_clusters(unsigned blocks) {
+  const int most = settings().num_sms / static_cast<int>(blocks);
+  const auto told = settings().clusters.find(static_cast<int>(blocks));
+  return told == settings().clusters.end() ? most : std::min(most, told->second);
 }
 
 std::map<std::string, Counters>& counters() {

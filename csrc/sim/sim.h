@@ -24,9 +24,13 @@ struct Settings {
   uint64_t seed = 0;           // of the order of threads and of the moments at which copies land
   int64_t blocks = INT64_MAX;  // of a launch that are run, spread over the grid; counters are scaled up to all
   int num_sms = 132;           // as many as an H200 has; fewer make blocks that stay compute more tiles
-  int late_warp = -1;          // of each block: it runs only when nobody else can, and no copy is under way
+  // How many clusters of so many blocks, an SM each, run at once: what was seen on an H100 of 132 SMs, or guessed of 4.
+  std::map<int, int> clusters = {{2, 66}, {4, 32}, {8, 15}};
+  int late_warp = -1;  // of each block: it runs only when nobody else can, and no copy is under way
 };
 Settings& settings();
+/// The same of the settings, where the SMs suffice for so many.
+int resident_clusters(unsigned blocks);
 
 struct Launch {
   const char* kernel;
@@ -34,6 +38,7 @@ struct Launch {
   dim3 block;
   dim3 cluster = 1;
   size_t shared_bytes = 0;
+  bool persistent = false;  // all clusters must run at once
 };
 /// Runs `body` as every thread of the grid; a cluster's blocks run together, clusters one after the other.
 /// `body` calls begin_watching() before the kernel. Throws Fault.

@@ -9,19 +9,22 @@ from vggfast.engine import e4m3
 
 @pytest.mark.backends("sim")
 def test_engine_of_fp8_is_right(build, on_cpu, cache, monkeypatch):  # noqa: F811
-    """It is calibrated on other images than those it is checked on."""
+    """It is calibrated on other images than those it is checked on. That its error is greater than bfloat16's shows
+    that e4m3 was at work."""
     monkeypatch.setattr(e4m3, "LEAST_CHANNELS", 16)
     spec = Spec(**{**TINY.as_dict(), "dtype": "bf16", "width": 1 / 8})
-    engine = registry.inference("bf16")["vggfast-fp8"]
-    worker = Worker()
-    worker.build(engine.module, spec.as_dict(), str(cache), dict(engine.options))
-    error = worker.check(str(model.reference(spec, cache)))["error"]
-    assert registry.INFERENCE_LIMITS["bf16"] < error < engine.error_limit
+    engines, errors = registry.inference("bf16"), []
+    for name in ("vggfast", "vggfast-fp8"):
+        worker = Worker()
+        worker.build(engines[name].module, spec.as_dict(), str(cache), dict(engines[name].options))
+        errors.append(worker.check(str(model.reference(spec, cache)))["error"])
+    assert 2 * errors[0] < errors[1] < engines["vggfast-fp8"].error_limit
 
 
 def test_fp8_is_for_the_gpus_that_run_it(monkeypatch):
     options = races.parse(model.parser(), ["--batches", "1"], "model")
     assert "vggfast-fp8" in [engine.name for engine in model.cases(options)[0].engines]
+    monkeypatch.setattr(model.choice, "memory", lambda: 80 << 30)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
     assert "vggfast-fp8" not in [engine.name for engine in model.cases(options)[0].engines]

@@ -19,7 +19,7 @@ import tune  # noqa: E402
 from gpu import candidates as convs  # noqa: E402
 from gpu import choice, conv, tuning  # noqa: E402
 from simulated import Simulated  # noqa: E402
-from tiles import Fprop, fprop_of, share  # noqa: E402
+from tiles import Fprop, fprop_of, share, tiles_of  # noqa: E402
 
 from vggfast.ops import _backends  # noqa: E402
 
@@ -37,7 +37,11 @@ class Kernels:
     def conv_tiles(self):
         return ["auto", "large", "tall", "small", "a", "b", "c"]
 
+    def conv_clusters(self):
+        return [66, 31, 14]
+
     def conv_choices(self, *problem):
+        assert problem[-2:] == (132, (66, 31, 14))
         return [SimpleNamespace(tile=t, clocks=float(i), chosen=t == "b") for i, t in enumerate("abc", 1)]
 
     def set_conv_tile(self, name):
@@ -153,7 +157,7 @@ def test_sweep_writes_samples_and_a_table(clock, small, kernels, tmp_path, capsy
     tune.main(["--dtypes", "tf32", "--batches", "2", "--rounds", "2", "--out", str(out), "--table", str(table)])
     found = json.loads(out.read_text())
     assert [(r["which"], r["pool"]) for r in found["rows"]] == [("fprop", False), ("fprop", True), ("dgrad", False)]
-    assert found["environment"]["gpu"] == FACTS
+    assert found["environment"]["gpu"] == {**FACTS, "clusters": [66, 31, 14]}
     assert {tile: len(samples) for tile, samples in found["rows"][0]["seconds"].items()} == {"a": 4, "b": 4, "c": 4}
     assert found["rows"][0]["estimates"] == {"a": 1, "b": 2, "c": 3}
     assert set(kernels.set) == {"a", "b", "c", "auto"}
@@ -301,8 +305,8 @@ def test_the_ladder_quotes_predictions(sim):
     rows = json.loads(predict.RESULTS.read_text())["rows"]
     today = [predict.ladder(sim.cuda, [1, 8, 64], "fprop", dtype) for dtype in ("bf16", "e4m3")]
     assert rows == [*today[0], *today[1]]
-    expected = today[0]
-    expected.insert(len(expected) - 1, today[1][-1])  # it came before the last step
+    before = list(predict.STEPS).index("im2col tiles pool")  # came e4m3
+    expected = [*today[0][:before], today[1][before], *today[0][before:], today[1][-1]]
     assert [figures for figures in quoted if figures] == [[f"{v:.1%}" for v in step["share"]] for step in expected]
     assert not any(re.search(r"%", line) for line, figures in zip(lines, quoted, strict=True) if not figures)
 
@@ -322,5 +326,29 @@ def test_predictions(sim, capsys, tmp_path):
     tiles = {tile for step in predict.STEPS.values() for tile in step}
     assert tiles == set(sim.cuda.conv_tiles()) - {"auto", "large", "tall", "small"}
     shares = [row["share"][0] for row in json.loads(out.read_text())["rows"] if row["which"] == "fprop"]
-    assert shares == sorted(shares)
-    assert 0 < shares[0] < shares[-1] < 1
+    *steps, overbooked, fitting = shares
+    assert steps == sorted(steps)
+    assert 0 < steps[0] < overbooked < fitting <= steps[-1] < 1
+
+
+@pytest.mark.parametrize(
+    ("tile", "layer", "expected"),
+    [
+        ("halo-64x224-stationary", (64, 64, 224, 224, 2), (2 * 8 * 28, 1)),
+        ("halo-128x224-weights2", (64, 200, 29, 9, 1), (2 * 2, 2)),
+        ("im2col-128x192-pixels2", (64, 512, 14, 14, 3), (4 * 2, 2)),
+        ("halo-128x128-split4", (512, 512, 28, 28, 1), (2 * 4 * 4, 4)),
+    ],
+)
+def test_how_many_tiles_a_layer_has(tile, layer, expected):
+    cin, cout, h, w, n = layer
+    assert tiles_of(tile, Fprop(2, cin, cout, h, w, n, False)) == expected
+
+
+def test_clusters_that_do_not_fit_take_a_round_of_their_own():
+    """512 channels at 28 x 28, one image: 32 tiles, which four blocks share, each."""
+    layer = Fprop(2, 512, 512, 28, 28, 1, False)
+    chosen = SimpleNamespace(tile="halo-128x128-split4", clocks=5.0, chosen=True)
+    cuda = SimpleNamespace(conv_choices=lambda *problem: [chosen])
+    for fit, rounds in ((32, 1), (31, 2), (15, 3)):
+        assert predict.overbooked(cuda, layer, (66, fit, 15)) == 5 * rounds

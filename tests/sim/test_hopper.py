@@ -67,6 +67,8 @@ def tile(hopper):
     hopper.cuda.set_conv_tile("auto")
     if simulated:
         hopper.set_num_sms(132)
+        hopper.set_clusters({2: 66, 4: 32, 8: 15})
+        hopper.set_blocks(2**63 - 1)
         hopper.set_seed(0)
 
 
@@ -137,6 +139,22 @@ def test_orders(tile, name):
         tile(name, seed)
         results.append(conv(x, weight, bias, True, False, False)[0])
     assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("clusters", [4, 5, 6])
+def test_no_more_clusters_than_run_at_once(hopper, tile, clusters):
+    """Five tiles, on a GPU that has SMs for five clusters of eight blocks."""
+    if not hasattr(hopper, "set_clusters"):
+        pytest.skip("the simulated GPU alone counts blocks")
+    tile("halo-128x128-split8")
+    hopper.set_num_sms(41)
+    hopper.set_clusters({2: 20, 4: 9, 8: clusters})
+    assert hopper.cuda.conv_clusters() == [20, 9, min(5, clusters)]
+    hopper.set_blocks(8)  # that run
+    hopper.clear_counters()
+    x, weight, bias = (t.bfloat16() for t in tensors(5, 464, 4, 4, 8))
+    conv(x, weight, bias, True, False, False)
+    assert hopper.counters()["conv_fprop_hopper_kernel"]["blocks"] == 8 * min(5, clusters)
 
 
 @pytest.mark.parametrize("pool", [False, True])

@@ -58,6 +58,7 @@ struct Sm90Library {
   void (*block1)(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w2, const Tensor* b2,
                  const Tensor& y, const Context& context);
   decltype(conv_choices)* choices;
+  decltype(conv_clusters)* clusters;
 };
 
 /// Null where the build has none: VGGFAST_CUDA_ARCHS without 90a.

@@ -3,6 +3,7 @@
 #include "cuda/conv/conv_algorithm.h"
 #include "cuda/conv/heuristics.h"
 #include "cuda/divider.h"
+#include "cuda/launch.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -49,9 +50,16 @@ std::optional<sm90::TileId> sm90_tile_asked_for() {
 }
 
 std::vector<ConvChoice> conv_choices(int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel,
-                                     bool pool, int64_t bytes, int num_sms) {
+                                     bool pool, int64_t bytes, int num_sms, const std::array<int, 3>& clusters) {
   const Sm90Library* const sm90 = sm90_library();
-  return sm90 ? sm90->choices(n, cin, h, w, cout, kernel, pool, bytes, num_sms) : std::vector<ConvChoice>();
+  return sm90 ? sm90->choices(n, cin, h, w, cout, kernel, pool, bytes, num_sms, clusters) : std::vector<ConvChoice>();
+}
+
+std::array<int, 3> conv_clusters() {
+  const Sm90Library* const sm90 = sm90_library();
+  VGGFAST_CHECK(sm90, "the Hopper kernels are not in this build: build with 90a in VGGFAST_CUDA_ARCHS");
+  VGGFAST_CHECK(is_hopper(), "clusters need a GPU of compute capability 9.0");
+  return sm90->clusters();
 }
 
 TileShape choose_fprop_tile(int64_t pixels, int64_t channels) {

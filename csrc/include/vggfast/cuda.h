@@ -3,6 +3,8 @@
 // are equal to the bit from run to run. Layouts and meanings are those of the CPU's functions of the same names.
 #pragma once
 
+#include <array>
+
 #include "vggfast/conv.h"
 #include "vggfast/images.h"
 #include "vggfast/lrn.h"
@@ -25,9 +27,11 @@ struct ConvChoice {
   bool chosen;
 };
 /// What "auto" chooses among for fprop (for dgrad, cin is gy's channels), least clocks first: 3x3 or 1x1, of values of
-/// 2 or 4 bytes, on a GPU of so many SMs.
+/// 1, 2 or 4 bytes, on a GPU of so many SMs that runs so many clusters of 2, 4 and 8 blocks at once.
 std::vector<ConvChoice> conv_choices(int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel,
-                                     bool pool, int64_t bytes, int num_sms);
+                                     bool pool, int64_t bytes, int num_sms, const std::array<int, 3>& clusters);
+/// How many that are on the current device, which must be a Hopper GPU.
+std::array<int, 3> conv_clusters();
 
 size_t conv_fprop_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
 size_t conv_dgrad_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h, int64_t w,

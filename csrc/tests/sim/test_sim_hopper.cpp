@@ -203,6 +203,11 @@ __global__ void im2col_from(const __grid_constant__ TensorMap map, int32_t x) {
   }
 }
 
+/// As blocks that stay do, it counts on every cluster to run from the start.
+__global__ void take_turns(unsigned* out) {
+  for (unsigned i = blockIdx.x; threadIdx.x == 0 && i < 264; i += gridDim.x) out[i] = gridDim.x;
+}
+
 std::vector<float> counted(size_t count) {
   std::vector<float> values(count);
   for (size_t i = 0; i < count; ++i) values[i] = static_cast<float>(i);
@@ -270,6 +275,29 @@ void test_clusters() {
   CHECK_FAULT((multicast<Bug::early_exit>, pair, map, out.data()), "the block ends while", here);
 }
 
+void test_residency() {
+  std::vector<unsigned> out(264);
+  const sim::Global target(out.data(), out.size() * 4);
+  const auto grid = [](unsigned clusters, unsigned blocks, bool persistent = true) {
+    return cuda::Grid{.blocks = clusters * blocks, .threads = 32, .cluster = blocks, .persistent = persistent};
+  };
+  for (const auto& [blocks, most] : {std::pair(1u, 132u), {2u, 66u}, {4u, 32u}, {8u, 15u}}) {
+    CHECK_CLEAN((take_turns, grid(most, blocks), out.data()));
+    const std::string words = "a persistent grid must have at most " + std::to_string(most) + " clusters of " +
+                              std::to_string(blocks) + " blocks, which run at once, got " + std::to_string(most + 1);
+    CHECK_FAULT((take_turns, grid(most + 1, blocks), out.data()), words.c_str());
+    CHECK_CLEAN((take_turns, grid(most + 1, blocks, false), out.data()));
+  }
+  const sim::Settings before = sim::settings();
+  sim::settings().clusters = {{8, 16}};
+  CHECK_CLEAN((take_turns, grid(16, 8), out.data()));
+  CHECK_CLEAN((take_turns, grid(33, 4), out.data()));
+  CHECK_FAULT((take_turns, grid(34, 4), out.data()), "at most 33 clusters of 4 blocks");
+  sim::settings().num_sms = 23;
+  CHECK_FAULT((take_turns, grid(3, 8), out.data()), "at most 2 clusters of 8 blocks");
+  sim::settings() = before;
+}
+
 void test_registers() {
   const cuda::Grid three{.blocks = 1, .threads = 384};
   unsigned out = 0;
@@ -319,6 +347,7 @@ int main() {
   test_loads();
   test_stores();
   test_clusters();
+  test_residency();
   test_registers();
   test_illegal_maps();
   return result();

@@ -18,19 +18,20 @@ using namespace vggfast::cuda::sm90;
 
 namespace {
 
-constexpr int gpu = 132;
+constexpr int num_sms = 132;
+const Residency gpu{num_sms, {66, 32, 15}};
 
 Shape layer(int n, bool pool = false) { return {{n, 56, 56, 256}, 128, 3, 2, 2, pool}; }
 
 TunedTile entry(int n, TileId tile, bool pool = false) { return {2, 128, 256, 56, 56, n, pool, tile}; }
 
-TileId tile_of(const Shape& shape) { return choose_tile(shape, {}, gpu, {{}, gpu}); }
+TileId tile_of(const Shape& shape) { return choose_tile(shape, {}, gpu, {{}, num_sms}); }
 
 void check_nearest_n() {
   using enum TileId;
   const std::vector<TunedTile> tiles = {entry(1, halo_64x112), entry(8, halo_64x224), entry(64, halo_128x224)};
   const auto found = [&](int n) {
-    const TunedTile* const entry = tuned_tile({tiles, gpu}, layer(n));
+    const TunedTile* const entry = tuned_tile({tiles, num_sms}, layer(n));
     return entry ? std::optional(entry->tile) : std::nullopt;
   };
   for (int n : {1, 2}) CHECK(found(n) == halo_64x112, "n ", n);
@@ -38,12 +39,12 @@ void check_nearest_n() {
   for (int n : {32, 64, 5000}) CHECK(found(n) == halo_128x224, "n ", n);
   for (int n : {3, 20}) CHECK(!found(n), "n ", n);
   const std::vector<TunedTile> two = {entry(4, halo_64x224), entry(1, halo_64x112)};
-  CHECK(tuned_tile({two, gpu}, layer(2))->tile == halo_64x112, "of two as near the smaller");
+  CHECK(tuned_tile({two, num_sms}, layer(2))->tile == halo_64x112, "of two as near the smaller");
 }
 
 void check_only_this_layer_counts() {
   const Shape asked = layer(8);
-  CHECK(!tuned_tile({{}, gpu}, asked));
+  CHECK(!tuned_tile({{}, num_sms}, asked));
   std::vector<TunedTile> others(6, entry(8, TileId::halo_128x224));
   others[0].bytes = 4;
   others[1].cin = 256;
@@ -51,27 +52,29 @@ void check_only_this_layer_counts() {
   others[3].h = 28;
   others[4].w = 28;
   others[5].pool = true;
-  CHECK(!tuned_tile({others, gpu}, asked));
+  CHECK(!tuned_tile({others, num_sms}, asked));
   Shape narrow = asked;
   narrow.kernel = 1;
   const std::vector<TunedTile> same = {entry(8, TileId::halo_128x224)};
-  CHECK(!tuned_tile({same, gpu}, narrow), "1x1");
+  CHECK(!tuned_tile({same, num_sms}, narrow), "1x1");
 }
 
 void check_an_entry_is_obeyed() {
   using enum TileId;
-  const auto chosen = [](const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table) {
-    return std::string(name_of(choose_tile(shape, asked_for, num_sms, table)));
+  const auto chosen = [](const Shape& shape, std::optional<TileId> asked_for, const Residency& on,
+                         const TunedTable& table) {
+    return std::string(name_of(choose_tile(shape, asked_for, on, table)));
   };
   const TileId other = tile_of(layer(64)) == im2col_64x64 ? im2col_128x128 : im2col_64x64;
   const std::vector<TunedTile> tiles = {entry(64, other)};
-  CHECK_EQUAL(chosen(layer(64), {}, gpu, {tiles, gpu}), name_of(other));
-  CHECK_EQUAL(chosen(layer(64), halo_64x112, gpu, {tiles, gpu}), "halo-64x112", "the one asked for comes first");
-  CHECK_EQUAL(chosen(layer(64), halo_64x224_stationary, gpu, {tiles, gpu}), name_of(other), "where it fits");
-  CHECK_EQUAL(chosen(layer(64), {}, gpu - 1, {tiles, gpu}), chosen(layer(64), {}, gpu - 1, {}),
+  CHECK_EQUAL(chosen(layer(64), {}, gpu, {tiles, num_sms}), name_of(other));
+  CHECK_EQUAL(chosen(layer(64), halo_64x112, gpu, {tiles, num_sms}), "halo-64x112", "the one asked for comes first");
+  CHECK_EQUAL(chosen(layer(64), halo_64x224_stationary, gpu, {tiles, num_sms}), name_of(other), "where it fits");
+  const Residency other_gpu{num_sms - 1, gpu.clusters};
+  CHECK_EQUAL(chosen(layer(64), {}, other_gpu, {tiles, num_sms}), chosen(layer(64), {}, other_gpu, {}),
               "measured on another GPU");
   const std::vector<TunedTile> useless = {entry(64, im2col_128x128, true)};  // it cannot pool
-  CHECK_EQUAL(chosen(layer(64, true), {}, gpu, {useless, gpu}), name_of(tile_of(layer(64, true))));
+  CHECK_EQUAL(chosen(layer(64, true), {}, gpu, {useless, num_sms}), name_of(tile_of(layer(64, true))));
 }
 
 /// From several threads, of more shapes than the cache keeps, each asked for again and again.
@@ -91,9 +94,9 @@ void check_the_cache() {
   for (int i = 0; i < 3; ++i) threads.emplace_back(ask, 1700 * i, std::ref(wrong[i]));
   for (std::thread& thread : threads) thread.join();
   CHECK_EQUAL(wrong[0] + wrong[1] + wrong[2], 0);
-  for (int num_sms : {gpu, 16, 2}) {
+  for (const Residency& on : {gpu, Residency{16, {8, 4, 2}}, Residency{16, {0, 0, 0}}, Residency{2, {1, 0, 0}}}) {
     const Shape shape = layer(3);
-    for (int times : {1, 2}) CHECK(cached_tile(shape, num_sms) == choose_tile(shape, {}, num_sms), num_sms, times);
+    for (int times : {1, 2}) CHECK(cached_tile(shape, on) == choose_tile(shape, {}, on), on.num_sms, times);
   }
 }
 
@@ -116,7 +119,7 @@ void check_names() {
 }
 
 void check_choices_say_which_is_taken() {
-  const auto choices = cuda::conv_choices(8, 128, 56, 56, 256, 3, false, 2, gpu);
+  const auto choices = cuda::conv_choices(8, 128, 56, 56, 256, 3, false, 2, num_sms, gpu.clusters);
   const std::string chosen = name_of(choose_tile(layer(8), {}, gpu));
   CHECK(choices.size() > 2);
   for (const auto& choice : choices) CHECK_EQUAL(choice.chosen, choice.tile == chosen, choice.tile);
@@ -138,11 +141,39 @@ void check_estimates_go_by_bytes() {
 
 /// Of values of two bytes.
 void check_nothing_beats_the_peak() {
-  constexpr double peak = 2048.0 * gpu;
+  constexpr double peak = 2048.0 * num_sms;
   for (int n : {1, 8, 1024}) {
-    for (const auto& choice : cuda::conv_choices(n, 512, 56, 56, 512, 3, false, 2, gpu)) {
+    for (const auto& choice : cuda::conv_choices(n, 512, 56, 56, 512, 3, false, 2, num_sms, gpu.clusters)) {
       CHECK(choice.clocks * peak > 9.0 * 512 * 512 * 56 * 56 * n, choice.tile, ", n ", n);
     }
+  }
+}
+
+/// 512 channels at 28 x 28, one image: sixteen tiles of split8 are one wave of sixteen clusters, and two of fifteen.
+void check_the_clusters_that_fit() {
+  const Shape shape{{1, 28, 28, 512}, 512, 3, 2, 2, false};
+  const auto clocks = [&](TileId wanted, const Residency& on) {
+    double found = -1;
+    for_each_tile([&]<class Tile>(TileId id) {
+      if (id == wanted) found = estimate<Tile>(shape, on);
+    });
+    return found;
+  };
+  const Residency all{num_sms, {66, 33, 16}}, none{num_sms, {0, 0, 0}};
+  for_each_tile([&]<class Tile>(TileId id) {
+    if (Tile::cluster != 8) return;
+    const int groups = Schedule::of<Tile>(shape.sums).groups;
+    const int waves_of_16 = (groups + 15) / 16, waves_of_15 = (groups + 14) / 15;
+    CHECK_EQUAL(clocks(id, gpu) > clocks(id, all), waves_of_15 > waves_of_16, name_of(id), ", ", groups, " groups");
+    CHECK(choose_tile(shape, id, gpu) == id, name_of(id));
+    CHECK(choose_tile(shape, id, none) != id, name_of(id), " where no cluster fits");
+  });
+  CHECK_EQUAL(gpu.of(1), num_sms);
+  CHECK_EQUAL(gpu.of(2), 66);
+  CHECK_EQUAL(gpu.of(4), 32);
+  CHECK_EQUAL(gpu.of(8), 15);
+  for (const auto& choice : cuda::conv_choices(1, 512, 28, 28, 512, 3, false, 2, num_sms, none.clusters)) {
+    CHECK(choice.tile.find("split") == std::string::npos && choice.tile.find("s2") == std::string::npos, choice.tile);
   }
 }
 
@@ -152,7 +183,8 @@ void check_the_tuned_table() {
   for (size_t i = 0; i < tuned_tiles.size(); ++i) {
     const TunedTile& t = tuned_tiles[i];
     const Shape shape{{t.n, t.h, t.w, t.cout}, t.cin, 3, t.bytes, t.bytes, t.pool};
-    CHECK_EQUAL(std::string(name_of(choose_tile(shape, {}, tuned_num_sms))), name_of(t.tile), "entry ", i);
+    CHECK_EQUAL(std::string(name_of(choose_tile(shape, {}, {tuned_num_sms, gpu.clusters}))), name_of(t.tile), "entry ",
+                i);
     CHECK(i == 0 || order(tuned_tiles[i - 1]) < order(t), "entry ", i, " is out of order");
   }
 }
@@ -168,6 +200,7 @@ int main() {
   check_choices_say_which_is_taken();
   check_estimates_go_by_bytes();
   check_nothing_beats_the_peak();
+  check_the_clusters_that_fit();
   check_the_tuned_table();
   return result();
 }

@@ -216,21 +216,25 @@ void block1(const Tensor& x, const Tensor& w1, const Tensor* b1, const Tensor& w
 }
 
 std::vector<ConvChoice> choices(int64_t n, int64_t cin, int64_t h, int64_t w, int64_t cout, int64_t kernel, bool pool,
-                                int64_t bytes, int num_sms) {
+                                int64_t bytes, int num_sms, const std::array<int, 3>& clusters) {
+  const Residency gpu{num_sms, clusters};
   const Shape shape{{static_cast<int>(n), static_cast<int>(h), static_cast<int>(w), static_cast<int>(cout)},
                     static_cast<int>(cin),
                     static_cast<int>(kernel),
                     static_cast<int>(bytes),
                     static_cast<int>(bytes),
                     pool};
-  const TileId chosen = choose_tile(shape, {}, num_sms);
+  const TileId chosen = choose_tile(shape, {}, gpu);
   std::vector<ConvChoice> found;
   for_each_tile([&]<class Tile>(TileId id) {
-    if (fits<Tile>(shape)) found.push_back({name_of(id), estimate<Tile>(shape, num_sms), id == chosen});
+    if (!fits<Tile>(shape) || gpu.of(Tile::cluster) == 0) return;
+    found.push_back({name_of(id), estimate<Tile>(shape, gpu), id == chosen});
   });
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.clocks < b.clocks; });
   return found;
 }
+
+std::array<int, 3> clusters() { return residency<bf16, bf16>().clusters; }
 
 }  // namespace
 
@@ -246,6 +250,7 @@ const Sm90Library library = {
     .fprop_scaled = fprop_scaled,
     .block1 = block1,
     .choices = choices,
+    .clusters = clusters,
 };
 
 }  // namespace vggfast::cuda::sm90

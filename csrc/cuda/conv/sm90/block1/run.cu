@@ -15,7 +15,8 @@ void launch_block1(const Source<T>& x, const WeightView<T>& first, const T* firs
   launch("conv_block1_kernel", conv_block1_kernel<Tile, T>,
          {.blocks = static_cast<unsigned>(std::min(num_sms(), args.schedule.groups)),
           .threads = threads,
-          .shared_bytes = Tile::shared_bytes},
+          .shared_bytes = Tile::shared_bytes,
+          .persistent = true},
          context, weights_map<Tile>(second), outputs_map<Tile>(second), args);
 }
 

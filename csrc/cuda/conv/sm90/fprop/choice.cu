@@ -14,7 +14,7 @@ constinit const TunedTable tuned{tuned_tiles, tuned_num_sms};
 namespace {
 
 std::mutex mutex;
-std::map<std::array<int, 10>, TileId> tile_of_shape;  // by `mutex`'s holder alone
+std::map<std::array<int, 13>, TileId> tile_of_shape;  // by `mutex`'s holder alone
 
 }  // namespace
 
@@ -34,28 +34,29 @@ const TunedTile* tuned_tile(const TunedTable& table, const Shape& s) {
   return nearest && (least <= furthest || s.sums.n > greatest_n) ? nearest : nullptr;
 }
 
-TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table) {
-  const TunedTile* const measured = table.num_sms == num_sms ? tuned_tile(table, shape) : nullptr;
+TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, const Residency& gpu, const TunedTable& table) {
+  const TunedTile* const measured = table.num_sms == gpu.num_sms ? tuned_tile(table, shape) : nullptr;
   std::optional<TileId> least, fastest, asked;
   double clocks = std::numeric_limits<double>::infinity();
   for_each_tile([&]<class Tile>(TileId id) {
-    if (!fits<Tile>(shape)) return;
+    if (!fits<Tile>(shape) || gpu.of(Tile::cluster) == 0) return;
     if (asked_for && id == *asked_for) asked = id;
     if (measured && id == measured->tile) fastest = id;
-    if (const double cost = estimate<Tile>(shape, num_sms); cost < clocks) clocks = cost, least = id;
+    if (const double cost = estimate<Tile>(shape, gpu); cost < clocks) clocks = cost, least = id;
   });
   VGGFAST_CHECK(least, "no tile of the Hopper kernels fits this convolution");
   return asked ? *asked : fastest ? *fastest : *least;
 }
 
-TileId cached_tile(const Shape& s, int num_sms) {
+TileId cached_tile(const Shape& s, const Residency& gpu) {
   constexpr size_t most_shapes = 4096;  // a network has some tens; a program that has more begins anew
-  const std::array key = {s.sums.n, s.sums.h,        s.sums.w,    s.sums.c,    s.cin,
-                          s.kernel, s.element_bytes, s.out_bytes, int(s.pool), num_sms};
+  const std::array key = {s.sums.n,        s.sums.h,        s.sums.w,       s.sums.c,    s.cin,
+                          s.kernel,        s.element_bytes, s.out_bytes,    int(s.pool), gpu.num_sms,
+                          gpu.clusters[0], gpu.clusters[1], gpu.clusters[2]};
   const std::lock_guard lock(mutex);
   if (const auto found = tile_of_shape.find(key); found != tile_of_shape.end()) return found->second;
   if (tile_of_shape.size() == most_shapes) tile_of_shape.clear();
-  return tile_of_shape[key] = choose_tile(s, {}, num_sms);
+  return tile_of_shape[key] = choose_tile(s, {}, gpu);
 }
 
 }  // namespace vggfast::cuda::sm90

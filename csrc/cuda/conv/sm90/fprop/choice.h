@@ -30,10 +30,11 @@ extern const TunedTable tuned;
 /// add waves. Null where no entry counts.
 const TunedTile* tuned_tile(const TunedTable& table, const Shape& shape);
 
-/// The tile that was asked for, or the table's, counts where it fits.
-TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, int num_sms, const TunedTable& table = tuned);
+/// The tile that was asked for, or the table's, counts where it fits, and its cluster the GPU.
+TileId choose_tile(const Shape& shape, std::optional<TileId> asked_for, const Residency& gpu,
+                   const TunedTable& table = tuned);
 
-/// choose_tile(shape, {}, num_sms), worked out once for each shape. Threads may call it at the same time.
-TileId cached_tile(const Shape& shape, int num_sms);
+/// choose_tile(shape, {}, gpu), worked out once for each shape. Threads may call it at the same time.
+TileId cached_tile(const Shape& shape, const Residency& gpu);
 
 }  // namespace vggfast::cuda::sm90

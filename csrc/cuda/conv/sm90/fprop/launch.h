@@ -4,6 +4,7 @@
 #include "cuda/conv/sm90/fprop/choice.h"
 #include "cuda/conv/sm90/fprop/kernel.h"
 #include "cuda/conv/sm90/fprop/run.h"
+#include "cuda/occupancy.h"
 
 namespace vggfast::cuda::sm90 {
 
@@ -97,19 +98,48 @@ Output<T, U> outputs_of(const FpropProblem<T, U>& p) {
           .pool = p.pool};
 }
 
+constexpr const char* fprop_name = "conv_fprop_hopper_kernel";
+
+/// For so many clusters.
+template <class Tile>
+Grid fprop_grid(int clusters) {
+  return {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
+          .threads = threads,
+          .shared_bytes = Tile::shared_bytes,
+          .cluster = Tile::cluster,
+          .persistent = true};
+}
+
+/// That run at once on the current device.
+template <class Tile, class T, class U>
+int resident_fprop() {
+  if (Tile::cluster == 1) return num_sms();
+  return resident_clusters(fprop_name, conv_fprop_hopper_kernel<Tile, T, U>, fprop_grid<Tile>(1));
+}
+
+/// Of the current device: the fewest that any tile's kernel allows.
+template <class T, class U>
+Residency residency() {
+  const int sms = num_sms();
+  Residency found{sms, {sms / 2, sms / 4, sms / 8}};
+  for_each_tile([&]<class Tile>(TileId) {
+    if constexpr (Tile::cluster > 1) {
+      int& least = found.clusters[std::bit_width(unsigned(Tile::cluster)) - 2];
+      least = std::min(least, resident_fprop<Tile, T, U>());
+    }
+  });
+  return found;
+}
+
 template <class Tile, class T, class U>
 void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
   const Output<T, U> y = outputs_of(p);
   const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(y.sums),
                              .k = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
                              .y = y};
-  const int clusters = std::min(num_sms() / Tile::cluster, args.schedule.groups);
-  launch("conv_fprop_hopper_kernel", conv_fprop_hopper_kernel<Tile, T, U>,
-         {.blocks = static_cast<unsigned>(clusters * Tile::cluster),
-          .threads = threads,
-          .shared_bytes = Tile::shared_bytes,
-          .cluster = Tile::cluster},
-         context, pixels_map<Tile>(p), weights_map<Tile>(p), outputs_map<Tile>(p), args);
+  const int clusters = std::min(resident_fprop<Tile, T, U>(), args.schedule.groups);
+  launch(fprop_name, conv_fprop_hopper_kernel<Tile, T, U>, fprop_grid<Tile>(clusters), context, pixels_map<Tile>(p),
+         weights_map<Tile>(p), outputs_map<Tile>(p), args);
 }
 
 template <class T, class U>
@@ -120,7 +150,8 @@ Shape shape_of(const FpropProblem<T, U>& p) {
 template <class T, class U>
 void run_fprop(const FpropProblem<T, U>& p, std::optional<TileId> asked_for, const Context& context) {
   const Shape shape = shape_of(p);
-  const TileId chosen = asked_for ? choose_tile(shape, asked_for, num_sms()) : cached_tile(shape, num_sms());
+  const Residency gpu = residency<T, U>();
+  const TileId chosen = asked_for ? choose_tile(shape, asked_for, gpu) : cached_tile(shape, gpu);
   for_each_tile([&]<class Tile>(TileId id) {
     if (id == chosen) launch_fprop<Tile>(p, context);
   });

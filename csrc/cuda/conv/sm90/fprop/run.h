@@ -5,7 +5,7 @@
 
 #include "cuda/conv/common/pack.h"
 #include "cuda/conv/sm90/core/operand.h"
-#include "cuda/conv/sm90/fprop/tile_id.h"
+#include "cuda/conv/sm90/fprop/tiles.h"
 #include "cuda/launch.h"
 
 namespace vggfast::cuda::sm90 {
@@ -30,6 +30,10 @@ struct FpropProblem {
 /// By the tile that is asked for where it fits, else by the one measured or estimated to be the fastest (choice.h).
 template <class T, class U>
 void run_fprop(const FpropProblem<T, U>& problem, std::optional<TileId> asked_for, const Context& context);
+
+/// What the current device runs at once of these kernels.
+template <class T, class U>
+Residency residency();
 
 /// Whether the weights may be read where they lie.
 template <class T>

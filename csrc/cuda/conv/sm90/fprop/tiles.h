@@ -1,6 +1,8 @@
 // The tiles that fprop is built for, one line per tile, and an estimate of their time (choice.h chooses).
 #pragma once
 
+#include <array>
+#include <bit>
 #include <cmath>
 
 #include "cuda/conv/sm90/core/schedule.h"
@@ -39,6 +41,14 @@ struct Shape {
   bool pool;
 };
 
+/// What a GPU runs at once, of kernels whose blocks take an SM each: blocks, and clusters of 2, 4 and 8 blocks.
+struct Residency {
+  int num_sms;
+  std::array<int, 3> clusters;
+
+  int of(int blocks) const { return blocks == 1 ? num_sms : clusters[std::bit_width(unsigned(blocks)) - 2]; }
+};
+
 template <class Tile>
 bool fits(const Shape& s) {
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes;
@@ -53,14 +63,13 @@ bool fits(const Shape& s) {
 /// Estimated clocks: whole waves of tiles, each bound by its products, by shared memory or by L2. An epilogue counts
 /// where no other warpgroup multiplies meanwhile. Nothing here has been measured on a GPU.
 template <class Tile>
-double estimate(const Shape& s, int num_sms) {
+double estimate(const Shape& s, const Residency& gpu) {
   // Each of a clock and SM. A product takes the same time whatever its values are: of 2 bytes it is 2048 multiply-adds.
   // 128 bytes is what shared memory is specified for; 40 bytes of L2 is a guess near the peak of the SM's port.
   constexpr double product_area = 4096, shared_bytes = 128, l2_bytes = 40;
   constexpr double start = 2000, epilogue = 1500;  // clocks; both are guesses
   const Schedule schedule = Schedule::of<Tile>(s.sums);
-  const int clusters = num_sms / Tile::cluster;
-  const double waves = std::ceil(double(schedule.groups) / clusters);
+  const double waves = std::ceil(double(schedule.groups) / gpu.of(Tile::cluster));
   const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes, taps = s.kernel * s.kernel;
   const double steps = std::ceil(double(chunks) / Tile::split) * taps, boxes = steps / Tile::taps_of_a_box;
   const double products = steps * Tile::channels / 64 * (row_bytes / product_bytes);
