@@ -4,7 +4,6 @@ computes several tiles."""
 import pytest
 import torch
 import torch.nn.functional as F
-from e4m3_sums import hopper_sums
 from simulated import simulator
 
 from tests.support.comparisons import (
@@ -15,6 +14,7 @@ from tests.support.comparisons import (
     integers,
     relative_error,
 )
+from tests.support.hopper import hopper_conv
 from vggfast import _native
 from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad
@@ -201,20 +201,17 @@ def test_scaled(tile, name, dtype, out_dtype, pool):
     assert (y.view(torch.uint8) == rounded.view(torch.uint8)).double().mean() > least
 
 
-@pytest.mark.parametrize(("feed", "taps"), [("im2col", range(9)), ("halo", (0, 3, 6, 1, 4, 7, 2, 5, 8))], ids=str)
-def test_sums_of_e4m3(tile, feed, taps):
-    """Sums of e4m3 values to the bit, in the order of the kernel's stages: a tap, by columns of them in a halo, of 128
-    channels. They are long sums of one sign, which lose the most."""
-    tile(f"{feed}-128x{128 if feed == 'im2col' else 112}")
+@pytest.mark.parametrize("feed", ["im2col-128x128", "halo-128x112"])
+def test_sums_of_e4m3(tile, feed):
+    """To the bit. They are long sums of one sign, which lose the most."""
+    tile(feed)
     x, weight = torch.rand(1, 256, 5, 6), torch.rand(128, 256, 3, 3)
     x, weight = (t.to(E4M3).contiguous(memory_format=torch.channels_last) for t in (x, weight))
     y = torch.empty(1, 128, 5, 6, dtype=BF16).contiguous(memory_format=torch.channels_last)
     backend_of(x).run("conv_fprop_scaled", x, weight, None, 1.0, False, False, y)
-    windows = F.unfold(x.float(), 3, padding=1)[0].T.reshape(30, 2, 128, 9)
-    a, b = (t[..., taps].transpose(2, 3).flatten(1) for t in (windows, weight.float().reshape(128, 2, 128, 9)))
-    expected = hopper_sums(a, b)
-    assert_same_bits(y[0].flatten(1).T, expected.bfloat16())
-    assert relative_error(expected, a.double() @ b.double().T) > 0.01
+    expected = hopper_conv(x, weight, by_columns=feed.startswith("halo"))
+    assert_same_bits(y, expected.bfloat16())
+    assert relative_error(expected, F.conv2d(x.double(), weight.double(), padding=1)) > 0.01
 
 
 def test_scaled_errors(hopper):
