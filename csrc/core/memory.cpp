@@ -1,5 +1,6 @@
 #include "vggfast/memory.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -40,7 +41,6 @@ class Pool {
 
   /// Returns null where there is no room.
   void* take(size_t count) {
-    const std::lock_guard lock(mutex_);
     size_t begin = 0;
     for (size_t i = 0; i < pages_.size() && i < begin + count; ++i) {
       if (pages_[i].used) begin = i + 1;
@@ -57,21 +57,14 @@ class Pool {
   }
 
   void give_back(void* data, size_t count) {
-    const std::lock_guard lock(mutex_);
     const size_t begin = static_cast<size_t>(static_cast<std::byte*>(data) - base_) / huge_page;
     for (size_t i = begin; i < begin + count; ++i) pages_[i].used = false;
     used_ -= count;
   }
 
-  size_t held() {
-    const std::lock_guard lock(mutex_);
-    return held_ * huge_page;
-  }
+  size_t held() const { return held_ * huge_page; }
 
-  void release_unused() {
-    const std::lock_guard lock(mutex_);
-    shrink(used_);
-  }
+  void release_unused() { shrink(used_); }
 
  private:
   struct Page {
@@ -99,15 +92,29 @@ class Pool {
     }
   }
 
-  std::mutex mutex_;
   std::byte* base_ = nullptr;
   size_t room_ = 0, used_ = 0, held_ = 0, most_used_ = 0;  // pages
   std::vector<Page> pages_;                                // up to the last that was ever used
 };
 
-Pool& pool() {
+constinit std::mutex pool_mutex;
+
+Pool& pool_of_holder() {
   static Pool* const instance = new Pool;  // never destroyed: buffers may come back while the process ends
   return *instance;
+}
+
+/// A child by fork finds the pool whole, and its lock free. Before all others, so that theirs come first at a fork, and
+/// none waits with the lock held for a thread that wants it.
+[[gnu::constructor(1000)]] void lock_pool_at_fork() {
+  pthread_atfork([] { pool_mutex.lock(); }, [] { pool_mutex.unlock(); }, [] { pool_mutex.unlock(); });
+}
+
+/// What `use` returns of the pool, which no other thread uses meanwhile.
+template <class Use>
+auto with_pool(Use use) {
+  const std::lock_guard lock(pool_mutex);
+  return use(pool_of_holder());
 }
 
 }  // namespace
@@ -135,18 +142,22 @@ Buffer::~Buffer() {
 
 CachedBuffer::CachedBuffer(size_t bytes) : bytes_(Buffer::whole_pages(bytes)) {
   if (bytes == 0) return;
-  if (bytes_ >= bytes) data_ = pool().take(bytes_ / huge_page);
+  if (bytes_ >= bytes) data_ = with_pool([&](Pool& pool) { return pool.take(bytes_ / huge_page); });
   if (data_) return;
   own_ = Buffer(bytes);
   data_ = own_.as<void>();
 }
 
 CachedBuffer::~CachedBuffer() {
-  if (data_ && !own_.as<void>()) pool().give_back(data_, bytes_ / huge_page);
+  if (data_ && !own_.as<void>()) with_pool([&](Pool& pool) { pool.give_back(data_, bytes_ / huge_page); });
 }
 
-size_t CachedBuffer::held() { return pool().held(); }
+size_t CachedBuffer::held() {
+  return with_pool([](Pool& pool) { return pool.held(); });
+}
 
-void CachedBuffer::release_unused() { pool().release_unused(); }
+void CachedBuffer::release_unused() {
+  with_pool([](Pool& pool) { pool.release_unused(); });
+}
 
 }  // namespace vggfast

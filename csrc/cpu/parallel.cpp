@@ -12,37 +12,56 @@
 #include <exception>
 #include <thread>
 
+#include "core/fork.h"
 #include "vggfast/cpu.h"
 
 namespace vggfast {
 namespace {
 
 using Parallel = void (*)(void (*body)(void*), void* data, unsigned threads, unsigned flags);
+using Pause = int (*)(int kind);  // omp_pause_resource_all; 0 where it ended the caller's pool
 
 struct OpenMp {
   Parallel parallel = nullptr;
+  Pause pause = nullptr;  // of OpenMP 5
   std::string path = "none";
-
-  OpenMp() {
-    void* symbol = dlsym(RTLD_DEFAULT, "GOMP_parallel");
-    if (!symbol) {
-      if (void* library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_LOCAL)) symbol = dlsym(library, "GOMP_parallel");
-    }
-    Dl_info where;
-    if (symbol && dladdr(symbol, &where)) path = where.dli_fname;
-    parallel = reinterpret_cast<Parallel>(symbol);
-  }
 };
 
-/// Whether this process is a child by fork. The threads of its parent's pool are not in it, and libgomp would wait for
-/// them for ever, where the thread that forked asks for some again.
-std::atomic<bool> forked{false};
-[[maybe_unused]] const int noticed = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-
-const OpenMp& openmp() {
-  static const OpenMp runtime;
-  return runtime;
+OpenMp in_library(void* library) {
+  OpenMp found;
+  void* const symbol = dlsym(library, "GOMP_parallel");
+  if (!symbol) return found;
+  found.parallel = reinterpret_cast<Parallel>(symbol);
+  found.pause = reinterpret_cast<Pause>(dlsym(library, "omp_pause_resource_all"));
+  if (Dl_info where; dladdr(symbol, &where)) found.path = where.dli_fname;
+  return found;
 }
+
+OpenMp find_openmp() {
+  OpenMp found = in_library(RTLD_DEFAULT);
+  if (found.parallel) return found;
+  void* const library = dlopen("libgomp.so.1", RTLD_NOW | RTLD_LOCAL);
+  return library ? in_library(library) : found;
+}
+
+std::atomic<const OpenMp*> kept_openmp{nullptr};
+
+const OpenMp& openmp() { return made_once(kept_openmp, find_openmp); }
+
+/// The threads of the pool of the thread that forks are not in the child, where libgomp would wait for them for ever,
+/// in torch's regions as in ours. So they end before: parent and child get new ones, each at its next region.
+struct PoolAtFork {
+  static inline thread_local bool ends = true, lost = false;
+
+  static void before() {
+    const OpenMp* const used = kept_openmp.load();
+    const OpenMp runtime = used ? *used : in_library(RTLD_DEFAULT);  // torch may have a pool where we have none
+    constexpr int soft = 1;                                          // what threads keep for the program stays
+    ends = !runtime.parallel || (!lost && runtime.pause && runtime.pause(soft) == 0);
+  }
+  static void in_child() { lost = !ends; }
+};
+[[maybe_unused]] const int registered = pthread_atfork(PoolAtFork::before, nullptr, PoolAtFork::in_child);
 
 struct Region {
   const std::function<void(int64_t, int)>& body;
@@ -76,7 +95,7 @@ void cpu::parallel_for(int64_t tasks, int threads, const std::function<void(int6
     const auto run = [&] {
       openmp().parallel([](void* data) { static_cast<Region*>(data)->work(); }, &region, workers, 0);
     };
-    if (forked) {
+    if (PoolAtFork::lost) {
       std::thread(run).join();  // one that has no pool yet, and gets its own
     } else {
       run();

@@ -1,11 +1,13 @@
 #include "vggfast/engine.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <list>
 #include <mutex>
 
 #include "core/checks.h"
+#include "core/fork.h"
 #include "cpu/algorithms/conv_algorithm.h"
 #include "cpu/algorithms/tiles_linear.h"
 #include "cpu/engine/run.h"
@@ -60,6 +62,16 @@ class Engine::Impl {
     int threads;
     Plan plan;
   };
+
+  /// What one call at a time has.
+  struct Scratch {
+    const int forks = vggfast::forks();  // those before this process
+    std::mutex mutex;
+    std::list<Kept> plans;  // the one used last comes first
+    Buffer arena;
+  };
+
+  ~Impl() { delete kept_scratch; }
 
   explicit Impl(EngineOptions given) : options(given), isa(cpu::kernels().name), extent(given.size) {
     VGGFAST_CHECK(options.batch > 0, "batch must be at least 1, got ", options.batch);
@@ -139,7 +151,22 @@ class Engine::Impl {
     }
   }
 
-  const Plan& plan_for(const Shape& images, const std::vector<int64_t>& outputs, int threads) {
+  /// A child by fork has one of its own: a call that has its parent's is not in it, and may leave it half changed.
+  Scratch& scratch() {
+    Scratch* found = kept_scratch;
+    if (found && found->forks == forks()) return *found;
+    auto fresh = std::make_unique<Scratch>();
+    if (!kept_scratch.compare_exchange_strong(found, fresh.get())) return *found;
+    if (found && found->mutex.try_lock()) {  // no call has it
+      found->mutex.unlock();
+      delete found;
+    }
+    return *fresh.release();
+  }
+
+  const Plan& plan_for(Scratch& scratch, const Shape& images, const std::vector<int64_t>& outputs, int threads) const {
+    auto& plans = scratch.plans;
+    auto& arena = scratch.arena;
     const auto same = [&](const Kept& kept) {
       return kept.images == images && kept.outputs == outputs && kept.threads == threads;
     };
@@ -167,9 +194,7 @@ class Engine::Impl {
   int64_t extent;  // of the activation after the layers so far
   std::vector<plan::Layer> layers;
   std::vector<Packed> packed;  // of each layer
-  std::list<Kept> plans;       // the one used last comes first
-  Buffer arena;
-  std::mutex mutex;
+  std::atomic<Scratch*> kept_scratch{nullptr};
 };
 
 Engine::Engine(EngineOptions options) : impl_(std::make_unique<Impl>(options)) {}
@@ -220,12 +245,14 @@ void Engine::run(const Tensor& x, const std::vector<std::pair<int64_t, Tensor>>&
     y.dim() == 4 ? check_nhwc(y, "output") : check_contiguous(y, "output");
     layers.push_back(layer);
   }
-  const std::lock_guard lock(impl_->mutex);
+  Impl::Scratch& scratch = impl_->scratch();
+  const std::lock_guard lock(scratch.mutex);
   VGGFAST_CHECK(impl_->isa == cpu::kernels().name, "the engine's weights are packed for ", impl_->isa, ", and ",
                 cpu::kernels().name, " is set now: build another engine");
-  const Plan& plan = impl_->plan_for({x.size(0), x.size(2), x.size(3), x.size(1)}, layers, context.threads);
+  const Shape images{x.size(0), x.size(2), x.size(3), x.size(1)};
+  const Plan& plan = impl_->plan_for(scratch, images, layers, context.threads);
   if (x.size(0) > 0) {
-    run_plan({impl_->layers, impl_->packed, plan, impl_->arena, context.threads}, impl_->options.bf16, x, outputs);
+    run_plan({impl_->layers, impl_->packed, plan, scratch.arena, context.threads}, impl_->options.bf16, x, outputs);
   }
 }
 
@@ -235,8 +262,9 @@ size_t Engine::workspace(int64_t layer, int64_t n, int64_t c, int64_t h, int64_t
 }
 
 size_t Engine::bytes() const {
-  const std::lock_guard lock(impl_->mutex);
-  size_t total = impl_->arena.bytes();
+  Impl::Scratch& scratch = impl_->scratch();
+  const std::lock_guard lock(scratch.mutex);
+  size_t total = scratch.arena.bytes();
   for (const Packed& layer : impl_->packed) total += layer.weights.bytes();
   return total;
 }

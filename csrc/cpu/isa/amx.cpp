@@ -1,5 +1,9 @@
 #include "cpu/isa/amx.h"
 
+#include <atomic>
+
+#include "core/fork.h"
+
 #if defined(VGGFAST_X86)
 #include <cpuid.h>
 #include <immintrin.h>
@@ -47,8 +51,8 @@ bool ask_permission() { return false; }
 }  // namespace
 
 Amx find_amx() {
-  static const Amx found = find_amx(processor_has_tiles(), system_saves_tiles());
-  return found;
+  static std::atomic<const Amx*> kept{nullptr};
+  return made_once(kept, [] { return find_amx(processor_has_tiles(), system_saves_tiles()); });
 }
 
 Amx find_amx(bool processor, bool state) {

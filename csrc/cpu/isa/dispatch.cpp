@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/fork.h"
 #include "cpu/isa/amx.h"
 #include "cpu/tile_int8_kernels.h"
 #include "vggfast/cpu.h"
@@ -30,8 +31,11 @@ cpu::KernelTable with_tiles(cpu::KernelTable table, const char* name, const cpu:
   return table;
 }
 
-std::vector<const cpu::KernelTable*> available() {
-  std::vector<const cpu::KernelTable*> tables{&cpu::portable::table()};
+using Tables = std::vector<const cpu::KernelTable*>;
+
+/// The instruction sets of this machine, the one to take by itself last. What is new here stays for good.
+Tables find_tables() {
+  Tables tables{&cpu::portable::table()};
 #if defined(VGGFAST_X86)
   // __builtin_cpu_supports asks cpuid, and xgetbv for whether the operating system saves the registers.
   __builtin_cpu_init();
@@ -41,23 +45,25 @@ std::vector<const cpu::KernelTable*> available() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     tables.push_back(&cpu::avx512::table());
     if (__builtin_cpu_supports("avx512vnni")) {
-      static const cpu::KernelTable vnni =
-          with_int8(cpu::avx512::table(), "avx512_vnni", cpu::avx512_vnni::int8_kernels);
-      tables.push_back(&vnni);
+      tables.push_back(
+          new cpu::KernelTable(with_int8(cpu::avx512::table(), "avx512_vnni", cpu::avx512_vnni::int8_kernels)));
     }
   }
 #endif
   const cpu::KernelTable& rest = *tables.back();
-  static const cpu::KernelTable emulated =
-      with_tiles(rest, "amx-emulated", cpu::amx_emulated::tiles(), cpu::amx_emulated::int8_tiles);
-  tables.insert(tables.begin(), &emulated);
+  tables.insert(tables.begin(), new cpu::KernelTable(with_tiles(rest, "amx-emulated", cpu::amx_emulated::tiles(),
+                                                                cpu::amx_emulated::int8_tiles)));
 #if defined(VGGFAST_X86)
   if (rest.int8 == &cpu::avx512_vnni::int8_kernels && cpu::find_amx() == cpu::Amx::permitted) {
-    static const cpu::KernelTable amx = with_tiles(rest, "amx", cpu::amx::tiles(), cpu::amx::int8_tiles);
-    tables.push_back(&amx);
+    tables.push_back(new cpu::KernelTable(with_tiles(rest, "amx", cpu::amx::tiles(), cpu::amx::int8_tiles)));
   }
 #endif
   return tables;
+}
+
+const Tables& available() {
+  static std::atomic<const Tables*> kept{nullptr};
+  return made_once(kept, find_tables);
 }
 
 const cpu::KernelTable& find(const std::string& name, const char* source) {
@@ -74,16 +80,17 @@ const cpu::KernelTable& initial() {
   return asked && *asked ? find(asked, "VGGFAST_CPU_ISA") : *available().back();
 }
 
-std::atomic<const cpu::KernelTable*>& current() {
-  static std::atomic<const cpu::KernelTable*> table{&initial()};
-  return table;
-}
+std::atomic<const cpu::KernelTable*> in_use{nullptr};
 
 }  // namespace
 
 TileCounts cpu::emulated_tiles;
 
-const cpu::KernelTable& cpu::kernels() { return *current().load(std::memory_order_relaxed); }
+const cpu::KernelTable& cpu::kernels() {
+  const KernelTable* table = in_use.load(std::memory_order_relaxed);
+  if (!table && in_use.compare_exchange_strong(table, &initial())) table = in_use;
+  return *table;
+}
 
 std::vector<std::string> cpu_isas() {
   std::vector<std::string> names;
@@ -97,6 +104,6 @@ TileCounts tile_counts() { return cpu::emulated_tiles; }
 
 std::string amx_support() { return cpu::describe(cpu::find_amx()); }
 
-void set_cpu_isa(const std::string& name) { current() = &find(name, "isa"); }
+void set_cpu_isa(const std::string& name) { in_use = &find(name, "isa"); }
 
 }  // namespace vggfast
