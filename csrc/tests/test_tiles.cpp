@@ -26,6 +26,7 @@ namespace vggfast::test {
 namespace {
 
 constexpr int n = 16, pairs = 16;
+constexpr unsigned deadline = 300;  // of a child, seconds
 
 struct Tiles {
   alignas(64) cpu::Bf16 a[n][2 * pairs], b[pairs][2 * n];
@@ -204,7 +205,10 @@ int wrong_in_threads(const cpu::TileKernels& tiles, unsigned count) {
 void check_threads_and_fork(const cpu::TileKernels& tiles, const std::string& name) {
   CHECK_EQUAL(wrong_in_threads(tiles, 64), 0, name, ", 64 threads");
   const pid_t child = fork();
-  if (child == 0) _exit(wrong_products(tiles, 64) + wrong_in_threads(tiles, 8) == 0 ? 0 : 1);
+  if (child == 0) {
+    alarm(deadline);
+    _exit(wrong_products(tiles, 64) + wrong_in_threads(tiles, 8) == 0 ? 0 : 1);
+  }
   int status = 0;
   CHECK_EQUAL(waitpid(child, &status, 0), child);
   CHECK_EQUAL(status, 0, name, ", in a child");
@@ -251,6 +255,7 @@ bool deny_arch_prctl() {
 void check_denied() {
   const pid_t child = fork();
   if (child == 0) {
+    alarm(deadline);
     if (!deny_arch_prctl()) _exit(77);
     errno = 0;
     CHECK(cpu::find_amx(true, true) == cpu::Amx::denied);

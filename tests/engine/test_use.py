@@ -1,7 +1,6 @@
 """Engine in use: what is kept and for how long, threads, shapes that come and go, photos and real weights."""
 
 import gc
-import os
 import subprocess
 import sys
 import tarfile
@@ -280,21 +279,3 @@ def test_real_weights(pictures, real_vgg16, kind):
     engine = Engine(real_vgg16.features, **options)
     for x in pictures:
         assert relative_error(engine(x), exactly(real_vgg16.features, x)) < bound
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-def test_a_forked_child_has_threads_of_its_own():
-    program = """
-import os, signal
-import torch, vggfast
-torch.set_num_threads(2)
-engine = vggfast.Engine(vggfast.VGG("A", width=0.1, num_classes=3, hidden=8), threads=2)
-x = torch.ones(2, 3, 32, 32)
-logits = engine(x).tolist()
-if (child := os.fork()) == 0:
-    signal.alarm(60)
-    os._exit(0 if engine(x).tolist() == logits else 1)
-print(os.waitpid(child, 0)[1])
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.strip() == "0"

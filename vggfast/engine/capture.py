@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -37,13 +38,18 @@ class StreamLock:
     """
 
     def __init__(self, owner: object, device: torch.device) -> None:
-        self._lock = threading.Lock()
+        self._lock, self._process = threading.Lock(), os.getpid()
         self._device = device
         self._done = torch.cuda.Event()
         self._last: int | None = None  # the stream of the last call
         weakref.finalize(owner, self._done.synchronize).atexit = False
 
     def __enter__(self) -> StreamLock:
+        if os.getpid() != self._process:  # where a thread of the parent may have the lock, for ever
+            raise RuntimeError(
+                f"the engine is on {self._device}, which a child by fork cannot use: start processes by "
+                'multiprocessing.set_start_method("spawn"), and build the engine there'
+            )
         self._lock.acquire()
         self._on_device = torch.cuda.device(self._device)
         self._on_device.__enter__()
