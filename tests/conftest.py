@@ -1,6 +1,5 @@
 """What all tests share: back ends, algorithms, threads, torchvision, data sets."""
 
-import functools
 import importlib.util
 import os
 import random
@@ -17,6 +16,7 @@ from PIL import Image
 
 from tests.support.backends import ALGORITHMS, BACKENDS, ON_TILES, Poisoned, SimulatedNetwork, simulator
 from tests.support.comparisons import conv_precision
+from tests.support.peers import import_torchvision
 from vggfast import _native, engine
 from vggfast.engine.cuda import DTYPES
 from vggfast.ops import _backends
@@ -224,22 +224,11 @@ def _seed():
 # ---- what may be absent -------------------------------------------------------------------------------------------
 
 
-@functools.cache
-def _torchvision_ops() -> torch.library.Library:
-    """The two ops that torchvision's Python code looks for, for a torchvision whose compiled part does not load."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for schema in ("nms(Tensor a, Tensor b, float c) -> Tensor", "qnms(Tensor a, Tensor b, float c) -> Tensor"):
-        if not hasattr(torch.ops.torchvision, schema.split("(")[0]):
-            library.define(schema)
-    return library
-
-
 @pytest.fixture(scope="session")
 def torchvision():
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")
-    _torchvision_ops()
-    return importlib.import_module("torchvision")
+    return import_torchvision()
 
 
 @pytest.fixture(scope="session")

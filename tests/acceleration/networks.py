@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Callable
 from types import ModuleType
@@ -11,7 +12,10 @@ import torch.nn.functional as F
 from other_networks import EDSR, SSD, UNet, double_conv
 from torch import nn
 
-__all__ = ["EDSR", "LARGE", "NETWORKS", "SIDE", "CSRNet", "Slices", "UNet", "double_conv", "resnet18", "trunk", "vgg"]
+__all__ = [
+    "EDSR", "LARGE", "NETWORKS", "PACKAGED", "SIDE",
+    "CSRNet", "Slices", "UNet", "double_conv", "resnet18", "trunk", "vgg",
+]  # fmt: skip
 
 
 def trunk(torchvision, batch_norm: bool = False, config: str = "A") -> nn.Sequential:
@@ -69,6 +73,17 @@ class Slices(nn.Module):
         return total
 
 
+class Lpips(nn.Module):
+    """The distance from gray that the package lpips computes, of random weights."""
+
+    def __init__(self, torchvision) -> None:
+        super().__init__()
+        self.loss = importlib.import_module("lpips").LPIPS(net="vgg", pnet_rand=True, verbose=False)
+
+    def forward(self, x):
+        return self.loss(x, torch.zeros_like(x))
+
+
 class DnCNN(nn.Module):
     """Zhang et al., 2017."""
 
@@ -114,4 +129,5 @@ NETWORKS: dict[str, Callable[[ModuleType], nn.Module]] = {
     "ResNet-18": resnet18,
 }
 LARGE: dict[str, Callable[[ModuleType], nn.Module]] = {"ResNet-34": resnet34, "SSD300": SSD}
+PACKAGED: dict[str, Callable[[ModuleType], nn.Module]] = {"LPIPS": Lpips}
 SIDE = {"SSD300": 276}  # the least that its last maps allow
