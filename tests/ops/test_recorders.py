@@ -15,13 +15,20 @@ from vggfast import ops
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_jit_trace(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("grad_mode", [torch.enable_grad, torch.no_grad])
+def test_jit_trace(tmp_path, grad_mode, frozen):
+    """What was traced in any grad mode computes and differentiates as the module, loaded and frozen too."""
     module, x = vggfast.VGG("A-LRN", width=0.1, head="none").eval(), torch.randn(1, 3, 32, 32)
-    torch.jit.save(torch.jit.trace(module, (x,)), tmp_path / "traced.pt")
+    with grad_mode():
+        torch.jit.save(torch.jit.trace(module, (x,)), tmp_path / "traced.pt")
     traced = torch.jit.load(tmp_path / "traced.pt")
+    for parameter in traced.parameters():
+        parameter.requires_grad_(not frozen)
     for shape in ((1, 3, 32, 32), (2, 3, 48, 40)):
-        x = torch.randn(shape, requires_grad=True)
+        x = torch.randn(shape)
         assert_close(traced(x), module(x))
+        x.requires_grad_()
         assert_close(torch.autograd.grad(traced(x).sum(), x), torch.autograd.grad(module(x).sum(), x))
 
 
