@@ -14,6 +14,7 @@ import statistics
 from pathlib import Path
 
 from data_parallel import Layer, Step, layers_of
+from predict import STEPS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 PAPER_ITERATIONS, PAPER_SPEEDUP, PAPER_BATCH = 370_000, 3.75, 256
@@ -66,8 +67,10 @@ def paper(weeks: float, batch: int = PAPER_BATCH // 4) -> Step:
 def share(batch: int) -> float:
     """The share of the peak that the kernels' model gives D's convolutions at that batch, in bf16; between the batches
     of predicted-h200.json by the logarithm, beyond them as at the last."""
-    steps = [row for row in results("predicted-h200.json")["rows"] if (row["which"], row["dtype"]) == ("fprop", "bf16")]
-    batches, shares = steps[-1]["batches"], steps[-1]["share"]
+    rows = results("predicted-h200.json")["rows"]
+    all_tiles = ("fprop", "bf16", list(STEPS)[-1])
+    row = next(row for row in rows if (row["which"], row["dtype"], row["step"]) == all_tiles)
+    batches, shares = row["batches"], row["share"]
     for i in range(1, len(batches)):
         if batch <= batches[i]:
             part = math.log(batch / batches[i - 1]) / math.log(batches[i] / batches[i - 1])
