@@ -289,6 +289,27 @@ def runs_batch_norm(module: Any, x: Any) -> bool:
     return large and _normalises(module, x, isinstance(module, nn.BatchNorm2d) and _by_the_batch(module))
 
 
+def folds(conv: _Conv, norm: nn.BatchNorm2d, x: Tensor) -> bool:
+    """Whether `norm`, right behind `conv` and nowhere else, is better computed within it for maps `x`: in inference,
+    where the weights are few beside the maps that it would have to read and write."""
+    if torch.compiler.is_compiling() or is_recorded() or torch.is_autocast_enabled("cpu") or _by_the_batch(norm):
+        return False
+    weight, channels = conv.weight, (norm.running_mean, norm.running_var, norm.weight, norm.bias, conv.bias)
+    given = [t for t in channels if t is not None]
+    return (
+        type(x) in PLAIN
+        and x.dim() == 4
+        and x.dtype in WIDE
+        and x.device.type == "cpu"
+        and x.shape[0] * x.shape[2] * x.shape[3] * weight.shape[0] >= 16 * weight.numel()
+        and norm.running_mean is not None
+        and norm.running_var is not None
+        and all(type(t) in PLAIN and t.dtype == x.dtype and t.device == x.device for t in (weight, *given))
+        and all(t.shape == weight.shape[:1] for t in given)
+        and not needs_grad(x, weight, *given)
+    )
+
+
 def _by_the_batch(module: nn.BatchNorm2d) -> bool:
     return module.training or (module.running_mean is None and module.running_var is None)
 

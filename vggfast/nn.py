@@ -10,9 +10,20 @@ from torch.overrides import has_torch_function_unary
 
 from vggfast._checks import PLAIN
 from vggfast._deprecated import renamed_argument
-from vggfast.graph import is_known_code, needs_nchw, runs
+from vggfast.graph import folded, is_known_code, needs_nchw, runs
 from vggfast.graph.guard import any_global_hooks, know
-from vggfast.layers import BatchNorm2d, Conv1x1, Conv3x3, Linear, LocalResponseNorm, MaxPool2x2, batch_norm, hands_on
+from vggfast.graph.layers import BatchNorm
+from vggfast.layers import (
+    BatchNorm2d,
+    Conv1x1,
+    Conv3x3,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2x2,
+    batch_norm,
+    folds,
+    hands_on,
+)
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
 
@@ -40,9 +51,9 @@ class FusedSequential(nn.Sequential):
         within = hands_on()
         nchw = not lib.is_channels_last(input) and not within
         y: Any = input
-        for module, epilogue in runs(list(self)):
+        for module, norm, epilogue in runs(list(self)):
             if epilogue is not None and isinstance(module, Conv3x3 | Conv1x1):
-                y = conv_nhwc(y, module.weight, module.bias, *epilogue, module._exact)
+                y = _convolved(module, norm, y, epilogue)
             elif epilogue is not None:
                 y = batch_norm(module, y, *epilogue)
             elif is_known_code(module) or not (needs_nchw(module.modules()) if within else nchw and y is not input):
@@ -50,6 +61,16 @@ class FusedSequential(nn.Sequential):
             else:  # others' code and hooks see the layout that the caller uses
                 y = module(_contiguous(y))
         return _contiguous(y) if nchw and y is not input else y
+
+
+def _convolved(conv: Conv3x3 | Conv1x1, norm: Any, x: Tensor, epilogue: tuple[bool, bool]) -> Tensor:
+    if norm is None:
+        return conv_nhwc(x, conv.weight, conv.bias, *epilogue, conv._exact)
+    if not folds(conv, norm, x):
+        return batch_norm(norm, conv_nhwc(x, conv.weight, conv.bias, False, False, conv._exact), *epilogue)
+    layer = BatchNorm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+    weight, bias = (t.to(x.dtype) for t in folded(conv.weight, conv.bias, layer))
+    return conv_nhwc(x, weight, bias, *epilogue, conv._exact)
 
 
 def _contiguous(value: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.models.test_nn import CONV, image, ops_of
+from tests.models.test_nn import CONV, CONV_RELU_POOL, image, ops_of
 from tests.support.comparisons import plain_torch, relative_error
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, MaxPool2x2
 
@@ -84,6 +84,43 @@ def test_a_batch_norm_that_was_rewritten():
         model[5].momentum = None
         model[8].track_running_stats = False
     assert_trains_like(net, twin, x)
+
+
+FOLDED = [CONV_RELU_POOL, CONV, "batch_norm", CONV]  # the second has many weights beside its maps
+
+
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"eps": 0.5}], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inference_has_batch_norm_in_the_convolution(options, dtype):
+    net, x = normed(**options).to(dtype), image().to(dtype)
+    net[4].bias = None
+    net(x)  # in training: the statistics count
+    net.eval()
+    with torch.no_grad():
+        for change in (lambda: None, lambda: net[0].weight.data.mul_(2), lambda: net[1].running_var.data.add_(1)):
+            change()
+            assert ops_of(net, x) == FOLDED
+            twin = plain_torch(net).double().eval()
+            assert relative_error(net(x), twin(x.double())) < (1e-13 if dtype is torch.float64 else 1e-5)
+
+
+NOT_FOLDED = {
+    "gradients to a parameter": lambda net, x: net[0].requires_grad_(),
+    "gradients to a bias": lambda net, x: net[1].bias.requires_grad_(),
+    "gradients to images": lambda net, x: x.requires_grad_(),
+    "training": lambda net, x: net[1].train(),
+    "no statistics": lambda net, x: (setattr(net[1], "running_mean", None), setattr(net[1], "running_var", None)),
+}
+
+
+@pytest.mark.parametrize("change", NOT_FOLDED.values(), ids=NOT_FOLDED)
+def test_what_keeps_batch_norm_out_of_the_convolution(change):
+    net, x = normed()[:4].eval().requires_grad_(False), image()
+    assert ops_of(net, x) == [CONV_RELU_POOL]
+    change(net, x)
+    twin = plain_torch(net)
+    assert ops_of(net, x) == [CONV, "batch_norm"]
+    assert relative_error(net(x), twin(x)) < 1e-13
 
 
 UNFUSED = {

@@ -106,8 +106,8 @@ def _fused(model: nn.Module) -> Iterator[nn.Module]:
         if isinstance(sequence, FusedSequential):
             children = list(sequence)
             at = 0
-            for _, epilogue in runs(children):
-                count = 1 if epilogue is None else 1 + sum(epilogue)
+            for _, norm, epilogue in runs(children):
+                count = 1 + (norm is not None) + sum(epilogue or ())
                 if epilogue is not None:
                     yield from children[at : at + count]
                 at += count

@@ -3,7 +3,7 @@
 from vggfast.graph import layers
 from vggfast.graph.compare import differences
 from vggfast.graph.copying import shared_copy
-from vggfast.graph.fuse import fold, runs
+from vggfast.graph.fuse import fold, folded, runs
 from vggfast.graph.geometry import Geometry, geometry
 from vggfast.graph.guard import check, check_replaced, is_frozen_batch_norm, is_optimized, know, unknown
 from vggfast.graph.names import fc_names, trunk_names
@@ -21,6 +21,7 @@ __all__ = [
     "differences",
     "fc_names",
     "fold",
+    "folded",
     "geometry",
     "head_of",
     "is_frozen_batch_norm",

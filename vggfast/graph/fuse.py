@@ -45,35 +45,42 @@ def fold(nodes: Iterable[Node]) -> Iterator[Node]:
 
 
 def _folded(conv: Any, norm: BatchNorm) -> Conv:
-    """The convolution with its batch norm, computed in float64."""
-    scale = (norm.var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.double()
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
-    bias = (bias - norm.mean.double()) * scale
-    if norm.bias is not None:
-        bias = bias + norm.bias.double()
-    weight: Tensor = conv.weight.double() * scale[:, None, None, None]
+    weight, bias = folded(conv.weight, conv.bias, norm)
     return Conv(weight.float(), bias.float())
 
 
-def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, tuple[bool, bool] | None]]:
-    """(convolution or batch norm, (relu, pool)) for modules that one op computes now, (module, None) for any other."""
+def folded(weight: Tensor, bias: Tensor | None, norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    """Weight and bias of a convolution with its batch norm, in float64."""
+    scale = (norm.var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    shift = torch.zeros_like(scale) if bias is None else bias.double()
+    shift = (shift - norm.mean.double()) * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.double()
+    return weight.double() * scale[:, None, None, None], shift
+
+
+def runs(modules: Sequence[nn.Module]) -> Iterator[tuple[Any, Any, tuple[bool, bool] | None]]:
+    """(convolution, batch norm or None, (relu, pool)) and (batch norm, None, (relu, pool)) for modules that one op can
+    compute now, or two where there are a convolution and a batch norm; (module, None, None) for any other."""
     i = 0
     while i < len(modules):
         conv = _bare(modules, i, Conv3x3) or _bare(modules, i, Conv1x1)
         first = conv if conv is not None and conv.is_ours() else _norm(modules, i)
         if first is None:
-            yield modules[i], None
+            yield modules[i], None, None
             i += 1
             continue
         i += 1
+        norm = _norm(modules, i) if first is conv else None
+        i += norm is not None
         relu = _bare(modules, i, nn.ReLU) is not None
         i += relu
         pool = _bare(modules, i, MaxPool2x2)
         fused = pool is not None and pool.is_ours() and not pool.ceil_mode
         i += fused
-        yield first, (relu, fused)
+        yield first, norm, (relu, fused)
 
 
 def _norm(modules: Sequence[nn.Module], i: int) -> Any:
