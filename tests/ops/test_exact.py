@@ -126,6 +126,21 @@ def test_gradients_by_their_own_ops(exact):
         assert not torch.equal(op(*args), expected)
 
 
+def test_calls_by_turns():
+    """On the same weights in inference, whatever is kept of them from one call to the next."""
+    x, weight = (torch.randn(shape) for shape in (X, WEIGHT))
+    expected = {}
+    for exact in (True, False):
+        _native.set_exact(exact)
+        expected[exact] = ops.conv3x3(x, weight.clone())
+    assert not torch.equal(*expected.values())
+    with torch.no_grad():
+        for _ in range(3):
+            for exact in (True, False, None, True, None, False):
+                got = [ops.conv3x3(x, weight, exact=exact) for _ in range(2)]
+                assert all(torch.equal(y, expected[bool(exact)]) for y in got)
+
+
 def test_the_same_operations_are_counted():
     x, weight = (torch.randn(shape, requires_grad=True) for shape in ((1, 3, 4, 5), (7, 3, 3, 3)))
     with FlopCounterMode(display=False) as counter:
