@@ -48,6 +48,34 @@ void bind_algorithms(py::module_& m) {
               }));
 }
 
+void bind_packed_conv(py::module_& m) {
+  m.def("conv_packing", named({"x", "weight", "relu", "pool", "context"},
+                              [](const Tensor& x, const Tensor& weight, bool relu, bool pool, const Context& context) {
+                                const ConvPacking found = conv_packing(x, weight, {relu, pool}, context);
+                                return std::make_pair(found.layout, found.bytes);
+                              },
+                              {.memory = false, .gil = true}));
+  m.def("conv_pack", named({"x", "weight", "relu", "pool", "packed", "context"},
+                           [](const Tensor& x, const Tensor& weight, bool relu, bool pool, const Tensor& packed,
+                              const Context& context) {
+                             conv_pack(x, weight, {relu, pool}, python::workspace_of(packed), context);
+                           }));
+  m.def("conv_fprop_packed_workspace",
+        named({"x", "weight", "original", "packed", "bias", "relu", "pool", "y", "mask", "context"},
+              [](const Tensor& x, const Tensor& weight, const Tensor&, const Tensor&, const Tensor*, bool relu,
+                 bool pool, const Tensor&, const Tensor*,
+                 const Context& context) { return conv_fprop_packed_workspace(x, weight, {relu, pool}, context); },
+              {.memory = false, .gil = true}));
+  m.def("conv_fprop_packed",
+        named({"x", "weight", "original", "packed", "bias", "relu", "pool", "y", "mask", "workspace", "context"},
+              [](const Tensor& x, const Tensor& weight, const Tensor& original, const Tensor& packed,
+                 const Tensor* bias, bool relu, bool pool, const Tensor& y, const Tensor* mask, const Tensor& workspace,
+                 const Context& context) {
+                return conv_fprop_packed(x, weight, original, python::workspace_of(packed), bias, {relu, pool}, y, mask,
+                                         python::workspace_of(workspace), context);
+              }));
+}
+
 void bind_linear(py::module_& m) {
   m.def("linear_fprop_workspace",
         named({"x", "weight", "bias", "y", "context"},
@@ -147,6 +175,7 @@ PYBIND11_MODULE(_C, m) {
   python::bind_ops(cpu, cpu_ops);
   python::bind_batch_norm(cpu);
   python::bind_crops(cpu);
+  bind_packed_conv(cpu);
   bind_linear(cpu);
 #ifdef VGGFAST_WITH_CUDA
   python::bind_cuda(m.def_submodule("cuda"));

@@ -72,8 +72,9 @@ class Backend:
         workspace: Tensor | None = None,
         tf32: bool | None = None,
         exact: bool | None = None,
-    ) -> None:
-        """Runs op `name`. `args` are its inputs, a tensor first, and outputs; tensors lie as the op needs them.
+    ) -> Any:
+        """Runs op `name`, and returns what it does. `args` are its inputs, a tensor first, and outputs; tensors lie as
+        the op needs them.
 
         `workspace` holds as many bytes as :meth:`workspace` says, None allocates them; `tf32` says whether factors of
         float32 may be rounded, None asks torch; `exact` whether convolutions are direct sums, None asks
@@ -85,7 +86,7 @@ class Backend:
             if workspace is None:
                 workspace = self.empty(args[0], (size(*views, context),), torch.uint8)
             views.append(self.view(workspace))
-        getattr(self.ops, name)(*views, context)
+        return getattr(self.ops, name)(*views, context)
 
     def workspace(self, name: str, *args, tf32: bool | None = None) -> int:
         """Bytes of workspace that :meth:`run` needs for these arguments, whose shapes, dtypes and strides count: they
@@ -131,7 +132,7 @@ class CudaBackend(Backend):
 
     def run(self, name, *args, **options):
         with torch.cuda.device(args[0].device):
-            super().run(name, *args, **options)
+            return super().run(name, *args, **options)
 
     def context(self, tf32=None, exact=None):
         tf32 = tf32_allowed() if tf32 is None else tf32

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from vggfast._checks import PLAIN, check_flag, check_flag_or_none, check_tensors
+from vggfast.ops import _kept, reference
 from vggfast.ops import _library as lib
-from vggfast.ops import reference
 from vggfast.ops._autograd import product_rule
 from vggfast.ops._backends import backend_of, shares_gradients
 from vggfast.ops.mask import check_mask, empty_mask, mask_gather, mask_scatter
@@ -61,7 +61,9 @@ def _conv_run(x, weight, bias, relu, pool, save, exact=None):
     y, mask = _conv_outputs(x, weight, bias, relu, pool, save)
     bits = mask if mask.dim() == 5 else None
     bias = None if bias is None else lib.contiguous(bias)
-    backend_of(x).run("conv_fprop", lib.nhwc(x), weight, bias, relu, pool, y, bits, exact=exact)
+    backend, args = backend_of(x), (lib.nhwc(x), weight, bias, relu, pool, y, bits)
+    if not _kept.fprop(backend, *args, exact):
+        backend.run("conv_fprop", *args, exact=exact)
     return y, mask
 
 

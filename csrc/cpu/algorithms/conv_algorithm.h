@@ -39,6 +39,7 @@ struct ConvProblem {
 struct ConvEstimate {
   int64_t multiply_adds;  // of the products
   double other;           // transforms, and the packing of weights or reading them
+  double packing = 0;     // what of `other` weights packed beforehand save, where run() takes a bias beside them
 };
 
 /// One call of fprop or dgrad. Pointers are to values of the problem's dtype.
@@ -46,7 +47,9 @@ struct ConvCall {
   ConvInput<void> in;
   const void* packed = nullptr;  // what pack() wrote, where weights are packed beforehand
   WeightView<void> weight = {};  // else the weights; dgrad sees them transposed and flipped
-  const void* bias = nullptr;    // with `weight`: dense, or null
+  /// With `weight`: dense, or null. With `packed`, where the estimate has a cost of packing: dense and with zeros up to
+  /// whole vectors, in the place of the bias that pack() wrote; null leaves that.
+  const void* bias = nullptr;
   ConvOutput<void> out;
   void* workspace = nullptr;
 };

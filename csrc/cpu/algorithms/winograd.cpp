@@ -140,14 +140,16 @@ void Winograd::run_parallel(const Partition& part, const ConvInput<S>& in, const
 }
 
 template <class S>
-void Winograd::fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch,
-                     int threads) const {
-  run_parallel(partition(in.extent, true, true, threads), in, nullptr, packed, packed + weight_values(), out, scratch,
-               threads, table_.of<S>().outputs);
+void Winograd::fprop(const ConvInput<S>& in, const float* packed, const float* bias, const ConvOutput<S>& out,
+                     float* scratch, int threads) const {
+  run_parallel(partition(in.extent, true, true, threads), in, nullptr, packed, bias ? bias : packed + weight_values(),
+               out, scratch, threads, table_.of<S>().outputs);
 }
 
-template void Winograd::fprop(const ConvInput<float>&, const float*, const ConvOutput<float>&, float*, int) const;
-template void Winograd::fprop(const ConvInput<Bf16>&, const float*, const ConvOutput<Bf16>&, float*, int) const;
+template void Winograd::fprop(const ConvInput<float>&, const float*, const float*, const ConvOutput<float>&, float*,
+                              int) const;
+template void Winograd::fprop(const ConvInput<Bf16>&, const float*, const float*, const ConvOutput<Bf16>&, float*,
+                              int) const;
 
 void Winograd::fprop(const ConvInput<float>& in, const Bf16* packed, const float* bias, const ConvOutput<float>& out,
                      float* scratch, int threads) const {

@@ -23,12 +23,14 @@ class Winograd {
   /// How many tiles a call has, mosaics allowed.
   int64_t tiles(Extent in) const;
 
-  /// With weights that are packed once, for many calls.
+  /// With weights that are packed once, for many calls. `bias` is padded as pad_bias() does; null takes what was
+  /// packed.
   void pack(const WeightView<float>& weight, const float* bias, float* packed, int threads) const;
   int64_t scratch_values(Extent in, int threads) const { return partition(in, true, true, threads).scratch; }
   template <class S>
-  void fprop(const ConvInput<S>& in, const float* packed, const ConvOutput<S>& out, float* scratch, int threads) const;
-  /// The same for m = 1 with weights in bfloat16, and their bias, padded.
+  void fprop(const ConvInput<S>& in, const float* packed, const float* bias, const ConvOutput<S>& out, float* scratch,
+             int threads) const;
+  /// The same for m = 1 with weights in bfloat16, and always a bias.
   void fprop(const ConvInput<float>& in, const Bf16* packed, const float* bias, const ConvOutput<float>& out,
              float* scratch, int threads) const;
 

@@ -34,11 +34,12 @@ template <int m>
 ConvEstimate cost(const ConvProblem& p) {
   constexpr int points = points_of(m);
   const int64_t tiles = Winograd(m, p.in.c, p.cout).tiles(p.in), weights = p.in.c * p.cout;
-  const ConvEstimate products{points * tiles * weights, 0};
+  const double saved = p.packed ? 0 : points * static_cast<double>(weights) * (pack_cost - stream_cost);
+  const ConvEstimate products{points * tiles * weights, 0, saved};
   if (m == 1) return products;
   const double transforms = static_cast<double>(tiles) * transform_cost * static_cast<double>(p.in.c + p.cout);
   const double packing = static_cast<double>(weights) * (p.packed ? stream_cost : pack_cost);
-  return {products.multiply_adds, points * (transforms + packing)};
+  return {products.multiply_adds, points * (transforms + packing), saved};
 }
 
 template <int m>
@@ -83,11 +84,11 @@ void run(const ConvProblem& p, const ConvCall& call) {
     const float* bias = reinterpret_cast<const float*>(weights + layer.weight_values());
     layer.fprop(cast<float>(call.in), weights, bias, cast<float>(call.out), workspace, p.threads);
   } else if (p.dtype == DType::bf16) {
-    layer.fprop(cast<Bf16>(call.in), static_cast<const float*>(call.packed), cast<Bf16>(call.out), workspace,
-                p.threads);
+    layer.fprop(cast<Bf16>(call.in), static_cast<const float*>(call.packed), static_cast<const float*>(call.bias),
+                cast<Bf16>(call.out), workspace, p.threads);
   } else {
-    layer.fprop(cast<float>(call.in), static_cast<const float*>(call.packed), cast<float>(call.out), workspace,
-                p.threads);
+    layer.fprop(cast<float>(call.in), static_cast<const float*>(call.packed), static_cast<const float*>(call.bias),
+                cast<float>(call.out), workspace, p.threads);
   }
 }
 

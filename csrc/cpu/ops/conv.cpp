@@ -1,7 +1,10 @@
 // Convolution on the CPU: checks, and what the tensors of each pass are to an algorithm (cpu/algorithms/).
 #include "vggfast/conv.h"
 
+#include <algorithm>
+#include <atomic>
 #include <bit>
+#include <cstring>
 
 #include "core/conv_checks.h"
 #include "cpu/algorithms/conv_algorithm.h"
@@ -120,6 +123,67 @@ View flipped_view_of(const Tensor& weight) {
           -weight.stride(3)};
 }
 
+cpu::ConvOutput<void> output_of(Epilogue e, const Tensor& y, const Tensor* mask) {
+  return {.y = y.data,
+          .h = y.size(2),
+          .w = y.size(3),
+          .c = y.size(1),
+          .relu = e.relu,
+          .pool = e.pool,
+          .mask = mask ? mask->as<uint8_t>() : nullptr};
+}
+
+// Packed weights are kept where packing would take this share of a call; or where they are small, as a share of x's
+// bytes, and it would take the lesser share: what is kept has to be worth its memory.
+constexpr double packing_share = 1.0 / 8, little_packing_share = 1.0 / 64, small_share = 1.0 / 2;
+constexpr int64_t compared_bytes = 1 << 18;  // at a time, by one thread
+
+/// The same as a plan by weights that were packed beforehand, whichever algorithm would be the cheapest for those: the
+/// results are the same.
+ConvPlan with_packed_weights(const ConvPlan& plan) {
+  cpu::ConvProblem problem = plan.problem;
+  problem.packed = true;
+  return cpu::plan_with(*plan.algorithm, problem);
+}
+
+ConvPlan plan_packed(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
+  check_nhwc(x, "x");
+  check_kernel(weight, x.size(1), 1, "x");
+  const ConvPlan plan = plan_fprop(x, weight, e, context);
+  VGGFAST_CHECK(plan.algorithm->cost(plan.problem).packing > 0,
+                "weight must be of a convolution whose weights are packed, got ", plan.algorithm->name);
+  return with_packed_weights(plan);
+}
+
+/// Floats of a bias that is filled up to whole vectors.
+int64_t padded_bias(const Tensor& weight) {
+  const int64_t lanes = cpu::kernels().lanes;
+  return (weight.size(0) + lanes - 1) / lanes * lanes;
+}
+
+/// Throws unless `t` has no gaps in memory: then all its values are what lies from its address on.
+void check_dense(const Tensor& t, const char* name) {
+  int64_t last = 0;
+  for (int64_t i = 0; i < t.dim(); ++i) last += (t.size(i) - 1) * t.stride(i);
+  const bool forward = std::all_of(t.strides.begin(), t.strides.end(), [](int64_t stride) { return stride >= 0; });
+  VGGFAST_CHECK(forward && last + 1 == t.numel(), name, " must be dense in memory, got shape ", describe(t.shape),
+                " with strides ", describe(t.strides));
+}
+
+void check_room(Workspace packed, size_t expected) {
+  VGGFAST_CHECK(packed.bytes == expected, "packed must have ", expected, " bytes, got ", packed.bytes);
+}
+
+bool same_bytes(const Tensor& a, const Tensor& b, Context context) {
+  const int64_t bytes = a.numel() * static_cast<int64_t>(size_of(a.dtype));
+  std::atomic<bool> same = true;
+  cpu::parallel_ranges(bytes, compared_bytes, context.threads, [&](int64_t begin, int64_t end, int) {
+    const auto count = static_cast<size_t>(end - begin);
+    if (std::memcmp(a.as<std::byte>() + begin, b.as<std::byte>() + begin, count) != 0) same = false;
+  });
+  return same;
+}
+
 constexpr uint8_t no_bits = 0;  // what an empty mask points at: a map of one pixel has no window
 
 /// gy as the convolution's own output would have its gradient: of extents h x w, through the mask where there is
@@ -171,14 +235,57 @@ void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilo
   plan.run({.in = {.data = x.data, .extent = extent_of(x)},
             .weight = view_of(widened(weight, workspace.data, context)),
             .bias = widened(bias, weight, workspace.data),
-            .out = {.y = y.data,
-                    .h = y.size(2),
-                    .w = y.size(3),
-                    .c = y.size(1),
-                    .relu = e.relu,
-                    .pool = e.pool,
-                    .mask = mask ? mask->as<uint8_t>() : nullptr},
+            .out = output_of(e, y, mask),
             .workspace = static_cast<std::byte*>(workspace.data) + room});
+}
+
+ConvPacking conv_packing(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
+  check_nhwc(x, "x");
+  check_kernel(weight, x.size(1), 1, "x");
+  const ConvPlan plan = plan_fprop(x, weight, e, context);
+  const cpu::ConvEstimate cost = plan.algorithm->cost(plan.problem);
+  ConvPacking found{cpu_isa() + " " + plan.algorithm->name};
+  if (x.dtype != DType::f32 || cost.packing <= 0) return found;
+  const size_t bytes = with_packed_weights(plan).packed_bytes;
+  const double share = cost.packing / (static_cast<double>(cost.multiply_adds) + cost.other),
+               of_x = static_cast<double>(bytes) / (static_cast<double>(x.numel()) * sizeof(float));
+  if (share >= packing_share || (share >= little_packing_share && of_x <= small_share)) found.bytes = bytes;
+  return found;
+}
+
+void conv_pack(const Tensor& x, const Tensor& weight, Epilogue e, Workspace packed, Context context) {
+  const ConvPlan plan = plan_packed(x, weight, e, context);
+  check_like(weight, "weight", weight.shape, DType::f32, Device::cpu);
+  check_room(packed, plan.packed_bytes);
+  plan.pack(cpu::cast<float>(view_of(weight)), nullptr, packed.data);
+}
+
+size_t conv_fprop_packed_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context) {
+  return static_cast<size_t>(padded_bias(weight)) * sizeof(float) + plan_packed(x, weight, e, context).workspace_bytes;
+}
+
+bool conv_fprop_packed(const Tensor& x, const Tensor& weight, const Tensor& original, Workspace packed,
+                       const Tensor* bias, Epilogue e, const Tensor& y, const Tensor* mask, Workspace workspace,
+                       Context context) {
+  check_fprop(x, weight, bias, e, y, mask);
+  const ConvPlan plan = plan_packed(x, weight, e, context);
+  check_like(original, "original", weight.shape, DType::f32, Device::cpu);
+  VGGFAST_CHECK(original.strides == weight.strides, "original must have weight's strides, ", describe(weight.strides),
+                ", got ", describe(original.strides));
+  check_dense(weight, "weight");
+  check_room(packed, plan.packed_bytes);
+  const int64_t biases = padded_bias(weight);
+  check_workspace(workspace, static_cast<size_t>(biases) * sizeof(float) + plan.workspace_bytes);
+  if (!same_bytes(weight, original, context)) return false;
+  float* const padded = static_cast<float*>(workspace.data);
+  std::fill_n(padded, biases, 0.0f);
+  if (bias) std::copy_n(bias->as<float>(), weight.size(0), padded);
+  plan.run({.in = {.data = x.data, .extent = extent_of(x)},
+            .packed = packed.data,
+            .bias = padded,
+            .out = output_of(e, y, mask),
+            .workspace = padded + biases});
+  return true;
 }
 
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,

@@ -56,6 +56,23 @@ size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& mas
 /// y = epilogue(conv(x, weight) + bias); writes `mask` too. `bias` (Cout) and `mask` may be null.
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                 const Tensor* mask, Workspace workspace, Context context);
+
+/// How conv_fprop's weights are packed for several calls with the same ones.
+struct ConvPacking {
+  std::string layout;  // two of one name, for weights of one shape, are the same
+  size_t bytes = 0;    // of the packed weights; 0 where packing takes too little of such a call to be kept
+};
+/// `context`'s threads and set_conv_algorithm have a say in it, as in conv_fprop's choice of an algorithm.
+ConvPacking conv_packing(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
+/// Packs `weight` for such calls. `packed` has as many bytes as conv_packing says, which are not 0.
+void conv_pack(const Tensor& x, const Tensor& weight, Epilogue e, Workspace packed, Context context);
+size_t conv_fprop_packed_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
+/// As conv_fprop, bit by bit, by what conv_pack made of `original`, a copy of `weight` with its strides; both fill
+/// their memory without gaps. Returns false, and computes nothing, where the two differ in any bit.
+bool conv_fprop_packed(const Tensor& x, const Tensor& weight, const Tensor& original, Workspace packed,
+                       const Tensor* bias, Epilogue e, const Tensor& y, const Tensor* mask, Workspace workspace,
+                       Context context);
+
 /// Writes gx, the gradient with respect to x.
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
                 Context context);
