@@ -14,7 +14,8 @@
 
 namespace vggfast::cuda {
 
-enum class MapElement { u8, f16, bf16, f32 };
+/// tf32: of float32 in memory, which loads round to the nearest value of TF32, ties to even.
+enum class MapElement { u8, f16, bf16, f32, tf32 };
 /// The span in bytes within which 16-byte chunks change places.
 enum class MapSwizzle { none = 0, b32 = 32, b64 = 64, b128 = 128 };
 
@@ -42,7 +43,7 @@ struct Im2colMap {
 };
 
 inline unsigned bytes_of(MapElement element) {
-  return element == MapElement::u8 ? 1 : element == MapElement::f32 ? 4 : 2;
+  return element == MapElement::u8 ? 1 : element == MapElement::f16 || element == MapElement::bf16 ? 2 : 4;
 }
 
 inline void check_map_tensor(const void* data, unsigned rank, const uint64_t* dims, const uint64_t* strides) {
@@ -84,6 +85,26 @@ inline void check_map(const Im2colMap& map) {
   VGGFAST_CHECK(map.channels > 0 && map.channels <= 256, "tensor map: channels must be 1 to 256, got ", map.channels);
   VGGFAST_CHECK(map.pixels > 0 && map.pixels <= 1024, "tensor map: pixels must be 1 to 1024, got ", map.pixels);
   check_map_row("channels", uint64_t(map.channels) * bytes_of(map.element), map.swizzle);
+}
+
+/// From a tensor's first byte to the last that a map knows of, or a little beyond.
+inline uint64_t map_bytes(MapElement element, unsigned rank, const uint64_t* dims, const uint64_t* strides) {
+  uint64_t bytes = dims[0] * bytes_of(element);
+  for (unsigned d = 1; d < rank; ++d) bytes = std::max(bytes, dims[d] * strides[d - 1]);
+  return bytes;
+}
+
+/// Mends what the driver encoded, tiled or im2col: up to CUDA 13.1's, it sets a bit that is wrong for tensors under 128
+/// KiB. CUTLASS 4.3.4 clears it too.
+inline void mend_map(void* map, uint64_t bytes, int driver_version) {
+  constexpr int last_wrong_driver = 13010;
+  constexpr uint64_t small = 128 << 10, wrong_bit = uint64_t(1) << 21;
+  if (driver_version > last_wrong_driver || bytes >= small) return;
+  char* const second = static_cast<char*>(map) + sizeof(uint64_t);
+  uint64_t word;
+  std::memcpy(&word, second, sizeof(word));
+  word &= ~wrong_bit;
+  std::memcpy(second, &word, sizeof(word));
 }
 
 #ifdef VGGFAST_SIM
@@ -136,7 +157,8 @@ Function* driver_function(const char* name) {
 
 inline CUtensorMapDataType driver_type(MapElement element) {
   constexpr CUtensorMapDataType types[] = {CU_TENSOR_MAP_DATA_TYPE_UINT8, CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                                           CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_DATA_TYPE_FLOAT32};
+                                           CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                                           CU_TENSOR_MAP_DATA_TYPE_TFLOAT32};
   return types[static_cast<int>(element)];
 }
 
@@ -149,22 +171,13 @@ inline CUtensorMapSwizzle driver_swizzle(MapSwizzle swizzle) {
 
 constexpr uint32_t each_element[5] = {1, 1, 1, 1, 1};
 
-/// Drivers up to CUDA 13.1's set a bit that is wrong for tensors under 128 KiB; CUTLASS 4.3.4 clears it too.
-inline void mend(TensorMap& map, const TiledMap& from) {
-  constexpr int last_wrong_driver = 13010;
-  constexpr uint64_t small = 128 << 10, wrong_bit = uint64_t(1) << 21;
-  static const int driver = [] {
-    int version = 0;
-    cudaDriverGetVersion(&version);
-    return version;
+inline int driver_version() {
+  static const int version = [] {
+    int found = 0;
+    cudaDriverGetVersion(&found);
+    return found;
   }();
-  uint64_t bytes = from.dims[0] * bytes_of(from.element);
-  for (unsigned d = 1; d < from.rank; ++d) bytes = std::max(bytes, from.dims[d] * from.strides[d - 1]);
-  if (driver > last_wrong_driver || bytes >= small) return;
-  uint64_t words[sizeof(map) / sizeof(uint64_t)];
-  std::memcpy(words, &map, sizeof(map));
-  words[1] &= ~wrong_bit;
-  std::memcpy(&map, words, sizeof(map));
+  return version;
 }
 
 inline TensorMap tensor_map(const TiledMap& from) {
@@ -176,7 +189,7 @@ inline TensorMap tensor_map(const TiledMap& from) {
              from.box, each_element, CU_TENSOR_MAP_INTERLEAVE_NONE, driver_swizzle(from.swizzle),
              CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   VGGFAST_CHECK(status == CUDA_SUCCESS, "cuTensorMapEncodeTiled: CUresult ", static_cast<int>(status));
-  mend(map, from);
+  mend_map(&map, map_bytes(from.element, from.rank, from.dims, from.strides), driver_version());
   return map;
 }
 
@@ -189,6 +202,7 @@ inline TensorMap tensor_map(const Im2colMap& from) {
              from.upper, from.channels, from.pixels, each_element, CU_TENSOR_MAP_INTERLEAVE_NONE,
              driver_swizzle(from.swizzle), CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   VGGFAST_CHECK(status == CUDA_SUCCESS, "cuTensorMapEncodeIm2col: CUresult ", static_cast<int>(status));
+  mend_map(&map, map_bytes(from.element, 4, from.dims, from.strides), driver_version());
   return map;
 }
 

@@ -15,6 +15,7 @@ void end_phase_if_due(ClusterBarrier& barrier) {
   ++barrier.phase;
   barrier.arrived = 0;
   barrier.known = barrier.arriving;
+  barrier.known_visible = barrier.arriving_visible;
   for (Thread* t : barrier.waiters) wake(*t);
   barrier.waiters.clear();
 }
@@ -25,18 +26,21 @@ void check_rank(unsigned rank, const void* site) {
 
 /// What others did to this block's memory must be over, and known here, before the memory is gone.
 void check_end_of_block(Block& block) {
-  const auto is_known = [&](uint32_t time, uint16_t who) {
-    return who < block.exited.size() && block.exited[who] >= time;
+  const auto is_known = [](uint32_t time, uint16_t who, const Clock& to) { return who < to.size() && to[who] >= time; };
+  const auto check_over = [&](const Block::RemoteUses& uses, const Clock& known) {
+    for (const auto& [thread, use] : uses) {
+      if (is_known(use.time, thread, known)) continue;
+      fault(use.site, "the block ends while ", name_of(thread), " may still access its shared memory, here:");
+    }
   };
-  for (const auto& [thread, access] : block.accesses) {
-    if (is_known(access.time, thread)) continue;
-    fault(access.site, "the block ends while ", name_of(thread), " may still access its shared memory, here:");
-  }
+  check_over(block.arrivals, block.exited);
+  check_over(block.accesses, block.exited_visible);
   if (block.loads_in_flight) {
     fault(block.load_site, "the block ends with a TMA load into its shared memory in flight, issued");
   }
   for (const auto& [offset, barrier] : block.mbarriers) {
-    if (barrier.agent >= barrier.arriving.size() || is_known(barrier.arriving[barrier.agent], barrier.agent)) continue;
+    if (barrier.agent >= barrier.arriving.size()) continue;
+    if (is_known(barrier.arriving[barrier.agent], barrier.agent, block.exited)) continue;
     fault(barrier.site,
           "the block ends without having waited for a TMA load into its shared memory, counted on the mbarrier ",
           describe(barrier), "; initialised");
@@ -54,7 +58,7 @@ Block* block_of(const void* address) {
   return nullptr;
 }
 
-void check_peer(Block& peer, const void* site) {
+void check_peer(Block& peer, Block::RemoteUses& uses, const void* site) {
   const Thread& me = self();
   if (&peer == me.block) return;
   if (peer.running == 0)
@@ -66,7 +70,7 @@ void check_peer(Block& peer, const void* site) {
     fault(site, "accesses the shared memory of block rank ", peer.rank,
           ", of which nothing tells that it has started: a cluster barrier comes first");
   }
-  peer.accesses[me.index] = {me.now(), site};
+  uses[me.index] = {me.now(), site};
 }
 
 void leave() {
@@ -74,13 +78,14 @@ void leave() {
   check_stores_are_read();
   Block& block = *me.block;
   join(block.exited, me.clock);
+  join(block.exited_visible, me.visible);
   --block.running;
   if (me.at_cluster_barrier && me.cluster_phase == machine.cluster_barrier.phase) --machine.cluster_barrier.arrived;
   end_phase_if_due(machine.cluster_barrier);
   if (block.running == 0) check_end_of_block(block);
 }
 
-void cluster_arrive() {
+void cluster_arrive(bool release) {
   const void* site = SIM_SITE;
   const Quiet quiet;
   Thread& me = self();
@@ -89,6 +94,7 @@ void cluster_arrive() {
   me.at_cluster_barrier = true;
   me.cluster_phase = barrier.phase;
   join(barrier.arriving, me.clock);
+  if (release) join(barrier.arriving_visible, me.visible);
   tick(me);
   ++barrier.arrived;
   end_phase_if_due(barrier);
@@ -106,6 +112,7 @@ void cluster_wait() {
   }
   me.at_cluster_barrier = false;
   join(me.clock, barrier.known);
+  join(me.visible, barrier.known_visible);
   tick(me);
 }
 

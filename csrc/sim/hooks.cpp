@@ -10,7 +10,7 @@ void touch(void* address, size_t bytes, bool store, const void* site) {
   if (!machine.watching || Fiber::owns(address)) return;
   const Quiet quiet;
   if (Block* block = block_of(address)) {
-    check_peer(*block, site);
+    check_peer(*block, block->accesses, site);
     store ? block->shared.write(address, bytes, site) : block->shared.read(address, bytes, site);
   } else {
     store ? write_global(address, bytes, site) : read_global(address, bytes, site);

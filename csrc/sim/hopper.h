@@ -9,19 +9,23 @@ namespace vggfast::sim {
 /// Where an instruction sees a place in the block's shared memory.
 uint32_t shared_address(const void* pointer);
 
+/// Of threads: whom what one did before it arrives is ordered for, once they have waited.
+enum class Scope { block, cluster };
+
 // ---- mbarrier.cpp
 void mbarrier_init(uint64_t* barrier, unsigned count);
 void mbarrier_inval(uint64_t* barrier);
 void mbarrier_arrive(uint64_t* barrier, unsigned count);
 /// On the barrier that lies in that block of the cluster where `barrier` lies in this.
-void mbarrier_arrive_remote(uint64_t* barrier, unsigned rank);
+void mbarrier_arrive_remote(uint64_t* barrier, unsigned rank, Scope release);
 void mbarrier_expect_tx(uint64_t* barrier, uint32_t bytes);
 void mbarrier_arrive_expect_tx(uint64_t* barrier, uint32_t bytes);
 /// Waits until the phase of that parity is over.
-void mbarrier_wait_parity(const uint64_t* barrier, uint32_t parity);
+void mbarrier_wait_parity(const uint64_t* barrier, uint32_t parity, Scope acquire);
 
 // ---- cluster.cpp
-void cluster_arrive();
+/// `release`: what the thread did before is ordered for who has waited. Else only fence_mbarrier_init() counts.
+void cluster_arrive(bool release);
 void cluster_wait();
 unsigned cluster_rank();
 unsigned cluster_blocks();

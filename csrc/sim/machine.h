@@ -18,6 +18,10 @@ namespace vggfast::sim {
 /// When a thread last knew what of every thread of its cluster: a vector clock. A moment of thread t has happened
 /// before a thread's present where clock[t] has reached it. Behind the threads come the agents, which do asynchronous
 /// work.
+///
+/// In a cluster there are two. `clock` says what has happened. `visible` says of which threads' loads and stores it is
+/// ordered behind: an arrival at a block's scope, or a relaxed one, tells another block that something has happened and
+/// orders nothing else. What agents did (TMA, wgmma) was over before it was told.
 using Clock = std::vector<uint32_t>;
 void join(Clock& into, const Clock& other);
 
@@ -46,7 +50,8 @@ struct MBarrier {
   unsigned expected, pending;
   int64_t transactions = 0;  // bytes that have yet to come; those that come unannounced count below zero
   uint64_t phase = 0;
-  Clock arriving, known;  // of those who have arrived; and when the last phase was over
+  Clock arriving, known;                        // of those who have arrived; and when the last phase was over
+  Clock arriving_visible[2], known_visible[2];  // by Scope of who waits
   std::vector<Thread*> waiters;
 };
 
@@ -57,7 +62,7 @@ struct Thread {
   unsigned warp = 0;   // in the cluster
   unsigned lane = 0;
   dim3 place;
-  Clock clock;
+  Clock clock, visible;               // the latter only in a cluster
   std::vector<uint32_t> fences;       // when it did fence.proxy.async
   std::vector<uint32_t> init_fences;  // and fence.mbarrier_init
   bool done = false;
@@ -76,8 +81,14 @@ struct Thread {
   uint64_t cluster_phase = 0;  // in which it has come to the cluster's barrier
 
   uint32_t now() const { return clock[index]; }
-  bool after(Moment m) const {
-    return m.thread == index || m.time == 0 || (m.thread < clock.size() && clock[m.thread] >= m.time);
+  /// Whether that has happened.
+  bool knows(Moment m) const { return is_before(m, clock); }
+  /// Whether it is ordered before all that this thread will load and store.
+  bool after(Moment m) const { return is_before(m, m.thread < visible.size() ? visible : clock); }
+
+ private:
+  bool is_before(Moment m, const Clock& by) const {
+    return m.thread == index || m.time == 0 || (m.thread < by.size() && by[m.thread] >= m.time);
   }
 };
 
@@ -89,7 +100,7 @@ struct Barrier {
   };
   unsigned expected = 0;
   std::vector<Arrival> arrivals;
-  Clock known;  // to those who have arrived
+  Clock known, visible;  // to those who have arrived
 };
 
 /// The threads of a warpgroup on their way into one wgmma.
@@ -100,10 +111,11 @@ constexpr size_t sector = 32;
 
 struct Block {
   static constexpr int barriers_of_a_block = 16;
-  struct RemoteAccess {
+  struct RemoteUse {
     uint32_t time = 0;
     const void* site = nullptr;
   };
+  using RemoteUses = std::map<uint16_t, RemoteUse>;  // the last, by thread of another block
 
   dim3 place;
   unsigned rank = 0;                      // in the cluster
@@ -111,12 +123,12 @@ struct Block {
   unsigned threads = 0;
   SharedMemory shared;
   Barrier barriers[barriers_of_a_block];
-  unsigned running = 0;                       // threads that have not come to their end
-  Clock exited;                               // what those knew who have
-  std::map<size_t, MBarrier> mbarriers;       // by offset
-  std::map<uint16_t, RemoteAccess> accesses;  // the last to this block's memory, by thread of another block
-  unsigned loads_in_flight = 0;               // of TMA, to here
-  const void* load_site = nullptr;            // of the last
+  unsigned running = 0;                  // threads that have not come to their end
+  Clock exited, exited_visible;          // what those knew who have
+  std::map<size_t, MBarrier> mbarriers;  // by offset
+  RemoteUses arrivals, accesses;         // of this block's memory: by mbarrier or TMA; by loads and stores
+  unsigned loads_in_flight = 0;          // of TMA, to here
+  const void* load_site = nullptr;       // of the last
   std::vector<std::shared_ptr<WarpgroupMeeting>> warpgroups;
   std::vector<unsigned> registers;  // of a thread, by warp
   std::vector<Thread*> wait_for_registers;
@@ -126,7 +138,7 @@ struct Block {
 struct ClusterBarrier {
   unsigned arrived = 0;
   uint64_t phase = 0;
-  Clock arriving, known;
+  Clock arriving, known, arriving_visible, known_visible;
   std::vector<Thread*> waiters;
 };
 
@@ -166,7 +178,10 @@ extern Machine machine;
 
 inline Thread& self() { return *machine.current; }
 /// Gives the running thread a moment of its own, after all that it did before.
-inline void tick(Thread& t) { t.clock[t.index] = ++machine.time; }
+inline void tick(Thread& t) {
+  t.clock[t.index] = ++machine.time;
+  if (!t.visible.empty()) t.visible[t.index] = t.now();
+}
 
 /// Blocks the running thread until wake().
 void wait_for(const char* what, const void* site);
@@ -186,8 +201,8 @@ uint16_t agent_of(const std::string& name);
 void leave();
 /// Whose shared memory an address is meant to lie in; null where it lies in no block of the cluster.
 Block* block_of(const void* address);
-/// The running thread uses that block's shared memory.
-void check_peer(Block& peer, const void* site);
+/// The running thread uses that block's shared memory, which is noted in `uses`, one of the peer's.
+void check_peer(Block& peer, Block::RemoteUses& uses, const void* site);
 std::string describe(const MBarrier& barrier);
 
 /// Ends the launch: the running thread, if there is one, is left where it stands.

@@ -1,5 +1,6 @@
 // mbarrier: phases that end once all arrivals and all announced bytes have come. Who arrives gives what it knows to the
-// barrier, who waits takes it; bytes that TMA brings give the moment at which they were written.
+// barrier, who waits takes it; bytes that TMA brings give the moment at which they were written. Of what threads loaded
+// and stored, a block's scope gives nothing to another block's threads.
 #include "sim/mbarrier.h"
 
 #include <algorithm>
@@ -22,6 +23,7 @@ void end_phase_if_due(MBarrier& barrier) {
   ++barrier.phase;
   barrier.pending = barrier.expected;
   barrier.known = barrier.arriving;
+  for (unsigned scope = 0; scope < 2; ++scope) barrier.known_visible[scope] = barrier.arriving_visible[scope];
   for (Thread* t : barrier.waiters) wake(*t);
   barrier.waiters.clear();
 }
@@ -33,15 +35,24 @@ void expect(MBarrier& barrier, uint32_t bytes, const void* site) {
   }
 }
 
-void arrive(MBarrier& barrier, unsigned count, const void* site) {
+void arrive(MBarrier& barrier, unsigned count, Scope release, const void* site) {
   if (count == 0 || count > barrier.pending) {
     fault(site, "arrives ", count, " times: too many arrivals on an mbarrier ", describe(barrier));
   }
   Thread& me = self();
   join(barrier.arriving, me.clock);
+  const bool by_own_block = me.block == barrier.block;
+  if (by_own_block) join(barrier.arriving_visible[int(Scope::block)], me.visible);
+  if (by_own_block || release == Scope::cluster) join(barrier.arriving_visible[int(Scope::cluster)], me.visible);
   tick(me);
   barrier.pending -= count;
   end_phase_if_due(barrier);
+}
+
+/// Whether the running thread knows of a fence after that moment, of who did it.
+bool is_fenced_and_known(const std::vector<uint32_t>& fences, Moment done) {
+  const auto fence = std::upper_bound(fences.begin(), fences.end(), done.time);
+  return fence != fences.end() && self().knows({*fence, done.thread});
 }
 
 }  // namespace
@@ -63,7 +74,8 @@ MBarrier& mbarrier_at(Block& block, const void* address, const char* verb, const
     fault(site, verb, " byte ", block.shared.offset_of(address), " of shared memory: no mbarrier is initialised there");
   }
   MBarrier& barrier = found->second;
-  if (!self().after(barrier.initialised)) {
+  const Thread& by = *machine.threads[barrier.initialised.thread];
+  if (!self().after(barrier.initialised) && !is_fenced_and_known(by.init_fences, barrier.initialised)) {
     fault(site, verb, " an mbarrier whose init by ", name_of(barrier.initialised.thread),
           " is not ordered before; initialised at ", where(barrier.site));
   }
@@ -73,24 +85,24 @@ MBarrier& mbarrier_at(Block& block, const void* address, const char* verb, const
 MBarrier& mbarrier_of_load(Block& block, const void* address, const void* site) {
   MBarrier& barrier = mbarrier_at(block, address, "a TMA load completes on", site);
   const Thread& by = *machine.threads[barrier.initialised.thread];
-  const auto is_known = [&](const std::vector<uint32_t>& fences) {
-    const auto fence = std::upper_bound(fences.begin(), fences.end(), barrier.initialised.time);
-    return fence != fences.end() && self().after({*fence, by.index});
-  };
-  if (!is_known(by.fences) && !is_known(by.init_fences)) {
+  if (!is_fenced_and_known(by.fences, barrier.initialised) &&
+      !is_fenced_and_known(by.init_fences, barrier.initialised)) {
     fault(site, "a TMA load completes on an mbarrier after whose init ", name_of(by),
           " did neither fence.mbarrier_init nor fence.proxy.async; initialised at ", where(barrier.site));
   }
   return barrier;
 }
 
-void complete_transaction(MBarrier& barrier, size_t bytes, Moment when, const Thread& by, const void* site) {
+void complete_transaction(MBarrier& barrier, size_t bytes, Moment asked, Moment when, const Thread& by,
+                          const void* site) {
   barrier.transactions -= static_cast<int64_t>(bytes);
   if (barrier.transactions < -most_bytes) {
     fault_of(by, site, "brings ", bytes, " bytes to an mbarrier: transactions overflow, ", describe(barrier));
   }
-  if (barrier.arriving.size() <= when.thread) barrier.arriving.resize(when.thread + 1u);
-  barrier.arriving[when.thread] = std::max(barrier.arriving[when.thread], when.time);
+  for (const Moment moment : {asked, when}) {
+    if (barrier.arriving.size() <= moment.thread) barrier.arriving.resize(moment.thread + 1u);
+    barrier.arriving[moment.thread] = std::max(barrier.arriving[moment.thread], moment.time);
+  }
   end_phase_if_due(barrier);
 }
 
@@ -107,8 +119,8 @@ void mbarrier_init(uint64_t* address, unsigned count) {
   block.shared.make_barrier(address, site);
   std::ostringstream name;
   name << "TMA, for the mbarrier at byte " << offset << " of block rank " << block.rank << ",";
-  block.mbarriers[offset] = {&block, offset, new_agent(name.str()), {me.now(), me.index}, site, count, count, 0, 0, {},
-                             {},     {}};
+  block.mbarriers[offset] = {
+      &block, offset, new_agent(name.str()), {me.now(), me.index}, site, count, count, 0, 0, {}, {}, {}, {}, {}};
 }
 
 void mbarrier_inval(uint64_t* address) {
@@ -124,16 +136,16 @@ void mbarrier_inval(uint64_t* address) {
 void mbarrier_arrive(uint64_t* address, unsigned count) {
   const void* site = SIM_SITE;
   const Quiet quiet;
-  arrive(mbarrier_at(*self().block, address, "arrives on", site), count, site);
+  arrive(mbarrier_at(*self().block, address, "arrives on", site), count, Scope::block, site);
 }
 
-void mbarrier_arrive_remote(uint64_t* address, unsigned rank) {
+void mbarrier_arrive_remote(uint64_t* address, unsigned rank, Scope release) {
   const void* site = SIM_SITE;
   const Quiet quiet;
   uint64_t* there = static_cast<uint64_t*>(peer_address(address, rank, site));
   Block& peer = *machine.blocks[rank];
-  check_peer(peer, site);
-  arrive(mbarrier_at(peer, there, "arrives on", site), 1, site);
+  check_peer(peer, peer.arrivals, site);
+  arrive(mbarrier_at(peer, there, "arrives on", site), 1, release, site);
 }
 
 void mbarrier_expect_tx(uint64_t* address, uint32_t bytes) {
@@ -147,10 +159,10 @@ void mbarrier_arrive_expect_tx(uint64_t* address, uint32_t bytes) {
   const Quiet quiet;
   MBarrier& barrier = mbarrier_at(*self().block, address, "arrives on", site);
   expect(barrier, bytes, site);
-  arrive(barrier, 1, site);
+  arrive(barrier, 1, Scope::block, site);
 }
 
-void mbarrier_wait_parity(const uint64_t* address, uint32_t parity) {
+void mbarrier_wait_parity(const uint64_t* address, uint32_t parity, Scope acquire) {
   const void* site = SIM_SITE;
   const Quiet quiet;
   if (parity > 1) fault(site, "the parity of an mbarrier to wait for must be 0 or 1, got ", parity);
@@ -163,6 +175,7 @@ void mbarrier_wait_parity(const uint64_t* address, uint32_t parity) {
     me.awaits = nullptr;
   }
   join(me.clock, barrier.known);
+  join(me.visible, barrier.known_visible[int(acquire)]);
   tick(me);
 }
 

@@ -42,6 +42,12 @@ inline uint32_t to_tf32(float value) {
   return (bits + 0x1000u) & 0xffffe000u;
 }
 
+/// To the nearest, ties to even, as TMA loads by a map of TF32. Infinities and NaN stay as they are.
+inline uint32_t to_tf32_even(uint32_t bits) {
+  if ((bits & 0x7f800000u) == 0x7f800000u) return bits;
+  return (bits + 0xfffu + (bits >> 13 & 1)) & 0xffffe000u;
+}
+
 /// An 8-bit format: one bit of sign, then exponent and mantissa. Either is rounded to the nearest, ties to even, and
 /// what is too large becomes the largest finite value (cvt.rn.satfinite).
 template <int MantissaBits, int Bias, int LargestCode>

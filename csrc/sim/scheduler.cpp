@@ -73,7 +73,9 @@ void place_cluster(unsigned cluster, dim3 clusters) {
     for (Barrier& barrier : block.barriers) barrier = {};
     block.running = threads;
     block.exited.clear();
+    block.exited_visible.clear();
     block.mbarriers.clear();
+    block.arrivals.clear();
     block.accesses.clear();
     block.loads_in_flight = 0;
     block.warpgroups.assign(warpgroups, nullptr);
@@ -88,6 +90,7 @@ void place_cluster(unsigned cluster, dim3 clusters) {
       t.place = place_of(i, l.block);
       t.clock.assign(blocks * threads, start);
       t.clock[t.index] = machine.time;
+      t.visible = blocks > 1 ? t.clock : Clock();
       t.done = false;
       t.waits_for = nullptr;
       t.awaits = nullptr;

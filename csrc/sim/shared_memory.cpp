@@ -17,6 +17,11 @@ bool is_fenced(const Thread& reader, Moment written) {
   return fence != fences.end() && reader.after({*fence, written.thread});
 }
 
+/// What `me` lacks to come after that moment.
+const char* missing_order(const Thread& me, Moment moment) {
+  return me.knows(moment) ? "nothing at the cluster's scope to order the two" : "nothing to order the two";
+}
+
 }  // namespace
 
 void SharedMemory::reset(size_t bytes, size_t readers) {
@@ -66,8 +71,8 @@ void SharedMemory::read(const void* address, size_t bytes, const void* site) {
       fault(site, "reads byte ", i * granule, " of shared memory, which nobody has written");
     }
     if (!me.after(cell.written)) {
-      fault(site, "reads byte ", i * granule, " of shared memory, which ", name_of(cell.written.thread),
-            " wrote with nothing to order the two; written at ", where(cell.site));
+      fault(site, "reads byte ", i * granule, " of shared memory, which ", name_of(cell.written.thread), " wrote with ",
+            missing_order(me, cell.written), "; written at ", where(cell.site));
     }
     reads_[i * readers_ + me.warp] = {me.now(), me.index};
   }
@@ -83,14 +88,14 @@ void SharedMemory::check_write(size_t i, const void* site) const {
           " of shared memory, where an asynchronous copy has yet to land; issued at ", where(cell.site));
   }
   if (!me.after(cell.written)) {
-    fault(site, "writes byte ", i * granule, " of shared memory, which ", name_of(cell.written.thread),
-          " wrote with nothing to order the two; written at ", where(cell.site));
+    fault(site, "writes byte ", i * granule, " of shared memory, which ", name_of(cell.written.thread), " wrote with ",
+          missing_order(me, cell.written), "; written at ", where(cell.site));
   }
   for (size_t reader = 0; reader < readers_; ++reader) {
     const Moment read = reads_[i * readers_ + reader];
     if (!me.after(read)) {
-      fault(site, "overwrites byte ", i * granule, " of shared memory, which ", name_of(read.thread),
-            " has read with nothing to order the two");
+      fault(site, "overwrites byte ", i * granule, " of shared memory, which ", name_of(read.thread), " has read with ",
+            missing_order(me, read));
     }
   }
 }
@@ -168,7 +173,8 @@ void SharedMemory::check_proxy_read(size_t i, const Reading& reading, std::span<
   for (const Thread* t : threads) {
     if (!t->after(cell.written)) {
       fault_of(*t, reading.site, what, " reads byte ", i * granule, " of shared memory, which ",
-               name_of(cell.written.thread), " wrote with nothing to order the two; written at ", where(cell.site));
+               name_of(cell.written.thread), " wrote with ", missing_order(*t, cell.written), "; written at ",
+               where(cell.site));
     }
     if (!is_fenced(*t, cell.written)) {
       fault_of(*t, reading.site, what, " reads byte ", i * granule,

@@ -26,6 +26,7 @@ void open_barrier(Barrier& barrier) {
     if (!arrival.waits) continue;
     Thread& t = *arrival.thread;
     t.clock = barrier.known;
+    t.visible = barrier.visible;
     tick(t);
     if (&t != &self()) wake(t);
   }
@@ -48,6 +49,7 @@ void arrive(unsigned id, unsigned threads, bool waits, const char* what, const v
   barrier.arrivals.push_back({&me, site, waits});
   barrier.known.resize(me.clock.size());
   join(barrier.known, me.clock);
+  join(barrier.visible, me.visible);
   if (!waits) tick(me);
   if (barrier.arrivals.size() == std::min(threads, block.threads)) {
     check_convergence(barrier);
@@ -86,10 +88,14 @@ void sync_warp(uint32_t mask) {
   const void* site = SIM_SITE;
   const Quiet quiet;
   meet("__syncwarp", mask, nullptr, site, [](Thread* const* lanes, void* const*, uint32_t met) {
-    Clock all(self().clock.size(), 0);
-    for_lanes(met, [&](unsigned lane) { join(all, lanes[lane]->clock); });
+    Clock all(self().clock.size(), 0), visible;
+    for_lanes(met, [&](unsigned lane) {
+      join(all, lanes[lane]->clock);
+      join(visible, lanes[lane]->visible);
+    });
     for_lanes(met, [&](unsigned lane) {
       lanes[lane]->clock = all;
+      lanes[lane]->visible = visible;
       tick(*lanes[lane]);
     });
   });

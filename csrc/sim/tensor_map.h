@@ -8,7 +8,7 @@
 namespace vggfast::sim {
 
 struct TensorMap {
-  enum class Element { u8, f16, bf16, f32 };
+  enum class Element { u8, f16, bf16, f32, tf32 };  // as MapElement
 
   const char* data;
   Element element;

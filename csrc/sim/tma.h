@@ -19,6 +19,7 @@ struct BoxRows {
   std::vector<BoxRow> rows;
   uint32_t row_bytes;
   unsigned swizzle;
+  bool rounded;  // to TF32
   size_t bytes() const { return rows.size() * row_bytes; }
 };
 

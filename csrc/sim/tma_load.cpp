@@ -6,6 +6,7 @@
 #include "sim/global_memory.h"
 #include "sim/hopper.h"
 #include "sim/mbarrier.h"
+#include "sim/numbers.h"
 #include "sim/tma.h"
 
 namespace vggfast::sim {
@@ -26,9 +27,18 @@ struct Load {
   size_t barrier_offset;
   uint16_t agent;
   const Thread* by;
+  Moment asked;
   const void* site;
   std::shared_ptr<const BoxRows> box;
 };
+
+void round_to_tf32(char* values, size_t bytes) {
+  for (uint32_t bits; bytes > 0; bytes -= sizeof(bits), values += sizeof(bits)) {
+    std::memcpy(&bits, values, sizeof(bits));
+    bits = to_tf32_even(bits);
+    std::memcpy(values, &bits, sizeof(bits));
+  }
+}
 
 template <class Visit>
 void for_chunks(const BoxRows& box, uint32_t offset, Visit visit) {
@@ -55,15 +65,16 @@ void land(const Load& load) {
       current = &row;
       std::fill(line.begin(), line.end(), 0);
       if (row.bytes) std::memcpy(line.data() + row.skip, row.global, row.bytes);
+      if (load.box->rounded) round_to_tf32(line.data(), line.size());
     }
     std::memcpy(block.shared.data() + to, line.data() + at, SharedMemory::chunk);
     block.shared.landed(block.shared.data() + to, SharedMemory::chunk, now);
   });
-  complete_transaction(barrier->second, load.box->bytes(), now, *load.by, load.site);
+  complete_transaction(barrier->second, load.box->bytes(), load.asked, now, *load.by, load.site);
 }
 
 void issue(Block& block, void* shared, uint64_t* barrier, const std::shared_ptr<const BoxRows>& box, const void* site) {
-  check_peer(block, site);
+  check_peer(block, block.arrivals, site);
   const MBarrier& counts = mbarrier_of_load(block, barrier, site);
   const uint32_t offset = box_offset(block, shared, site);
   for_chunks(*box, offset, [&](uint32_t to, const BoxRow&, uint32_t) {
@@ -71,7 +82,7 @@ void issue(Block& block, void* shared, uint64_t* barrier, const std::shared_ptr<
   });
   ++block.loads_in_flight;
   block.load_site = site;
-  const Load load{&block, offset, counts.offset, counts.agent, &self(), site, box};
+  const Load load{&block, offset, counts.offset, counts.agent, &self(), {self().now(), self().index}, site, box};
   machine.in_flight.push_back([load] { land(load); });
 }
 
@@ -107,7 +118,7 @@ uint32_t box_offset(const Block& block, const void* shared, const void* site) {
 }
 
 BoxRows tiled_rows(const TensorMap& map, const int32_t* coordinates) {
-  BoxRows box{{}, map.box[0] * map.element_bytes, map.swizzle};
+  BoxRows box{{}, map.box[0] * map.element_bytes, map.swizzle, map.element == TensorMap::Element::tf32};
   uint32_t at[5] = {};
   uint32_t linear = 0;
   for (bool more = true; more; linear += box.row_bytes) {
@@ -131,7 +142,7 @@ BoxRows tiled_rows(const TensorMap& map, const int32_t* coordinates) {
 
 BoxRows im2col_rows(const TensorMap& map, const int32_t* coordinates, const uint16_t* offsets, const void* site) {
   constexpr unsigned w = 1, h = 2, n = 3;
-  BoxRows box{{}, map.channels * map.element_bytes, map.swizzle};
+  BoxRows box{{}, map.channels * map.element_bytes, map.swizzle, map.element == TensorMap::Element::tf32};
   const int64_t first[] = {map.lower[0], map.lower[1]};
   const int64_t last[] = {int64_t(map.dims[w]) + map.upper[0] - 1, int64_t(map.dims[h]) + map.upper[1] - 1};
   int64_t x = coordinates[w], y = coordinates[h], image = coordinates[n];

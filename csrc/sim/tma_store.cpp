@@ -55,6 +55,7 @@ void add(TensorMap::Element element, char* to, const char* from, size_t bytes) {
     case TensorMap::Element::bf16:
       return add<uint16_t>(to, from, bytes, from_bf16, to_bf16);
     case TensorMap::Element::f32:
+    case TensorMap::Element::tf32:  // of loads alone
       return add<float>(to, from, bytes, [](float v) { return v; }, [](float v) { return v; });
   }
 }
@@ -75,6 +76,7 @@ void store(const TensorMap& map, const void* shared, unsigned rank, const int32_
            const void* site) {
   Thread& me = self();
   check_map(map, rank, false, site);
+  if (map.element == TensorMap::Element::tf32) fault(site, "a TMA store by a map of TF32, which is for loads");
   const uint32_t offset = box_offset(*me.block, shared, site);
   auto work = std::make_shared<BulkStore>(
       BulkStore{me.block, offset, tiled_rows(map, coordinates), map.element, adds, nullptr, {}});

@@ -115,6 +115,20 @@ def test_every_dtype(tile, name, dtype, epilogue):
         check_fprop(*(t.to(dtype) for t in tensors(*ODD)), *EPILOGUES[epilogue], close)
 
 
+@pytest.mark.parametrize("feed", ["halo-64x112", "im2col-64x64"])
+def test_float32_is_rounded_to_tf32_not_cut_off(tile, feed):
+    """Sums of whole steps of 2^-10, which float32 holds: the same bits. Ties go to the even step."""
+    tile(feed)
+    steps = torch.arange(2 * 36 * 9 * 17).reshape(2, 36, 9, 17) * 7 % 23 / 4
+    weight = integers(72, 36, 3, 3, dtype=torch.float32)
+    exact, cut_off = (
+        F.conv2d(1 + of.double() / 1024, weight.double(), padding=1) for of in (steps.round(), steps.floor())
+    )
+    assert not torch.equal(exact, cut_off)
+    with conv_precision("tf32"):
+        assert torch.equal(conv(1 + steps / 1024, weight, None, False, False, False)[0].double(), exact)
+
+
 @pytest.mark.parametrize("epilogue", ["none", "relu, pool"])
 def test_dgrad(tile, name, epilogue):
     """Mirrored weights; a gradient that is seen through a mask."""

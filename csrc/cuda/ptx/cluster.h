@@ -11,9 +11,19 @@ namespace vggfast::ptx {
 /// barrier.cluster.arrive, of every thread of the cluster; what it did before is seen by who has waited.
 VGGFAST_PTX void barrier_cluster_arrive() {
 #ifdef VGGFAST_SIM
-  sim::cluster_arrive();
+  sim::cluster_arrive(true);
 #else
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+#endif
+}
+
+/// As barrier_cluster_arrive, without its barrier of all memory: of what the thread did before, who has waited sees
+/// mbarriers that a fence_mbarrier_init() followed, and knows that products and TMA loads are over.
+VGGFAST_PTX void barrier_cluster_arrive_relaxed() {
+#ifdef VGGFAST_SIM
+  sim::cluster_arrive(false);
+#else
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
 #endif
 }
 

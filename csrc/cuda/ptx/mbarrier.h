@@ -35,10 +35,28 @@ VGGFAST_PTX void mbarrier_arrive(uint64_t* barrier) {
 #endif
 }
 
-/// On the barrier of block `rank` of the cluster that lies where `barrier` lies in this one.
+/// On the barrier of block `rank` of the cluster that lies where `barrier` lies in this one. It orders for that block
+/// only what is over: products that were waited for, and TMA loads. Plain loads and stores it does not.
 VGGFAST_PTX void mbarrier_arrive_cluster(uint64_t* barrier, uint32_t rank) {
 #ifdef VGGFAST_SIM
-  sim::mbarrier_arrive_remote(barrier, rank);
+  sim::mbarrier_arrive_remote(barrier, rank, sim::Scope::block);
+#else
+  asm volatile(
+      "{\n"
+      ".reg .b32 there;\n"
+      "mapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n"
+      "}" ::"r"(shared_address(barrier)),
+      "r"(rank)
+      : "memory");
+#endif
+}
+
+/// As mbarrier_arrive_cluster, and orders plain loads and stores for who waits by
+/// mbarrier_try_wait_parity_acquire_cluster. The compiler makes a barrier of all memory of it, at the GPU's scope.
+VGGFAST_PTX void mbarrier_arrive_release_cluster(uint64_t* barrier, uint32_t rank) {
+#ifdef VGGFAST_SIM
+  sim::mbarrier_arrive_remote(barrier, rank, sim::Scope::cluster);
 #else
   asm volatile(
       "{\n"
@@ -74,7 +92,7 @@ VGGFAST_PTX void mbarrier_arrive_expect_tx(uint64_t* barrier, uint32_t bytes) {
 /// parity 1.
 VGGFAST_PTX void mbarrier_try_wait_parity(const uint64_t* barrier, uint32_t parity) {
 #ifdef VGGFAST_SIM
-  sim::mbarrier_wait_parity(barrier, parity);
+  sim::mbarrier_wait_parity(barrier, parity, sim::Scope::block);
 #else
   asm volatile(
       "{\n"
@@ -88,10 +106,11 @@ VGGFAST_PTX void mbarrier_try_wait_parity(const uint64_t* barrier, uint32_t pari
 #endif
 }
 
-/// As mbarrier_try_wait_parity, and what other blocks wrote before they arrived is seen.
-VGGFAST_PTX void mbarrier_try_wait_parity_cluster(const uint64_t* barrier, uint32_t parity) {
+/// As mbarrier_try_wait_parity, and plain loads and stores of other blocks before mbarrier_arrive_release_cluster are
+/// ordered before those that follow. The compiler empties L1 behind it.
+VGGFAST_PTX void mbarrier_try_wait_parity_acquire_cluster(const uint64_t* barrier, uint32_t parity) {
 #ifdef VGGFAST_SIM
-  sim::mbarrier_wait_parity(barrier, parity);
+  sim::mbarrier_wait_parity(barrier, parity, sim::Scope::cluster);
 #else
   asm volatile(
       "{\n"

@@ -164,14 +164,14 @@ __global__ void multicast(const __grid_constant__ TensorMap map, float* out) {
     if (i == 0) {
       ptx::mbarrier_arrive_expect_tx(full, box_bytes);
       if (rank == 0) {
-        if (B != Bug::early_refill) ptx::mbarrier_try_wait_parity(empty, step % 2 ^ 1);
+        if (B != Bug::early_refill) ptx::mbarrier_try_wait_parity_acquire_cluster(empty, step % 2 ^ 1);
         ptx::cp_async_bulk_tensor_load_multicast(stage(), map, full, {int32_t(step * 32), 0}, 3);
       }
     }
     ptx::mbarrier_try_wait_parity(full, step);
     out[(rank * 2 + step) * 32 + i] = stage()[i];
     ptx::sync_warp();
-    if (i == 0) ptx::mbarrier_arrive_cluster(empty, 0);
+    if (i == 0) ptx::mbarrier_arrive_release_cluster(empty, 0);
   }
   if (B == Bug::early_exit) return;
   ptx::barrier_cluster_arrive();
@@ -253,6 +253,9 @@ void test_stores() {
   CHECK_FAULT((store_box<Bug::early_reuse>, two_warps, map), "overwrites byte", "a TMA store in flight", "still reads",
               here);
   CHECK_FAULT((store_box<Bug::no_wait_at_end>, two_warps, map), "may still read shared memory", here);
+  cuda::TiledMap rounded = matrix(out.data());
+  rounded.element = cuda::MapElement::tf32;
+  CHECK_FAULT((store_box<Bug::none>, two_warps, cuda::tensor_map(rounded)), "a TMA store by a map of TF32", here);
   std::vector<float> sums(64 * 32);
   const sim::Global summed(sums.data(), sums.size() * 4);
   const cuda::Grid eight{.blocks = 8, .threads = 32, .shared_bytes = shared_bytes};

@@ -1,5 +1,6 @@
 // What TMA brings in the simulator against its definition: swizzled layouts, boxes that hang over the edge, the pixels
 // of a 3x3 convolution by im2col, across rows and images; and the narrow formats' rounding.
+#include <array>
 #include <cstring>
 
 #include "cuda/ptx/fence.h"
@@ -94,6 +95,58 @@ void test_swizzles() {
   }
 }
 
+/// A map of TF32 rounds what it loads, and leaves it as it is in memory.
+void test_rounding() {
+  struct Case {
+    uint32_t from, to;
+  };
+  constexpr Case cases[] = {
+      {0x3f800000, 0x3f800000}, {0x3f800fff, 0x3f800000}, {0x3f801001, 0x3f802000},
+      {0x3f801000, 0x3f800000}, {0x3f803000, 0x3f804000},  // ties go to the even one
+      {0xbf803000, 0xbf804000}, {0x3fffffff, 0x40000000},  // a carry into the exponent
+      {0x7f7fffff, 0x7f800000}, {0xff800000, 0xff800000},  // beyond the largest, and an infinity
+      {0x7fc01234, 0x7fc01234}, {0x00001001, 0x00002000},  // a NaN, a subnormal
+      {0x80000000, 0x80000000},
+  };
+  constexpr uint32_t count = std::size(cases);
+  std::vector<uint32_t> in(count), out(count);
+  for (uint32_t i = 0; i < count; ++i) in[i] = cases[i].from;
+  const sim::Global source(in.data(), count * 4), target(out.data(), count * 4);
+  const auto map_of = [&](cuda::MapElement element) {
+    return cuda::tensor_map(
+        cuda::TiledMap{in.data(), element, 2, {count, 1}, {count * 4}, {count, 1}, cuda::MapSwizzle::none});
+  };
+  CHECK_CLEAN((fetch<2>, one_warp, map_of(cuda::MapElement::tf32), Coordinates{}, count * 4, out.data()));
+  for (uint32_t i = 0; i < count; ++i) {
+    CHECK_EQUAL(out[i], cases[i].to, "of ", cases[i].from);
+    CHECK_EQUAL(in[i], cases[i].from);
+  }
+  CHECK_CLEAN((fetch<2>, one_warp, map_of(cuda::MapElement::f32), Coordinates{}, count * 4, out.data()));
+  CHECK(out == in);
+}
+
+/// What a driver encoded of a small tensor is mended, in tiled maps and im2col's alike.
+void test_mended_maps() {
+  static constexpr uint64_t all = ~uint64_t(0), without = all ^ 1 << 21, small = (128 << 10) - 1;
+  const auto mended = [](uint64_t bytes, int driver) {
+    std::array<uint64_t, 16> words;
+    words.fill(all);
+    cuda::mend_map(words.data(), bytes, driver);
+    for (size_t i = 0; i < words.size(); ++i) {
+      if (i != 1) CHECK_EQUAL(words[i], all, "word ", i);
+    }
+    return words[1];
+  };
+  CHECK_EQUAL(mended(small, 13010), without);
+  CHECK_EQUAL(mended(small, 12020), without);
+  CHECK_EQUAL(mended(small, 13020), all);
+  CHECK_EQUAL(mended(small + 1, 13010), all);
+  constexpr uint64_t dims[] = {24, 7, 5, 3}, strides[] = {64, 7 * 64, 5 * 7 * 64}, turned[] = {5 * 7 * 64, 64, 7 * 64};
+  CHECK_EQUAL(cuda::map_bytes(cuda::MapElement::bf16, 4, dims, strides), uint64_t(3 * 5 * 7 * 64));
+  CHECK_EQUAL(cuda::map_bytes(cuda::MapElement::bf16, 4, dims, turned), uint64_t(7 * 5 * 7 * 64));
+  CHECK_EQUAL(cuda::map_bytes(cuda::MapElement::f32, 1, dims, strides), uint64_t(24 * 4));
+}
+
 /// A box of NHWC images: {8 channels, 4, 3, 2}, over the edges.
 void test_four_dimensions() {
   constexpr uint64_t c = 16, w = 6, h = 5, n = 3;
@@ -183,6 +236,8 @@ void test_narrow_formats() {
 
 int main() {
   test_swizzles();
+  test_rounding();
+  test_mended_maps();
   test_four_dimensions();
   test_im2col();
   test_narrow_formats();

@@ -36,13 +36,16 @@ __global__ void __launch_bounds__(threads, 1)
   char* const shared = ptx::shared_memory();
   auto& pixel_barriers = *reinterpret_cast<Barriers<Tile::pixel_stages>*>(shared + Tile::barriers_at);
   auto& weight_barriers = *reinterpret_cast<Barriers<Tile::weight_stages>*>(&pixel_barriers + 1);
+  const int warp = static_cast<int>(ptx::shfl(threadIdx.x / 32, 0));  // which the compiler then knows to be uniform
   if (threadIdx.x == 0) {
+    ptx::prefetch_tensormap(weights);
+    ptx::prefetch_tensormap(y);
     pixel_barriers.init(warpgroup_warps, warpgroup_warps);
     weight_barriers.init(warpgroup_warps);
     ptx::fence_mbarrier_init();
   }
   ptx::sync_threads();
-  const int warp = static_cast<int>(threadIdx.x) / 32, warpgroup = warp / warpgroup_warps;
+  const int warpgroup = warp / warpgroup_warps;
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
   constexpr KRange k{0, 1, 3};
   if (warpgroup == 0) {

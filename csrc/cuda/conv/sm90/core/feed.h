@@ -1,6 +1,7 @@
 // The producer's side: two threads of the first warpgroup, one for the ring of pixels and one for the ring of weights.
 // Each waits for the next stage to be empty, tells its `full` barrier how many bytes will come, and starts a TMA load.
-// They go through tiles, chunks of channels and taps in the order in which the consumers do.
+// They go through tiles, chunks of channels and taps in the order in which the consumers do. At the end of a ring that
+// blocks share, they wait for the last arrivals: no block may end while others arrive at its barriers.
 #pragma once
 
 #include "cuda/conv/sm90/core/schedule.h"
@@ -66,7 +67,7 @@ __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_s
         schedule.template place<Tile>(group, in, Tile::halo ? 0 : in.down * (Tile::pixels / Tile::down));
     for (int chunk = k.begin; chunk < k.end; ++chunk) {
       for (int box = 0; box < Tile::boxes(k.kernel); ++box) {
-        at.template wait_empty<(Tile::down > 1)>(barriers);
+        at.wait_empty(barriers);
         uint64_t* const full = &barriers.full[at.stage()];
         ptx::mbarrier_arrive_expect_tx(full, Tile::pixel_bytes);
         load_pixels<Tile, T>(stages + at.stage() * Tile::pixel_bytes, x, full, place, chunk * channels_of<T>, box,
@@ -75,6 +76,7 @@ __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_s
       }
     }
   }
+  if constexpr (Tile::down > 1) at.wait_all_empty(barriers);
 }
 
 /// U: the outputs' type, which says in which order their channels are.
@@ -112,7 +114,7 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
     for (int chunk = k.begin; chunk < k.end; ++chunk) {
       for (int box = 0; box < Tile::boxes(k.kernel); ++box) {
         for (int i = 0; i < Tile::taps_of_a_box; ++i) {
-          at.template wait_empty<(Tile::across > 1)>(barriers);
+          at.wait_empty(barriers);
           uint64_t* const full = &barriers.full[at.stage()];
           ptx::mbarrier_arrive_expect_tx(full, Tile::weight_bytes);
           load_weights<Tile, U>(stages + at.stage() * Tile::weight_bytes, weights, full, chunk * channels_of<T>,
@@ -123,6 +125,7 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
     }
     if constexpr (Tile::stationary) return;  // the first tile's weights serve all tiles
   }
+  if constexpr (Tile::across > 1) at.wait_all_empty(barriers);
 }
 
 }  // namespace vggfast::cuda::sm90

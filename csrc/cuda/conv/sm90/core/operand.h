@@ -39,7 +39,7 @@ struct Operand<f16> {
   static constexpr auto element = MapElement::f16;
 };
 template <>
-struct Operand<float> {  // of which the tensor cores read TF32
+struct Operand<float> {  // of which the tensor cores read TF32, cutting off the rest: loads round
   static constexpr auto type = ptx::WgmmaType::tf32;
   static constexpr auto element = MapElement::f32;
 };
@@ -48,6 +48,10 @@ struct Operand<e4m3> {
   static constexpr auto type = ptx::WgmmaType::e4m3;
   static constexpr auto element = MapElement::u8;
 };
+
+/// Of a map for loads of an operand; Operand's own is for stores.
+template <class T>
+constexpr MapElement loaded_element = std::is_same_v<T, float> ? MapElement::tf32 : Operand<T>::element;
 
 /// Of a convolution from T to U: whether its sums are scaled, as those of quantised values are; and the bias' type.
 template <class T, class U>

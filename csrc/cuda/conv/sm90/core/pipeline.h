@@ -1,6 +1,8 @@
 // Rings of stages in shared memory, between the threads that fill them and the warps that multiply from them. Each
 // stage has two mbarriers. `full` completes when the bytes of all its loads have come. `empty` completes when every
 // warp that reads the stage has arrived, in every block of the cluster that a load of it lands in.
+// A ring needs no more than a block's scope, though blocks share it: TMA fills it, wgmma reads it, and who arrives has
+// waited for either. A cluster's scope would cost a barrier of all memory for each stage.
 #pragma once
 
 #include "cuda/ptx/cluster.h"
@@ -19,6 +21,9 @@ enum NamedBarrier : unsigned {
   turn_of_second_consumer,
   borders_of_first_layer
 };
+
+/// Of an arrival, and of who waits for it. Only where threads load and store what is in other blocks is it `cluster`.
+enum class Scope { block, cluster };
 
 template <int Stages>
 struct Barriers {
@@ -51,21 +56,27 @@ class PipelineState {
     stage_ = to % Stages;
   }
 
-  /// Shared: whether other blocks of the cluster arrive at the barrier too.
-  template <bool Shared = false>
+  template <Scope Of = Scope::block>
   __device__ __forceinline__ void wait_full(const Barriers<Stages>& barriers) const {
-    wait<Shared>(&barriers.full[stage_], parity_);
+    wait<Of>(&barriers.full[stage_], parity_);
   }
-  template <bool Shared = false>
+  template <Scope Of = Scope::block>
   __device__ __forceinline__ void wait_empty(const Barriers<Stages>& barriers) const {
-    wait<Shared>(&barriers.empty[stage_], parity_ ^ 1);
+    wait<Of>(&barriers.empty[stage_], parity_ ^ 1);
+  }
+  /// For the side that fills: waits until all that it filled has been read, in every block.
+  __device__ __forceinline__ void wait_all_empty(const Barriers<Stages>& barriers) {
+    for (int stage = 0; stage < Stages; ++stage) {
+      wait_empty(barriers);
+      advance();
+    }
   }
 
  private:
-  template <bool Shared>
+  template <Scope Of>
   __device__ __forceinline__ static void wait(const uint64_t* barrier, uint32_t parity) {
-    if constexpr (Shared) {
-      ptx::mbarrier_try_wait_parity_cluster(barrier, parity);
+    if constexpr (Of == Scope::cluster) {
+      ptx::mbarrier_try_wait_parity_acquire_cluster(barrier, parity);
     } else {
       ptx::mbarrier_try_wait_parity(barrier, parity);
     }
@@ -76,13 +87,18 @@ class PipelineState {
 };
 
 /// One arrival of a warp, all of whose lanes call this, at this barrier of the blocks of ranks first, first + step, ...
-template <int Blocks>
+template <int Blocks, Scope Of = Scope::block>
 __device__ __forceinline__ void arrive(uint64_t* barrier, int first, int step) {
   const int lane = static_cast<int>(threadIdx.x % 32);
   if constexpr (Blocks == 1) {
     if (lane == 0) ptx::mbarrier_arrive(barrier);
-  } else {
-    if (lane < Blocks) ptx::mbarrier_arrive_cluster(barrier, static_cast<uint32_t>(first + lane * step));
+  } else if (lane < Blocks) {
+    const uint32_t rank = static_cast<uint32_t>(first + lane * step);
+    if constexpr (Of == Scope::cluster) {
+      ptx::mbarrier_arrive_release_cluster(barrier, rank);
+    } else {
+      ptx::mbarrier_arrive_cluster(barrier, rank);
+    }
   }
 }
 

@@ -35,8 +35,8 @@ struct InCluster {
     if constexpr (Tile::split > 1) {
       split = rank;
     } else {
-      down = rank % Tile::down;
-      across = rank / Tile::down;
+      if (Tile::down > 1) down = rank % Tile::down;
+      if (Tile::across > 1) across = rank / Tile::down;
     }
   }
 };

@@ -21,14 +21,14 @@ class ClusterReduce {
 
   /// part: the sums over all blocks, of groups of eight pixels from rank * part_groups on.
   __device__ __forceinline__ void sum(const float (&sums)[4 * groups], float (&part)[4 * part_groups], int rank) {
-    at_.template wait_empty<true>(barriers_);
+    at_.template wait_empty<Scope::cluster>(barriers_);
 #pragma unroll
     for (int i = 0; i < groups; ++i) {
       mine_[i * warpgroup_threads] = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
     }
     ptx::sync_warp();
-    arrive<Tile::split>(&barriers_.full[0], 0, 1);
-    at_.template wait_full<true>(barriers_);
+    arrive<Tile::split, Scope::cluster>(&barriers_.full[0], 0, 1);
+    at_.template wait_full<Scope::cluster>(barriers_);
     Quad total[part_groups] = {};
     for (int from = 0; from < Tile::split; ++from) {
       const Quad* const theirs = ptx::mapa(mine_, static_cast<uint32_t>(from)) + rank * part_groups * warpgroup_threads;
@@ -36,7 +36,7 @@ class ClusterReduce {
       for (int i = 0; i < part_groups; ++i) total[i].add(theirs[i * warpgroup_threads]);
     }
     ptx::sync_warp();
-    arrive<Tile::split>(&barriers_.empty[0], 0, 1);
+    arrive<Tile::split, Scope::cluster>(&barriers_.empty[0], 0, 1);
     at_.advance();
 #pragma unroll
     for (int i = 0; i < 4 * part_groups; ++i) part[i] = total[i / 4].value[i % 4];

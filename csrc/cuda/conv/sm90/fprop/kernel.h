@@ -26,10 +26,11 @@ struct FpropArgs {
   Output<T, U> y;
 };
 
+/// After the fence behind the init of the mbarriers, all that other blocks are to see.
 template <class Tile>
-__device__ __forceinline__ void sync_cluster() {
+__device__ __forceinline__ void begin_together() {
   if constexpr (Tile::cluster > 1) {
-    ptx::barrier_cluster_arrive();
+    ptx::barrier_cluster_arrive_relaxed();
     ptx::barrier_cluster_wait();
   } else {
     ptx::sync_threads();
@@ -45,16 +46,20 @@ __global__ void __launch_bounds__(threads, 1)
   auto& pixel_barriers = *reinterpret_cast<Barriers<Tile::pixel_stages>*>(shared + Tile::barriers_at);
   auto& weight_barriers = *reinterpret_cast<Barriers<Tile::weight_stages>*>(&pixel_barriers + 1);
   auto& reduce_barriers = *reinterpret_cast<Barriers<1>*>(&weight_barriers + 1);
+  const int warp = static_cast<int>(ptx::shfl(threadIdx.x / 32, 0));  // which the compiler then knows to be uniform
   if (threadIdx.x == 0) {
+    ptx::prefetch_tensormap(x);
+    ptx::prefetch_tensormap(weights);
+    ptx::prefetch_tensormap(y);
     pixel_barriers.init(readers * Tile::down);
     weight_barriers.init(readers * Tile::across);
     reduce_barriers.init(readers * Tile::split, readers * Tile::split);
     ptx::fence_mbarrier_init();
   }
-  sync_cluster<Tile>();
+  begin_together<Tile>();
   const InCluster<Tile> in;
   const KRange k = a.k.template part<Tile>(in.split);
-  const int warp = static_cast<int>(threadIdx.x) / 32, warpgroup = warp / warpgroup_warps;
+  const int warpgroup = warp / warpgroup_warps;
   const int first = static_cast<int>(blockIdx.x) / Tile::cluster, step = static_cast<int>(gridDim.x) / Tile::cluster;
   if (warpgroup == 0) {
     ptx::setmaxnreg_dec<producer_registers>();
@@ -85,7 +90,10 @@ __global__ void __launch_bounds__(threads, 1)
     }
     epilogue.finish();
   }
-  if constexpr (Tile::cluster > 1) sync_cluster<Tile>();  // no block may end while others arrive at its barriers
+  if constexpr (Tile::split > 1) {  // no block may end while others read its sums
+    ptx::barrier_cluster_arrive();
+    ptx::barrier_cluster_wait();
+  }
 }
 
 }  // namespace vggfast::cuda::sm90

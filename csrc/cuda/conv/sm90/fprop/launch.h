@@ -10,12 +10,12 @@ namespace vggfast::cuda::sm90 {
 
 /// Of an NHWC tensor, boxes of some channels, columns and rows of one image.
 template <class T>
-TensorMap image_map(const T* data, const Extent& e, uint32_t channels, uint32_t columns, uint32_t rows,
-                    MapSwizzle swizzle = MapSwizzle::b128) {
+TensorMap image_map(const T* data, MapElement element, const Extent& e, uint32_t channels, uint32_t columns,
+                    uint32_t rows, MapSwizzle swizzle = MapSwizzle::b128) {
   const auto extent = [](int64_t value) { return static_cast<uint64_t>(value); };
   const uint64_t pixel = sizeof(T) * extent(e.c);
   return tensor_map(TiledMap{.data = data,
-                             .element = Operand<T>::element,
+                             .element = element,
                              .rank = 4,
                              .dims = {extent(e.c), extent(e.w), extent(e.h), extent(e.n)},
                              .strides = {pixel, pixel * extent(e.w), pixel * extent(e.w) * extent(e.h)},
@@ -27,13 +27,13 @@ template <class Tile, class T, class U>
 TensorMap pixels_map(const FpropProblem<T, U>& p) {
   const Extent extent{p.n, p.h, p.w, p.cin};
   if constexpr (Tile::halo) {
-    return image_map(p.x, extent, channels_of<T>, tile_width, Tile::box_rows / Tile::down);
+    return image_map(p.x, loaded_element<T>, extent, channels_of<T>, tile_width, Tile::box_rows / Tile::down);
   } else {
     const uint64_t pixel = sizeof(T) * static_cast<uint64_t>(p.cin), w = static_cast<uint64_t>(p.w),
                    h = static_cast<uint64_t>(p.h);
     const int32_t padding = p.kernel / 2;
     return tensor_map(Im2colMap{.data = p.x,
-                                .element = Operand<T>::element,
+                                .element = loaded_element<T>,
                                 .dims = {static_cast<uint64_t>(p.cin), w, h, static_cast<uint64_t>(p.n)},
                                 .strides = {pixel, pixel * w, pixel * w * h},
                                 .lower = {-padding, -padding},
@@ -72,7 +72,8 @@ TensorMap outputs_map(const FpropProblem<T, U>& p) {
   constexpr MapSwizzle swizzle = sizeof(U) == 1 ? MapSwizzle::b64 : MapSwizzle::b128;
   if constexpr (Tile::halo) {
     const int by = p.pool ? 2 : 1;
-    return image_map(p.y, {p.n, p.h / by, p.w / by, p.cout}, channels, tile_width / by, Tile::out_rows / by, swizzle);
+    return image_map(p.y, Operand<U>::element, {p.n, p.h / by, p.w / by, p.cout}, channels, tile_width / by,
+                     Tile::out_rows / by, swizzle);
   } else {
     const Extent extent{p.n, p.h, p.w, p.cout};
     return tensor_map(TiledMap{.data = p.y,
