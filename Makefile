@@ -3,7 +3,8 @@
 # make test-all   the same with all of these sweeps
 # make fast   the quick tests alone, in an environment that is set up
 # make sim    the CUDA kernels on a simulated GPU: builds them for tests/, and runs the C++ tests
-# make resources  what each CUDA kernel takes of the machine, against csrc/cuda/resources.json; needs nvcc, no GPU
+# make resources  what each CUDA kernel takes of the machine, and what stands between the products of Hopper's, against
+#                 csrc/cuda/resources.json; needs nvcc, no GPU
 # make roofline   what each CUDA kernel asks of a GPU, counted by the simulator, and an estimate for an H200
 # make fuzz MINUTES=30   random inputs for whatever is read or called (tests/fuzz)
 # make format, make clean
@@ -77,6 +78,8 @@ resources: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/cuda -G Ninja -DVGGFAST_CUDA=on -DVGGFAST_TESTS=OFF
 	$(BIN)/cmake --build build/cuda
 	$(BIN)/python scripts/kernel_resources.py --build build/cuda
+	$(BIN)/pip install --quiet nvidia-cuda-cuobjdump==13.2.78 nvidia-cuda-nvdisasm==13.2.78
+	$(BIN)/python scripts/stage_loops.py --build build/cuda
 
 roofline: sim
 	$(BIN)/python benchmarks/roofline.py

@@ -260,7 +260,7 @@ def report(options: argparse.Namespace) -> int:
     old = json.loads(options.budget.read_text()) if options.budget.exists() else {"nvcc": "", "kernels": {}}
     version = nvcc_version()
     if options.write:
-        old = {"nvcc": version, "kernels": as_budget(found, old["kernels"])}
+        old = {**old, "nvcc": version, "kernels": as_budget(found, old["kernels"])}
         options.budget.write_text(json.dumps(old, indent=1) + "\n")
     show(found, old["kernels"])
     wrong = compare(found, old["kernels"]) + [f"ptxas: {line}" for line in warnings(said)]

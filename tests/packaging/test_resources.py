@@ -154,12 +154,15 @@ def test_sources_are_those_of_cmake():
 def test_the_command(tmp_path, monkeypatch, capsys):
     log, budget = tmp_path / "build.log", tmp_path / "resources.json"
     log.write_text(SERIALISED)
+    budget.write_text('{"nvcc": "", "kernels": {}, "stage_loops": {"k": {}}}')  # scripts/stage_loops.py's stay
     monkeypatch.setattr(resources, "dumped", lambda path: CUOBJDUMP)
     base = ["--object", "x.a", "--budget", str(budget)]
     assert resources.main(base) == 1
     assert "kern<float, 32>, sm_90a: not in the budget" in capsys.readouterr().out
     assert resources.main([*base, "--write"]) == 0
-    assert json.loads(budget.read_text())["kernels"]["kern<float, 32>"]["sm_90a"]["registers"] == 168
+    written = json.loads(budget.read_text())
+    assert written["kernels"]["kern<float, 32>"]["sm_90a"]["registers"] == 168
+    assert written["stage_loops"] == {"k": {}}
     assert "3 kernels are within resources.json" in capsys.readouterr().out
     assert resources.main([*base, "--log", str(log)]) == 1
     assert "ptxas: ptxas info    : (C7510)" in capsys.readouterr().out
