@@ -1,5 +1,8 @@
 #include "vggfast/memory.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -158,6 +161,9 @@ size_t CachedBuffer::held() {
 
 void CachedBuffer::release_unused() {
   with_pool([](Pool& pool) { pool.release_unused(); });
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace vggfast

@@ -134,6 +134,21 @@ void for_each_way(const std::string& what, Body body) {
   }
 }
 
+/// Every algorithm for a convolution of these weights on the instruction set in use.
+std::vector<std::unique_ptr<const Int8Layer>> layers_of(const Case& c, const cpu::WeightView<int8_t>& weight) {
+  std::vector<std::unique_ptr<const Int8Layer>> layers;
+  layers.push_back(make_int8_layer({c.in, c.cout, c.kernel}, weight));
+  const std::string chosen = layers.front()->name();
+  if (c.kernel != 3 || !cpu::int8_winograd_is_exact(weight)) {
+    CHECK(chosen != "int8 winograd4", chosen, " was chosen for sums that it cannot have");
+  } else if (chosen != "int8 winograd4") {
+    layers.push_back(cpu::make_winograd_int8_layer({c.in, c.cout, c.kernel}));
+  } else {
+    layers.push_back(cpu::make_direct_int8_layer({c.in, c.cout, c.kernel}));
+  }
+  return layers;
+}
+
 void check_conv(const Case& c, Random& random) {
   if (!sampled()) return;
   const Layer layer(c.in.c, c.cout, c.kernel, random);
@@ -153,29 +168,31 @@ void check_conv(const Case& c, Random& random) {
         for (const float v : wanted) bytes.push_back(rounded(v, inverse));
         for_each_way(
             shape.str() + (relu ? ", relu" : "") + (pool ? ", pool" : ""), [&](const std::string& name, int threads) {
-              const auto run = make_int8_layer({c.in.c, c.cout, c.kernel});
-              const bool blocks = run->takes_blocks();
-              const Buffer packed(run->packed_bytes()), scratch(run->conv_workspace(c.in, pool, threads));
-              run->pack(layer.view, layer.unit.data(), biased ? layer.bias.data() : nullptr, packed.data(), threads);
-              const Buffer input(map_bytes(c.in, blocks));
-              auto* const values = static_cast<uint8_t*>(input.data());
-              cpu::quantise(reals.data(), c.in, 1, values, blocks, threads);
-              const int64_t window = pool ? 2 : 1;
-              const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
-              Int8Output out{floats.data(), c.in.h / window, c.in.w / window, c.cout, relu, pool};
-              run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
-              out.y = rounds.data();
-              out.inverse = inverse;
-              run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
-              check_values(floats, wanted, name + ", float32");
-              check_values(rounds, bytes, name + ", uint8");
-              if (!blocks || wanted.empty()) return;
-              const Extent extent{c.in.n, out.h, out.w, out.c};
-              const Buffer map(map_bytes(extent, true));
-              out.y = map.data();
-              out.blocked = true;
-              run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
-              check_blocks(map, bytes, extent, name);
+              for (const auto& run : layers_of(c, layer.view)) {
+                const std::string named = name + ", " + run->name();
+                const bool blocks = run->takes_blocks();
+                const Buffer packed(run->packed_bytes()), scratch(run->conv_workspace(c.in, pool, threads));
+                run->pack(layer.view, layer.unit.data(), biased ? layer.bias.data() : nullptr, packed.data(), threads);
+                const Buffer input(map_bytes(c.in, blocks));
+                auto* const values = static_cast<uint8_t*>(input.data());
+                cpu::quantise(reals.data(), c.in, 1, values, blocks, threads);
+                const int64_t window = pool ? 2 : 1;
+                const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
+                Int8Output out{floats.data(), c.in.h / window, c.in.w / window, c.cout, relu, pool};
+                run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
+                out.y = rounds.data();
+                out.inverse = inverse;
+                run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
+                check_values(floats, wanted, named + ", float32");
+                check_values(rounds, bytes, named + ", uint8");
+                if (!blocks || wanted.empty()) continue;
+                const Extent extent{c.in.n, out.h, out.w, out.c};
+                const Buffer map(map_bytes(extent, true));
+                out.y = map.data();
+                out.blocked = true;
+                run->conv(values, c.in, packed.data(), out, scratch.data(), threads);
+                check_blocks(map, bytes, extent, named);
+              }
             });
       }
     }
@@ -192,7 +209,7 @@ void check_linear(int64_t rows, int64_t cin, int64_t cout, Random& random) {
   std::vector<uint8_t> bytes;
   for (const float v : wanted) bytes.push_back(rounded(v, 20));
   for_each_way("linear " + describe({rows, cin, cout}), [&](const std::string& name, int threads) {
-    const auto run = make_int8_layer({.cin = cin, .cout = cout, .rows = true});
+    const auto run = make_int8_layer({.in = {rows, 1, 1, cin}, .cout = cout, .rows = true}, layer.view);
     const Buffer packed(run->packed_bytes()), scratch(run->linear_workspace(rows, threads));
     run->pack(layer.view, layer.unit.data(), layer.bias.data(), packed.data(), threads);
     const Buffer floats(wanted.size() * sizeof(float)), rounds(wanted.size());
@@ -234,7 +251,7 @@ void check_extremes() {
   layer.unit = {1, 1};
   const std::vector<uint8_t> x(static_cast<size_t>(2 * cin), 255);
   for_each_way("the largest sums", [&](const std::string& name, int threads) {
-    const auto run = make_int8_layer({.cin = cin, .cout = 2, .rows = true});
+    const auto run = make_int8_layer({.in = {1, 1, 1, cin}, .cout = 2, .rows = true}, layer.view);
     const Buffer packed(run->packed_bytes());
     run->pack(layer.view, layer.unit.data(), nullptr, packed.data(), threads);
     for (const int64_t rows : {1, 2}) {
@@ -248,6 +265,74 @@ void check_extremes() {
       check_values(y, wanted, name);
     }
   });
+}
+
+/// A 3x3 convolution of weights whose largest sum of 255s is `largest` * 255, of either sign and of both at once.
+Layer layer_of_sum(int64_t largest, Random& random) {
+  const int64_t cin = largest / (9 * 127) + 1;
+  Layer layer(cin, 3, 3, random);
+  int64_t left = largest, below = largest;
+  for (int64_t tap = 0; tap < 9 * cin; ++tap) {
+    int8_t* const weight = layer.weight.data() + 3 * tap;
+    weight[0] = static_cast<int8_t>(std::min<int64_t>(left, 127));
+    weight[1] = static_cast<int8_t>(-std::min<int64_t>(below, 128));
+    weight[2] = static_cast<int8_t>(tap % 2 ? 127 : -128);
+    left -= weight[0];
+    below += weight[1];
+  }
+  layer.unit = {1, 1, 1};
+  return layer;
+}
+
+/// Winograd's sums up to the largest that they can have, and its being left alone beyond.
+void check_winograd_range() {
+  constexpr int64_t largest = ((int64_t{1} << 25) - 1) / 255;
+  Random random(2);
+  const Layer layer = layer_of_sum(largest, random), beyond = layer_of_sum(largest + 1, random);
+  CHECK(cpu::int8_winograd_is_exact(layer.view), "sums of ", largest, " * 255 are within 2^25");
+  CHECK(!cpu::int8_winograd_is_exact(beyond.view), "sums of ", largest + 1, " * 255 are not within 2^25");
+  const Case c{{1, 5, 6, layer.view.in}, 3, 3};
+  const std::vector<uint8_t> x(static_cast<size_t>(5 * 6 * layer.view.in), 255);
+  const std::vector<float> wanted = products(layer, x, c, false);
+  CHECK(std::count(wanted.begin(), wanted.end(), static_cast<float>(largest * 255)) == 12, "no sum is the largest");
+  for_each_way("Winograd's largest sums", [&](const std::string& name, int threads) {
+    const auto run = cpu::make_winograd_int8_layer({c.in, c.cout, c.kernel});
+    const Buffer packed(run->packed_bytes()), scratch(run->conv_workspace(c.in, false, threads));
+    const Buffer y(wanted.size() * sizeof(float));
+    run->pack(layer.view, layer.unit.data(), nullptr, packed.data(), threads);
+    run->conv(x.data(), c.in, packed.data(), {y.data(), c.in.h, c.in.w, c.cout}, scratch.data(), threads);
+    check_values(y, wanted, name);
+    bool refused = false;
+    try {
+      run->linear_workspace(1, threads);
+    } catch (const Error& error) {
+      refused = std::string(error.what()).find("int8 winograd4 has no linear layers") == 0;
+    }
+    CHECK(refused, name, ": a linear layer was not refused");
+  });
+}
+
+/// Which algorithm computes a convolution of these channels, all weights 1.
+std::string chosen(int64_t cin, int64_t cout, int64_t kernel, int64_t size, int8_t weight = 1) {
+  const std::vector<int8_t> weights(static_cast<size_t>(cout * cin * kernel * kernel), weight);
+  const cpu::WeightView<int8_t> view{weights.data(), cout, cin, kernel, 1, cout, kernel * cin * cout, cin * cout};
+  return make_int8_layer({{1, size, size, cin}, cout, kernel}, view)->name();
+}
+
+void check_choice() {
+  for (const std::string& isa : cpu_isas()) {
+    set_cpu_isa(isa);
+    const bool tiles = cpu::kernels().int8_tiles;
+    const std::string direct = tiles ? "int8 tiles" : "int8", winograd = tiles ? direct : "int8 winograd4";
+    const auto check = [&](const std::string& found, const std::string& wanted, const char* what) {
+      CHECK(found == wanted, isa, ": ", found, " computes ", what, ", expected ", wanted);
+    };
+    check(chosen(128, 128, 3, 56), winograd, "a layer of VGG");
+    check(chosen(3, 64, 3, 224), direct, "a first layer");
+    check(chosen(128, 128, 1, 56), direct, "a 1x1 convolution");
+    check(chosen(128, 128, 3, 1), direct, "maps of one pixel");
+    check(chosen(128, 128, 3, 56, 127), direct, "sums that may leave 2^25");
+  }
 }
 
 void run_all() {
@@ -272,6 +357,8 @@ void run_all() {
   check_linear(150, 1100, 130, random);
   check_quantise();
   check_extremes();
+  check_winograd_range();
+  check_choice();
   if (cpu::find_amx() != cpu::Amx::permitted) {
     std::cout << "skipped: layers on the processor's tiles: " << cpu::describe(cpu::find_amx()) << "\n";
   }

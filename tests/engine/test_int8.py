@@ -1,6 +1,8 @@
 """Engine(dtype="int8") on the CPU: its integers are those of a plain twin, on every instruction set, for any number of
 threads, whatever else is asked for."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -42,11 +44,13 @@ def pool(ceil_mode=False):
 
 CHAINS = {
     "odd channels": lambda: chain(*relu(conv(3, 5), conv(5, 130), conv(130, 7), conv(7, 1))),
+    "by Winograd": lambda: chain(*relu(conv(3, 64), conv(64, 96)), pool(), *relu(conv(96, 129))),
     "1x1": lambda: chain(*relu(conv(4, 33, 1), conv(33, 64)), pool(), *relu(conv(64, 9, 1))),
     "pools": lambda: chain(*relu(conv(3, 16)), pool(), *relu(conv(16, 40)), pool(True), *relu(conv(40, 8)), pool()),
     "no ReLU between": lambda: chain(*relu(conv(3, 16)), pool(), conv(16, 8), conv(8, 12), *relu(conv(12, 4))),
     "no bias": lambda: chain(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 1, bias=False)),
 }  # fmt: skip
+TILES = ("amx", "amx-emulated")
 SIZES = [(2, 33, 41), (1, 8, 8), (0, 9, 9), (3, 17, 60)]
 
 
@@ -59,7 +63,7 @@ def engine_of(model, images, **options):
     return Engine(model, dtype="int8", calibration=images, size=32, **options)
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512", "avx512_vnni", "amx", "amx-emulated"])
+@pytest.fixture(params=["portable", "avx2", "avx512", "avx512_vnni", *TILES])
 def isa(request):
     """An instruction set with kernels of 8 bits of its own, in use until the test ends."""
     if request.param not in _native.cpu_isas():
@@ -79,6 +83,9 @@ def test_the_same_integers_as_a_plain_twin(name):
     layers = calibrated(layers_of(model), images)[1]
     exact = all(isinstance(x, Quantised) for x in layers if hasattr(x, "weight"))
     engine = engine_of(model, images)
+    if name == "by Winograd":
+        other = ["int8 winograd4"] * 2 if _native.cpu_isa() not in TILES else ["int8 tiles"] * 2
+        assert engine._network._core.algorithms()[1:] == other
     for n, h, w in SIZES:
         x = torch.randn(n, images.shape[1], h, w)
         found = engine.features(x, engine.taps)
@@ -170,6 +177,15 @@ def test_memory():
     engine(torch.randn(1, 3, 224, 224))
     plain(torch.randn(1, 3, 224, 224))
     assert engine.bytes < 0.5 * plain.bytes
+
+
+def test_calibration_gives_its_memory_back():
+    core, model = _native.load(), network("A")
+    gc.collect()
+    core.release_unused()
+    before = core.held_bytes()
+    engine_of(model, torch.randn(8, 3, 64, 64))
+    assert core.held_bytes() <= before
 
 
 BAD = {

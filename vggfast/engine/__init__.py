@@ -48,7 +48,7 @@ class Engine:
             what FC layers read. "int8": layers behind a ReLU take inputs of 8 bits, 0 to 255 of a scale, and weights of
             8 bits, -127 to 127 of a scale for each output channel; sums are exact. NaN becomes 0 there, infinity the
             largest value. An output that is asked for (a tap) is float32, before its rounding to 8 bits. It saves
-            memory everywhere; on AVX2 it is slower than "fp32", whose convolutions are Winograd's. On CUDA, of
+            memory everywhere. On CUDA, of
             activations and weights: "fp32", "tf32" (float32, whose products round their factors to TF32), "bf16" or
             "fp16"; torch's own switches for TF32 have no say. On GPUs of compute capability 9.0 "fp8" too: bfloat16,
             but e4m3 for the inputs and weights of convolutions of 128 and more channels, each tensor with one scale.

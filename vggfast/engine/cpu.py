@@ -96,9 +96,14 @@ class CpuNetwork:
 
     def finish(self, names: Sequence[str]) -> Deviation | None:
         """Without 8 bits nothing is left to do: each layer was packed as it came."""
-        calibration, self._calibration = self._calibration, None
-        if not calibration:
+        if not self._calibration:
             return None
+        error = self._quantise(self._calibration, names)
+        self._calibration = None  # with the network in float32
+        _native.load().release_unused()  # every layer's output in float32: no call makes as many
+        return error
+
+    def _quantise(self, calibration: Int8, names: Sequence[str]) -> Deviation:
         for layer in calibration.quantise(names):
             self._add(layer)
         return calibration.deviation(lambda x: self.run(x, calibration.ends), names)

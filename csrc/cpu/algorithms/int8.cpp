@@ -1,6 +1,8 @@
 #include "cpu/algorithms/int8.h"
 
+#include "cpu/algorithms/winograd.h"
 #include "cpu/parallel.h"
+#include "vggfast/error.h"
 
 namespace vggfast::cpu {
 namespace {
@@ -17,11 +19,12 @@ class VectorLayer final : public Int8Layer {
  public:
   explicit VectorLayer(const Int8Shape& shape)
       : kernels_(*kernels().int8),
-        cin_(shape.cin),
+        cin_(shape.in.c),
         cout_(shape.cout),
         kernel_(shape.kernel),
         blocks_(ceil_div(shape.cout, kernels_.block_channels)) {}
 
+  const char* name() const override { return "int8"; }
   bool takes_blocks() const override { return false; }
   size_t packed_bytes() const override;
   void pack(const WeightView<int8_t>& weight, const float* unit, const float* bias, void* packed,
@@ -135,10 +138,38 @@ void VectorLayer::linear(const uint8_t* x, int64_t rows, const void* packed, con
   });
 }
 
+/// What transforming costs, in products of a word by a vector of weights: a vector of a tile's inputs, one of its sums,
+/// one of the weights of a word.
+constexpr int64_t input_cost = 600, sum_cost = 300, weight_cost = 250;
+
+/// Whether F(4 x 4, 3 x 3) has less to do than direct sums.
+bool winograd_pays(const Int8Shape& shape) {
+  if (shape.rows || shape.kernel != 3) return false;
+  const Int8Kernels& all = *kernels().int8;
+  const int64_t tiles = Winograd::tiles_of(Winograd::grid(int8_winograd_m, shape.in, true), shape.in.n);
+  const int64_t vectors = ceil_div(shape.cout, all.block_channels) * 2, inputs = ceil_div(shape.in.c, 2 * all.lanes);
+  const int64_t products =
+      int8_winograd_points * tiles * inputs * all.lanes * vectors * 9 / 8;  // V and M lie in L2 or L3
+  const int64_t transforms = tiles * (input_cost * inputs + sum_cost * vectors);
+  const int64_t weights = weight_cost * inputs * all.lanes * vectors;
+  const int64_t direct = 9 * shape.in.n * shape.in.h * shape.in.w * ceil_div(shape.in.c, all.terms) * vectors;
+  return products + transforms + weights < direct;
+}
+
 }  // namespace
 
-std::unique_ptr<const Int8Layer> make_int8_layer(const Int8Shape& shape) {
+size_t Int8Layer::linear_workspace(int64_t, int) const { fail(name(), " has no linear layers"); }
+void Int8Layer::linear(const uint8_t*, int64_t, const void*, const Int8Output&, void*, int) const {
+  fail(name(), " has no linear layers");
+}
+
+std::unique_ptr<const Int8Layer> make_int8_layer(const Int8Shape& shape, const WeightView<int8_t>& weight) {
   if (kernels().int8_tiles) return make_tile_int8_layer(shape);
+  if (winograd_pays(shape) && int8_winograd_is_exact(weight)) return make_winograd_int8_layer(shape);
+  return make_direct_int8_layer(shape);
+}
+
+std::unique_ptr<const Int8Layer> make_direct_int8_layer(const Int8Shape& shape) {
   return std::make_unique<VectorLayer>(shape);
 }
 

@@ -11,7 +11,8 @@
 namespace vggfast::cpu {
 
 struct Int8Shape {
-  int64_t cin, cout;
+  Extent in;  // as expected: calls may have others, of as many channels
+  int64_t cout;
   int64_t kernel = 1;
   bool rows = false;  // a linear layer, else a convolution
 };
@@ -23,6 +24,7 @@ class Int8Layer {
 
   virtual ~Int8Layer() = default;
 
+  virtual const char* name() const = 0;
   /// Whether it is a convolution whose input lies in blocks, and whose output may (cpu/tile_kernels.h).
   virtual bool takes_blocks() const = 0;
   /// Of the weights with unit and bias.
@@ -35,10 +37,11 @@ class Int8Layer {
   virtual void conv(const uint8_t* x, const Extent& in, const void* packed, const Int8Output& out, void* workspace,
                     int threads) const = 0;
 
-  virtual size_t linear_workspace(int64_t rows, int threads) const = 0;
+  /// Of an algorithm for linear layers.
+  virtual size_t linear_workspace(int64_t rows, int threads) const;
   /// x: (rows, cin).
   virtual void linear(const uint8_t* x, int64_t rows, const void* packed, const Int8Output& out, void* workspace,
-                      int threads) const = 0;
+                      int threads) const;
 
  protected:
   /// Packs unit and bias, each filled up with zeros to `padded` values.
@@ -49,8 +52,14 @@ class Int8Layer {
   }
 };
 
-/// By the instruction set in use.
-std::unique_ptr<const Int8Layer> make_int8_layer(const Int8Shape& shape);
+/// By the instruction set in use, and what is faster there of the algorithms that sum these weights exactly.
+std::unique_ptr<const Int8Layer> make_int8_layer(const Int8Shape& shape, const WeightView<int8_t>& weight);
+/// By direct sums on vectors.
+std::unique_ptr<const Int8Layer> make_direct_int8_layer(const Int8Shape& shape);
 std::unique_ptr<const Int8Layer> make_tile_int8_layer(const Int8Shape& shape);
+/// For a 3x3 convolution whose weights int8_winograd_is_exact, by F(4 x 4, 3 x 3).
+std::unique_ptr<const Int8Layer> make_winograd_int8_layer(const Int8Shape& shape);
+/// Whether no sum of inputs by these weights can leave +-2^25.
+bool int8_winograd_is_exact(const WeightView<int8_t>& weight);
 
 }  // namespace vggfast::cpu

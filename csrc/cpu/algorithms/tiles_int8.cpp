@@ -20,8 +20,9 @@ class TileLayer final : public Int8Layer {
         shape_(shape),
         outputs_(shape.rows ? tile_int8_outputs : block_outputs),
         blocks_(ceil_div(shape.cout, outputs_)),
-        steps_(ceil_div(shape.cin, step_inputs) * shape.kernel * shape.kernel) {}
+        steps_(ceil_div(shape.in.c, step_inputs) * shape.kernel * shape.kernel) {}
 
+  const char* name() const override { return "int8 tiles"; }
   bool takes_blocks() const override { return !shape_.rows; }
 
   size_t packed_bytes() const override {
@@ -105,11 +106,11 @@ class TileLayer final : public Int8Layer {
                     [&](int64_t begin, int64_t end, int) {
                       for (int64_t part = begin; part < end; ++part) {
                         const int64_t first = part / steps_ * group, in = part % steps_ * step_inputs;
-                        const int64_t count = std::min(shape_.cin - in, step_inputs);
+                        const int64_t count = std::min(shape_.in.c - in, step_inputs);
                         uint8_t* line = to + part * group * step_inputs;
                         for (int64_t row = first; row < first + group; ++row, line += step_inputs) {
                           const int64_t kept = row < rows ? count : 0;
-                          if (kept > 0) std::memcpy(line, x + row * shape_.cin + in, static_cast<size_t>(kept));
+                          if (kept > 0) std::memcpy(line, x + row * shape_.in.c + in, static_cast<size_t>(kept));
                           std::memset(line + kept, 0, static_cast<size_t>(step_inputs - kept));
                         }
                       }

@@ -129,7 +129,9 @@ class Engine::Impl {
     VGGFAST_CHECK(terms <= cpu::Int8Layer::most_terms, "weight must have at most ", cpu::Int8Layer::most_terms,
                   " values for each output, whose sum fits int32, got ", terms);
     const float inverse = 1 / positive(source, "source");
-    auto layer = cpu::make_int8_layer({cin, cout, kernel, kind == Kind::linear});
+    const bool rows = kind == Kind::linear;
+    const cpu::Extent in{options.batch, rows ? 1 : extent, rows ? 1 : extent, cin};
+    auto layer = cpu::make_int8_layer({in, cout, kernel, rows}, view_of<int8_t>(weight));
     Buffer packed = pack(*layer, weight, bias, unit, options.threads);
     const bool blocks = layer->takes_blocks();
     round_last(inverse, blocks);
@@ -273,7 +275,8 @@ std::vector<std::string> Engine::algorithms() const {
   std::vector<std::string> names;
   for (size_t i = 0; i < impl_->layers.size(); ++i) {
     if (impl_->layers[i].kind != Kind::conv) continue;
-    names.push_back(impl_->packed[i].int8 ? "int8" : impl_->packed[i].conv.algorithm->name);
+    const Packed& packed = impl_->packed[i];
+    names.push_back(packed.int8 ? packed.int8->name() : packed.conv.algorithm->name);
   }
   return names;
 }

@@ -23,12 +23,6 @@ constexpr size_t alignment = 64;
 
 size_t aligned(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
-template <class T>
-cpu::WeightView<T> view_of(const Tensor& w) {
-  if (w.dim() == 2) return {w.as<T>(), w.size(0), w.size(1), 1, w.stride(0), w.stride(1), 0, 0};
-  return {w.as<T>(), w.size(0), w.size(1), w.size(2), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
-}
-
 Tensor nhwc_tensor(const float* data, const Extent& s) {
   return {
       const_cast<float*>(data), DType::f32, Device::cpu, {s.n, s.c, s.h, s.w}, {s.h * s.w * s.c, 1, s.w * s.c, s.c}};

@@ -9,6 +9,12 @@
 
 namespace vggfast::engine {
 
+template <class T>
+cpu::WeightView<T> view_of(const Tensor& w) {
+  if (w.dim() == 2) return {w.as<T>(), w.size(0), w.size(1), 1, w.stride(0), w.stride(1), 0, 0};
+  return {w.as<T>(), w.size(0), w.size(1), w.size(2), w.stride(0), w.stride(1), w.stride(2), w.stride(3)};
+}
+
 /// A conv or FC layer's weights, (Cout, Cin, K, K) or (Cout, Cin), and bias (or null), packed.
 Buffer pack(const cpu::ConvPlan& plan, const Tensor& weight, const Tensor* bias);
 

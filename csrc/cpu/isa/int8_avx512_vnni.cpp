@@ -5,4 +5,4 @@
 #define VGGFAST_INT8_PIXELS 14                 // of a register tile, by 2 vectors of output channels
 #define VGGFAST_INT8_WEIGHT_BYTES (512 << 10)  // of 1 MB of L2
 
-#include "cpu/kernels/int8.h"
+#include "cpu/kernels/int8_table.h"

@@ -35,8 +35,13 @@ struct Int8Runs {
 /// sums[pixel][channel] (+)= the products of Count pixels and one block.
 template <int Count>
 void multiply(const Int8Runs& runs, const int32_t* inputs, const int8_t* weights, bool add, int32_t* sums) {
-  Sums acc[Count][Int8::vectors] = {};
-  if (add) __builtin_memcpy(acc, sums, sizeof acc);
+  Sums acc[Count][Int8::vectors];  // not by memset and memcpy, which have the compiler pass them through memory
+#pragma GCC unroll 16
+  for (int p = 0; p < Count; ++p) {
+    for (int v = 0; v < Int8::vectors; ++v) {
+      acc[p][v] = add ? load_sums(sums + (p * Int8::vectors + v) * Int8::lanes) : Sums{};
+    }
+  }
   const int64_t pixel = runs.pixel;
   for (int64_t outer = 0; outer < runs.outer; ++outer, inputs += runs.line) {
     const int32_t* word = inputs;
@@ -50,7 +55,10 @@ void multiply(const Int8Runs& runs, const int32_t* inputs, const int8_t* weights
       }
     }
   }
-  __builtin_memcpy(sums, acc, sizeof acc);
+#pragma GCC unroll 16
+  for (int p = 0; p < Count; ++p) {
+    for (int v = 0; v < Int8::vectors; ++v) store_sums(sums + (p * Int8::vectors + v) * Int8::lanes, acc[p][v]);
+  }
 }
 
 using Multiply = void (*)(const Int8Runs&, const int32_t* inputs, const int8_t* weights, bool add, int32_t* sums);
@@ -183,15 +191,4 @@ void int8_linear(const Int8Args& a, const int32_t* inputs, int64_t block_begin, 
 }
 
 }  // namespace
-
-const Int8Kernels int8_kernels{.block_channels = Int8::channels,
-                               .terms = Int8::terms,
-                               .tile_pixels = Int8::pixels,
-                               .weight_bytes = VGGFAST_INT8_WEIGHT_BYTES,
-                               .pack = int8_pack,
-                               .words = int8_words,
-                               .conv = int8_conv,
-                               .linear = int8_linear,
-                               .quantise = int8_quantise};
-
 }  // namespace vggfast::cpu::VGGFAST_ISA

@@ -48,6 +48,7 @@ inline Sums load_sums(const int32_t* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return v;
 }
+inline void store_sums(int32_t* p, Sums v) { __builtin_memcpy(p, &v, sizeof v); }
 inline Sums larger(Sums a, Sums b) { return a > b ? a : b; }
 
 typedef uint8_t Bytes __attribute__((vector_size(VGGFAST_VECTOR_BYTES / 4)));

@@ -65,7 +65,7 @@ class CachedBuffer {
 
   /// Bytes of all pages that the pool holds, used and unused.
   static size_t held();
-  /// Gives the pages that nobody uses back to the system.
+  /// Gives the pages that nobody uses back to the system, and those of the heap.
   static void release_unused();
 
  private:
