@@ -74,9 +74,9 @@ def hands_on() -> bool:
     return not torch.compiler.is_compiling() and within.a_model() and not exports_onnx()
 
 
-def _as_nhwc(x: Tensor) -> bool:
-    """Whether a layer gives NHWC for this input, which is of the kind that kernels read as it is."""
-    return hands_on() and type(x) in PLAIN and x.dim() == 4 and x.layout is torch.strided and not x.is_nested
+def takes_nhwc(x: Any) -> bool:
+    """Whether a layer takes this input as NHWC, and gives NHWC: it is of the kind that kernels read as it is."""
+    return type(x) in PLAIN and hands_on() and x.dim() == 4 and x.layout is torch.strided and not x.is_nested
 
 
 def _batched(run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ class _Conv(_InPlaceOfTorchs, nn.Conv2d):
     def _run(self, op: Callable[..., Tensor], x: Tensor) -> Tensor:
         if not self.is_ours() or _is_quantised_later(x):
             return nn.Conv2d.forward(self, x)
-        if _as_nhwc(x):
+        if takes_nhwc(x):
             return conv_nhwc(x, self.weight, self.bias, False, False, self._exact)
         return _batched(lambda batch: op(batch, self.weight, self.bias, exact=self._exact), x)
 
@@ -201,7 +201,7 @@ class MaxPool2x2(_InPlaceOfTorchs, nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:
         if not self.is_ours() or _is_quantised_later(input) or _is_whole(input):
             return super().forward(input)
-        if _as_nhwc(input):
+        if takes_nhwc(input):
             return max_pool(input, self.ceil_mode, needs_grad(input))[0]
         return _batched(lambda batch: ops.max_pool2x2(batch, ceil_mode=self.ceil_mode), input)
 
@@ -263,7 +263,7 @@ class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
     def forward(self, input: Tensor) -> Tensor:
         if in_forward_mode() or _is_whole(input) or not _are_maps(input):
             return super().forward(input)
-        if _as_nhwc(input):
+        if takes_nhwc(input):
             return lrn(input, self.size, self.alpha, self.beta, self.k)
         return ops.local_response_norm(input, self.size, self.alpha, self.beta, self.k)
 

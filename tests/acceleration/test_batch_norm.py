@@ -81,7 +81,7 @@ def test_a_resnet(torchvision, any_size, training):
     assert relative_error(fast(x), model(x)) < 1e-10
     for mine, theirs in zip(fast.buffers(), model.buffers(), strict=True):
         torch.testing.assert_close(mine, theirs)
-    assert ops_of(fast, x).count("batch_norm") == 19  # the first has contiguous maps of torch's convolution
+    assert ops_of(fast, x).count("batch_norm") == 20
 
 
 def test_the_least_maps():

@@ -66,9 +66,14 @@ def test_one_conversion_at_each_edge(name):
 
 
 def test_a_residual_network(torchvision):
-    """torch's first convolution has NCHW, and its skip connection is added as it is; scores have no format."""
+    """torch's first convolution takes NHWC, and the skip connection is added as it is; scores have no format."""
     fast = accelerate(resnet18(torchvision).eval())
+    pooled = []
+    fast.maxpool.register_forward_pre_hook(lambda module, args: pooled.append(args[0]))
     assert conversions(fast, image()) == 1
+    assert pooled[0].is_contiguous(memory_format=torch.channels_last)
+    assert len(fast.conv1._forward_pre_hooks) == 1
+    assert not accelerate.restore(fast).conv1._forward_pre_hooks
     assert conversions(accelerate(copy.deepcopy(fast), inplace=True), image()) == 1
 
 

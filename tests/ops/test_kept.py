@@ -99,6 +99,16 @@ def test_the_same_bits(ran, algorithm, threads, n, cin, cout, h, w, kernel, relu
         assert torch.equal(mask, calls[0][1])
 
 
+def test_exact_calls_run_direct_sums(ran):
+    layer, x = _layer(), _maps()
+    _warm(layer, x)
+    arguments = (x, layer.weight.detach(), layer.bias.detach(), False, False)
+    want = conv_nhwc(*arguments, True)
+    assert ran[-1] == "conv_fprop"
+    assert not torch.equal(want, _warm(layer, x))
+    assert torch.equal(conv_nhwc(*arguments, True), want)
+
+
 def test_maps_of_several_sizes_share_what_they_can(ran):
     layer = _layer()
     for size in (6, 9, 12):

@@ -1,8 +1,9 @@
 """One conversion into NHWC and one out of it for a whole model, whatever is between its layers.
 
 Layers of ours keep the memory format of their input, so that each convolution of a residual network would convert it
-to NHWC and back. Within a call of a model that has the two hooks below, they give NHWC instead, which torch's own
-layers keep, and what the model returns is converted once.
+to NHWC and back. Within a call of a model that has the first two hooks below, they give NHWC instead, which torch's own
+layers keep, and what the model returns is converted once. torch's convolutions have the third, for one that came first
+would keep the format of the model's input, and so would all behind it, up to a layer of ours.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils._pytree import tree_leaves, tree_map
 
-from vggfast.acceleration.choice import modules_of
+from vggfast.acceleration.choice import class_of, modules_of
 from vggfast.graph import needs_nchw
-from vggfast.layers import within
+from vggfast.layers import takes_nhwc, within
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, LocalResponseNorm, MaxPool2x2
 from vggfast.ops import _library as lib
 
@@ -36,12 +37,15 @@ def hand_on(model: nn.Module) -> None:
     if len(alone) > 1 and _enter not in model._forward_pre_hooks.values() and not needs_nchw(parts):
         model.register_forward_pre_hook(_enter, prepend=True)
         model.register_forward_hook(_leave, prepend=True, with_kwargs=True, always_call=True)
+        for part in parts:
+            if class_of(part) is nn.Conv2d and _take not in part._forward_pre_hooks.values():
+                part.register_forward_pre_hook(_take)
 
 
 def stop(module: nn.Module) -> None:
-    """Undoes :func:`hand_on` of this very module."""
-    for hooks, ours in ((module._forward_pre_hooks, _enter), (module._forward_hooks, _leave)):
-        for key in [key for key, hook in hooks.items() if hook is ours]:
+    """Takes the hooks of :func:`hand_on` from this very module."""
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key in [key for key, hook in hooks.items() if hook in (_enter, _leave, _take)]:
             del hooks[key]
             module._forward_hooks_with_kwargs.pop(key, None)
             module._forward_hooks_always_called.pop(key, None)
@@ -65,6 +69,12 @@ def _leave(model: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
     if within.a_model() or _has_nhwc((args, kwargs)) or not _has_nhwc(output):
         return None
     return tree_map(functools.partial(_contiguous, done={}), output)
+
+
+def _take(convolution: nn.Module, args: Any) -> Any:
+    if not args or not takes_nhwc(args[0]):
+        return None
+    return (args[0].contiguous(memory_format=torch.channels_last), *args[1:])
 
 
 def _contiguous(value: Any, done: dict[int, Any]) -> Any:
