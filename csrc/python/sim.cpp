@@ -26,7 +26,7 @@ py::dict counters() {
                  py::arg("global_read") = c.global_read, py::arg("global_written") = c.global_written,
                  py::arg("global_distinct") = c.global_distinct, py::arg("shared_read") = c.shared_read,
                  py::arg("shared_written") = c.shared_written, py::arg("multiply_adds") = c.multiply_adds,
-                 py::arg("barriers") = c.barriers);
+                 py::arg("barriers") = c.barriers, py::arg("launching") = c.launching);
   }
   return all;
 }

@@ -82,7 +82,9 @@ void leave() {
   --block.running;
   if (me.at_cluster_barrier && me.cluster_phase == machine.cluster_barrier.phase) --machine.cluster_barrier.arrived;
   end_phase_if_due(machine.cluster_barrier);
-  if (block.running == 0) check_end_of_block(block);
+  if (block.running > 0) return;
+  check_has_waited(block);
+  check_end_of_block(block);
 }
 
 void cluster_arrive(bool release) {

@@ -1,5 +1,6 @@
 // Global memory as the kernels see it: the ranges that a Global announced. Blocks of a launch are in no order, so that
-// within one launch what one thread writes no other may read or write.
+// within one launch what one thread writes no other may read or write. Nor are two launches in an order, if the second
+// is a dependent one, until its thread has waited (dependent_launch.cpp).
 #pragma once
 
 #include <cstddef>

@@ -35,6 +35,10 @@ void cp_async(void* to, const void* from, unsigned bytes, unsigned source_bytes)
 void cp_async_commit_group();
 void cp_async_wait_group(unsigned still_in_flight);
 
+// ---- dependent_launch.cpp
+void griddepcontrol_wait();
+void griddepcontrol_launch_dependents();
+
 // ---- atomics.cpp
 unsigned atomic_add(unsigned* address, unsigned value);
 

@@ -78,7 +78,8 @@ struct Thread {
   bool wgmma_fenced = false;                          // since it last waited for products
   std::map<float*, std::vector<float>> accumulators;  // as its last products left them
   bool at_cluster_barrier = false;
-  uint64_t cluster_phase = 0;  // in which it has come to the cluster's barrier
+  uint64_t cluster_phase = 0;       // in which it has come to the cluster's barrier
+  bool after_predecessors = false;  // known to be after a griddepcontrol.wait
 
   uint32_t now() const { return clock[index]; }
   /// Whether that has happened.
@@ -123,12 +124,13 @@ struct Block {
   unsigned threads = 0;
   SharedMemory shared;
   Barrier barriers[barriers_of_a_block];
-  unsigned running = 0;                  // threads that have not come to their end
-  Clock exited, exited_visible;          // what those knew who have
-  std::map<size_t, MBarrier> mbarriers;  // by offset
-  RemoteUses arrivals, accesses;         // of this block's memory: by mbarrier or TMA; by loads and stores
-  unsigned loads_in_flight = 0;          // of TMA, to here
-  const void* load_site = nullptr;       // of the last
+  unsigned running = 0;                                  // threads that have not come to their end
+  bool has_waited = false, launches_dependents = false;  // griddepcontrol, by any thread
+  Clock exited, exited_visible;                          // what those knew who have
+  std::map<size_t, MBarrier> mbarriers;                  // by offset
+  RemoteUses arrivals, accesses;    // of this block's memory: by mbarrier or TMA; by loads and stores
+  unsigned loads_in_flight = 0;     // of TMA, to here
+  const void* load_site = nullptr;  // of the last
   std::vector<std::shared_ptr<WarpgroupMeeting>> warpgroups;
   std::vector<unsigned> registers;  // of a thread, by warp
   std::vector<Thread*> wait_for_registers;
@@ -166,6 +168,8 @@ struct Machine {
   std::vector<std::function<void()>> in_flight;  // asynchronous work; each may land at any time
   ClusterBarrier cluster_barrier;
   std::vector<Agent> agents;
+  std::vector<Moment> predecessors_ended;  // where threads of this cluster have waited for that
+  const char* predecessor = nullptr;       // the kernel launched before
   Thread* current = nullptr;
   bool watching = false;  // whether loads and stores are the kernel's own
   uint32_t time = 1;
@@ -197,6 +201,11 @@ struct Quiet {
 uint16_t new_agent(const std::string& name);
 /// That of the agent of this name, which is made where there is none.
 uint16_t agent_of(const std::string& name);
+/// Whether all that the launches before wrote is there for the running thread, and all that they read has been read
+/// (dependent_launch.cpp).
+bool is_after_predecessors();
+/// Faults where a block ends that has not waited for them.
+void check_has_waited(const Block& block);
 /// The running thread comes to its end (cluster.cpp).
 void leave();
 /// Whose shared memory an address is meant to lie in; null where it lies in no block of the cluster.

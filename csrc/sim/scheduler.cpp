@@ -59,6 +59,7 @@ void place_cluster(unsigned cluster, dim3 clusters) {
   machine.in_flight.clear();
   machine.cluster_barrier = {};
   machine.agents.clear();
+  machine.predecessors_ended.clear();
   const dim3 first = place_of(cluster, clusters);
   const uint32_t start = machine.start = machine.time++;
   for (unsigned rank = 0; rank < blocks; ++rank) {
@@ -72,6 +73,7 @@ void place_cluster(unsigned cluster, dim3 clusters) {
     block.shared.reset(l.shared_bytes, blocks * (warps + warpgroups));
     for (Barrier& barrier : block.barriers) barrier = {};
     block.running = threads;
+    block.has_waited = block.launches_dependents = false;
     block.exited.clear();
     block.exited_visible.clear();
     block.mbarriers.clear();
@@ -94,6 +96,7 @@ void place_cluster(unsigned cluster, dim3 clusters) {
       t.done = false;
       t.waits_for = nullptr;
       t.awaits = nullptr;
+      t.after_predecessors = false;
       t.open_copies.clear();
       t.copy_groups.clear();
       forget_asynchronous_work(t);
@@ -249,6 +252,7 @@ std::string name_of(uint16_t index) {
 
 void launch(const Launch& launch, const std::function<void()>& body) {
   check_launch(launch);
+  machine.predecessor = machine.launch.kernel;
   machine.launch = launch;
   machine.random.seed(settings().seed + ++machine.launches);
   machine.time = 1;  // what is known of memory and threads begins anew with each cluster
@@ -264,6 +268,7 @@ void launch(const Launch& launch, const std::function<void()>& body) {
     for (const auto& block : machine.blocks) {
       machine.counts.global_distinct += static_cast<int64_t>(block->sectors.size() * sector);
       block->sectors.clear();
+      machine.counts.launching += block->launches_dependents;
     }
   }
   Counters& total = counters()[launch.kernel];
@@ -279,6 +284,7 @@ void launch(const Launch& launch, const std::function<void()>& body) {
   add(total.shared_written, now.shared_written);
   add(total.multiply_adds, now.multiply_adds);
   add(total.barriers, now.barriers);
+  add(total.launching, now.launching);
 }
 
 void begin_watching() { machine.watching = true; }

@@ -39,6 +39,7 @@ struct Launch {
   dim3 cluster = 1;
   size_t shared_bytes = 0;
   bool persistent = false;  // all clusters must run at once
+  bool dependent = false;  // it may start before the launch before it has ended (programmatic dependent launch)
 };
 /// Runs `body` as every thread of the grid; a cluster's blocks run together, clusters one after the other.
 /// `body` calls begin_watching() before the kernel. Throws Fault.
@@ -70,6 +71,7 @@ struct Counters {
   int64_t shared_read = 0, shared_written = 0;  // matrix operands, and asynchronous copies, included
   int64_t multiply_adds = 0;                    // of matrix instructions
   int64_t barriers = 0;                         // of blocks
+  int64_t launching = 0;                        // blocks that let the next kernel start before their end
 };
 /// By kernel, since the last clear().
 std::map<std::string, Counters>& counters();

@@ -37,7 +37,8 @@ def tile(sim):
 
 
 def test_every_kernel_is_run(backend, sim, tile):
-    """Forward and backward of every op launch every kernel that there is; what they compute, other tests say."""
+    """Forward and backward of every op launch every kernel that there is, and every block lets the next one start
+    before its own end. What they compute, other tests say."""
     sim.clear_counters()
     x = torch.randn(2, 16, 6, 6, dtype=torch.bfloat16, requires_grad=True)
     weight = torch.randn(16, 16, 3, 3, dtype=torch.bfloat16, requires_grad=True)
@@ -57,7 +58,9 @@ def test_every_kernel_is_run(backend, sim, tile):
     tile("small")  # the portable kernels
     ops.conv3x3(x, weight, bias).sum().backward()
     mask_gather(torch.randn(1, 8, 2, 2), torch.zeros(1, 1, 2, 2, 1, dtype=torch.uint8))
-    assert kernels_of_the_tree() == set(sim.counters())
+    counted = sim.counters()
+    assert kernels_of_the_tree() == set(counted)
+    assert {name: c["launching"] for name, c in counted.items()} == {name: c["blocks"] for name, c in counted.items()}
 
 
 @pytest.mark.parametrize("shape", ["large", "tall", "small"])

@@ -5,6 +5,7 @@
 #include "core/checks.h"
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -44,6 +45,8 @@ __device__ __forceinline__ int64_t clamp_to(int64_t low, int64_t value, int64_t 
 
 template <class T, bool Aligned>
 __global__ void __launch_bounds__(PieceTraits::threads, 2) prepare_images_kernel(PrepareArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   for_each_piece(a.outputs, [&](int64_t n, int64_t s, int64_t, int64_t group) {
     const int values = 3 * a.columns, first = int(group) * vector_channels;
     const int64_t top = a.corners ? a.corners[2 * n] : 0, left = a.corners ? a.corners[2 * n + 1] : 0;

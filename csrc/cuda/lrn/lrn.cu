@@ -10,6 +10,7 @@
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
 #include "cuda/ptx/approx.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/sync.h"
 #include "vggfast/cuda.h"
 
@@ -129,6 +130,8 @@ __device__ __forceinline__ void for_each_group(const Staged<W>& groups, int pixe
 
 template <class T, bool Usual, bool Aligned>
 __global__ void __launch_bounds__(LrnTraits::threads) lrn_fprop_kernel(LrnTileArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   const int64_t chunk = blockIdx.y;
   const Staged<Wide<T>> x = stage(a, chunk, a.halo, 0), owned = stage(a, chunk, 0, 0);
   for (int64_t first = blockIdx.x * a.tile_pixels; first < a.pixels; first += gridDim.x * a.tile_pixels) {
@@ -159,6 +162,8 @@ __global__ void __launch_bounds__(LrnTraits::threads) lrn_fprop_kernel(LrnTileAr
 
 template <class T, bool Usual, bool Aligned>
 __global__ void __launch_bounds__(LrnTraits::threads, sizeof(T) == 8 ? 2 : 4) lrn_dgrad_kernel(LrnTileArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   const int64_t chunk = blockIdx.y;
   const Staged<Wide<T>> x = stage(a, chunk, a.halo, 0), owned = stage(a, chunk, 0, 0);
   const Staged<Wide<T>> products = stage(a, chunk, a.halo / 2, vector_channels);    // gy x s^(-beta - 1)

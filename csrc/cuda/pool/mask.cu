@@ -4,6 +4,7 @@
 // and nobody waits. Bound by memory: z's, y's and the mask's bytes once.
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -64,6 +65,8 @@ struct Window {
 
 template <class T, bool Pool, bool Aligned>
 __global__ void __launch_bounds__(PieceTraits::threads, 2) mask_gather_kernel(SelectedArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   for_each_piece(a.windows, [&](int64_t n, int64_t y, int64_t x, int64_t group) {
     const int64_t c = group * vector_channels, count = a.c - c;
     const Window<T, Pool> window(a, n, y, x, c);
@@ -88,6 +91,8 @@ __global__ void __launch_bounds__(PieceTraits::threads, 2) mask_gather_kernel(Se
 
 template <class T, bool Pool, bool Aligned>
 __global__ void __launch_bounds__(PieceTraits::threads, 2) mask_scatter_kernel(SelectedArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   for_each_piece(a.windows, [&](int64_t n, int64_t y, int64_t x, int64_t group) {
     const int64_t c = group * vector_channels, count = a.c - c;
     Bits bits{.passes = 0};

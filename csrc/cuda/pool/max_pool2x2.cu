@@ -5,6 +5,7 @@
 
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -30,6 +31,8 @@ __device__ __forceinline__ Channels<T> lowest() {
 
 template <class T, bool Aligned>
 __global__ void __launch_bounds__(PieceTraits::threads) max_pool2x2_kernel(MaxPoolArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   const int64_t image = a.outputs.rows * a.outputs.columns;
   for_each_piece(a.outputs, [&](int64_t n, int64_t y, int64_t x, int64_t group) {
     const int64_t c = group * vector_channels, count = a.c - c;

@@ -10,6 +10,7 @@
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
 #include "cuda/pool/pixel_sums.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -60,6 +61,8 @@ __device__ __forceinline__ Wide<T> softmax_of_mean(const MeanPosteriorsArgs<T>& 
 
 template <class T, bool Aligned>
 __global__ void __launch_bounds__(MeanPosteriorsTraits::threads, 2) mean_posteriors_kernel(MeanPosteriorsArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   Wide<T>* scratch = reinterpret_cast<Wide<T>*>(ptx::shared_memory());
   Wide<T>* row = scratch + a.lanes.scratch();
   Wide<T>* sums = row + a.c;
@@ -84,6 +87,8 @@ __global__ void __launch_bounds__(MeanPosteriorsTraits::threads, 2) mean_posteri
 template <class T, bool Aligned>
 __global__ void __launch_bounds__(MeanPosteriorsTraits::threads, 2)
     mean_posteriors_dgrad_kernel(MeanPosteriorsArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   Wide<T>* scratch = reinterpret_cast<Wide<T>*>(ptx::shared_memory());
   Wide<T>* row = scratch + a.lanes.scratch();
   const Wide<T> scale = 1 / (Wide<T>(a.views) * Wide<T>(a.pixels));

@@ -6,6 +6,7 @@
 #include "cuda/dtypes.h"
 #include "cuda/pieces.h"
 #include "cuda/pool/pixel_sums.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "vggfast/cuda.h"
 
 namespace vggfast::cuda {
@@ -28,6 +29,8 @@ struct SumPoolArgs {
 
 template <class T, bool Aligned>
 __global__ void __launch_bounds__(SumPoolTraits::threads) sum_pool_kernel(SumPoolArgs<T> a) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   Wide<T>* scratch = reinterpret_cast<Wide<T>*>(ptx::shared_memory());
   const int64_t c = (int64_t(blockIdx.x) * a.lanes.groups + a.lanes.group()) * vector_channels;
   for (int64_t n = blockIdx.y; n < a.n; n += gridDim.y) {

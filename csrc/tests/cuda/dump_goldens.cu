@@ -83,7 +83,7 @@ __host__ __device__ uint16_t half_of(unsigned value) {
 
 constexpr uint32_t image_bytes = 4 << 10;
 constexpr uint16_t untouched = 0xffff;
-const cuda::Grid for_image{.blocks = 1, .threads = 128, .shared_bytes = image_bytes + 1024};
+const cuda::Grid for_image{.blocks = 1, .threads = 128, .shared_bytes = image_bytes + 1024, .dependent = false};
 
 struct Box {
   int32_t at[4];
@@ -227,7 +227,7 @@ __global__ void __launch_bounds__(128) find_operand(uint64_t layout, uint32_t st
 }
 
 void dump_operand(const std::string& name, Major major, uint64_t layout, uint32_t start) {
-  const cuda::Grid grid{.blocks = 1, .threads = 128, .shared_bytes = operand_bytes};
+  const cuda::Grid grid{.blocks = 1, .threads = 128, .shared_bytes = operand_bytes, .dependent = false};
   std::vector<float> parts[2];
   for (int high = 0; high < 2; ++high) {
     Buffer<float> out(std::vector<float>(16 * n));
@@ -372,8 +372,8 @@ __global__ void __launch_bounds__(32) warp_fragments(float* out) {
 }
 
 void dump_fragments() {
-  const cuda::Grid warpgroup{.blocks = 1, .threads = 128, .shared_bytes = 4096},
-      warp{.blocks = 1, .threads = 32, .shared_bytes = 4096};
+  const cuda::Grid warpgroup{.blocks = 1, .threads = 128, .shared_bytes = 4096, .dependent = false},
+      warp{.blocks = 1, .threads = 32, .shared_bytes = 4096, .dependent = false};
   Buffer<float> d(std::vector<float>(1024)), bf16(std::vector<float>(1024)), e4m3(std::vector<float>(1024));
   Buffer<float> mma(std::vector<float>(384));
   Buffer<uint16_t> lanes(std::vector<uint16_t>(1024));

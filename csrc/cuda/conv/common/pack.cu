@@ -1,6 +1,7 @@
 // packed[o][tap * in + i] = weights[o][i][tap], or 0 beyond either extent: threads run along the rows.
 #include "cuda/conv/common/pack.h"
 #include "cuda/divider.h"
+#include "cuda/ptx/griddepcontrol.h"
 
 namespace vggfast::cuda {
 namespace {
@@ -10,6 +11,8 @@ constexpr int threads = 256, values_of_a_thread = 8;
 template <class T>
 __global__ void __launch_bounds__(threads)
     pack_weights_kernel(const WeightView<T> weights, Divider depth, Divider in, int count, bool tf32, T* packed) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   for (int i = static_cast<int>(blockIdx.x * threads + threadIdx.x); i < count;
        i += static_cast<int>(gridDim.x * threads)) {
     const int out = depth.quotient(i), k = depth.remainder(i), tap = in.quotient(k), channel = in.remainder(k);

@@ -6,6 +6,7 @@
 
 #include "cuda/conv/common/epilogue.h"
 #include "cuda/conv/common/reduce.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/sync.h"
 
 namespace vggfast::cuda {
@@ -16,6 +17,8 @@ constexpr int64_t wanted_threads = 132 * 2048;  // an H200 full of them
 
 template <class T>
 __global__ void __launch_bounds__(threads) reduce_wgrad_kernel(const ReduceArgs<T> a, int slices) {
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   using Sum = std::remove_cvref_t<decltype(*a.partial)>;
   Sum* const sums = reinterpret_cast<Sum*>(ptx::shared_memory());
   const int columns = a.kernel * a.kernel * a.cin, values = threads / slices;

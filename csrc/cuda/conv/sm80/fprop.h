@@ -14,6 +14,7 @@
 #include "cuda/conv/common/windows.h"
 #include "cuda/conv/sm80/mainloop.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/griddepcontrol.h"
 
 namespace vggfast::cuda {
 
@@ -172,6 +173,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
   const int row_tile = static_cast<int>(blockIdx.x) / a.column_tiles;
   const int steps = a.depth / depth_of<T>;
   const Lane at;
+  ptx::griddepcontrol_wait();
   PixelRows<T, Tile, How> pixels(a, row_tile);
   WeightRows<T, Tile> weights(a, column_tile);
   Sums<typename Math::Sum, Tile> sums = {};
@@ -181,6 +183,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
   };
   const auto multiply = [&](const char* stage) { Math::template multiply<Tile>(sums, stage, stage + pixel_bytes, at); };
   run_stages<Tile, stage_bytes>(steps, fetch, [&](char* stage) { pixels.store(stage); }, multiply);
+  ptx::griddepcontrol_launch_dependents();
   store_outputs<Tile>(a.y, a.windows, row_tile * (Tile::rows / 4), column_tile * Tile::columns, sums, at);
 }
 

@@ -13,6 +13,7 @@
 #include "cuda/conv/common/wgrad_math.h"
 #include "cuda/conv/sm80/mainloop.h"
 #include "cuda/ptx/cp_async.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/warp.h"
 
 namespace vggfast::cuda {
@@ -152,6 +153,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
   const Lane at;
   const bool with_bias = a.partial_bias && column_tile == 0 && at.warp_across == 0;
   const int first = begin * pixels_of_a_stage<T>;
+  ptx::griddepcontrol_wait();
   PixelChunks<T, Tile, Tile::rows, Gradients, false> gradients(a, row_tile * Tile::rows, first);
   PixelChunks<T, Tile, Tile::columns, Inputs, true> inputs(a, column_tile * Tile::columns, first);
   Sums<Sum, Tile> sums = {};
@@ -168,6 +170,7 @@ __global__ void __launch_bounds__(Tile::threads, Tile::least_blocks)
     multiply_pixels<Tile>(Math(), sums, bias, with_bias, stage, stage + gradient_bytes, at);
   };
   run_stages<Tile, stage_bytes>(steps, fetch, store, multiply);
+  ptx::griddepcontrol_launch_dependents();
   store_partial<Tile>(a, split, row_tile * Tile::rows, column_tile * Tile::columns, sums, bias, with_bias, at);
 }
 

@@ -15,6 +15,7 @@
 #include "cuda/conv/stem/gradients.h"
 #include "cuda/conv/stem/words.h"
 #include "cuda/divider.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/sync.h"
 #include "cuda/ptx/warp.h"
 
@@ -202,6 +203,8 @@ __global__ void __launch_bounds__(StemDgrad::threads, StemDgrad::least_blocks<T>
   char* const shared = ptx::shared_memory();
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const Lane at;
+  ptx::griddepcontrol_wait();
+  ptx::griddepcontrol_launch_dependents();
   store_weights(a, shared);
   ptx::sync_threads();
   if (static_cast<int>(blockIdx.x) * StemDgrad::warps + warp >= a.units) return;

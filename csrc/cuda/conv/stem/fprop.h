@@ -10,6 +10,7 @@
 
 #include "cuda/conv/stem/lane.h"
 #include "cuda/divider.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/sync.h"
 
 namespace vggfast::cuda {
@@ -64,6 +65,7 @@ __global__ void __launch_bounds__(StemFprop<T, Channels>::threads, StemFprop<T, 
   const int first_channel = static_cast<int>(blockIdx.x) % a.groups * Traits::group;
   const int step = static_cast<int>(gridDim.x) / a.groups, warp = static_cast<int>(threadIdx.x) / 32;
   int tile = static_cast<int>(blockIdx.x) / a.groups;
+  ptx::griddepcontrol_wait();
   const typename Traits::InLane lane(a.weights, a.y.bias, first_channel);
   const int right = Border::offset(0, a.x.c);  // from a pixel of an even column
   const int channel = first_channel + lane.at.within * lane_channels;
@@ -77,7 +79,11 @@ __global__ void __launch_bounds__(StemFprop<T, Channels>::threads, StemFprop<T, 
     const TilePlace now = place;
     tile += step;
     place = TilePlace::of<Traits::tile_rows, Traits::tile_columns>(a.tiles_across, a.tiles_down, tile);
-    if (tile < a.tiles) halo.fetch(a.x, place.image, place.y - 1, place.x - 1);
+    if (tile < a.tiles) {
+      halo.fetch(a.x, place.image, place.y - 1, place.x - 1);
+    } else {
+      ptx::griddepcontrol_launch_dependents();
+    }
     const char* const row = shared + buffer * Border::bytes + 2 * warp * Border::row_values * sizeof(T);
     if (now.y + 2 * warp < a.y.h) {
 #pragma unroll 1

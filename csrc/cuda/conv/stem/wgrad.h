@@ -13,6 +13,7 @@
 #include "cuda/conv/common/wgrad_math.h"
 #include "cuda/conv/stem/gradients.h"
 #include "cuda/conv/stem/words.h"
+#include "cuda/ptx/griddepcontrol.h"
 
 namespace vggfast::cuda {
 
@@ -271,6 +272,7 @@ __global__ void __launch_bounds__(StemWgrad<T, Channels>::threads, StemWgrad<T, 
     inputs.fetch(a.x, next, at);
   };
   if (Traits::bias_by_ones) inputs.store_ones(inputs_at, at);
+  ptx::griddepcontrol_wait();
   if (begin < end) fetch(0);
 #pragma unroll 1
   for (int tile = begin, stage = 0; tile < end; ++tile, stage ^= 1) {
@@ -285,6 +287,7 @@ __global__ void __launch_bounds__(StemWgrad<T, Channels>::threads, StemWgrad<T, 
                              a.partial_bias != nullptr, at);
     ptx::sync_warp();
   }
+  ptx::griddepcontrol_launch_dependents();
   ptx::sync_threads();
   float* const put = reinterpret_cast<float*>(ptx::shared_memory());
   put_down(sums, put + warp * Traits::group * Traits::sums_of_row, at);

@@ -12,6 +12,7 @@
 #include "cuda/conv/sm90/core/mainloop.h"
 #include "cuda/conv/sm90/epilogue/epilogue.h"
 #include "cuda/ptx/elect.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/setmaxnreg.h"
 
 namespace vggfast::cuda::sm90 {
@@ -45,6 +46,7 @@ __global__ void __launch_bounds__(threads, 1)
     ptx::fence_mbarrier_init();
   }
   ptx::sync_threads();
+  ptx::griddepcontrol_wait();
   const int warpgroup = warp / warpgroup_warps;
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
   constexpr KRange k{0, 1, 3};
@@ -56,6 +58,7 @@ __global__ void __launch_bounds__(threads, 1)
     ptx::sync_warp();
     FirstLayer<Tile, T> layer(shared, a.x, a.first_weights, a.first_bias);
     compute_boxes(shared, pixel_barriers, a.schedule, layer);
+    ptx::griddepcontrol_launch_dependents();
   } else {
     ptx::setmaxnreg_inc<second_layer_registers>();
     const int consumer = warpgroup - 1;

@@ -14,6 +14,7 @@
 #include "cuda/conv/sm90/fprop/cluster_reduce.h"
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/fence.h"
+#include "cuda/ptx/griddepcontrol.h"
 #include "cuda/ptx/setmaxnreg.h"
 #include "cuda/ptx/sync.h"
 
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(threads, 1)
     ptx::fence_mbarrier_init();
   }
   begin_together<Tile>();
+  ptx::griddepcontrol_wait();
   const InCluster<Tile> in;
   const KRange k = a.k.template part<Tile>(in.split);
   const int warpgroup = warp / warpgroup_warps;
@@ -65,6 +67,7 @@ __global__ void __launch_bounds__(threads, 1)
     ptx::setmaxnreg_dec<producer_registers>();
     if (warp == 0 && ptx::elect()) {
       feed_pixels<Tile, T>(shared + Tile::pixels_at, pixel_barriers, x, a.schedule, k, first, step);
+      ptx::griddepcontrol_launch_dependents();
     } else if (warp == 1 && ptx::elect()) {
       feed_weights<Tile, T, U>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, first, step);
     }

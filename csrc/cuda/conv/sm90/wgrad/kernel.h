@@ -14,6 +14,7 @@
 #include "cuda/conv/sm90/wgrad/walk.h"
 #include "cuda/ptx/elect.h"
 #include "cuda/ptx/fence.h"
+#include "cuda/ptx/griddepcontrol.h"
 
 namespace vggfast::cuda::sm90 {
 
@@ -230,8 +231,12 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     ptx::fence_mbarrier_init();
   }
   ptx::sync_threads();
+  ptx::griddepcontrol_wait();
   if (warp == Tile::producer_warp) {
-    if (ptx::elect()) load_steps<Tile>(a, share, gz_map, x_map, shared, rings);
+    if (ptx::elect()) {
+      load_steps<Tile>(a, share, gz_map, x_map, shared, rings);
+      ptx::griddepcontrol_launch_dependents();
+    }
   } else if (warp == Tile::bias_warp) {
     if (share.with_bias) sum_bias<Tile>(a, share, shared, rings);
   } else {
