@@ -28,8 +28,9 @@ class Simulated(_backends.Backend):
     def __init__(self, module: ModuleType):
         super().__init__(module, "cuda")
 
-    def context(self, tf32=None, exact=None):
-        return self.module.Context(tf32=_backends.tf32_allowed() if tf32 is None else tf32)
+    def context(self, tf32=None, exact=None, fixed_weights=False):
+        tf32 = _backends.tf32_allowed() if tf32 is None else tf32
+        return self.module.Context(tf32=tf32, fixed_weights=fixed_weights)
 
 
 class Alone:
@@ -39,6 +40,8 @@ class Alone:
         pass
 
     def __enter__(self):
+        if module := simulator():
+            module.synchronize()  # a kernel of torch's copies the images first, and starts as all before have ended
         return self
 
     def __exit__(self, *error):

@@ -23,7 +23,7 @@ struct Grid {
   size_t shared_bytes = 0;
   dim3 cluster = 1;
   bool persistent = false;  // whether all clusters are to run at once: there may be no more than fit (occupancy.h)
-  bool dependent = true;  // whether the kernel may start before those before it have ended, for which it then waits
+  bool dependent = true;    // whether the kernel may start before those before it have ended, for which it then waits
 };
 
 inline const char* const dependent_launches_asked_for = std::getenv("VGGFAST_CUDA_DEPENDENT_LAUNCH");

@@ -168,12 +168,15 @@ void bind_tensors(py::module_& m, std::function<std::shared_ptr<void>(const Tens
            }),
            py::keep_alive<1, 2>());
   py::class_<Context>(m, "Context", py::module_local())
-      .def(py::init(
-          named({{"threads", py::int_(1)}, {"stream", py::int_(0)}, {"tf32", py::bool_(false)}, {"exact", py::none()}},
-                [](int threads, uintptr_t stream, bool tf32, std::optional<bool> exact) {
-                  return Context{threads, reinterpret_cast<void*>(stream), tf32, exact};
-                },
-                {.gil = true})));
+      .def(py::init(named({{"threads", py::int_(1)},
+                           {"stream", py::int_(0)},
+                           {"tf32", py::bool_(false)},
+                           {"exact", py::none()},
+                           {"fixed_weights", py::bool_(false)}},
+                          [](int threads, uintptr_t stream, bool tf32, std::optional<bool> exact, bool fixed_weights) {
+                            return Context{threads, reinterpret_cast<void*>(stream), tf32, exact, fixed_weights};
+                          },
+                          {.gil = true})));
 }
 
 void bind_ops(py::module_ m, const Ops& ops) {

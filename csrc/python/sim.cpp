@@ -40,6 +40,7 @@ PYBIND11_MODULE(_sim, m) {
   python::bind_cuda(m.def_submodule("cuda"));
   m.def("counters", &counters, "What each kernel asked for since clear_counters().");
   m.def("clear_counters", [] { sim::counters().clear(); });
+  m.def("synchronize", &sim::synchronize, "All launches so far have ended; so has what torch did on CPU tensors.");
   m.def("set_seed", [](uint64_t seed) { sim::settings().seed = seed; });
   m.def(
       "set_num_sms", [](int count) { sim::settings().num_sms = count; },

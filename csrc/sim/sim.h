@@ -45,6 +45,9 @@ struct Launch {
 /// `body` calls begin_watching() before the kernel. Throws Fault.
 void launch(const Launch& launch, const std::function<void()>& body);
 
+/// What the host waits for: all launches so far have ended, and what they wrote is there.
+void synchronize();
+
 /// From here on, the running thread's loads and stores are the kernel's.
 void begin_watching();
 

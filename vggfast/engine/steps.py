@@ -96,7 +96,8 @@ class Steps:
     def call(self, step: Step, arena: Tensor) -> Call:
         """What computes a step; not for views."""
         x, y = step.source.on(arena), step.target.on(arena)
-        run = partial(self._backend.run, tf32=self._precision.tf32)
+        # The kernel before never writes weights: they are packed before the images are copied to the arena.
+        run = partial(self._backend.run, tf32=self._precision.tf32, fixed_weights=True)
         match step.layer:
             case ScaledConv() if _is_scaled(step):
                 return partial(run, "conv_fprop_scaled", *_scaled_arguments(step, x, y))

@@ -72,16 +72,18 @@ class Backend:
         workspace: Tensor | None = None,
         tf32: bool | None = None,
         exact: bool | None = None,
+        fixed_weights: bool = False,
     ) -> Any:
         """Runs op `name`, and returns what it does. `args` are its inputs, a tensor first, and outputs; tensors lie as
         the op needs them.
 
         `workspace` holds as many bytes as :meth:`workspace` says, None allocates them; `tf32` says whether factors of
         float32 may be rounded, None asks torch; `exact` whether convolutions are direct sums, None asks
-        :func:`vggfast.set_exact`.
+        :func:`vggfast.set_exact`; `fixed_weights` that nothing which may still run on the stream writes the weight and
+        the bias of a convolution, so that they are read while the kernel before still runs.
         """
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
-        context = self.context(tf32, exact)
+        context = self.context(tf32, exact, fixed_weights)
         if size := getattr(self.ops, f"{name}_workspace", None):
             if workspace is None:
                 workspace = self.empty(args[0], (size(*views, context),), torch.uint8)
@@ -106,7 +108,7 @@ class Backend:
     def view(self, t: Tensor):
         return _native._view(self.module, t, self.device)
 
-    def context(self, tf32: bool | None = None, exact: bool | None = None):
+    def context(self, tf32: bool | None = None, exact: bool | None = None, fixed_weights: bool = False):
         """How the core is to run a call."""
         return _context(self.module, _native.threads(), exact)
 
@@ -134,9 +136,10 @@ class CudaBackend(Backend):
         with torch.cuda.device(args[0].device):
             return super().run(name, *args, **options)
 
-    def context(self, tf32=None, exact=None):
+    def context(self, tf32=None, exact=None, fixed_weights=False):
         tf32 = tf32_allowed() if tf32 is None else tf32
-        return self.module.Context(stream=torch.cuda.current_stream().cuda_stream, tf32=tf32)
+        stream = torch.cuda.current_stream().cuda_stream
+        return self.module.Context(stream=stream, tf32=tf32, fixed_weights=fixed_weights)
 
     def empty(self, like, shape, dtype, memory_format=torch.contiguous_format):
         return torch.empty(shape, dtype=dtype, device=like.device, memory_format=memory_format)
@@ -192,6 +195,7 @@ class TorchBackend:
         workspace: Tensor | None = None,
         tf32: bool | None = None,
         exact: bool | None = None,
+        fixed_weights: bool = False,
     ) -> None:
         switched: Any = contextlib.nullcontext()
         if tf32 is not None and args[0].dtype == torch.float32:

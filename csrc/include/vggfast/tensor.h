@@ -97,13 +97,15 @@ class Threads {
 };
 
 /// How a call runs: the number of CPU threads, and whether convolutions on the CPU are as with "direct" or as with
-/// "auto", whatever set_conv_algorithm says, which unset follows; or the CUDA stream (a cudaStream_t) to launch on, and
-/// whether convolutions of float32 may round their factors to TF32.
+/// "auto", whatever set_conv_algorithm says, which unset follows; or the CUDA stream (a cudaStream_t) to launch on,
+/// whether convolutions of float32 may round their factors to TF32, and whether nothing that may still run on the
+/// stream writes their weights and biases: then they are read while the kernel before still runs.
 struct Context {
   Threads threads = 1;
   void* stream = nullptr;
   bool tf32 = false;
   std::optional<bool> exact = {};
+  bool fixed_weights = false;
 };
 
 std::string describe(const std::vector<int64_t>& shape);

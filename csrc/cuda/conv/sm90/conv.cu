@@ -84,7 +84,9 @@ void convolve(const Tensor& x, const WeightView<T>& weights, const Tensor& y, Ep
                           .y = y.as<T>(),
                           .relu = e.relu,
                           .pool = e.pool};
+  Context how = context;
   if (!lie_as_packed(weights)) {
+    how.fixed_weights = false;
     check_workspace(workspace, weights.packed_bytes());
     T* const packed = static_cast<T*>(workspace.data);
     pack_weights(weights, context.tf32, packed, context);
@@ -92,7 +94,7 @@ void convolve(const Tensor& x, const WeightView<T>& weights, const Tensor& y, Ep
     problem.weight_stride = weights.depth();
     problem.tap_stride = weights.in;
   }
-  run_fprop(problem, sm90_tile_asked_for(), context);
+  run_fprop(problem, sm90_tile_asked_for(), how);
 }
 
 bool supports_fprop(const ConvFprop& p) {

@@ -14,6 +14,7 @@ void launch_fprop(StemFpropArgs<T> args, const Context& context) {
   args.tiles_down = Divider(down);
   args.tiles = static_cast<int>(args.x.n * across * down);
   args.groups = static_cast<int>(ceil_div(args.y.c, Traits::group));
+  args.fixed_weights = context.fixed_weights;
   const int most = std::max(1, Traits::least_blocks * num_sms() / args.groups);
   const int64_t blocks = int64_t(std::min(args.tiles, most)) * args.groups;
   launch("stem_fprop_kernel", stem_fprop_kernel<T, Channels>,
@@ -26,8 +27,14 @@ void launch_fprop(StemFpropArgs<T> args, const Context& context) {
 template <class T>
 void stem_fprop(const Source<T>& x, const WeightView<T>& weights, const Output<T>& y, const Context& context) {
   if (int64_t(x.n) * x.h * x.w == 0) return;
-  StemFpropArgs<T> args{
-      .x = x, .weights = weights, .y = y, .tiles_across = {}, .tiles_down = {}, .tiles = 0, .groups = 0};
+  StemFpropArgs<T> args{.x = x,
+                        .weights = weights,
+                        .y = y,
+                        .tiles_across = {},
+                        .tiles_down = {},
+                        .tiles = 0,
+                        .groups = 0,
+                        .fixed_weights = false};
   x.c == 4 ? launch_fprop<T, 4>(args, context) : launch_fprop<T, 3>(args, context);
 }
 

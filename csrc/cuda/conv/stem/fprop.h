@@ -34,6 +34,7 @@ struct StemFpropArgs {
   Output<T> y;
   Divider tiles_across, tiles_down;
   int tiles, groups;
+  bool fixed_weights;  // Context's
 };
 
 /// Eight windows of a warp, of which this lane's lies at `window`, and its right column `right` bytes further: all
@@ -65,8 +66,9 @@ __global__ void __launch_bounds__(StemFprop<T, Channels>::threads, StemFprop<T, 
   const int first_channel = static_cast<int>(blockIdx.x) % a.groups * Traits::group;
   const int step = static_cast<int>(gridDim.x) / a.groups, warp = static_cast<int>(threadIdx.x) / 32;
   int tile = static_cast<int>(blockIdx.x) / a.groups;
-  ptx::griddepcontrol_wait();
+  if (!a.fixed_weights) ptx::griddepcontrol_wait();
   const typename Traits::InLane lane(a.weights, a.y.bias, first_channel);
+  ptx::griddepcontrol_wait();
   const int right = Border::offset(0, a.x.c);  // from a pixel of an even column
   const int channel = first_channel + lane.at.within * lane_channels;
   Halo<T, Border> halo;

@@ -28,6 +28,7 @@ struct Block1Args {
   const T* first_bias;  // or null
   Schedule schedule;
   Output<T, T> y;
+  bool fixed_weights;  // Context's
 };
 
 template <class Tile, class T>
@@ -46,8 +47,8 @@ __global__ void __launch_bounds__(threads, 1)
     ptx::fence_mbarrier_init();
   }
   ptx::sync_threads();
-  ptx::griddepcontrol_wait();
   const int warpgroup = warp / warpgroup_warps;
+  if (warpgroup > 0 || !a.fixed_weights) ptx::griddepcontrol_wait();
   const int first = static_cast<int>(blockIdx.x), step = static_cast<int>(gridDim.x);
   constexpr KRange k{0, 1, 3};
   if (warpgroup == 0) {
@@ -57,6 +58,7 @@ __global__ void __launch_bounds__(threads, 1)
     }
     ptx::sync_warp();
     FirstLayer<Tile, T> layer(shared, a.x, a.first_weights, a.first_bias);
+    ptx::griddepcontrol_wait();
     compute_boxes(shared, pixel_barriers, a.schedule, layer);
     ptx::griddepcontrol_launch_dependents();
   } else {

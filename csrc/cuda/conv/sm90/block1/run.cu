@@ -10,8 +10,12 @@ void launch_block1(const Source<T>& x, const WeightView<T>& first, const T* firs
                    const Context& context) {
   using Tile = Block1Tile<T, Channels>;
   const Output<T, T> y = outputs_of(second);
-  const Block1Args<T> args{
-      .x = x, .first_weights = first, .first_bias = first_bias, .schedule = Schedule::of<Tile>(y.sums), .y = y};
+  const Block1Args<T> args{.x = x,
+                           .first_weights = first,
+                           .first_bias = first_bias,
+                           .schedule = Schedule::of<Tile>(y.sums),
+                           .y = y,
+                           .fixed_weights = context.fixed_weights};
   launch("conv_block1_kernel", conv_block1_kernel<Tile, T>,
          {.blocks = static_cast<unsigned>(std::min(num_sms(), args.schedule.groups)),
           .threads = threads,

@@ -6,7 +6,8 @@
 // shared memory, swizzled (operand.h), with channels contiguous. Shared memory (tile.h): a ring of boxes of pixels, a
 // ring of weights and two output stages, up to 227 KB, so one block to an SM. Warps 0 and 1 fill the rings (feed.h).
 // Warpgroups 1 and 2 wait for full stages and multiply (mainloop.h), then store (epilogue.h) while the rings fill for
-// the next tile. The grid is persistent: a block takes tile after tile.
+// the next tile. The grid is persistent: a block takes tile after tile. Only the warp that loads weights, where they
+// are fixed, does not wait for the kernels before this one.
 #pragma once
 
 #include "cuda/conv/sm90/core/mainloop.h"
@@ -25,6 +26,7 @@ struct FpropArgs {
   Schedule schedule;
   KRange k;
   Output<T, U> y;
+  bool fixed_weights;  // Context's
 };
 
 /// After the fence behind the init of the mbarriers, all that other blocks are to see.
@@ -42,6 +44,7 @@ template <class Tile, class T, class U>
 __global__ void __launch_bounds__(threads, 1)
     conv_fprop_hopper_kernel(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights,
                              const __grid_constant__ TensorMap y, const FpropArgs<T, U> a) {
+  constexpr int weights_warp = 1;
   constexpr unsigned readers = (Tile::pingpong ? 1 : consumers) * warpgroup_warps;
   char* const shared = ptx::shared_memory();
   auto& pixel_barriers = *reinterpret_cast<Barriers<Tile::pixel_stages>*>(shared + Tile::barriers_at);
@@ -58,17 +61,17 @@ __global__ void __launch_bounds__(threads, 1)
     ptx::fence_mbarrier_init();
   }
   begin_together<Tile>();
-  ptx::griddepcontrol_wait();
   const InCluster<Tile> in;
   const KRange k = a.k.template part<Tile>(in.split);
   const int warpgroup = warp / warpgroup_warps;
+  if (warp != weights_warp || !a.fixed_weights) ptx::griddepcontrol_wait();
   const int first = static_cast<int>(blockIdx.x) / Tile::cluster, step = static_cast<int>(gridDim.x) / Tile::cluster;
   if (warpgroup == 0) {
     ptx::setmaxnreg_dec<producer_registers>();
     if (warp == 0 && ptx::elect()) {
       feed_pixels<Tile, T>(shared + Tile::pixels_at, pixel_barriers, x, a.schedule, k, first, step);
       ptx::griddepcontrol_launch_dependents();
-    } else if (warp == 1 && ptx::elect()) {
+    } else if (warp == weights_warp && ptx::elect()) {
       feed_weights<Tile, T, U>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, first, step);
     }
     ptx::sync_warp();

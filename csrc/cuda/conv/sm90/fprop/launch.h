@@ -137,7 +137,8 @@ void launch_fprop(const FpropProblem<T, U>& p, const Context& context) {
   const Output<T, U> y = outputs_of(p);
   const FpropArgs<T, U> args{.schedule = Schedule::of<Tile>(y.sums),
                              .k = {0, (p.cin + channels_of<T> - 1) / channels_of<T>, p.kernel},
-                             .y = y};
+                             .y = y,
+                             .fixed_weights = context.fixed_weights};
   const int clusters = std::min(resident_fprop<Tile, T, U>(), args.schedule.groups);
   launch(fprop_name, conv_fprop_hopper_kernel<Tile, T, U>, fprop_grid<Tile>(clusters), context, pixels_map<Tile>(p),
          weights_map<Tile>(p), outputs_map<Tile>(p), args);
