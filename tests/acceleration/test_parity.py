@@ -80,3 +80,16 @@ def test_table_of_an_unknown_network(capsys):
     with pytest.raises(SystemExit):
         table.main(["AlexNet", "--out", "parity.json"])
     assert "NETWORK must be one of vgg, " in capsys.readouterr().err
+
+
+def test_table_has_the_compiled_where_there_is_our_back_end(torchvision, monkeypatch, tmp_path):
+    asked, out = [], tmp_path / "parity.json"
+    monkeypatch.setattr(torch._dynamo, "list_backends", lambda: ["vggfast"])
+    monkeypatch.setattr(torch, "compile", lambda model, backend: asked.append(backend) or model)
+    table.main(["DnCNN", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [(row["mode"], row["by"]) for row in rows] == [(m, by) for m in MODES for by in ("accelerated", "compiled")]
+    assert asked == ["vggfast"] * 4
+    assert all(row["float64"] == [0, 0] for row in rows if row["by"] == "compiled")  # by the stand-in
+    monkeypatch.setattr(torch._dynamo, "list_backends", lambda: ["inductor"])
+    assert list(table.ways()) == ["accelerated"]
