@@ -39,7 +39,7 @@ struct Launch {
   dim3 cluster = 1;
   size_t shared_bytes = 0;
   bool persistent = false;  // all clusters must run at once
-  bool dependent = false;  // it may start before the launch before it has ended (programmatic dependent launch)
+  bool dependent = false;   // it may start before the launch before it has ended (programmatic dependent launch)
 };
 /// Runs `body` as every thread of the grid; a cluster's blocks run together, clusters one after the other.
 /// `body` calls begin_watching() before the kernel. Throws Fault.

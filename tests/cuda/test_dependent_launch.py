@@ -18,7 +18,7 @@ from tests.engine.test_engine import small
 from vggfast import Engine
 
 torch.manual_seed(0)
-model = small("A-LRN", width=1.0, hidden=64, head="conv").to("cuda")
+model = small("A-LRN", width=1.0, hidden=64, pool_size=2, head="conv").to("cuda")
 images = [torch.randn(size, device="cuda") for size in ((1, 3, 64, 64), (8, 3, 96, 70), (2, 3, 224, 224))]
 results = []
 for dtype in ("bf16", "fp16", "tf32", "fp32"):
