@@ -73,13 +73,13 @@ def register(
     if flops is not None:
         register_flop_formula(op.overloadpacket)(flops)
     if autocast != Autocast.none:
-        _LIBRARY.impl(name, _cast(op, "cpu", functools.partial(_cpu_dtype, name, autocast)), "AutocastCPU")
+        _LIBRARY.impl(name, _cast(op, "cpu", functools.partial(cpu_dtype, name, autocast)), "AutocastCPU")
     if autocast == Autocast.product:
         _LIBRARY.impl(name, _cast(op, "cuda", lambda: torch.get_autocast_dtype("cuda")), "AutocastCUDA")
     return op
 
 
-def _cpu_dtype(op: str, autocast: Autocast) -> torch.dtype | None:
+def cpu_dtype(op: str, autocast: Autocast) -> torch.dtype | None:
     """What an op's inputs on the CPU are cast to; None leaves them as they are."""
     dtype, backend = torch.get_autocast_dtype("cpu"), OF_DEVICE["cpu"](0)
     if not backend.takes("vggfast::conv", dtype):
