@@ -1,12 +1,10 @@
 """``torch.compile(model, backend="vggfast")``: what becomes ours, and that nothing else changes.
 
-But for the slow tests our ops are put into the graph, and AOTAutograd runs its two halves without inductor's loops.
+Our ops are put into the graph, and AOTAutograd's two halves run without inductor's loops, which take long to compile:
+test_compile_backend.py has those.
 """
 
 import copy
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,14 +16,12 @@ from torch.utils.checkpoint import checkpoint
 import vggfast
 from tests.acceleration.test_parity import MODES, WINOGRAD, largest_errors, make
 from tests.support.comparisons import relative_error
-from vggfast.acceleration.compile import backend
 from vggfast.acceleration.rewriting import rewrite
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning:torch.*"),
 ]
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -369,44 +365,3 @@ def test_accelerated_models_stay_as_they_are():
     compiled = torch.compile(vggfast.accelerate(model), backend=graphs, fullgraph=True)
     assert relative_error(compiled(x), model(x)) < 1e-12
     assert relative_error(torch.compile(vggfast.accelerate(model), backend=Graphs())(x), model(x)) < 1e-12
-
-
-# ---- inductor and the entry point ------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["compiled", "accelerated"])
-def test_inductor(way, tmp_path, monkeypatch):
-    """The real back end; and torch's own, for an accelerated model."""
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    model, (x, _) = small(), operands()
-    twin = copy.deepcopy(model)
-    compiled = torch.compile(twin, backend=backend) if way == "compiled" else torch.compile(vggfast.accelerate(twin))
-    got, want = (step(each, call, x.shape, torch.float64) for each, call in ((twin, compiled), (model, model)))
-    assert max(largest_errors(got, want)) < 1e-10
-    assert got[0]["y"].stride() == want[0]["y"].stride()
-
-
-def test_options_are_inductors():
-    with pytest.raises(RuntimeError, match="Unexpected optimization option nonsense"):
-        torch.compile(small(), backend=backend, options={"nonsense": 1})(operands()[0])
-
-
-def test_an_old_torch_is_named(monkeypatch):
-    monkeypatch.setattr(torch, "__version__", "2.10.1")
-    with pytest.raises(RuntimeError, match=r'torch must be at least 2.11 for backend="vggfast", got 2.10.1'):
-        backend(torch.fx.symbolic_trace(small()), [])
-
-
-def test_torch_finds_the_entry_point(tmp_path):
-    """As setuptools writes it for whoever installs the package."""
-    command = [sys.executable, "setup.py", "--quiet", "dist_info", "--output-dir", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    script = (
-        "import sys, torch, torch._dynamo\n"
-        "assert 'vggfast' in torch._dynamo.list_backends() and 'vggfast' not in sys.modules\n"
-        "print(torch._dynamo.lookup_backend('vggfast').__module__)"
-    )
-    run = [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(ROOT)!r}]\n{script}"]
-    found = subprocess.run(run, check=True, capture_output=True, text=True)
-    assert found.stdout.split() == ["vggfast.acceleration.compile"]
