@@ -14,7 +14,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.utils.checkpoint import checkpoint
 
 import vggfast
-from tests.acceleration.test_parity import MODES, WINOGRAD, largest_errors, make
+from tests.acceleration.parity import MODES, largest_errors, make, step
+from tests.acceleration.test_parity import WINOGRAD
 from tests.support.comparisons import relative_error
 from vggfast.acceleration.rewriting import rewrite
 
@@ -52,21 +53,10 @@ class Graphs:
         return [name for name, *_ in self.ops]
 
 
-def step(model, call, image, dtype):
-    """Outputs and running statistics, and gradients, of a forward and backward pass of `call`."""
-    torch.manual_seed(1)
-    x = torch.randn(image, dtype=torch.float64).to(dtype).requires_grad_()
-    y = call(x)
-    y.pow(2).mean().backward()
-    gradients = {"x": x.grad, **{name: parameter.grad for name, parameter in model.named_parameters()}}
-    return {"y": y.detach(), **dict(model.named_buffers())}, gradients
-
-
 def both(plain, dtype):
     """The same step by torch and by a compiled copy, and the copy's graphs."""
     twin, graphs = copy.deepcopy(plain), Graphs()
-    want = step(plain, plain, plain.image, dtype)
-    return step(twin, torch.compile(twin, backend=graphs), plain.image, dtype), want, graphs
+    return step(twin, dtype, torch.compile(twin, backend=graphs)), step(plain, dtype), graphs
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -88,13 +78,13 @@ def test_networks_in_float64(torchvision, case):
     assert max(largest_errors(got, want)) < 1e-10
     assert got[0]["y"].stride() == want[0]["y"].stride()
     found = {name: graphs.names().count(name) for name in set(graphs.names())}
-    assert found == COUNTS[case[0]][MODES[case[1]]]
+    assert found == COUNTS[case[0]][MODES.index(case[1])]
 
 
 @pytest.mark.parametrize("case", [("vgg with batch norm", "eval"), ("U-Net", "train")], ids=["VGG", "U-Net"])
 def test_networks_in_float32(torchvision, case):
     plain = make(torchvision, case)
-    exact = step(twin := copy.deepcopy(plain).double(), twin, plain.image, torch.float64)
+    exact = step(copy.deepcopy(plain).double(), torch.float64)
     ours, torchs = (largest_errors(each, exact) for each in both(plain, torch.float32)[:2])
     assert ours[0] < 2 * torchs[0] + WINOGRAD
     assert ours[1] < 2 * torchs[1] + WINOGRAD**0.5  # see test_parity.py

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import vggfast
-from tests.acceleration.test_compile import operands, small, step
-from tests.acceleration.test_parity import largest_errors
+from tests.acceleration.parity import largest_errors, step
+from tests.acceleration.test_compile import operands, small
 from vggfast.acceleration.compile import backend
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -29,10 +29,11 @@ def _forget():
 def test_inductor(way, tmp_path, monkeypatch):
     """The real back end; and torch's own, for an accelerated model."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    model, (x, _) = small(), operands()
+    model = small()
+    model.image = (2, 3, 8, 10)
     twin = copy.deepcopy(model)
     compiled = torch.compile(twin, backend=backend) if way == "compiled" else torch.compile(vggfast.accelerate(twin))
-    got, want = (step(each, call, x.shape, torch.float64) for each, call in ((twin, compiled), (model, model)))
+    got, want = step(twin, torch.float64, compiled), step(model, torch.float64)
     assert max(largest_errors(got, want)) < 1e-10
     assert got[0]["y"].stride() == want[0]["y"].stride()
 
