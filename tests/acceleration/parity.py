@@ -33,7 +33,7 @@ def step(
     """Outputs and running statistics, and gradients, of a forward and backward pass; `call` is the model compiled."""
     torch.manual_seed(1)
     x = torch.randn(model.image, dtype=torch.float64).to(dtype).requires_grad_()
-    y = (call or model)(x)
+    y = (model if call is None else call)(x)  # a compiled model may have no length, and so no truth
     y = y["out"] if isinstance(y, dict) else y
     y.pow(2).mean().backward()
     trained = {name: each for name, each in model.named_parameters() if each.requires_grad}
