@@ -15,7 +15,7 @@ using ptx::WgmmaType;
 namespace {
 
 constexpr unsigned rows = 64, bytes = 32, operand_bytes = rows * bytes, n = 16;
-constexpr cuda::Grid warpgroup{.blocks = 1, .threads = 128, .shared_bytes = 2 * operand_bytes};
+constexpr cuda::Grid warpgroup{.blocks = 1, .threads = 128, .shared_bytes = 2 * operand_bytes, .dependent = false};
 
 /// The two factors of each product, 32 bytes of K, the same in all rows and columns.
 struct Factors {
