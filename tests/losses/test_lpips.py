@@ -181,7 +181,7 @@ def test_a_networks_own_preprocessing_is_kept(linear, pairs):
 @pytest.mark.parametrize(("arguments", "message"), [
     ({"version": "0.0"}, "version must be '0.1', got '0.0': 0.0 did not scale its images"),
     ({"pretrained": False}, "pretrained must be True where lpips is, got False: give lpips=False or model_path=FILE"),
-    ({"pnet_rand": True}, "pnet_rand must be False, got True: give net=MODEL, which the loss copies and freezes"),
+    ({"pnet_rand": True}, "pnet_rand must be False where net is none of 'vgg', 'vgg16', got net=vggfast.VGG"),
     ({"pnet_tune": True}, "pnet_tune must be False, got True: give net=MODEL, which the loss copies and freezes"),
     ({"net": network()}, r"net must have \(64, 128, 256, 512, 512\) channels at relu1_2, .*, got \(8, 16, 3"),
     ({"net": network(config="A")}, "layers must be among conv1_1, relu1_1, pool1, .*, got 'relu1_2'"),

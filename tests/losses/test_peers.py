@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,16 @@ def ours(theirs, model, lpips_package, tmp_path, monkeypatch):
     torch.save({key: each for key, each in theirs.state_dict().items() if key.startswith("lin")}, path)
     monkeypatch.setattr("vggfast.losses.lpips.fetched", lambda name: path)
     return LPIPS(net=model)
+
+
+def test_weights_of_theirs(theirs, lpips_package, pairs):
+    """A loss of theirs becomes one of ours by its state_dict alone."""
+    linear = Path(lpips_package.__file__).parent / "weights" / "v0.1" / "vgg.pth"
+    ours = LPIPS(net="vgg", pnet_rand=True, model_path=linear)
+    ours.load_state_dict(theirs.state_dict())
+    x, y = (2 * each - 1 for each in pairs)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x, y), theirs(x, y), rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("spatial", [False, True])

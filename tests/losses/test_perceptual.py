@@ -216,7 +216,9 @@ def test_compiled(model, images):
 @pytest.mark.parametrize(("change", "message"), [
     (lambda x: x * 255, r"x must be in \[0, 1\], got values from 0.* to 25.*: divide by 255"),
     (lambda x: x * 2 - 1, r"x must be in \[0, 1\], got values from -.* to .*: add 1 and divide by 2"),
-    (lambda x: x * 1000, r"x must be in \[0, 1\], got values from 0.* to 9.*: clamp it, or give check_range=False"),
+    (lambda x: x * 300 - 30, r"x must be in \[0, 1\], got values from -.* to 2.*: divide by 255"),
+    (lambda x: (x - 0.45) / 0.22, r"x must be in \[0, 1\], got values from -2.* to 2.*: they look normalised"),
+    (lambda x: x * 3.6, r"x must be in \[0, 1\], got values from 0.* to 3.*: clamp it, or give check_range=False"),
     (lambda x: (x * 255).byte(), "x must have a floating-point dtype, got torch.uint8: convert it, and divide by 255"),
     (lambda x: x[0], r"x must have shape \(N, 3, H, W\), got \(3, 32, 40\)"),
     (lambda x: x[:, :2], r"x must have shape \(N, 3, H, W\), got \(2, 2, 32, 40\)"),
@@ -250,6 +252,7 @@ def test_ranges_that_pass(model, images):
     ({"layers": {"relu3_3": float("nan")}}, r"layers\['relu3_3'\] must be finite, got nan"),
     ({"criterion": "l3"}, "criterion must be 'l1', 'l2' or a function of two maps, got 'l3'"),
     ({"criterion": 2}, "criterion must be 'l1', 'l2' or a function of two maps, got 2"),
+    ({"criterion": torch.nn.L1Loss}, "criterion must be a function of two maps, got the class L1Loss: give"),
     ({"normalize": "yes"}, "normalize must be True or False, got str 'yes'"),
     ({"net": 16}, "net must be 'vgg16', 'vgg16-conv', a file of vggfast's or a model, got 16"),
     ({"net": "vgg"}, "net must be 'vgg16', 'vgg16-conv', a file of vggfast's or a model, and there is no file 'vgg'"),

@@ -59,7 +59,8 @@ class Report:
         widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
         table = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
         taken = sum(row.taken for row in self.rows)
-        total = "" if self.share is None else f", {_percent(self.share)} of the multiply-adds"
+        without = ", for large enough inputs: give an example for shares, and for what its inputs decide"
+        total = without if self.share is None else f", {_percent(self.share)} of the multiply-adds"
         return "\n".join([*(line.rstrip() for line in table), f"{taken} of {len(self.rows)} layers taken{total}"])
 
     __repr__ = __str__

@@ -19,6 +19,8 @@ from vggfast.ops._library import wide
 
 _Loss = TypeVar("_Loss", bound="LayerLoss")
 _OVERSHOOT = 0.5  # beyond its range is an image's own: of an optimiser, of bicubic resampling
+_BYTES = 16  # larger values are those of an image in [0, 255], which resampling may have brought beyond it
+_NORMALISED = 3.0  # torchvision's preprocessing gives values from -2.12 to 2.64
 
 
 def check_layers(layers: Any, name: str = "layers") -> dict[str, float]:
@@ -140,10 +142,12 @@ class FeatureLoss(nn.Module):
         least, most = (float(value) for value in torch.aminmax(x.detach()))
         if least < low - _OVERSHOOT or most > 1 + _OVERSHOOT:
             advice = "clamp it, or give check_range=False"
-            if least >= -_OVERSHOOT and 1 + _OVERSHOOT < most <= 255 + _OVERSHOOT:
+            if most > _BYTES:
                 advice = "divide by 255" if low == 0 else "divide by 127.5 and subtract 1"
             elif least >= -1 - _OVERSHOOT and most <= 1 + _OVERSHOOT:
                 advice = "add 1 and divide by 2"
+            elif -_NORMALISED <= least < -1 and 1 < most <= _NORMALISED:
+                advice = "they look normalised by a mean and a standard deviation, which the loss does itself"
             raise ValueError(f"{name} must be in [{low:g}, 1], got values from {least:.4g} to {most:.4g}: {advice}")
         self._seen.add(name)
 

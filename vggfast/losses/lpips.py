@@ -17,7 +17,7 @@ from vggfast._checks import check_flag, described
 from vggfast.io import read_state_dict
 from vggfast.losses._base import FeatureLoss, check_fits, in_full
 from vggfast.losses.trunk import Networks, check_net, fetched, published_convolutions
-from vggfast.models import vgg16
+from vggfast.models import VGG, vgg16
 from vggfast.ops._library import wide
 from vggfast.preprocessing import Preprocessing
 from vggfast.pretrained import in_one_form, state_dict_of
@@ -56,9 +56,12 @@ class LPIPS(FeatureLoss):
         version: "0.1".
         lpips: False leaves the linear weights out, and sums over channels.
         spatial: the distance at each pixel, (N, 1, H, W), instead of its mean (N, 1, 1, 1).
-        pnet_rand, pnet_tune: False: the network is trained, and frozen.
+        pnet_rand: the network "vgg" has random weights instead, by which distances mean little: for tests, or until
+            load_state_dict brings others.
+        pnet_tune: False: the network is frozen.
         use_dropout: whether state_dict has the names that lpips has with it; nothing is dropped.
-        model_path: a file with the linear weights; None is that of ``vggfast weights get lpips-vgg``.
+        model_path: a file with the linear weights, such as the package lpips' own weights/v0.1/vgg.pth; None is that of
+            ``vggfast weights get lpips-vgg``.
         eval_mode, verbose: taken for lpips' sake; the loss computes alike in both modes, and prints nothing.
         check_range: raise an error where values are outside of their range by more than 0.5; on a GPU in the first
             call alone.
@@ -91,11 +94,14 @@ class LPIPS(FeatureLoss):
         lpips, use_dropout = check_flag(lpips, "lpips"), check_flag(use_dropout, "use_dropout")
         if not check_flag(pretrained, "pretrained") and lpips:
             raise ValueError("pretrained must be True where lpips is, got False: give lpips=False or model_path=FILE")
-        for name, value in (("pnet_rand", pnet_rand), ("pnet_tune", pnet_tune)):
-            if check_flag(value, name):
+        if check_flag(pnet_tune, "pnet_tune"):
+            raise ValueError("pnet_tune must be False, got True: give net=MODEL, which the loss copies and freezes")
+        if check_flag(pnet_rand, "pnet_rand"):
+            if net not in ("vgg", "vgg16"):
                 raise ValueError(
-                    f"{name} must be False, got {value}: give net=MODEL, which the loss copies and freezes"
+                    f"pnet_rand must be False where net is none of 'vgg', 'vgg16', got net={described(net)}"
                 )
+            net = _random()
         check_net(net, NETWORKS)  # before anything is read, or asked for
         linear = _linear_weights(model_path) if lpips else []
         super().__init__(net, LAYERS, True, check_range, -1.0, NETWORKS)
@@ -184,6 +190,12 @@ def _linear_weights(path: str | PathLike[str] | None) -> list[Tensor]:
             f"{path} must have the linear layers of LPIPS on VGG-16, lin0.model.1.weight and on, got {shapes}"
         )
     return weights
+
+
+def _random() -> nn.Module:
+    model = VGG("D", init="torchvision", head="none")
+    model.preprocessing = Preprocessing.torchvision()
+    return model
 
 
 def _of_torchvision() -> nn.Module:

@@ -25,11 +25,13 @@ class Perceptual(LayerLoss):
         layers: weights by name of the layer: conv1_1, relu1_1, pool1 ... relu5_3, where a conv's map is that behind its
             batch norm; None is relu3_3.
         net: "vgg16" or "vgg16-conv", the published convolutions, which ``vggfast weights get vgg16-conv`` fetches; a
-            file of ours; or a VGG or its features, ours or torchvision's, of which the loss takes a copy.
+            file of ours; or a VGG or a slice of its features, ours or torchvision's, of which the loss takes a copy.
         criterion: "l1", the mean absolute difference of a layer; "l2", the mean squared one; or a function of two maps
             (N, C, h, w) that returns a scalar, a tensor without dimensions.
         normalize: images are RGB (or gray) in [0, 1], and are brought to what the network was trained on: to the
-            model's `preprocessing`, or torchvision's for a network of torchvision. False: they are that already.
+            model's `preprocessing`, or torchvision's for a whole network of torchvision (its features alone are a
+            plain Sequential, which needs ``.preprocessing = vggfast.Preprocessing.torchvision()``). False: they are
+            that already.
         check_range: raise an error where values are outside of [0, 1] by more than 0.5; on a GPU in the first call
             alone.
 
@@ -52,6 +54,10 @@ class Perceptual(LayerLoss):
             raise ValueError(f"criterion must be 'l1', 'l2' or a function of two maps, got {criterion!r}")
         if not callable(criterion) and not isinstance(criterion, str):
             raise TypeError(f"criterion must be 'l1', 'l2' or a function of two maps, got {described(criterion)}")
+        if isinstance(criterion, type):
+            raise TypeError(
+                f"criterion must be a function of two maps, got the class {criterion.__name__}: give an instance"
+            )
         super().__init__(_LAYERS if layers is None else layers, net, normalize, check_range)
         self.criterion = criterion
 
