@@ -70,9 +70,9 @@ class Counted(Simulated):
 
     bytes = 0
 
-    def run(self, name, *args):
+    def run(self, name, *args, **options):
         self.bytes = sum(arg.numel() * arg.element_size() for arg in args if isinstance(arg, torch.Tensor))
-        super().run(name, *args)
+        return super().run(name, *args, **options)
 
 
 class Pass(NamedTuple):

@@ -27,7 +27,7 @@ def calls(monkeypatch):
 
     def recorded(self, name, *args, **options):
         seen.append((name, args[0].dtype))
-        run(self, name, *args, **options)
+        return run(self, name, *args, **options)
 
     monkeypatch.setattr(_backends.Backend, "run", recorded)
     return seen

@@ -120,7 +120,7 @@ def test_a_deep_networks_gradient_is_that_of_its_own_masks():
     (out := model(x)).pow(2).sum().backward()
     weights = [p.detach().double().requires_grad_() for p in model.features.parameters()]
     float32, exact = x, x.double()
-    for i, (module, (relu, pool)) in enumerate(runs(list(model.features))):
+    for i, (module, _, (relu, pool)) in enumerate(runs(list(model.features))):
         with torch.no_grad():
             float32, mask = conv(float32, module.weight, module.bias, relu, pool, True)
         sums = conv(exact, weights[2 * i], weights[2 * i + 1], False, False, False)[0]
