@@ -26,7 +26,8 @@ def calls(monkeypatch):
     seen, run = [], _backends.Backend.run
 
     def recorded(self, name, *args, **options):
-        seen.append((name, args[0].dtype))
+        if name != "conv_packing":  # which asks how weights would be packed
+            seen.append((name, args[0].dtype))
         return run(self, name, *args, **options)
 
     monkeypatch.setattr(_backends.Backend, "run", recorded)
