@@ -20,6 +20,7 @@ from vggfast.ops._library import wide
 _Loss = TypeVar("_Loss", bound="LayerLoss")
 _OVERSHOOT = 0.5  # beyond its range is an image's own: of an optimiser, of bicubic resampling
 _BYTES = 16  # larger values are those of an image in [0, 255], which resampling may have brought beyond it
+_PIECE = 1 << 17  # values: half a MiB in float32
 _NORMALISED = 3.0  # torchvision's preprocessing gives values from -2.12 to 2.64
 
 
@@ -38,6 +39,31 @@ def check_layers(layers: Any, name: str = "layers") -> dict[str, float]:
 
 def _forget(kept: dict[str, Any], *_: object) -> None:
     kept.clear()
+
+
+def is_eager(*tensors: Tensor) -> bool:
+    """Whether code may look at their values, and loop over them: nobody compiles, transforms or records it."""
+    hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or is_recorded()
+    return not hidden and all(type(t) in PLAIN for t in tensors)
+
+
+def pieces(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The pixels of maps (N, C, H, W) that lie as NHWC, in views (pixels, C) of so few that all passes over a piece but
+    the first find it in a core's cache."""
+    rows = [each.permute(0, 2, 3, 1).flatten(0, 2) for each in maps]
+    count = max(1, _PIECE // maps[0].shape[1])
+    return zip(*(each.split(count) for each in rows), strict=True)
+
+
+def in_pieces(*maps: Tensor) -> bool:
+    """Whether :func:`pieces` may be used for these: eager maps on the CPU, of one shape, as NHWC, without tangents."""
+    a = maps[0]
+    return (
+        torch.autograd.forward_ad._current_level < 0
+        and is_eager(*maps)
+        and all(t.device.type == "cpu" and t.dtype == a.dtype and t.shape == a.shape for t in maps)
+        and all(t.dim() == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in maps)
+    )
 
 
 class FeatureLoss(nn.Module):
@@ -136,8 +162,7 @@ class FeatureLoss(nn.Module):
             raise ValueError(f"{name} must be on the device of the loss, {weight.device}, got {x.device}: loss.to(x)")
 
     def _check_range(self, x: Tensor, name: str, low: float) -> None:
-        hidden = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or is_recorded()
-        if hidden or type(x) not in PLAIN or not x.numel() or (x.device.type != "cpu" and name in self._seen):
+        if not is_eager(x) or not x.numel() or (x.device.type != "cpu" and name in self._seen):
             return
         least, most = (float(value) for value in torch.aminmax(x.detach()))
         if least < low - _OVERSHOOT or most > 1 + _OVERSHOOT:

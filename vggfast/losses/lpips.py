@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vggfast._checks import check_flag, described
 from vggfast.io import read_state_dict
-from vggfast.losses._base import FeatureLoss, check_fits, in_full
+from vggfast.losses._base import FeatureLoss, check_fits, in_full, is_eager, pieces
 from vggfast.losses.trunk import Networks, check_net, fetched, published_convolutions
 from vggfast.models import VGG, vgg16
 from vggfast.ops._library import wide
@@ -144,29 +144,58 @@ class LPIPS(FeatureLoss):
         Returns:
             (N, 1, 1, 1), or (N, 1, H, W) if `spatial`.
         """
-        ours = self._units(in0, "in0", normalize)
-        if in1 is None:
-            theirs = self._of_target("in1", in0)
+        if in1 is not None and self._takes_pieces(in0, in1):
+            rows = self._means(in0, in1, normalize)
         else:
-            theirs = self._units(in1, "in1", normalize)
-            check_fits(in0, in1.shape, "in1")
+            ours = self._units(in0, "in0", normalize)
+            if in1 is None:
+                theirs = self._of_target("in1", in0)
+            else:
+                theirs = self._units(in1, "in1", normalize)
+                check_fits(in0, in1.shape, "in1")
+            with in_full(in0):
+                rows = [self._rows(_squares(ours[name] - theirs[name])) for name in LAYERS]
         with in_full(in0):
-            layers = [self._distance(_squares(ours[name] - theirs[name]), i, in0) for i, name in enumerate(LAYERS)]
+            layers = [self._distance(each, i, in0) for i, each in enumerate(rows)]
             total = torch.stack(layers).sum(0)
         return (total, layers) if retPerLayer else total
 
-    def _distance(self, squares: Tensor, i: int, x: Tensor) -> Tensor:
-        """A layer's, (N, 1, 1, 1) or (N, 1, H, W), of its squared differences."""
-        rows = squares.permute(0, 2, 3, 1) if self.spatial else squares.mean((2, 3), keepdim=True).permute(0, 2, 3, 1)
+    def _takes_pieces(self, in0: Tensor, in1: Tensor) -> bool:
+        """Whether :meth:`_means` may be used: no gradient follows, and it gains where memory is the limit."""
+        eager = all(isinstance(x, Tensor) for x in (in0, in1)) and is_eager(in0, in1)
+        whole = not self.spatial and self.net.weight.dtype in (torch.float32, torch.float64)
+        return eager and whole and not torch.is_grad_enabled() and in0.shape == in1.shape and in0.device.type == "cpu"
+
+    def _means(self, in0: Tensor, in1: Tensor, normalize: bool) -> list[Tensor]:
+        """(N, 1, 1, C) of each layer, piece by piece: means of squared differences of maps, channels of length 1."""
+        low = 0.0 if check_flag(normalize, "normalize") else None
+        ours, theirs = self.maps(in0, "in0", low), self.maps(in1, "in1", low)
+        images = {name: zip(ours[name].split(1), theirs[name].split(1), strict=True) for name in LAYERS}
+        return [torch.stack([_mean_squares(*pair) for pair in images[name]]) for name in LAYERS]
+
+    def _rows(self, squares: Tensor) -> Tensor:
+        """(N, H, W, C), or the means (N, 1, 1, C), of a layer's squared differences."""
+        return (squares if self.spatial else squares.mean((2, 3), keepdim=True)).permute(0, 2, 3, 1)
+
+    def _distance(self, rows: Tensor, i: int, x: Tensor) -> Tensor:
+        """A layer's, (N, 1, 1, 1) or (N, 1, H, W), of :meth:`_rows`."""
         summed = (self.lins[i](rows) if self.lpips else rows.sum(3, keepdim=True)).permute(0, 3, 1, 2)
         return F.interpolate(summed, x.shape[2:], mode="bilinear") if self.spatial else summed
+
+
+def _mean_squares(ours: Tensor, theirs: Tensor) -> Tensor:
+    """(1, 1, C) of two images' maps (1, C, H, W)."""
+    total = ours.new_zeros(ours.shape[1])
+    for a, b in pieces(ours, theirs):
+        total += _unit(a).sub_(_unit(b)).square_().sum(0)
+    return (total / ours[0, 0].numel()).view(1, 1, -1)
 
 
 # Both are done in place where no backward follows: fresh memory costs more than the arithmetic.
 
 
 def _unit(maps: Tensor) -> Tensor:
-    """Maps whose channels have length 1 at each place; `maps` is used up."""
+    """Maps (N, C, ...) whose channels have length 1 at each place; `maps` is used up."""
     length = torch.linalg.vector_norm(maps, dim=1, keepdim=True) + _EPS
     return maps / length if maps.requires_grad else maps.div_(length)
 

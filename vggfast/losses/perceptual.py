@@ -7,14 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from os import PathLike
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vggfast._checks import described
-from vggfast.losses._base import LayerLoss
+from vggfast.losses._base import LayerLoss, in_pieces, pieces
 
-CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss}
+
+class _MeanAbsolute(torch.autograd.Function):
+    """The mean of |a - b|, which keeps a byte a value for the backward. torch's keeps the difference, and passes over
+    memory seven times instead of three."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        signs = torch.empty_like(a, dtype=torch.int8)
+        total = a.new_zeros(())
+        for x, y, sign in pieces(a, b, signs):
+            difference = x - y
+            total += torch.linalg.vector_norm(difference, 1)
+            sign.copy_(difference.sign_())
+        ctx.save_for_backward(signs)
+        return total / a.numel()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (signs,) = ctx.saved_tensors
+        found = signs * (gradient / signs.numel())
+        return found if ctx.needs_input_grad[0] else None, -found if ctx.needs_input_grad[1] else None
+
+
+def mean_absolute(a: Tensor, b: Tensor) -> Tensor:
+    """``F.l1_loss(a, b)``."""
+    return _MeanAbsolute.apply(a, b) if a.numel() and in_pieces(a, b) else F.l1_loss(a, b)
+
+
+CRITERIA: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": mean_absolute, "l2": F.mse_loss}
 _LAYERS = {"relu3_3": 1.0}
 
 
