@@ -261,7 +261,8 @@ class LocalResponseNorm(_InPlaceOfTorchs, nn.LocalResponseNorm):
 
     @renamed_argument("x", "input")
     def forward(self, input: Tensor) -> Tensor:
-        if in_forward_mode() or _is_whole(input) or not _are_maps(input):
+        torchs = in_forward_mode() or _is_whole(input) or not _are_maps(input)
+        if torchs and not getattr(input, "is_quantized", False):  # which torch has not either, in more words
             return super().forward(input)
         if takes_nhwc(input):
             return lrn(input, self.size, self.alpha, self.beta, self.k)
