@@ -62,7 +62,7 @@ describe() {
   case "$1" in
     facts) echo "GPU, driver, compilers, versions, commit" ;;
     build) echo "setup.py build_ext --inplace with VGGFAST_CUDA=on for $ARCHS" ;;
-    resources) echo "registers, shared memory, stack of the built kernels; serialised products" ;;
+    resources) echo "registers, shared memory, stack of the built kernels; serialised products; what stands between them" ;;
     quick_tests) echo "pytest -m cuda: ops on channels_last in bf16 and fp32, and tests/sim/test_hopper.py, tests/cuda" ;;
     goldens) echo "what the hardware does, dumped for the simulator" ;;
     calibration) echo "compute-sanitizer's tools on a product of torch's: what they say of code that is right" ;;

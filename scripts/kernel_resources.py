@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -181,8 +182,14 @@ def sources(text: str, name: str) -> list[str]:
     return match[1].split()
 
 
+def tools_path() -> str:
+    """PATH, and where CUDA's tools lie beside it: pip's packages put them into the environment, its installer there."""
+    packages = map(str, Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin"))
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), *packages, "/usr/local/cuda/bin"])
+
+
 def tool(name: str, instead: str) -> str:
-    path = shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
+    path = shutil.which(name, path=tools_path())
     if path is None:
         raise MissingError(f"{name} was not found: put CUDA's bin folder on PATH{instead}")
     return path
@@ -273,13 +280,17 @@ def report(options: argparse.Namespace) -> int:
     return 1 if wrong else 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+def run(name: str, report: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """The exit status of command `name`: what its report returns, or 2 where something is missing, and says so."""
     try:
         return report(options)
     except MissingError as error:
-        print(f"kernel_resources: {error}", file=sys.stderr)
+        print(f"{name}: {error}", file=sys.stderr)
         return 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    return run("kernel_resources", report, parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -25,7 +24,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel_resources import BUDGET, BUILD, ROOT, MissingError, demangled, nvcc_version, short, sources
+from kernel_resources import (
+    BUDGET,
+    BUILD,
+    ROOT,
+    MissingError,
+    demangled,
+    nvcc_version,
+    run,
+    short,
+    sources,
+    tool,
+    tools_path,
+)
 
 ARCH = "sm_90a"
 PRODUCT = r"\b[HQI]GMMA\b"
@@ -246,20 +257,17 @@ def plain(pattern: str) -> str:
 # ---- the tools ------------------------------------------------------------------------------------------------------
 
 
+def disassemblers() -> list[str]:
+    """cuobjdump, and nvdisasm, which it calls."""
+    return [tool(name, f", or pip install nvidia-cuda-{name}") for name in ("cuobjdump", "nvdisasm")]
+
+
 def disassembled(path: Path) -> str:
-    """What cuobjdump says of a file's code. pip's package of it is not on PATH; it needs nvdisasm's, too."""
+    """What cuobjdump says of a file's code."""
     if not path.is_file():
         raise MissingError(f"{path} was not found: build there with CUDA, for sm_90a among others")
-    environment = dict(os.environ)
-    for folder in Path(sys.prefix).glob("lib/python*/site-packages/nvidia/*/bin"):
-        environment["PATH"] += os.pathsep + str(folder)
-    dump = shutil.which("cuobjdump", path=environment["PATH"] + os.pathsep + "/usr/local/cuda/bin")
-    if dump is None:
-        raise MissingError(
-            "cuobjdump was not found: pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm, or put CUDA's on PATH"
-        )
-    command = [dump, "--dump-sass", "--gpu-architecture", ARCH, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    command = [disassemblers()[0], "--dump-sass", "--gpu-architecture", ARCH, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": tools_path()})
     if done.returncode:
         raise MissingError(f"cuobjdump ended with status {done.returncode}: {done.stderr.strip()}")
     return done.stdout
@@ -308,6 +316,7 @@ def report(options: argparse.Namespace) -> int:
     if not found:
         raise MissingError(f"no kernel with products was found in {options.object or options.build}")
     show(found)
+    print(f"disassembled by {' and '.join(disassemblers())}")
     if options.out:
         made = {"commit": options.commit, "nvcc": nvcc_version(), "kernels": found}
         options.out.write_text(json.dumps(made, indent=1) + "\n")
@@ -324,12 +333,7 @@ def report(options: argparse.Namespace) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
-    try:
-        return report(options)
-    except MissingError as error:
-        print(f"stage_loops: {error}", file=sys.stderr)
-        return 2
+    return run("stage_loops", report, parser().parse_args(arguments))
 
 
 if __name__ == "__main__":

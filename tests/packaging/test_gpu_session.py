@@ -159,6 +159,20 @@ def test_a_session_leaves_logs_codes_results_and_a_summary(tmp_path, session):
     assert "compute-sanitizer --tool memcheck" in log
 
 
+@pytest.mark.parametrize("archs", ["90a", "80"])
+def test_resources_are_those_of_the_build(tmp_path, session, archs):
+    """Loops are looked at where there is code for sm_90a; else a line says that they are not."""
+    out, build = tmp_path / "out", tmp_path / "tree" / "build" / "temp.linux"
+    build.mkdir(parents=True)
+    (build / "libvggfast_core.a").touch()
+    done = session("--stages", "build resources", "--archs", archs, str(out), "300")
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = (out / "session.log").read_text()
+    assert "python -u scripts/kernel_resources.py --object build/temp.linux/libvggfast_core.a --log" in log
+    assert ("python -u scripts/stage_loops.py --build build/temp.linux\n" in log) == (archs == "90a")
+    assert ("left out: no kernels with such loops in a build for 80\n" in log) == (archs == "80")
+
+
 def test_tuning_knows_its_time_and_its_files_come_home(tmp_path, session):
     out = tmp_path / "out"
     done = session("--stages", "tune", str(out), "300")

@@ -157,12 +157,15 @@ def test_the_command(stage_loops, tmp_path, monkeypatch, capsys):
     budget.write_text('{"nvcc": "13.0.88", "kernels": {"k": {}}}')
     text = kernel()
     monkeypatch.setattr(stage_loops, "disassembled", lambda path: text)
+    monkeypatch.setattr(stage_loops, "disassemblers", lambda: ["/a/cuobjdump", "/b/nvdisasm"])
     monkeypatch.setattr(stage_loops, "nvcc_version", lambda: "13.0.88")
     base = ["--object", "x.o", "--budget", str(budget)]
     assert stage_loops.main(base) == 1
     assert "not in the budget" in capsys.readouterr().out
     assert stage_loops.main([*base, "--write", "--out", str(out), "--commit", "abc"]) == 0
-    assert "the loops of 1 kernels are within resources.json" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "disassembled by /a/cuobjdump and /b/nvdisasm" in said
+    assert "the loops of 1 kernels are within resources.json" in said
     written = json.loads(budget.read_text())
     assert written["kernels"] == {"k": {}}
     assert json.loads(out.read_text()) == {"commit": "abc", "nvcc": "13.0.88", "kernels": written["stage_loops"]}
@@ -171,14 +174,29 @@ def test_the_command(stage_loops, tmp_path, monkeypatch, capsys):
     assert "must have no MEMBAR.ALL.GPU, got 1" in capsys.readouterr().out
 
 
-def test_errors_say_what_to_do(stage_loops, tmp_path, monkeypatch, capsys):
+def test_errors_say_what_to_do(stage_loops, tmp_path, capsys):
     assert stage_loops.main(["--build", str(tmp_path)]) == 2
     assert "run.cu.o was not found: build there with CUDA, for sm_90a among others" in capsys.readouterr().err
     assert stage_loops.main(["--object", __file__, "--out", "x"]) == 2
     assert capsys.readouterr().err == "stage_loops: --out and --commit go together\n"
-    monkeypatch.setattr(stage_loops.shutil, "which", lambda *_, **__: None)
+
+
+def test_cudas_tools_are_found_where_they_lie(stage_loops, tmp_path, monkeypatch, capsys):
+    """On PATH first, as nvcc's own are, then in pip's packages; nvdisasm by itself, for cuobjdump calls it."""
+    packages = tmp_path / "lib" / "python3.11" / "site-packages" / "nvidia"
+    own, pips = tmp_path / "cuda", packages / "cu13" / "bin"
+    monkeypatch.setenv("PATH", str(own))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    for folder, name in ((own, "cuobjdump"), (pips, "nvdisasm"), (pips, "cuobjdump")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text('#!/bin/sh\necho "$0 $@"\n')
+        (folder / name).chmod(0o755)
+    assert stage_loops.disassemblers() == [str(own / "cuobjdump"), str(pips / "nvdisasm")]
+    assert stage_loops.disassembled(Path(__file__)).startswith(f"{own / 'cuobjdump'} --dump-sass")
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert stage_loops.main(["--object", __file__]) == 2
-    assert "pip install nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm" in capsys.readouterr().err
+    expected = "cuobjdump was not found: put CUDA's bin folder on PATH, or pip install nvidia-cuda-cuobjdump"
+    assert capsys.readouterr().err == f"stage_loops: {expected}\n"
 
 
 def test_the_committed_budget_is_clean(stage_loops):
