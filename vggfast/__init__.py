@@ -3,7 +3,7 @@
 import importlib
 from typing import Any
 
-from vggfast import ops
+from vggfast import _signals, ops  # noqa: F401  signals are taken before torch is imported, which takes seconds
 from vggfast._native import set_exact
 from vggfast._version import __version__
 from vggfast.acceleration import accelerate
@@ -35,6 +35,7 @@ __all__ = [
     "Preprocessing",
     "__version__",
     "accelerate",
+    "load",
     "ops",
     "set_exact",
     "vgg11",
@@ -51,6 +52,8 @@ _LAZY = ("data", "evaluate", "features", "losses", "style_transfer", "weights") 
 
 
 def __getattr__(name: str) -> Any:
+    if name == "load":
+        return importlib.import_module("vggfast.weights").load
     if name in _LAZY:
         return importlib.import_module(f"vggfast.{name}")
     raise AttributeError(f"module 'vggfast' has no attribute {name!r}")

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vggfast import graph, ops
 from vggfast._checks import check_flag, check_number, check_whole
+from vggfast.initialisation import INITS, initialise
 from vggfast.nn import Conv1x1, Conv3x3, FusedSequential, Linear, LocalResponseNorm, MaxPool2x2
 from vggfast.preprocessing import Preprocessing, preprocessing_of
 from vggfast.pretrained import by_place, classes_in, fill, in_one_form, read_weights
@@ -132,6 +133,7 @@ class VGG(nn.Module):
         }  # fmt: skip
         self.preprocessing: Preprocessing | None = None  # what it was trained on, where a file says it
         self.quantisation: Quantisation | None = None  # scales of 8 bits, where it was quantised elsewhere
+        self.classes: list[str] | None = None  # names of the outputs, where a file says them
         self.features, channels = make_features(config, in_channels, batch_norm, width)
         if head != "none":
             self.avgpool: nn.Module = nn.AdaptiveAvgPool2d((pool_size, pool_size))
@@ -159,6 +161,37 @@ class VGG(nn.Module):
         if self.head == "none":
             return x
         return self.classifier(torch.flatten(self.avgpool(x), 1))
+
+    def features_at(self, x: Tensor, taps: Sequence[str]) -> dict[str, Tensor]:
+        """The maps of some layers, differentiable; no layer behind the last of them is run.
+
+        Args:
+            x: (N, in_channels, H, W), what the network takes.
+            taps: names as "conv1_2", "relu4_3" or "pool5".
+
+        Returns:
+            By name, in the order of `taps`: (N, channels, h, w), of the dtype and memory format that `features` gives.
+
+        Raises:
+            ValueError: there is no such map; the text lists those that there are.
+            TypeError: `taps` is no sequence of names, or a layer of features is none of a VGG's; the text names it.
+        """
+        places = {
+            name: node.path.split(".")[1:] for name, node in graph.trunk_names(graph.whole(self, head=False).trunk)
+        }
+        graph.check_taps(taps, places)
+        for tap in taps:
+            if len(places[tap]) > 1:
+                raise TypeError(f"features must have its layers side by side, got {tap} within another module")
+        ends = {tap: 1 + list(self.features._modules).index(places[tap][0]) for tap in taps}
+        maps: dict[str, Tensor] = {}
+        begin = 0
+        for tap, end in sorted(ends.items(), key=lambda item: item[1]):
+            # A ReLU in place behind a map would change it.
+            inside = begin < len(self.features) and getattr(self.features[begin], "inplace", False)
+            x = self.features[begin:end](x.clone() if begin and inside else x)
+            maps[tap], begin = x, end
+        return {tap: maps[tap] for tap in taps}
 
     def score_map(self, x: Tensor) -> Tensor:
         """(N, num_classes, h, w): the class scores at every place where the head fits; head="conv" only.
@@ -223,6 +256,7 @@ class VGG(nn.Module):
         }
         other.preprocessing = preprocessing_of(self)
         other.quantisation = quantisation_of(self)
+        other.classes = getattr(self, "classes", None)
         other.training = self.training
         return other
 
@@ -271,45 +305,6 @@ def _as_linear(layer: Any, extent: int) -> nn.Module:
     with torch.device("meta"):
         linear = Linear(inputs, outputs)
     return _shared(linear, layer, (outputs, inputs))
-
-
-# ---- initialisation -----------------------------------------------------------------------------------------------
-
-
-def _normal(std: float) -> Callable[[nn.Conv2d | nn.Linear], Any]:
-    return lambda module: nn.init.normal_(module.weight, 0.0, std)
-
-
-def _kaiming_as_torchvision(module: nn.Conv2d | nn.Linear) -> None:
-    if isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    else:
-        nn.init.normal_(module.weight, 0.0, 0.01)
-
-
-INITS: dict[str, Callable[[nn.Conv2d | nn.Linear], Any]] = {
-    "glorot": lambda module: nn.init.xavier_uniform_(module.weight),
-    "he": lambda module: nn.init.kaiming_normal_(module.weight, nonlinearity="relu"),
-    "paper": _normal(0.01),
-    "paper-literal": _normal(math.sqrt(0.01)),
-    "torchvision": _kaiming_as_torchvision,
-}
-
-
-def initialise(model: nn.Module, init: str) -> None:
-    """Draws every conv and FC weight anew by `init` (see :class:`VGG`); biases 0, batch norm 1 and 0.
-
-    Source: Simonyan & Zisserman, section 3.1; Glorot & Bengio, 2010; He et al., 2015.
-    """
-    _one_of("init", init, INITS)
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            INITS[init](module)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
 
 
 # ---- the names that torchvision's users know ----------------------------------------------------------------------

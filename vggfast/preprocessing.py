@@ -67,6 +67,38 @@ class Preprocessing:
         scaled = tuple(value * 255 / self.top for value in values)
         return scaled if self.order == "RGB" else scaled[::-1]
 
+    def __call__(self, images: Tensor | np.ndarray | Any) -> Tensor:
+        """What the network takes, of RGB pictures as they are; it is not resized. Differentiable.
+
+        Args:
+            images: (N, 3, H, W) or (3, H, W), uint8 of 0 to 255 or floating point of 0 to 1; or a picture of PIL's, or
+                its (H, W, 3) array of uint8.
+
+        Returns:
+            (N, 3, H, W), N = 1 for one picture; float32 for uint8, else of the dtype of `images`.
+
+        Raises:
+            TypeError, ValueError: it is none of these; the text says what it is.
+        """
+        if hasattr(images, "convert"):
+            images = np.asarray(images.convert("RGB"))
+        if isinstance(images, np.ndarray):
+            if images.dtype != np.uint8 or images.ndim != 3 or images.shape[2] != 3:
+                raise ValueError(f"images must be (H, W, 3) of uint8, got {images.shape} of {images.dtype}")
+            return self.tensor(images)[None]
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images must be a tensor, an array or a picture of PIL's, got {type(images).__name__}")
+        if images.dim() not in (3, 4) or images.shape[-3] != 3:
+            raise ValueError(f"images must be (N, 3, H, W) or (3, H, W), got {tuple(images.shape)}")
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+        elif not images.is_floating_point():
+            raise ValueError(f"images must be uint8, of 0 to 255, or floating point, of 0 to 1, got {images.dtype}")
+        mean, std = (images.new_tensor(values).view(3, 1, 1) for values in (self.rgb_mean, self.rgb_std))
+        values = (images * 255 - mean) / std
+        values = values if images.dim() == 4 else values[None]
+        return values if self.order == "RGB" else values.flip(1)
+
     def tensor(self, pixels: np.ndarray) -> Tensor:
         """(H, W, 3) RGB pixels as a (3, H, W) float32 tensor that lies as HWC."""
         values = (pixels - np.array(self.rgb_mean, np.float32)) / np.array(self.rgb_std, np.float32)

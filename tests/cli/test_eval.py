@@ -5,6 +5,7 @@ import builtins
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,10 +110,11 @@ def test_eval_of_several_networks(nets, capsys, tmp_path, photos):
     assert all((row["images_per_s"] is None) == (row["name"] in ("average", "vote")) for row in found["rows"])
 
     rows = list(csv.reader(predictions.read_text().splitlines()))
-    assert rows[0] == ["image", *map(str, nets), "label", "confidence"]
+    assert rows[0] == ["image", "class", *map(str, nets), "prediction", "confidence"]
     assert len(rows) == 19
-    for i, (image, *by_net, label, sure) in enumerate(rows[1:]):
+    for i, (image, true, *by_net, label, sure) in enumerate(rows[1:]):
         assert image.startswith(str(photos))
+        assert true == CLASSES[labels[i]] == Path(image).parent.name
         assert by_net == [CLASSES[each[i].argmax()] for each in posteriors]
         assert label == CLASSES[final[i]]
         assert float(sure) == pytest.approx(confidence[i].item(), abs=1e-6)
@@ -199,7 +201,7 @@ def test_images_that_do_not_decode(nets, capsys, tmp_path, photos):
     found = json.loads((tmp_path / "found.json").read_text())
     assert (found["bad_images"], found["rows"][0]["images"]) == (1, found["images"] - 1)
     (row,) = [row for row in csv.reader((tmp_path / "found.csv").open()) if row[0].endswith("red/3.png")]
-    assert row[1:] == ["", "", ""]
+    assert row[1:] == ["red", "", "", ""]
 
 
 def test_predict_by_several_networks(nets, capsys, tmp_path):
@@ -215,7 +217,7 @@ def test_predict_by_several_networks(nets, capsys, tmp_path):
     rows = list(csv.DictReader((tmp_path / "found.csv").open()))
     for i, row in enumerate(rows):
         assert row["image"] == str(pictures[i])
-        assert lines[3 * i + 1].split() == [f"{float(row['confidence']):.2%}", row["label"]]
+        assert lines[3 * i + 1].split() == [f"{float(row['confidence']):.2%}", row["prediction"]]
 
 
 def test_predict_wants_names(capsys, tmp_path):

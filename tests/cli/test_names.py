@@ -81,7 +81,8 @@ def test_eval_and_its_report(net, odd, capsys, tmp_path):
     assert "caf\ufffd" in (out / "evaluation.html").read_text(encoding="utf-8")
 
 
-def test_one_output_that_cannot_be_written_keeps_no_other_back(net, odd, capsys, tmp_path):
+def test_one_output_that_cannot_be_written_keeps_no_other_back(net, odd, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("vggfast.io.check_writable", lambda path: None)  # they were, when the command began
     (tmp_path / "dir.json").mkdir()
     (tmp_path / "dir.csv").mkdir()
     (tmp_path / "dir.html").mkdir()
@@ -141,6 +142,28 @@ def test_a_report_that_cannot_be_written(odd, capsys, tmp_path, name):
     assert "top-1 error" in printed
     for other in {"report.html", "confusion.png", "predictions.png", "metrics.json", "model.safetensors"} - {name}:
         assert (tmp_path / "run" / other).is_file()
+
+
+@pytest.mark.parametrize(("name", "why"), [("folder", "it is a folder"), ("m/x.csv", "Not a directory")])
+def test_a_file_that_cannot_be_written_is_named_before_the_work(tmp_path, monkeypatch, capsys, name, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").write_bytes(b"network")
+    (tmp_path / "folder").mkdir()
+    assert main(["eval", "--model", "none", "--csv", name]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"vggfast: {name} cannot be written (")
+    assert why in err
+
+
+def test_convert_keeps_what_is_there(tmp_path, capsys):
+    source, out = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    save_model(VGG("A", 3, width=0.1, hidden=8), source, {"preprocessing": Preprocessing().as_dict()})
+    out.write_bytes(b"mine")
+    assert main(["convert", str(source), str(out)]) == 1
+    assert f"{out} exists already: give another name, or --overwrite" in capsys.readouterr().err
+    assert out.read_bytes() == b"mine"
+    assert main(["convert", str(source), str(out), "--overwrite"]) == 0
+    assert out.read_bytes() == source.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from vggfast.cli import errors, main
-from vggfast.models import INITS
+from vggfast.initialisation import INITS
 from vggfast.runs.config import TrainConfig
 
 

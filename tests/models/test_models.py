@@ -12,7 +12,8 @@ from torch import nn
 import vggfast
 from tests.support.comparisons import assert_as_accurate_as_torch, plain_torch, relative_error
 from vggfast import VGG
-from vggfast.models import CONFIGURATIONS, INITS, initialise
+from vggfast.initialisation import INITS, initialise
+from vggfast.models import CONFIGURATIONS
 from vggfast.nn import Conv1x1, FusedSequential
 
 pytestmark = pytest.mark.usefixtures("one_thread")

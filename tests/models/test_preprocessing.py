@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vggfast import Preprocessing
 from vggfast.data import CentreCrop
@@ -51,3 +52,30 @@ def test_it_travels_as_a_dictionary():
 def test_what_cannot_be(arguments, text):
     with pytest.raises(ValueError, match=text):
         Preprocessing(**arguments)
+
+
+@pytest.mark.parametrize("preprocessing", KINDS.values(), ids=KINDS)
+def test_a_picture_becomes_an_input_whatever_it_comes_as(preprocessing):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    expected = preprocessing.tensor(pixels)[None]
+    planes = torch.from_numpy(pixels).permute(2, 0, 1)
+    for images in (pixels, Image.fromarray(pixels), planes, planes[None], planes.double() / 255):
+        torch.testing.assert_close(preprocessing(images).float(), expected, rtol=1e-5, atol=1e-4)
+    assert preprocessing(planes.expand(4, -1, -1, -1)).shape == (4, 3, 5, 7)
+    assert preprocessing(planes.double()).dtype == torch.float64
+    x = torch.rand(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(preprocessing, x)
+
+
+@pytest.mark.parametrize(
+    ("images", "error", "message"),
+    [
+        (torch.zeros(2, 4, 4), ValueError, r"images must be \(N, 3, H, W\) or \(3, H, W\), got \(2, 4, 4\)"),
+        (torch.zeros(3, 4, 4, dtype=torch.int64), ValueError, "of 0 to 1, got torch.int64"),
+        (np.zeros((4, 4, 3)), ValueError, r"\(H, W, 3\) of uint8, got \(4, 4, 3\) of float64"),
+        ("a.jpg", TypeError, "a tensor, an array or a picture of PIL's, got str"),
+    ],
+)
+def test_what_is_no_picture(images, error, message):
+    with pytest.raises(error, match=message):
+        Preprocessing()(images)

@@ -26,6 +26,26 @@ def test_round_trip(tmp_path, head):
         assert torch.equal(tensor, loaded.state_dict()[name])
 
 
+def test_a_file_is_loaded_with_all_that_it_says(tmp_path):
+    model = _small()
+    model.classes, model.preprocessing = ["a", "b", "c"], vggfast.Preprocessing.caffe()
+    save_model(model, tmp_path / "ours.safetensors")
+    found = vggfast.load(tmp_path / "ours.safetensors")
+    assert (found.classes, found.preprocessing, found.training) == (model.classes, model.preprocessing, False)
+    assert found.to_conv_head().classes == model.classes
+    save_model(found, tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "ours.safetensors").read_bytes()
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    theirs = vggfast.load(tmp_path / "theirs.pth", preprocessing=vggfast.Preprocessing())
+    assert (theirs.classes, theirs.preprocessing) == (None, vggfast.Preprocessing())
+    assert vggfast.load(tmp_path / "theirs.pth").preprocessing == vggfast.Preprocessing.torchvision()
+    found.classes = ["a", "b"]
+    with pytest.raises(ValueError, match="classes of the model must be None or 3 names, one an output, got 2"):
+        save_model(found, tmp_path / "again.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
+        vggfast.load(tmp_path / "none.pth")
+
+
 def test_pth_of_a_state_dict(tmp_path):
     model = _small()
     torch.save(model.state_dict(), tmp_path / "m.pth")

@@ -59,9 +59,9 @@ def _guarded(arguments: list[str]) -> int:
             raise
         tell(" ".join(str(error).split()))
         return 1
-    except KeyboardInterrupt:
-        tell("interrupted")
-        return 130
+    except KeyboardInterrupt as error:
+        tell(str(error) or "interrupted")
+        return getattr(error, "exit_code", 130)
 
 
 def _run(arguments: list[str]) -> int:

@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features-only", action="store_true", help="convert the convolutions alone, without the FC layers"
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT, if there is such a file")
     parser.add_argument("--allow-non-finite", action="store_true",
                         help="take weights that are infinite or NaN, and negative variances")  # fmt: skip
 
@@ -54,6 +55,8 @@ def run(parsed: argparse.Namespace) -> int:
     from vggfast.weights.formats import CONVENTIONS, read
 
     target = target_of(parsed.out, parsed.to)
+    if parsed.out.exists() and not parsed.overwrite:
+        raise FileExistsError(f"{parsed.out} exists already: give another name, or --overwrite")
     classes = None if parsed.classes is None else read_classes(parsed.classes)
     found = read(
         parsed.source, parsed.source_format, features=parsed.features, features_only=parsed.features_only,

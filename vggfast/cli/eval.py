@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the errors and settings to this file")
     parser.add_argument("--csv", metavar="FILE", type=Path,
-                        help="write the predictions to this file: image, the class by each network, the final class, "
-                        "its confidence")  # fmt: skip
+                        help="write the predictions to this file: image, its class, the class by each network, the "
+                        "final class, its confidence")  # fmt: skip
     add_images(parser)
 
 

@@ -101,7 +101,12 @@ _POSITIONAL = {"source": "SOURCE", "images": "IMAGE"}
 
 
 def check_written(parsed: argparse.Namespace) -> None:
-    """Raises UsageError where two files that a command writes are one, or where it reads what it writes."""
+    """Raises UsageError where two files that a command writes are one, or where it reads what it writes.
+
+    And OSError where a file cannot be written: it would show after all the work.
+    """
+    from vggfast.io import check_writable
+
     positional = _POSITIONAL | ({"out": "OUT"} if "source" in parsed else {})
     seen: list[tuple[str, Path]] = []
     for name, value in sorted(vars(parsed).items(), key=lambda item: item[0] in _WRITTEN):  # what is read comes first
@@ -111,6 +116,9 @@ def check_written(parsed: argparse.Namespace) -> None:
             for other, path in itertools.product(seen, paths):
                 if _same(other[1], path):
                     raise UsageError(f"{option} must be another file than {other[0]}, got {path} for both")
+            if name != "out":  # which may be a folder; who makes it says so at once
+                for path in paths:
+                    check_writable(path)
         seen += [(option, path) for path in paths]
 
 

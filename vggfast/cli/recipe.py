@@ -11,7 +11,7 @@ from typing import Any
 
 from vggfast.cli.errors import UsageError
 from vggfast.data.sources import KINDS
-from vggfast.models import INITS
+from vggfast.initialisation import INITS
 from vggfast.runs.config import TrainConfig, read_values
 from vggfast.training.presets import preset, preset_for, scale_of, starting_scale
 

@@ -14,7 +14,7 @@ from vggfast import _native
 from vggfast.cli.errors import UsageError, tell
 from vggfast.cli.help import describe
 from vggfast.cli.recipe import DEPTHS, MAY_CHANGE, Order, diagnosis, flag, order
-from vggfast.models import INITS
+from vggfast.initialisation import INITS
 from vggfast.runs.config import TrainConfig
 from vggfast.training.presets import PRESETS
 
@@ -158,14 +158,15 @@ def _train(asked: Order, overwrite: bool) -> int:
             _announce(asked, trainer, context.size)
         if not trainer.run():
             if context.main:
-                print(
-                    f"stopped at step {trainer.progress.step}; go on with: "
-                    f"vggfast train --resume {shlex.quote(str(asked.out))}",
-                    flush=True,
-                )
+                _tell_stopped(f"stopped at step {trainer.progress.step}; go on with", asked)
             return 128 + (trainer.stop_signal or signal.SIGTERM)
-        with ProgressBars(quiet=not context.main) as bars:
-            final = final_eval(trainer, bars)
+        try:
+            with ProgressBars(quiet=not context.main) as bars:
+                final = final_eval(trainer, bars)
+        except KeyboardInterrupt:
+            if context.main:
+                _tell_stopped("trained, and stopped in the final evaluation; evaluate with", asked)
+            raise
         if final is not None:
             print_table(final.title, final.columns, final.rows)
             for path, what in final.files.items():
@@ -173,6 +174,10 @@ def _train(asked: Order, overwrite: bool) -> int:
             for text in final.problems:
                 tell(f"warning: {text}")
     return 0
+
+
+def _tell_stopped(text: str, asked: Order) -> None:
+    print(f"{text}: vggfast train --resume {shlex.quote(str(asked.out))}", flush=True)
 
 
 def _overwritten(asked: Order) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
 from vggfast.cli.help import describe
 
@@ -20,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     describe(listing, "Lists the published weights, and where they are.", "vggfast weights list")
     get = actions.add_parser("get", help="download weights, unless they are there, and print the path of their file")
     describe(
-        get, "Downloads weights, unless they are there already, and prints the path of their file.",
+        get, "Downloads weights, unless they are there already, and prints the path of their file, and all else to "
+        "stderr.",
         "vggfast weights get vgg16-conv",
     )  # fmt: skip
     get.add_argument("name", choices=PUBLISHED, metavar="NAME", help=f"name of the weights: {', '.join(PUBLISHED)}")
@@ -36,6 +38,8 @@ def run(parsed: argparse.Namespace) -> int:
         return 0
     path, there = place_of(parsed.name), place_of(parsed.name).is_file()
     if not there:
-        published(parsed.name, lambda line: print(line, flush=True))
-    print(f"{path}{' exists already' if there else ''}\n{PUBLISHED[parsed.name].credit}")
+        published(parsed.name, lambda line: print(line, file=sys.stderr, flush=True))
+    said = "exists already; " if there else ""
+    print(f"{said}{PUBLISHED[parsed.name].credit}", file=sys.stderr, flush=True)
+    print(path)  # alone, for $(vggfast weights get NAME)
     return 0

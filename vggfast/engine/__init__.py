@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.forward_ad import unpack_dual
 
 from vggfast import graph as read
-from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_sequence, check_whole, is_recorded
+from vggfast._checks import MOST_THREADS, check_dense, check_memory, check_whole, is_recorded
 from vggfast.engine import cpu, cuda
 from vggfast.engine.int8 import with_scales
 from vggfast.engine.options import Deviation, Network, Options
@@ -177,13 +177,8 @@ class Engine:
             raise ValueError("model has no layers before its head: it has no features")
         if taps is None:
             return self._run(x, (self._last_feature,))[0]
-        check_sequence(taps, "taps")
-        for tap in taps:
-            if tap not in self._names:
-                raise ValueError(f"taps must be among {', '.join(self._names)}, got {tap!r}")
+        read.check_taps(taps, self._names)
         layers = tuple(sorted({self._names[tap] for tap in taps}))
-        if not layers:
-            raise ValueError("taps must have at least one name, got none")
         outputs = dict(zip(layers, self._run(x, layers), strict=True))
         return {tap: outputs[self._names[tap]] for tap in taps}
 

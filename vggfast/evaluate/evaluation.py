@@ -80,6 +80,11 @@ class Predictions:
     def _seen(self) -> Tensor:
         return ~self.posteriors[0].isnan().any(1)
 
+    @property
+    def _labels(self) -> list[int]:
+        """The class of each image, where that is known."""
+        return []
+
     def final(self, fusion: str) -> tuple[Tensor, Tensor]:
         """(final class, its confidence) of each image, by all networks; of no use where the image does not decode."""
         if len(self.posteriors) == 1 or fusion == "average":
@@ -89,16 +94,15 @@ class Predictions:
 
     def predictions(self, fusion: str) -> Iterator[list[str]]:
         """The lines of predictions.csv, the header first."""
-        yield ["image", *(str(network.path) for network in self.networks), "label", "confidence"]
-        names = self.images.classes
+        names, labels = self.images.classes, self._labels
+        true = ["class"] if labels else []
+        yield ["image", *true, *(str(network.path) for network in self.networks), "prediction", "confidence"]
         by_net = [each.argmax(1).tolist() for each in self.posteriors]
         finals, confidences = (each.tolist() for each in self.final(fusion))
         for i, seen in enumerate(self._seen.tolist()):
-            if seen:
-                found = [names[own[i]] for own in by_net]
-                yield [self.images.source(i), *found, names[finals[i]], f"{confidences[i]:.6f}"]
-            else:
-                yield [self.images.source(i), *[""] * (len(by_net) + 2)]
+            found = [*(names[own[i]] for own in by_net), names[finals[i]], f"{confidences[i]:.6f}"]
+            label = [names[labels[i]]] if labels else []
+            yield [self.images.source(i), *label, *(found if seen else [""] * len(found))]
 
     def write_csv(self, path: Path, fusion: str) -> None:
         def write(temporary: Path) -> None:
@@ -123,6 +127,10 @@ class Evaluation(Predictions):
     order: Order
     seconds: list[float]
     environment: dict[str, str]
+
+    @property
+    def _labels(self) -> list[int]:
+        return self.images.labels.tolist()
 
     def rows(self) -> list[Row]:
         """A row a network; with several, their average's and their vote's."""

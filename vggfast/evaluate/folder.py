@@ -5,7 +5,7 @@ chunks/              posteriors of some images by one network, until the results
 results.json         see :meth:`vggfast.evaluate.evaluation.Evaluation.content`
 posteriors-<k>.npy   of the k-th network, (N, classes) float32, in the data set's order; NaN: it does not decode
 labels.npy           (N,) int64
-predictions.csv      image, the class by each network, the final class, its confidence
+predictions.csv      image, its class, the class by each network, the final class, its confidence
 """
 
 from __future__ import annotations

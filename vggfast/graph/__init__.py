@@ -6,7 +6,7 @@ from vggfast.graph.copying import shared_copy
 from vggfast.graph.fuse import fold, folded, runs
 from vggfast.graph.geometry import Geometry, geometry
 from vggfast.graph.guard import check, check_replaced, is_frozen_batch_norm, is_optimized, know, unknown
-from vggfast.graph.names import fc_names, trunk_names
+from vggfast.graph.names import check_taps, fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
 from vggfast.graph.recognise import Node, recognise, recognise_one
 from vggfast.graph.strides import is_known_code, needs_nchw
@@ -18,6 +18,7 @@ __all__ = [
     "Node",
     "check",
     "check_replaced",
+    "check_taps",
     "differences",
     "fc_names",
     "fold",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from vggfast._checks import check_sequence
 from vggfast.graph.layers import BatchNorm, Conv, Linear, Lrn, MaxPool, QuantisedConv, Relu
 from vggfast.graph.recognise import Node
 
@@ -25,6 +26,15 @@ def trunk_names(nodes: Iterable[Node]) -> Iterator[tuple[str, Node]]:
             case MaxPool():
                 yield f"pool{stage}", node
                 stage, index = stage + 1, 0
+
+
+def check_taps(taps: Sequence[str], names: Collection[str]) -> None:
+    """Raises ValueError where `taps` are not names of maps, one or more; TypeError where they are no sequence."""
+    check_sequence(taps, "taps")
+    if unknown := [tap for tap in taps if tap not in names]:
+        raise ValueError(f"taps must be among {', '.join(names)}, got {unknown[0]!r}")
+    if not len(taps):
+        raise ValueError("taps must have at least one name, got none")
 
 
 def fc_names(nodes: Iterable[Node]) -> Iterator[tuple[str, Node]]:

@@ -1,7 +1,7 @@
 """Files: written atomically, checked, read as state dictionaries, or by other libraries in a process apart."""
 
 from vggfast.io.checksums import sha256
-from vggfast.io.files import read_json, write_array, write_atomically, write_json
+from vggfast.io.files import check_writable, read_json, write_array, write_atomically, write_json
 from vggfast.io.finite import check_finite
 from vggfast.io.isolated import Group, read_isolated
 from vggfast.io.limits import open_file
@@ -17,6 +17,7 @@ __all__ = [
     "WeightFile",
     "check_fields",
     "check_finite",
+    "check_writable",
     "listed",
     "on_one_line",
     "open_file",

@@ -53,6 +53,19 @@ def write_atomically(
             temporary.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """Raises OSError where :func:`write_atomically` could not write `path`; the text names it. For what takes long."""
+    path = Path(path)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        if path.exists() and not path.is_file():
+            raise OSError("it is a folder, or something else that is no regular file")
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(shown(f"{path} cannot be written ({error})")) from error
+
+
 def _sync_folder(folder: Path) -> None:
     """Makes a rename in it outlast a loss of power."""
     if os.name == "posix":

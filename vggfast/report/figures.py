@@ -14,7 +14,7 @@ from vggfast.io import write_atomically
 
 _COLOURS = {
     "training": "#4477aa", "validation": "#cc3311", "speed": "#117733", "wait": "#aa3377",
-    "right": "#117733", "wrong": "#cc3311",
+    "right": "#4477aa", "wrong": "#cc3311",
 }  # fmt: skip
 _POINTS = 1000  # of a curve; more would not show
 _RATES = 8  # learning rates up to which each is named
@@ -99,7 +99,7 @@ def contact_sheet(
     path: str | Path,
     columns: int = 8,
 ) -> None:
-    """A sheet of pictures, each over its label, the prediction and the confidence; mistakes are red."""
+    """A sheet of pictures, each over its label, the prediction and the confidence; mistakes are red, with a cross."""
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.6 * columns, 2.0 * rows), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
@@ -109,7 +109,8 @@ def contact_sheet(
     ):
         axes.imshow(image)
         axes.set_anchor("N")
-        colour = _COLOURS["right" if label == prediction else "wrong"]
-        text = f"is: {label[:18]}\nsays: {prediction[:18]}\n{confidence:.1%}"
+        right = label == prediction
+        text = f"is: {label[:18]}\n{'' if right else '✗ '}says: {prediction[:18]}\n{confidence:.1%}"
+        colour = _COLOURS["right" if right else "wrong"]
         axes.set_title(text, fontsize=8, color=colour, parse_math=False)  # a class may have a dollar in its name
     save(figure, path)

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from vggfast.data.sources import SPECS
+from vggfast.initialisation import INITS
 from vggfast.io import on_one_line, shown, write_atomically
-from vggfast.models import CONFIGURATIONS, INITS
+from vggfast.models import CONFIGURATIONS
 
 
 def _option(default: Any, text: str, group: str, choices: Any = None) -> Any:

@@ -45,7 +45,7 @@ def diagnose(
 
     Args:
         config: network, data, SGD, dropout and seed; its `init`, `epochs` and `steps` are not used.
-        inits: names of :data:`vggfast.models.INITS`.
+        inits: names of :data:`vggfast.initialisation.INITS`.
         out: the folder.
         steps: iterations of each.
         progress: is told by initialisation how many iterations are done.

@@ -209,9 +209,8 @@ class Trainer:
             for text in self.warnings:
                 self.observer.on_warning(text)
             while not self._finished():
-                if not self._train_epoch():
+                if not (self._train_epoch() and self._close_epoch()):
                     return False
-                self._close_epoch()
         except FloatingPointError as error:
             if self.log is not None:
                 self.log.event(str(error), step=self.progress.step)
@@ -288,11 +287,16 @@ class Trainer:
             if self.log is not None:
                 self.log.event(text, step=self.progress.step)
 
-    def _close_epoch(self) -> None:
-        """Validates, lets the schedule know, keeps the best weights, writes everything."""
+    def _close_epoch(self) -> bool:
+        """Validates, lets the schedule know, keeps the best weights, writes everything.
+
+        False where a signal stopped the validation, which the resumed run begins again.
+        """
         progress = self.progress
         self._save()  # a validation may take long
         found = self.validate()
+        if found is None:
+            return False
         loss, first, second = (value / max(progress.sums[3], 1) for value in progress.sums[:3])
         seconds = max(progress.seconds, 1e-9)
         row = {
@@ -315,15 +319,22 @@ class Trainer:
                     progress.best_top1 = row["val_top1"]
         self._save(last=self._finished())
         self.observer.on_epoch(row)
+        return True
 
     @torch.no_grad()
-    def validate(self) -> dict[str, float]:
-        """The task's loss and errors (per cent) on all ranks' validation images, centre crops."""
+    def validate(self) -> dict[str, float] | None:
+        """The task's loss and errors (per cent) on all ranks' validation images, centre crops.
+
+        None where a signal to any rank stopped it.
+        """
         self.train_step.share_statistics()
         model = self.train_step.result.eval()
         sums, bad = np.zeros(4), []
         for number, batch in enumerate(self.val_batches.epoch(), 1):
             self.observer.on_validation_batch(number, len(self.val_batches))
+            if self.context.totals([self.stop_signal > 0])[0]:
+                self.stop_signal = self.stop_signal or signal.SIGTERM
+                return None
             bad += batch.bad
             images, labels, counts, *boxes = (t.to(self.context.device, non_blocking=True) for t in batch.tensors)
             found = self.task.measure(self.train_step.forward(model, images), 0.0, labels, *boxes)

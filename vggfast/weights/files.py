@@ -27,9 +27,10 @@ _DTYPES = (torch.float32, torch.float16, torch.bfloat16)  # whose values are all
 def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = None) -> None:
     """Writes a :class:`vggfast.VGG` as .safetensors, with the arguments that build it and `extra` as metadata.
 
-    The model's preprocessing goes into `extra` where that has none. :func:`load_model` makes a network of the same
-    values, in float32 and in evaluation mode, all of whose parameters require gradients. A model with a `quantisation`
-    (scales of 8 bits) is written with it, its weights as the whole numbers that they are of their scales, int8.
+    The model's preprocessing and classes go into `extra` where that has none. :func:`load_model` makes a network of the
+    same values, in float32 and in evaluation mode, all of whose parameters require gradients. A model with a
+    `quantisation` (scales of 8 bits) is written with it, its weights as the whole numbers that they are of their
+    scales, int8.
 
     Args:
         model: the network; its parameters are float32, float16 or bfloat16.
@@ -66,7 +67,13 @@ def save_model(model: Any, path: str | Path, extra: Mapping[str, Any] | None = N
     if quantisation := quantisation_of(model):
         tensors = narrowed(tensors, quantisation)
         arguments[QUANTISATION] = quantisation.as_dict()
-    metadata = {METADATA: _as_json(arguments, dict(extra or {}), preprocessing_of(model))}
+    extra = dict(extra or {})
+    if "classes" not in extra and (classes := getattr(model, "classes", None)) is not None:
+        if len(classes) != arguments["num_classes"]:
+            count = arguments["num_classes"]
+            raise ValueError(f"classes of the model must be None or {count} names, one an output, got {len(classes)}")
+        extra["classes"] = list(classes)
+    metadata = {METADATA: _as_json(arguments, extra, preprocessing_of(model))}
     write_atomically(path, lambda temporary: write_safetensors(temporary, tensors, metadata))
 
 
@@ -181,5 +188,5 @@ def model_of(file: WeightFile, empty: bool = False) -> tuple[Any, dict[str, Any]
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
         model.to_empty(device="cpu").load_state_dict(tensors)
-    model.preprocessing, model.quantisation = preprocessing, quantisation
+    model.preprocessing, model.quantisation, model.classes = preprocessing, quantisation, extra.get("classes")
     return model.eval(), extra

@@ -196,6 +196,7 @@ def _read(
         found = _joined(parts, format, features, allow_non_finite)
     if found.model.quantisation is not None:
         found.notes = [*found.notes, f"it has {found.model.quantisation}: vggfast.Engine(model, dtype='int8') runs it"]
+    found.model.classes = found.extra.get("classes")
     if features is not None and found.part != _JOINED:
         raise ValueError(f"{path} holds convolutions itself: --features is for files of FC layers alone")
     if preprocessing is not None:
