@@ -6,6 +6,7 @@
 # make resources  what each CUDA kernel takes of the machine, and what stands between the products of Hopper's, against
 #                 csrc/cuda/resources.json; needs nvcc, no GPU
 # make roofline   what each CUDA kernel asks of a GPU, counted by the simulator, and an estimate for an H200
+# make figures  the picture of README.md, from benchmarks/results
 # make fuzz MINUTES=30   random inputs for whatever is read or called (tests/fuzz)
 # make format, make clean
 
@@ -28,7 +29,7 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(if $(CCACHE)$(shell command -v ccache),c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all fast lint sim sanitize resources roofline module fuzz format clean
+.PHONY: demo test test-all fast lint sim sanitize resources roofline figures module fuzz format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
@@ -83,6 +84,9 @@ resources: $(VENV)/ready
 
 roofline: sim
 	$(BIN)/python benchmarks/roofline.py
+
+figures: $(VENV)/ready
+	$(BIN)/python benchmarks/figures.py
 
 fuzz: module
 	$(BIN)/python -m tests.fuzz --jobs $$(nproc) --minutes $(MINUTES)

@@ -15,7 +15,7 @@ from vggfast import _native
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 accelerate = vggfast.accelerate
-DOCUMENT = Path(__file__).parents[2] / "docs/accelerate.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/guides/accelerate.md"
 
 
 def images() -> torch.Tensor:

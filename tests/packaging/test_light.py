@@ -25,7 +25,7 @@ def test_importing_is_light(module):
 
 def test_what_the_documentation_names_is_there_after_importing_vggfast():
     root = Path(__file__).parents[2]
-    text = "".join(path.read_text() for path in [root / "README.md", *(root / "docs").glob("*.md")])
+    text = "".join(path.read_text() for path in [root / "README.md", *(root / "docs").rglob("*.md")])
     names = {found[1] for found in re.finditer(r"(?<![\w/.])vggfast\.([A-Za-z_][\w.]*\w)", text)}
     assert "style_transfer.stylise" in names
     program = "import operator, sys, vggfast; first = {*vars(vggfast), *vggfast._LAZY}; names = sys.argv[1:]\n"

@@ -24,7 +24,7 @@ class _Accelerate:
     subclass of torch's: 3x3 convolutions with a padding of 1 and 1x1 convolutions, both of stride 1, without groups or
     dilation; 2x2 max-pools; local response normalisation; linear layers of at least 2^21 weights; batch norm of large
     maps; and each ``nn.Sequential`` in which convolution or batch norm, ReLU and max-pool stand in a row, which then
-    run as one op. All else stays, also whatever has a forward of its own. ``docs/accelerate.md`` says more.
+    run as one op. All else stays, also whatever has a forward of its own. ``docs/guides/accelerate.md`` says more.
 
     Args:
         model: any module; one within DataParallel or DistributedDataParallel too.

@@ -20,7 +20,8 @@ def backend(
     """What ``torch.compile`` calls, by the entry point "vggfast" of `torch_dynamo_backends`.
 
     3x3 and 1x1 convolutions with the batch norm, ReLU and 2x2 max-pool behind them, such pools by themselves, batch
-    norm in training mode and large linear layers become ops of :mod:`vggfast.ops`. ``docs/accelerate.md`` says more.
+    norm in training mode and large linear layers become ops of :mod:`vggfast.ops`. See
+    ``docs/guides/accelerate.md``.
 
     Args:
         graph_module: what Dynamo made of some code; it is changed.
