@@ -48,7 +48,8 @@ __all__ = [
     "vgg19_bn",
 ]
 
-_LAZY = ("data", "evaluate", "features", "losses", "style_transfer", "weights")  # they need the extra vggfast[train]
+# They need the extra vggfast[train].
+_LAZY = ("data", "evaluate", "features", "localisation", "losses", "style_transfer", "weights")
 
 
 def __getattr__(name: str) -> Any:

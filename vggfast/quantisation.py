@@ -164,7 +164,7 @@ def narrowed(tensors: Mapping[str, Tensor], quantisation: Quantisation) -> dict[
     for path, scales in quantisation.layers.items():
         name = f"{path}.weight"
         if name not in tensors:
-            raise ValueError(f"quantisation has scales of {name}, which the model has not")
+            raise ValueError(f"quantisation has scales of {name}, which the model does not have")
         if scales.weight is None:
             continue
         found[name] = integers(name, tensors[name].float(), scales.weight)

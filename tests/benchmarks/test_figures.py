@@ -1,6 +1,7 @@
-"""benchmarks/figures.py: the picture of README.md."""
+"""benchmarks/figures.py: the picture of README.md, and the figures that README.md quotes."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,18 @@ def test_the_committed_picture_shows_the_results_of_today(tmp_path):
     for theme in ("light", "dark"):
         for folder in (tmp_path, ROOT / "docs/images"):
             assert said in (folder / f"speed-{theme}.svg").read_text(), "make figures"
+
+
+def test_the_readme_quotes_the_results_of_today(tmp_path):
+    fastest = run("--out", tmp_path).stdout.splitlines()[-1].split("; ")[0]
+    name, _, figures = fastest.partition(": ")
+    quoted = re.search(r"vggfast takes.*?\n\n", (ROOT / "README.md").read_text(), re.DOTALL)
+    text = " ".join(quoted[0].split())
+    assert f"({name.partition(' (')[0]})" in text
+    for bar in figures.split(", "):
+        engine, _, time = bar.rpartition(" ")
+        assert time in text
+        assert engine in text
 
 
 def test_of_each_peer_the_fastest_form_and_of_all_the_five_fastest_and_pytorch(tmp_path):

@@ -214,10 +214,10 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path, monkeypatch):
         ("-i paper --init glorot", r"-i paper means --init paper, and --init is glorot"),
         ("-t there --data digits", r"-t there means --data imagefolder:there, and --data is digits"),
         ("--resume auto --overwrite", r"--resume auto keeps the run that --overwrite would replace"),
-        ("--resume there --overwrite", r"--resume there goes on in its own folder: --out and --overwrite are not"),
-        ("--resume there --out here", r"--resume there goes on in its own folder"),
+        ("--resume there --overwrite", r"--resume there continues in its own folder: leave out --out and --overwrite"),
+        ("--resume there --out here", r"--resume there continues in its own folder"),
         ("--diagnose-steps 5", r"--diagnose-steps is 5, and there is no --diagnose-init"),
-        ("--diagnose-init --resume auto", r"--diagnose-init trains no run: --resume and --overwrite are not for it"),
+        ("--diagnose-init --resume auto", r"--diagnose-init trains no network: leave out --resume and --overwrite"),
     ],
 )
 def test_contradictions_are_wrong_usage(arguments, message, capsys):

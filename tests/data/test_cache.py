@@ -140,7 +140,9 @@ def test_classes_that_have_other_names_now(many, tmp_path):
 def test_a_file_where_the_folder_is_to_be(many, tmp_path):
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "cache"):
-        with pytest.raises(ValueError, match=rf"{out} must be a folder to hold the cache, and {tmp_path}/file is none"):
+        with pytest.raises(
+            ValueError, match=rf"{out} must be a folder for the cache, and {tmp_path}/file is not a folder"
+        ):
             build_cache(many, out)
 
 

@@ -151,9 +151,9 @@ def _socket(path):
         ("loop", _link("../../set"), r"are one folder, by a link"),
         ("loop", _link("loop"), r"ant/loop is a link to loop: not there"),
         ("gone.png", _link("nowhere.png"), r"gone\.png is a link to nowhere\.png: not there"),
-        ("x.png", os.mkfifo, r"x\.png must be a regular file, and is none"),
-        ("x.png", _link("/dev/zero"), r"x\.png must be a regular file, and is none"),
-        ("x.png", _socket, r"x\.png must be a regular file, and is none"),
+        ("x.png", os.mkfifo, r"x\.png must be a regular file, and is not"),
+        ("x.png", _link("/dev/zero"), r"x\.png must be a regular file, and is not"),
+        ("x.png", _socket, r"x\.png must be a regular file, and is not"),
     ],
 )
 def test_refused(root, monkeypatch, name, make, message):

@@ -144,7 +144,7 @@ def _two_classes(root):
     [
         (lambda root: None, "none of val.txt, LOC_val_solution.csv, or ILSVRC2012_validation_ground_truth.txt with"),
         (_drop_an_image, r"ILSVRC2012_val_00000003\.JPEG: not there, and 0 more that have a label"),
-        (_drop_a_label, r"ILSVRC2012_val_00000004\.JPEG has no label, nor have 0 more"),
+        (_drop_a_label, r"ILSVRC2012_val_00000004\.JPEG has no label; images without one: 1"),
         (_two_classes, r"solution\.csv must name a file and its class, .*, got 'ILSVRC2012_val_00000001\.JPEG n0.* n0"),
         (_strange_wnid, r"val\.txt must name a file and its class, .*, got 'ILSVRC2012_val_00000001\.JPEG n09999999'"),
         (

@@ -329,7 +329,7 @@ def model_size(model):
     (["m.pth", "out.safetensors", "--classes", "two.txt"], "there are 2 names of classes, and the network has 5"),
     (["m.pth", "out.safetensors", "--classes", "gap.txt"],
      "gap.txt must have the name of a class on each line, and line 2 is empty"),
-    (["m.pth", "out.pth", "--classes", "two.txt"], "out.pth is to be torchvision's, which has no place for names"),
+    (["m.pth", "out.pth", "--classes", "two.txt"], "out.pth will be in torchvision's format, which cannot hold"),
     (["m.pth", "out.safetensors", "--features", "m.pth"], "m.pth holds convolutions itself"),
     (["gap.txt", "out.safetensors"], "gap.txt is a weight file of no format that its content or suffix tells: --from"),
 ])  # fmt: skip

@@ -224,5 +224,5 @@ def test_no_more_layers_than_a_vgg_has(tmp_path):
     ends = [helper.make_tensor_value_info(name, 1, [1, 2, 8, 8]) for name in ("c0", "c101")]
     weight = onnx.numpy_helper.from_array(np.zeros((2, 2, 1, 1), np.float32), "w")
     onnx.save(helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight])), tmp_path / "m.onnx")
-    with pytest.raises(ValueError, match=r"m\.onnx: node c101 is behind 100 layers, more than any VGG has"):
+    with pytest.raises(ValueError, match=r"m\.onnx: node c101 has 100 layers before it, more than any VGG has"):
         read(tmp_path / "m.onnx")

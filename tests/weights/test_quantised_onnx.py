@@ -251,7 +251,7 @@ def test_a_changed_model(tmp_path, graph):
     with pytest.raises(ValueError, match=r"classifier\.6\.weight must have 5 outputs, as there are scales, got 7"):
         engine_of(model)
     model.classifier = model.classifier[:4]
-    with pytest.raises(ValueError, match=r"scales of classifier\.6, which the model has not"):
+    with pytest.raises(ValueError, match=r"scales of classifier\.6, which the model does not have"):
         engine_of(model)
     model.quantisation = {}
     with pytest.raises(TypeError, match="quantisation of the model must be a Quantisation, got dict"):

@@ -53,9 +53,7 @@ def order(parsed: argparse.Namespace) -> Order:
     name, given = _given(parsed)
     if parsed.resume not in (None, "auto"):
         if parsed.out is not None or parsed.overwrite:
-            raise UsageError(
-                f"--resume {parsed.resume} goes on in its own folder: --out and --overwrite are not for it"
-            )
+            raise UsageError(f"--resume {parsed.resume} continues in its own folder: leave out --out and --overwrite")
         return _resumed(Path(parsed.resume), given)
     if parsed.resume == "auto" and parsed.overwrite:
         raise UsageError("--resume auto keeps the run that --overwrite would replace: give only one of them")
@@ -70,13 +68,11 @@ def order(parsed: argparse.Namespace) -> Order:
 def diagnosis(parsed: argparse.Namespace) -> tuple[TrainConfig, list[str], Path]:
     """(configuration, initialisations, folder) of `--diagnose-init`. Raises as `order` does."""
     if parsed.resume is not None or parsed.overwrite:
-        raise UsageError("--diagnose-init trains no run: --resume and --overwrite are not for it")
+        raise UsageError("--diagnose-init trains no network: leave out --resume and --overwrite")
     name, given = _given(parsed)
     config = _new(name, given)
     if config.predict != "classes":
-        raise UsageError(
-            f"--diagnose-init is of networks that predict classes: --predict {config.predict} is not for it"
-        )
+        raise UsageError(f"--diagnose-init is for networks that predict classes: leave out --predict {config.predict}")
     inits = parsed.diagnose_init or ([config.init] if "init" in given else list(INITS))
     return config, inits, parsed.out or Path("runs") / f"init-{config.config}"
 

@@ -230,7 +230,7 @@ def build_split(
         bad = [(name, message) for name, message in found.about["bad"]]
         return Built(len(found.labels), int(found.block_bytes.sum()), bad, len(images))
     if odd := next((path for path in (out, *out.parents) if path.exists() and not path.is_dir()), None):
-        raise ValueError(f"{out} must be a folder to hold the cache, and {odd} is none")
+        raise ValueError(f"{out} must be a folder for the cache, and {odd} is not a folder")
     resumed = kept = 0
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -187,7 +187,7 @@ class Engine:
 
     def _run(self, x: Tensor, layers: tuple[int, ...]) -> list[Tensor]:
         if is_recorded():
-            raise TypeError("a call of an Engine cannot be traced or exported, as no op of torch's: trace the model")
+            raise TypeError("a call of an Engine cannot be traced or exported: trace the model instead")
         self._check_images(x, "x")
         if (x.requires_grad and torch.is_grad_enabled()) or unpack_dual(x).tangent is not None:
             raise ValueError("x requires a gradient, and an engine computes none: use the model, or torch.no_grad()")

@@ -102,7 +102,7 @@ def with_scales(network: Network, quantisation: Quantisation) -> Network:
     head = network.head and replace(network.head, nodes=tuple(scaled(network.head.nodes)))
     network = Network(tuple(scaled(network.trunk)), head)
     if waiting:
-        raise ValueError(f"model.quantisation has scales of {', '.join(waiting)}, which the model has not")
+        raise ValueError(f"model.quantisation has scales of {', '.join(waiting)}, which the model does not have")
     return network
 
 

@@ -109,7 +109,7 @@ def _of_stream(content: mmap) -> Any:
         check_operations(content)
         parts.append(content[begin : content.tell()])
         if len(parts) == 1 and _plain(parts[0]) != _MAGIC:
-            raise ValueError("it is none of torch's files")
+            raise ValueError("it is not a file that torch.save writes")
     dtypes: dict[str, torch.dtype] = {}
 
     def note(key: str, dtype: torch.dtype, count: int) -> Tensor:

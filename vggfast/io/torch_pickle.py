@@ -78,7 +78,7 @@ class _Dtype:
     def __init__(self, code: str, *_: Any) -> None:
         self.dtype = np.dtype(str(code)[:8])
         if self.dtype.kind not in "fiubcSU":
-            raise ValueError("it holds an array of numpy's that is none of numbers")
+            raise ValueError("it holds a NumPy array of other things than numbers")
 
     def __setstate__(self, state: Any) -> None:
         self.dtype = self.dtype.newbyteorder(state[1])
@@ -109,7 +109,7 @@ class _Parameter:
 
 def _array(content: Any, kind: Any, shape: Any, order: Any = "C") -> np.ndarray:
     if not isinstance(kind, _Dtype) or not isinstance(content, bytes | bytearray):
-        raise ValueError("it holds an array of numpy's that is none of numbers")
+        raise ValueError("it holds a NumPy array of other things than numbers")
     if math.prod(shape) * kind.dtype.itemsize != len(content):
         raise ValueError(f"it holds an array of numpy's of shape {shape} in {len(content)} bytes")
     return np.ndarray(tuple(shape), kind.dtype, content, order="F" if order == "F" else "C")

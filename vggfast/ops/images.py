@@ -207,7 +207,7 @@ def crop_images(
     options = {"sizes": sizes, "corners": corners, "flips": flips, "shifts": shifts}
     check_tensors(*_OPTIONS, **options, out=out)
     if is_recorded():
-        raise TypeError("a call of crop_images cannot be traced or exported, as no op of torch's: use prepare_images")
+        raise TypeError("a call of crop_images cannot be traced or exported: use prepare_images")
     options["flips"] = _flips(flips)
     _check_option(sizes, "sizes", _CPU, torch.int32, shape[0], 2)
     _check_options(shape[0], _CPU, corners, options["flips"], shifts)

@@ -46,9 +46,7 @@ def write(found: Found, out: str | Path, to: str | None = None, classes: Sequenc
     out = Path(out)
     to = target_of(out, to)
     if to == "torchvision" and classes is not None:
-        raise ValueError(
-            f"{out} is to be torchvision's, which has no place for names of classes: --classes is not for it"
-        )
+        raise ValueError(f"{out} will be in torchvision's format, which cannot hold class names: leave out --classes")
     count = found.model.arguments["num_classes"]
     classes = found.extra.get("classes", []) if classes is None else list(classes)
     if classes and (found.model.head == "none" or len(classes) != count):

@@ -73,7 +73,7 @@ def _flat(root: Path, folder: Path, wnids: list[str], classes: list[str]) -> Ima
         raise ValueError(f"{shown(folder)} must have images, val/<wnid>/*.JPEG or val/ILSVRC2012_val_*.JPEG, got none")
     label_of = _flat_labels(root, files, wnids)
     if missing := [name for name in files if name not in label_of]:
-        raise ValueError(f"{shown(folder / missing[0])} has no label, nor have {len(missing) - 1} more")
+        raise ValueError(f"{shown(folder / missing[0])} has no label; images without one: {len(missing)}")
     if lost := sorted(label_of.keys() - set(files)):
         raise FileNotFoundError(f"{shown(folder / lost[0])}: not there, and {len(lost) - 1} more that have a label")
     left_out.warn(folder)

@@ -160,7 +160,7 @@ def _images_below(root: Path, below: str, left_out: LeftOut, deep: bool = True) 
                     left_out.other("in folders beside the images")
             elif ending_of(entry.name) in SUFFIXES:
                 if not entry.is_file():
-                    raise ValueError(f"{on_one_line(root / path)} must be a regular file, and is none")
+                    raise ValueError(f"{on_one_line(root / path)} must be a regular file, and is not")
                 yield path
             else:
                 left_out.file(entry.name)

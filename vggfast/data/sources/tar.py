@@ -128,7 +128,7 @@ def _place(shard: str, members: Mapping[str, tarfile.TarInfo], name: str) -> tup
             raise ValueError(on_one_line(f"{shard}:{name} is a link to {member.linkname}, which is not in the shard"))
         member = members[posixpath.normpath(target)]
     if not _is_plain(member):
-        raise ValueError(on_one_line(f"{shard}:{name} must be a regular file without holes, and is none"))
+        raise ValueError(on_one_line(f"{shard}:{name} must be a regular file without holes, and is not"))
     return member.offset_data, member.size
 
 

@@ -127,7 +127,7 @@ class NodeChain:
 
     def _layer(self, node: Any, kind: str) -> None:
         if len(self.steps) == _MOST_LAYERS:  # of which each may have a copy of one tensor
-            raise ValueError(f"{called(node)} is behind {_MOST_LAYERS} layers, more than any VGG has")
+            raise ValueError(f"{called(node)} has {_MOST_LAYERS} layers before it, more than any VGG has")
         if relu := self.roundings.enter(called(node), kind):
             self.steps.append(Step(relu, RELU))
         self.steps.append(Step(called(node), kind))

@@ -153,7 +153,7 @@ class _Walk:
         """A layer's weight and bias, and the scales of a weight of 8 bits."""
         self._layers += 1
         if self._layers > _MOST_LAYERS:
-            raise _StrangeError(f"{_called(node)} is behind {_MOST_LAYERS} layers, more than any VGG has")
+            raise _StrangeError(f"{_called(node)} has {_MOST_LAYERS} layers before it, more than any VGG has")
         found: dict[str, tuple[str, np.ndarray]] = {}
         scales = None
         for kind in ("weight", "bias"):
