@@ -7,6 +7,7 @@
 #                 csrc/cuda/resources.json; needs nvcc, no GPU
 # make roofline   what each CUDA kernel asks of a GPU, counted by the simulator, and an estimate for an H200
 # make figures  the picture of README.md, from benchmarks/results
+# make docs   builds the documentation site into build/site, strictly: links, docstrings, and the pages' code blocks
 # make fuzz MINUTES=30   random inputs for whatever is read or called (tests/fuzz)
 # make format, make clean
 
@@ -29,7 +30,7 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(if $(CCACHE)$(shell command -v ccache),c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all fast lint sim sanitize resources roofline figures module fuzz format clean
+.PHONY: demo test test-all fast lint sim sanitize resources roofline figures module docs fuzz format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
@@ -87,6 +88,12 @@ roofline: sim
 
 figures: $(VENV)/ready
 	$(BIN)/python benchmarks/figures.py
+
+# NO_MKDOCS_2_WARNING: the theme's advertisement of a successor.
+docs: module
+	$(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
+	$(BIN)/python -m pytest tests/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 fuzz: module
 	$(BIN)/python -m tests.fuzz --jobs $$(nproc) --minutes $(MINUTES)

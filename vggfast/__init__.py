@@ -1,7 +1,7 @@
 """vggfast: VGG networks on hand-written kernels, run, trained and evaluated as in the paper."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vggfast import _signals, ops  # noqa: F401  signals are taken before torch is imported, which takes seconds
 from vggfast._native import set_exact
@@ -24,6 +24,9 @@ from vggfast.models import (
     vgg19_bn,
 )
 from vggfast.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from vggfast.weights import load
 
 __all__ = [
     "VGG",

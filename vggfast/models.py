@@ -145,6 +145,7 @@ class VGG(nn.Module):
 
     @property
     def head(self) -> str:
+        """ "linear", "conv" or "none", as :class:`VGG` has them."""
         return self._argument("head", HEADS)
 
     def _argument(self, name: str, allowed: Container[Any]) -> Any:

@@ -109,6 +109,7 @@ class Preprocessing:
         return values if self.order == "RGB" else np.ascontiguousarray(values[..., ::-1])
 
     def as_dict(self) -> dict[str, Any]:
+        """The fields as JSON and YAML can hold them: tuples as lists."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod

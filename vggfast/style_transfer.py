@@ -22,6 +22,8 @@ from vggfast.data.decode import to_rgb
 from vggfast.data.transforms import rescale
 from vggfast.losses import ContentStyle
 
+__all__ = ["OPTIMISERS", "STARTS", "STYLE_WEIGHT", "picture_of", "stylise"]
+
 OPTIMISERS = ("lbfgs", "adam")
 STARTS = ("content", "noise")
 STYLE_WEIGHT = 1e-4  # by eye, of photos and the published convolutions
@@ -146,6 +148,6 @@ def _tensor(picture: Image.Image) -> Tensor:
 
 
 def picture_of(x: Tensor) -> Image.Image:
-    """Of (1, 3, H, W); values beyond [0, 1] are cut."""
+    """The picture of `x`, (1, 3, H, W) RGB; values beyond [0, 1] are cut."""
     values = (x[0].clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

@@ -43,7 +43,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """A table to print, a row for each layer in the order of ``named_modules``."""
+    """A table to print: `rows` has one for each layer, in the order of ``named_modules``."""
 
     rows: tuple[Row, ...]
 

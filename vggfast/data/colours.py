@@ -18,12 +18,18 @@ _SAMPLE = 2000
 
 @dataclass(frozen=True)
 class ColourStatistics:
-    """What a training set's pixels are like. Components are the columns of `axes`, pixels there 0 to 1."""
+    """What a training set's pixels are like.
 
-    mean: np.ndarray  # (3,), 0 to 255
-    std: np.ndarray  # (3,), 0 to 255
-    axes: np.ndarray  # (3, 3), principal axes of RGB
-    variances: np.ndarray  # (3,), along them
+    Attributes:
+        mean, std: (3,), of RGB values 0 to 255.
+        axes: (3, 3), whose columns are the principal axes of RGB values 0 to 1.
+        variances: (3,), along these axes.
+    """
+
+    mean: np.ndarray
+    std: np.ndarray
+    axes: np.ndarray
+    variances: np.ndarray
 
 
 def colour_statistics(images: Iterable[Image.Image]) -> ColourStatistics:

@@ -108,6 +108,7 @@ class Augmentation:
             raise ValueError(f"crop and scales must be 1 <= crop <= low <= high, got {self.crop} and {low} to {high}")
 
     def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
+        """One crop of a picture of this (height, width), drawn by `generator` alone."""
         height, width = rescaled_size(size, int(generator.integers(self.scales[0], self.scales[1] + 1)))
         left, top = (int(generator.integers(0, extent - self.crop + 1)) for extent in (width, height))
         flip = self.flip and generator.random() < 0.5
@@ -128,6 +129,7 @@ class CentreCrop:
             raise ValueError(f"crop must be 1 to the scale, {self.scale}, got {self.crop}")
 
     def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
+        """The crop of a picture of this (height, width); nothing is drawn."""
         height, width = rescaled_size(size, self.scale)
         return Geometry((height, width), ((height - self.crop) // 2, (width - self.crop) // 2), False, np.zeros(3))
 

@@ -105,6 +105,12 @@ class Predictions:
             yield [self.images.source(i), *label, *(found if seen else [""] * len(found))]
 
     def write_csv(self, path: Path, fusion: str) -> None:
+        """Writes a file with the rows of :meth:`predictions`.
+
+        Raises:
+            OSError: it could not be written.
+        """
+
         def write(temporary: Path) -> None:
             with open(temporary, "w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerows([*map(shown, row)] for row in self.predictions(fusion))

@@ -25,7 +25,16 @@ def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Share of images, in per cent, whose label is not among the k highest scores (see `hits`): {"top1": ..., ...}."""
+    """Share of images, in per cent, whose label is not among the k highest scores (see `hits`): {"top1": ..., ...}.
+
+    Args:
+        scores: (N, classes), logits or posteriors.
+        labels: (N,), int64.
+        ks: one error for each k.
+
+    Raises:
+        ValueError: there are no images.
+    """
     if len(scores) == 0:
         raise ValueError("scores must have at least one image, got none")
     return {f"top{k}": 100 * (~hits(scores, labels, k)).double().mean().item() for k in ks}
@@ -59,14 +68,23 @@ def interval(errors: float, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 class ClassRow(NamedTuple):
-    """A class in the table of all: errors in per cent, NaN without images."""
+    """A class in the table of all.
+
+    Attributes:
+        name: of the class.
+        images: how many it has.
+        top1, top5: errors in per cent; NaN without images.
+        confidence: the mean posterior that its images have of it, 0 to 1; NaN without images.
+        taken_for: the class that most of its mistakes are taken for; "" without mistakes.
+        times: how often it is taken for that class.
+    """
 
     name: str
     images: int
     top1: float
     top5: float
-    confidence: float  # the mean posterior that its images have of it, 0 to 1
-    taken_for: str  # the class that most of its mistakes are taken for; "" without mistakes
+    confidence: float
+    taken_for: str
     times: int
 
 
@@ -105,13 +123,21 @@ def per_class(posteriors: Tensor, labels: Tensor, classes: Sequence[str]) -> lis
 
 
 class Reliability(NamedTuple):
-    """How often answers of a confidence are right. Of empty bins, confidence and accuracy are NaN."""
+    """How often answers of a confidence are right.
 
-    edges: Tensor  # (bins + 1,), 0 to 1
-    counts: Tensor  # (bins,), int64: images whose largest posterior is in (edges[i], edges[i + 1]]
-    confidence: Tensor  # (bins,): the mean of these posteriors
-    accuracy: Tensor  # (bins,): the share of right answers
-    error: float  # expected calibration error: the mean over all images of |accuracy - confidence| of their bin, 0 to 1
+    Attributes:
+        edges: (bins + 1,), 0 to 1.
+        counts: (bins,), int64: images whose largest posterior is in (edges[i], edges[i + 1]].
+        confidence: (bins,): the mean of these posteriors; NaN of an empty bin.
+        accuracy: (bins,): the share of right answers; NaN of an empty bin.
+        error: expected calibration error, the mean over all images of |accuracy - confidence| of their bin, 0 to 1.
+    """
+
+    edges: Tensor
+    counts: Tensor
+    confidence: Tensor
+    accuracy: Tensor
+    error: float
 
 
 def reliability(posteriors: Tensor, labels: Tensor, bins: int = 15) -> Reliability:

@@ -73,6 +73,7 @@ class Network:
 
     @property
     def path(self) -> Path:
+        """Where the file lies."""
         return self.file.path
 
     @property
@@ -81,6 +82,7 @@ class Network:
         return self.file.sha256
 
     def load(self) -> VGG:
+        """The network with its weights, on the CPU, made anew by each call."""
         return model_of(self.file)[0]
 
     def scales(self, protocol: str) -> tuple[int, ...]:

@@ -34,7 +34,14 @@ _SHRINK = 32  # pixels of an image to a place of the last map
 
 
 class Block(NamedTuple):
-    """Neighbouring columns of a feature matrix: one tap, pooled in one way, at one scale."""
+    """Neighbouring columns of a feature matrix: one tap, pooled in one way, at one scale.
+
+    Attributes:
+        tap: the layer, such as "pool5", or "penultimate".
+        pool: "mean" or "max", over space.
+        scale: pixels of the images' shorter side.
+        dims: how many columns.
+    """
 
     tap: str
     pool: str
@@ -267,7 +274,8 @@ def extract(
     Args:
         images: pictures of any sizes and modes, or their paths.
         combine, normalise: as `how` and `normalise` of :func:`combine_blocks`.
-        The others: see :class:`Extractor`.
+
+    The other arguments are those of :class:`Extractor`.
 
     Raises:
         ValueError, TypeError: an argument does not fit; the text names it.

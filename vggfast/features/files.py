@@ -176,7 +176,7 @@ def _save(path: Path, **arrays: Any) -> None:
 
 
 def save_features(made: FeatureFile, out: Path) -> None:
-    """Writes FILE.npz, or a folder with a file for each array and features.json."""
+    """Writes `made` to `out`: FILE.npz, or a folder with a file for each array and features.json."""
     arrays = {"features": made.features, "labels": made.labels, "names": np.array(made.names)}
     text = json.dumps({**made.metadata, "blocks": [block._asdict() for block in made.blocks]}, indent=1) + "\n"
     if out.suffix == ".npz":

@@ -16,13 +16,13 @@ MERGE_THRESHOLD = 1.0
 
 
 def corner_form(boxes: Tensor) -> Tensor:
-    """(..., 4) boxes of the centre form as corners."""
+    """(..., 4) boxes of the centre form (centre x, centre y, width, height) as corners (left, top, right, bottom)."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
 
 
 def centre_form(boxes: Tensor) -> Tensor:
-    """(..., 4) corners as boxes of the centre form."""
+    """(..., 4) corners (left, top, right, bottom) as boxes of the centre form (centre x, centre y, width, height)."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(first + last) / 2, last - first], -1)
 
@@ -39,7 +39,7 @@ def areas(boxes: Tensor) -> Tensor:
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:
-    """(..., n, m): intersection over union of each of (..., n, 4) corners with each of (..., m, 4).
+    """(..., n, m): intersection over union of each box of `a`, (..., n, 4) corners, with each of `b`, (..., m, 4).
 
     0 where neither has an area, and where one of them is not finite.
     """

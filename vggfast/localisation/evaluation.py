@@ -47,6 +47,7 @@ class Error:
 
     @property
     def percent(self) -> float:
+        """The share in per cent; of no images, a ZeroDivisionError."""
         return 100 * self.wrong / self.n
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
@@ -170,6 +171,13 @@ def centre_boxes(
 ) -> np.ndarray:
     """(n, 4) corners relative to the picture: the box of the true class, from the centre crop.
 
+    Args:
+        model: a network that predicts boxes.
+        images: with their labels.
+        scale: pixels of the shorter side to which images are rescaled.
+        batch_size: images of one call of the network.
+        progress: told how many images are done, and of how many.
+
     Raises:
         ValueError: as :func:`evaluate`.
     """
@@ -206,6 +214,17 @@ def dense_boxes(
 
     Posteriors are those of dense evaluation, image and mirror image, averaged over the scales; boxes come from all
     scales and the image as it is.
+
+    Args:
+        model: a network that predicts boxes.
+        classifier: one that names classes.
+        images: of the classes that both know.
+        scales: pixels of the shorter sides to which images are rescaled.
+        top: boxes of each image.
+        merge_threshold: see :func:`merge`.
+        memory: bytes of activations.
+        batch_size: images that are read at a time.
+        progress: told how many images are done, and of how many.
 
     Raises:
         ValueError: as :func:`evaluate`.

@@ -99,7 +99,14 @@ def contact_sheet(
     path: str | Path,
     columns: int = 8,
 ) -> None:
-    """A sheet of pictures, each over its label, the prediction and the confidence; mistakes are red, with a cross."""
+    """Writes a PNG of pictures, each over its label, the prediction and the confidence; mistakes are red, with a cross.
+
+    Args:
+        images, labels, predictions: one of each a picture.
+        confidences: 0 to 1.
+        path: where the PNG goes.
+        columns: pictures in a row.
+    """
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(1.6 * columns, 2.0 * rows), layout="constrained")
     for axes in figure.subplots(rows, columns, squeeze=False).flat:

@@ -43,21 +43,30 @@ class Classification:
     error_names = ("top-1", "top-5")
 
     def open_splits(self, config: TrainConfig) -> tuple[ImageSet, ImageSet]:
+        """(training images, validation images) of `config`.
+
+        Raises:
+            ValueError: there are fewer than two classes, or the data cannot be opened; the text says why.
+        """
         train, val = open_splits(config.data, config.val_data or None)
         if len(train.classes) < 2:  # such as of the folder above the class folders
             raise ValueError(f"{shown(config.data)} must have at least two classes to tell apart, got {train.classes}")
         return train, val
 
     def boxes(self, images: ImageSet) -> None:
+        """None: no boxes are learnt."""
         return None
 
     def outputs(self, classes: int) -> int:
+        """Outputs of the last layer: one a class."""
         return classes
 
     def metadata(self, images: ImageSet) -> dict[str, Any]:
+        """Nothing beside what the files of all networks say."""
         return {}
 
     def measure(self, outputs: Tensor, smoothing: float, labels: Tensor, *boxes: Tensor) -> tuple[Tensor, ...]:
+        """Each (n,): losses of `outputs`, (n, classes) logits; whether the first, and the first five, are wrong."""
         losses = F.cross_entropy(outputs, labels, reduction="none", label_smoothing=smoothing)
         return losses, ~hits(outputs, labels, 1), ~hits(outputs, labels, 5)
 

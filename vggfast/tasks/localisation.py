@@ -42,15 +42,22 @@ class Localisation:
         self.predict = predict
 
     def open_splits(self, config: TrainConfig) -> tuple[BoxSet, BoxSet]:
+        """(training images, validation images) of `config`, with their boxes.
+
+        Raises:
+            ValueError: the data has no boxes, or its splits have other classes; the text says why.
+        """
         train = open_boxes(config.data, "train")
         val = open_boxes(config.val_data or config.data, "val")
         check_classes(val.name, val.classes, train.classes, "val")
         return train, val
 
     def boxes(self, images: BoxSet) -> np.ndarray:
+        """(n, 4) corners relative to the picture: the largest box of each image."""
         return images.largest
 
     def outputs(self, classes: int) -> int:
+        """Outputs of the last layer: four numbers for each box."""
         return 4 * (classes if self.predict == "boxes" else 1)
 
     def metadata(self, images: BoxSet) -> dict[str, Any]:

@@ -110,8 +110,11 @@ class ImageSet(Images):
     """Labelled images of one split. They travel to other processes cheaply, however many they are.
 
     Attributes:
+        name: what the images are called in messages, such as "digits".
+        classes: their names, in the order of the numbers in `labels`.
         labels: (n,) int64, indices into `classes`.
-        The others: see :class:`Images`.
+
+    The other fields are those of :class:`Images`.
     """
 
     name: str
