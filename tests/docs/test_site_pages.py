@@ -3,6 +3,9 @@
 import json
 import re
 import statistics
+import sys
+import types
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,6 +18,28 @@ def test_each_public_name_has_a_docstring_and_an_entry(room):
     page = api_pages.page(room)
     for name in (name for name in api_pages.documented() if name.rpartition(".")[0] == room):
         assert f"::: {name}\n" in page
+
+
+def test_what_has_no_docstring_is_named(monkeypatch):
+    class Plain:
+        """Has one."""
+
+        def method(self):
+            pass
+
+        def _private(self):
+            pass
+
+    @dataclass
+    class Generated:
+        x: int
+
+    room = types.ModuleType("room", "A room.")
+    vars(room).update(
+        Plain=Plain, Generated=Generated, f=lambda: 0, SIZE=1, __all__=["Plain", "Generated", "f", "SIZE"]
+    )
+    monkeypatch.setitem(sys.modules, "room", room)
+    assert api_pages.undocumented("room") == ["room.Plain.method", "room.Generated", "room.f"]
 
 
 def test_each_room_with_public_names_is_told_apart(monkeypatch):
