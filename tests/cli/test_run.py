@@ -35,16 +35,18 @@ class _Context:
 @pytest.fixture
 def fakes(monkeypatch):
     """What `train` calls, in place of which these note how they were called; `rank` and `stop_signal` may be set."""
-    calls = types.SimpleNamespace(rank=0, stop_signal=None, made=[], finished=[], diagnosed=[], drawn=[])
+    calls = types.SimpleNamespace(
+        rank=0, stop_signal=None, out_of_time=False, made=[], finished=[], diagnosed=[], drawn=[]
+    )
 
     class FakeTrainer:
-        def __init__(self, config, task, out, context, *, resume, overwrite, observer):
+        def __init__(self, config, task, out, context, *, resume, overwrite, observer, stop_after):
             calls.made.append((config, out, resume, overwrite))
             self.config, self.out = config, out
             self.model = torch.nn.Linear(2, 3)
             self.train_set = self.val_set = type("Images", (list,), {"classes": ["a", "b"]})(range(5))
             self.progress = types.SimpleNamespace(step=12)
-            self.stop_signal = calls.stop_signal
+            self.stop_signal, self.out_of_time = calls.stop_signal, calls.out_of_time
 
         def run(self):
             return self.stop_signal is None
@@ -101,6 +103,14 @@ def test_a_stopped_run_says_how_to_go_on(fakes, tmp_path, capsys, number, code):
     fakes.stop_signal = number
     assert main(["train", "--out", str(tmp_path / "my run")]) == code
     expected = f"stopped at step 12; go on with: vggfast train --resume '{tmp_path / 'my run'}'"
+    assert capsys.readouterr().out.splitlines()[-1] == expected
+    assert fakes.finished == []
+
+
+def test_a_run_out_of_time_says_how_to_go_on(fakes, tmp_path, capsys):
+    fakes.stop_signal, fakes.out_of_time = signal.SIGTERM, True
+    assert main(["train", "--out", str(tmp_path / "run"), "--stop-after", "1.5h"]) == 75
+    expected = f"stopped after 5400 s at step 12; go on with: vggfast train --resume {tmp_path / 'run'}"
     assert capsys.readouterr().out.splitlines()[-1] == expected
     assert fakes.finished == []
 

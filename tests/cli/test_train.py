@@ -57,15 +57,15 @@ def test_nothing_given_is_the_preset_of_the_digits():
     ("file", "arguments", "batch_size"),
     [
         ("", ["--preset", "none"], 256),
-        ("", ["--preset", "tiny-imagenet"], 64),
+        ("", ["--preset", "tiny-imagenet"], 128),
         ("batch_size: 32", ["--preset", "tiny-imagenet"], 32),
         ("batch_size: 32", ["--preset", "tiny-imagenet", "--batch-size", "16"], 16),
         ("batch_size: 32", [], 32),
-        ("preset: tiny-imagenet", [], 64),
+        ("preset: tiny-imagenet", [], 128),
         ("preset: tiny-imagenet\nbatch_size: 32", [], 32),
         ("preset: tiny-imagenet", ["--preset", "paper-A"], 256),
         ("preset: none", [], 256),
-        ("data: tiny-imagenet:there", [], 64),
+        ("data: tiny-imagenet:there", [], 128),
         ("data: tiny-imagenet:there", ["--data", "imagefolder:here"], 256),
     ],
 )
@@ -217,7 +217,8 @@ def test_a_folder_is_a_folder_whatever_its_name(tmp_path, monkeypatch):
         ("--resume there --overwrite", r"--resume there continues in its own folder: leave out --out and --overwrite"),
         ("--resume there --out here", r"--resume there continues in its own folder"),
         ("--diagnose-steps 5", r"--diagnose-steps is 5, and there is no --diagnose-init"),
-        ("--diagnose-init --resume auto", r"--diagnose-init trains no network: leave out --resume and --overwrite"),
+        ("--diagnose-init --resume auto", r"--diagnose-init trains no network: leave out --resume, --overwrite and"),
+        ("--diagnose-init --stop-after 2h", r"--diagnose-init trains no network"),
     ],
 )
 def test_contradictions_are_wrong_usage(arguments, message, capsys):
@@ -233,7 +234,18 @@ def test_a_weight_file_that_is_not_there():
 
 
 @pytest.mark.parametrize(
-    "arguments", ["-d 12", "-config D", "--conf D", "-es x", "--preset paper-F", "--init-layers", "--lr fast"]
+    "arguments",
+    [
+        "-d 12",
+        "-config D",
+        "--conf D",
+        "-es x",
+        "--preset paper-F",
+        "--init-layers",
+        "--lr fast",
+        "--stop-after 2",
+        "--stop-after 0h",
+    ],
 )
 def test_what_argparse_refuses(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -294,8 +306,11 @@ def test_a_started_net_goes_on_without_being_named_again(stored_run):
 
 
 @pytest.mark.parametrize("name", ["epochs", "steps"])
-def test_a_cosine_keeps_its_end(stored_run, name):
-    out = stored_run(schedule="cosine")
+@pytest.mark.parametrize(
+    "values", [{"schedule": "cosine"}, {"schedule": "one-cycle"}, {"grow_from": 32, "crop": 64, "scale_min": 64}]
+)
+def test_what_knows_its_end_keeps_it(stored_run, name, values):
+    out = stored_run(**values)
     with pytest.raises(ValueError, match=f"--{name} is 5, and the run in"):
         _order("--resume", out, f"--{name}", 5)
 

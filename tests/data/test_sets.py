@@ -141,6 +141,43 @@ def test_flip_is_drawn():
     assert 3 < sum(flipped) < 17
 
 
+@pytest.mark.parametrize("size", [(64, 64), (30, 90), (200, 20), (1, 1)])
+@pytest.mark.parametrize("least", [0.1, 0.9])
+def test_random_parts_of_a_picture(size, least):
+    """Each lies in the picture, has the least share or the largest that its shape leaves, and is 3:4 to 4:3."""
+    augment = _augmentation(crop=1000, scales=(1000, 1000), min_area=least)
+    height, width = size
+    possible = min(1.0, 4 / 3 * min(height / width, width / height))
+    shares, shapes = [], []
+    for seed in range(100):
+        (whole_height, whole_width), (top, left), *_ = augment.draw(size, np.random.default_rng(seed))
+        assert 0 <= top <= whole_height - 1000
+        assert 0 <= left <= whole_width - 1000
+        shares.append(1000**2 / (whole_height * whole_width))
+        shapes.append(width / whole_width * whole_height / height)
+    assert min(least, possible) - 0.002 < min(shares)
+    assert max(shares) <= possible + 0.002
+    assert min(shapes) > 0.748
+    assert max(shapes) < 1.337
+    if least < possible:
+        assert max(shares) - min(shares) > 0.8 * (possible - least)
+
+
+def test_a_random_part_is_resized_as_pil_does():
+    pixels = np.random.default_rng(3).integers(0, 255, (40, 50, 3), np.uint8)
+    augment = _augmentation(crop=16, scales=(16, 16), min_area=0.2, flip=False, colour_shift=0.0)
+    (height, width), (top, left), *_ = augment.draw((40, 50), np.random.default_rng(0))
+    whole = Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR)
+    expected = np.asarray(whole)[top : top + 16, left : left + 16].transpose(2, 0, 1)
+    assert (_crop(augment, pixels) - torch.from_numpy(expected.copy())).abs().max() <= 1
+
+
+def test_a_smaller_crop_sees_the_same_part():
+    small = _augmentation(crop=64, scales=(73, 80)).at(32)
+    assert (small.crop, small.scales) == (32, (36, 40))
+    assert _augmentation(crop=8, scales=(8, 9)).at(8).scales == (8, 9)
+
+
 def test_crop_larger_than_the_image_is_refused():
     with pytest.raises(ValueError, match="crop and scales must be 1 <= crop <= low <= high, got 16 and 10 to 14"):
         _augmentation(crop=16)

@@ -107,6 +107,23 @@ def test_batch_norm_and_bad_images_over_ranks(photos, tmp_path):
 
 
 @pytest.mark.slow
+def test_growing_random_parts_in_one_cycle_over_ranks(tmp_path):
+    """Ranks stay equal, which each checkpoint asserts, and go on to the bit after their time is over."""
+    options = ["--data", "digits", "--width", "0.05", "--hidden", "8", "--epochs", "2", "--batch-size", "300", "--crop",
+               "64", "--scale-min", "64", "--scale-max", "64", "--grow-from", "32", "--grow-until", "0.6", "--min-area",
+               "0.5", "--schedule", "one-cycle", "--low-momentum", "0.8", "--workers", "0"]  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    _finish(_torchrun(2, "--out", whole, *options))
+    process = _torchrun(2, "--out", parts, *options, "--stop-after", "0.01s")
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode != 0
+    assert f"stopped after 0.01 s at step 1; go on with: vggfast train --resume {parts}" in output
+    _finish(_torchrun(2, "--resume", parts))
+    mine, theirs = _weights(whole), _weights(parts)
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+@pytest.mark.slow
 def test_torchrun_restarts_ranks_of_which_one_died(tmp_path):
     whole, out = tmp_path / "whole", tmp_path / "killed"
     _finish(_torchrun(2, "--out", whole, *_RUN))

@@ -48,7 +48,7 @@ def _assert_same_weights(one, other):
 
 def _rows(path):
     """A log without what the clock says."""
-    timings = {"seconds", "images_per_s", "data_wait"}
+    timings = {"seconds", "core_seconds", "images_per_s", "data_wait"}
     return [{k: v for k, v in row.items() if k not in timings} for row in read_csv(path)]
 
 
@@ -59,6 +59,17 @@ def _rows(path):
         {"optimiser": "adamw", "schedule": "cosine", "warmup": 2, "ema": 0.9, "lr": 1e-3, "decay_all": False},
         {"precision": "fp16", "accumulate": 2, "clip_norm": 1.0, "label_smoothing": 0.1, "channels_last": True},
         {"precision": "bf16", "optimiser": "adam", "lr": 1e-3, "batch_norm": True, "workers": 2},
+        {
+            "schedule": "one-cycle",
+            "low_momentum": 0.8,
+            "batch_norm": True,
+            "min_area": 0.4,
+            "crop": 64,
+            "scale_min": 70,
+            "scale_max": 70,
+            "grow_from": 32,
+            "grow_until": 0.6,
+        },
     ],
 )
 def test_a_resumed_run_equals_one_that_was_never_stopped(photos, tmp_path, options):
@@ -151,6 +162,13 @@ def test_checkpoint_of_another_network(photos, tmp_path):
         ({"lr": float("nan")}, "lr must be at least 0, got nan"),
         ({"crop": 100}, "crop must be a multiple of 32, .*, got 100"),
         ({"scale_min": 200}, "must be crop <= scale_min <= scale_max, got "),
+        ({"min_area": 1.0}, r"min_area must be at least 0 and less than 1, got 1\.0"),
+        ({"grow_from": 40}, "grow_from must be 0, or a multiple of 16 from 32 to the crop, 224, got 40"),
+        ({"grow_from": 240}, "grow_from must be 0, or a multiple of 16 from 32 to the crop, 224, got 240"),
+        ({"grow_until": 0.0}, r"grow_until must be more than 0 and at most 1, got 0\.0"),
+        ({"rise": 1.0}, r"rise must be more than 0 and less than 1, got 1\.0"),
+        ({"schedule": "one-cycle", "warmup": 5}, "warmup must be 0 where schedule is 'one-cycle', .*, got 5"),
+        ({"schedule": "one-cycle", "low_momentum": 0.95}, r"low_momentum must be at most momentum, 0\.9, got 0\.95"),
     ],
 )
 def test_configurations_that_cannot_be(changes, message):
@@ -233,6 +251,52 @@ def test_warm_up_and_cosine():
     assert schedule.rate(85) == pytest.approx(0.1 * (1 + math.cos(0.75 * math.pi)) / 2)
 
 
+def test_one_cycle_rises_and_falls_along_lines():
+    schedule = Schedule(TrainConfig(lr=0.1, schedule="one-cycle", rise=0.2, low_momentum=0.8), total_steps=100)
+    assert [schedule.rate(step) for step in (0, 9, 19)] == pytest.approx([0.005, 0.05, 0.1])
+    assert [schedule.rate(step) for step in (20, 99, 100)] == pytest.approx([0.1 * 80 / 81, 0.1 / 81, 0])
+    assert [schedule.momentum(step) for step in (9, 19, 100)] == pytest.approx([0.85, 0.8, 0.9])
+    constant = Schedule(TrainConfig(schedule="one-cycle"), total_steps=3)
+    assert {constant.momentum(step) for step in range(3)} == {0.9}
+    assert all(constant.rate(step) > 0 for step in range(3))
+
+
+def test_crops_grow_by_epochs():
+    config = TrainConfig(crop=64, scale_min=73, scale_max=73, grow_from=32, epochs=10, grow_until=0.6)
+    assert [config.crop_at(epoch) for epoch in range(10)] == [32] * 3 + [48] * 3 + [64] * 4
+    assert [dataclasses.replace(config, grow_from=0).crop_at(epoch) for epoch in (0, 9)] == [64, 64]
+    assert config.pool_size == 2
+
+
+def test_the_batches_of_a_run_grow(photos, tmp_path):
+    config = _config(photos, crop=64, scale_min=70, scale_max=70, grow_from=32, epochs=4, batch_size=10, width=0.05)
+    trainer, sizes = build_trainer(config, tmp_path), []
+    forward = trainer.train_step.forward
+
+    def measured(model, images):
+        sizes.append(tuple(images.shape[2:]))
+        return forward(model, images)
+
+    trainer.train_step.forward = measured
+    assert trainer.run()
+    validated, steps = [(64, 64)], len(trainer.batches)
+    assert sizes == [size for side in (32, 48, 64, 64) for size in [(side, side)] * steps + validated]
+    assert load_model(tmp_path / "model.safetensors")[0].arguments["pool_size"] == 2
+
+
+def test_time_stops_a_run_after_a_checkpoint(photos, tmp_path):
+    trainer = build_trainer(_config(photos, epochs=1), tmp_path, stop_after=0.0)
+    assert not trainer.run()
+    assert trainer.out_of_time
+    assert trainer.progress.step == 1
+    assert _newest(tmp_path)["progress"]["step"] == 1
+    assert _newest(tmp_path)["progress"]["core_seconds"] > 0
+    other = build_trainer(_config(photos, epochs=1), tmp_path, resume=True, stop_after=3600.0)
+    assert other.run()
+    assert not other.out_of_time
+    assert read_csv(tmp_path / "metrics.csv")[0]["core_seconds"] > 0
+
+
 def test_a_run_gives_up(photos, tmp_path):
     trainer = build_trainer(_config(photos, lr=0.0, early_stop=1, epochs=10), tmp_path)
     assert trainer.run()
@@ -285,6 +349,16 @@ def test_clipping_and_smoothing():
     assert moved.sqrt().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
 
 
+def test_a_step_takes_its_momentum():
+    batch = _batch()
+    _, model, before, train_step = _step(batch, weight_decay=0.0)
+    first = [p.detach() - old for p, old in zip(model.parameters(), before.parameters(), strict=True)]
+    middle = copy.deepcopy(model)
+    train_step(batch, 0, 0.1, momentum=0.25)
+    for p, old, moved in zip(model.parameters(), middle.parameters(), first, strict=True):
+        assert torch.allclose(p, old + 0.25 * moved - 0.1 * p.grad, atol=1e-6)
+
+
 def test_a_running_average_is_kept():
     _, model, _, train_step = _step(_batch(), ema=0.75)
     assert train_step.result is not model
@@ -319,6 +393,8 @@ def test_presets_of_the_paper():
     later = TrainConfig(**preset("paper-D-jitter"))
     assert (later.scale_min, later.scale_max, later.lr, later.init_layers) == (256, 512, 1e-3, "all")
     assert preset_for("tiny-imagenet:x") == "tiny-imagenet"
+    assert preset_for("tiny-imagenet:x", "box") == "tiny-imagenet-box"
+    assert preset_for("digits", "box") == "digits"
     assert preset_for("imagefolder:x") == ""
     with pytest.raises(ValueError, match=r"preset must be one of paper-A, .*, got 'paper-F'"):
         preset("paper-F")

@@ -137,6 +137,14 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _BYTES[match[2].upper()])
 
 
+def parse_duration(text: str) -> float:
+    """Seconds, of a time such as 90s, 30m or 2h."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not match or float(match[1]) == 0:
+        raise argparse.ArgumentTypeError(f"must be a time such as 90s, 30m or 2h, got {text!r}")
+    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
 def open_models(parsed: argparse.Namespace) -> list[Network]:
     """The networks that are asked for.
 

@@ -67,8 +67,8 @@ def order(parsed: argparse.Namespace) -> Order:
 
 def diagnosis(parsed: argparse.Namespace) -> tuple[TrainConfig, list[str], Path]:
     """(configuration, initialisations, folder) of `--diagnose-init`. Raises as `order` does."""
-    if parsed.resume is not None or parsed.overwrite:
-        raise UsageError("--diagnose-init trains no network: leave out --resume and --overwrite")
+    if parsed.resume is not None or parsed.overwrite or parsed.stop_after is not None:
+        raise UsageError("--diagnose-init trains no network: leave out --resume, --overwrite and --stop-after")
     name, given = _given(parsed)
     config = _new(name, given)
     if config.predict != "classes":
@@ -126,14 +126,14 @@ def _spec(text: str) -> str:
 
 
 def _new(name: str, given: dict[str, Any]) -> TrainConfig:
-    suited = preset_for(given.get("data", TrainConfig.data)) if not name else ""
+    data, predict = (given.get(field, getattr(TrainConfig, field)) for field in ("data", "predict"))
+    suited = preset_for(data, predict) if not name else ""
     return TrainConfig(**({**preset(suited), **given} if suited else given))
 
 
 def _resumed(out: Path, given: dict[str, Any]) -> Order:
     stored = TrainConfig.read(out / "config.yaml")
-    # A cosine ends where its run does.
-    fixed = ("epochs", "steps") if stored.schedule == "cosine" else ()
+    fixed = ("epochs", "steps") if stored.knows_its_end else ()
     for name, value in given.items():
         if (name not in MAY_CHANGE or name in fixed) and value != getattr(stored, name):
             raise ValueError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from vggfast import _native
 from vggfast.cli.errors import UsageError, tell
 from vggfast.cli.help import describe
+from vggfast.cli.options import parse_duration
 from vggfast.cli.recipe import DEPTHS, MAY_CHANGE, Order, diagnosis, flag, order
 from vggfast.initialisation import INITS
 from vggfast.runs.config import TrainConfig
@@ -39,6 +40,7 @@ _EXAMPLES = (
 _SHORT = {"batch_size": ["-b"], "epochs": ["-e"], "early_stop": ["-es"], "lr": ["-lr"]}
 _METAVARS = {"data": "SPEC", "val_data": "SPEC", "init_from": "FILE"}
 _SMALL = ("digits", "tiny-imagenet")
+OUT_OF_TIME = 75  # exit code: the run is not finished, and the same command with --resume auto goes on
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,6 +67,9 @@ def _add_folder(group: Any) -> None:
         help=f"continue the run in DIR; only {', '.join(map(flag, MAY_CHANGE))} may be given anew. auto: continue the "
         "run in --out if there is one, else start it",
     )
+    group.add_argument("--stop-after", metavar="TIME", type=parse_duration,
+                       help="such as 90m or 8h: the first step that begins later is the last of the session, which "
+                       f"ends with a checkpoint and exit code {OUT_OF_TIME}; --resume goes on from it")  # fmt: skip
 
 
 def _add_recipe(group: Any) -> None:
@@ -135,10 +140,10 @@ def run(parsed: argparse.Namespace) -> int:
         return _diagnose(parsed)
     if parsed.diagnose_steps is not None:
         raise UsageError(f"--diagnose-steps is {parsed.diagnose_steps}, and there is no --diagnose-init")
-    return _train(order(parsed), parsed.overwrite)
+    return _train(order(parsed), parsed.overwrite, parsed.stop_after)
 
 
-def _train(asked: Order, overwrite: bool) -> int:
+def _train(asked: Order, overwrite: bool, stop_after: float | None) -> int:
     from vggfast.cli.training_bar import TrainingBar
     from vggfast.console import ProgressBars, print_table, say
     from vggfast.distributed import DistributedContext
@@ -152,13 +157,16 @@ def _train(asked: Order, overwrite: bool) -> int:
         task = task_of(asked.config)
         trainer = Trainer(
             asked.config, task, asked.out, context, resume=goes_on, overwrite=overwrite and not goes_on,
-            observer=TrainingBar(task.error_names, quiet=not context.main),
+            observer=TrainingBar(task.error_names, quiet=not context.main), stop_after=stop_after,
         )  # fmt: skip
         if context.main:
             _announce(asked, trainer, context.size)
         if not trainer.run():
             if context.main:
-                _tell_stopped(f"stopped at step {trainer.progress.step}; go on with", asked)
+                when = f" after {stop_after:g} s" if trainer.out_of_time else ""
+                _tell_stopped(f"stopped{when} at step {trainer.progress.step}; go on with", asked)
+            if trainer.out_of_time:
+                return OUT_OF_TIME
             return 128 + (trainer.stop_signal or signal.SIGTERM)
         try:
             with ProgressBars(quiet=not context.main) as bars:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -207,16 +208,21 @@ class Batches:
         full, rest = divmod(len(self.images), self.batch_size)
         return full + (rest > 0 and self.keep_last)
 
-    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from number `first` on; those before it are not decoded."""
+    def epoch(self, epoch: int = 0, first: int = 0, transform: Transform | None = None) -> Iterator[Batch]:
+        """The batches of an epoch from number `first` on; those before it are not decoded.
+
+        `transform`: of this epoch, in place of that of all.
+        """
         order = np.arange(len(self.images))
         if self.shuffle:
             np.random.default_rng((self.seed, epoch)).shuffle(order)
         plan = [self._rows(epoch, order, number) for number in range(first, len(self))]
         # A generator of its own: else DataLoader draws from torch's, and dropout depends on where a run resumed.
         generator = torch.Generator().manual_seed(self.seed)
+        source = copy.copy(self._loader)
+        source.transform = transform or source.transform
         loader = DataLoader(
-            self._loader, batch_size=None, sampler=plan, num_workers=self.workers, collate_fn=_as_it_is,
+            source, batch_size=None, sampler=plan, num_workers=self.workers, collate_fn=_as_it_is,
             generator=generator, pin_memory=self.pin_memory, worker_init_fn=_leave_signals_to_the_parent,
         )  # fmt: skip
         for batch in loader:

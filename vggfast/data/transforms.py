@@ -5,8 +5,9 @@ Source: Simonyan & Zisserman, sections 2.1 and 3.1; the colour shift is Krizhevs
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -19,6 +20,8 @@ from vggfast.data.colours import ColourStatistics
 from vggfast.data.sources.base import Images
 from vggfast.io import on_one_line
 from vggfast.preprocessing import Preprocessing
+
+_MOST_ASPECT = 4 / 3  # of a random part of a picture: its longer side over its shorter one
 
 
 def rescaled_size(size: tuple[int, int], shorter_side: int) -> tuple[int, int]:
@@ -88,11 +91,15 @@ class Transform(Protocol):
 class Augmentation:
     """One random training crop: rescale to a shorter side S, crop, flip, colour shift.
 
+    With `min_area`, the crop is instead a random part of the picture, resized (Szegedy et al., 2015).
+
     Attributes:
         crop: side of the square crop in pixels; at most `scales[0]`.
         scales: S is drawn from scales[0] ... scales[1]; equal bounds fix it.
         flip: mirror every other image, at random.
         colour_shift: std of the shift along each principal axis, in units of its variance; the paper's is 0.1.
+        min_area: the part's least share of the picture, of which it takes up to all; 0 crops at S. Its width is 3/4 to
+            4/3 of its height: of a picture that is longer, a part that has the least share may not be left.
     """
 
     crop: int
@@ -101,19 +108,39 @@ class Augmentation:
     colour_shift: float
     statistics: ColourStatistics
     preprocessing: Preprocessing
+    min_area: float = 0.0
 
     def __post_init__(self) -> None:
         low, high = self.scales
         if not 1 <= self.crop <= low <= high:
             raise ValueError(f"crop and scales must be 1 <= crop <= low <= high, got {self.crop} and {low} to {high}")
 
+    def at(self, crop: int) -> Augmentation:
+        """The same with a crop of another side, whose scales differ by as much: it sees the same part of a picture."""
+        low, high = (max(crop, round(scale * crop / self.crop)) for scale in self.scales)
+        return replace(self, crop=crop, scales=(low, high))
+
     def draw(self, size: tuple[int, int], generator: np.random.Generator) -> Geometry:
         """One crop of a picture of this (height, width), drawn by `generator` alone."""
-        height, width = rescaled_size(size, int(generator.integers(self.scales[0], self.scales[1] + 1)))
+        if self.min_area:
+            height, width = self._size_around_part(size, generator)
+        else:
+            height, width = rescaled_size(size, int(generator.integers(self.scales[0], self.scales[1] + 1)))
         left, top = (int(generator.integers(0, extent - self.crop + 1)) for extent in (width, height))
         flip = self.flip and generator.random() < 0.5
         shift = self.statistics.axes @ (generator.normal(0, 1, 3) * self.colour_shift * self.statistics.variances)
         return Geometry((height, width), (top, left), flip, 255 * shift)
+
+    def _size_around_part(self, size: tuple[int, int], generator: np.random.Generator) -> tuple[int, int]:
+        """Height and width of the whole picture where a random part of it is resized to the crop."""
+        aspect = size[1] / size[0]
+        most = min(1.0, _MOST_ASPECT * min(aspect, 1 / aspect))
+        area = generator.uniform(min(self.min_area, most), most)
+        shapes = np.log([max(1 / _MOST_ASPECT, area * aspect), min(_MOST_ASPECT, aspect / area)])
+        shape = math.exp(generator.uniform(shapes[0], max(shapes)))  # of the part: its width over its height
+        height = self.crop / math.sqrt(area * aspect / shape)
+        width = self.crop / math.sqrt(area / aspect * shape)
+        return max(self.crop, round(height)), max(self.crop, round(width))
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ _EPOCH_CELLS = {
     "epoch": ("epoch", "d"), "step": ("step", ",d"), "lr": ("rate", ".3g"),
     "train_loss": ("train loss", ".3f"), "train_top1": ("train top-1", ".2f"), "train_top5": ("train top-5", ".2f"),
     "val_loss": ("val. loss", ".3f"), "val_top1": ("val. top-1", ".2f"), "val_top5": ("val. top-5", ".2f"),
-    "seconds": ("seconds", ",.1f"), "images_per_s": ("images/s", ",.0f"), "data_wait": ("data wait", ".1%"),
+    "seconds": ("seconds", ",.1f"), "core_seconds": ("core seconds", ",.1f"),
+    "images_per_s": ("images/s", ",.0f"), "data_wait": ("data wait", ".1%"),
     "bad_images": ("bad images", ",d"),
 }  # fmt: skip
 

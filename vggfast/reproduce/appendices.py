@@ -50,7 +50,7 @@ def run_localisation(
             continue
         model, metadata = load_model(path)
         trained.add(trained_on(metadata))
-        found = _boxes(path, model, metadata, images, context, progress)
+        found = box_errors(path, model, metadata, images, context, progress)
         mean_box = found.true_class_mean_box
         lines.append(
             Line(
@@ -68,7 +68,7 @@ def run_localisation(
     )  # fmt: skip
 
 
-def _boxes(
+def box_errors(
     path: Path, model: VGG, metadata: dict[str, Any], images: BoxSet, context: DistributedContext,
     progress: StageProgress,
 ) -> Evaluation:  # fmt: skip

@@ -12,22 +12,23 @@ from vggfast.io import write_atomically, write_json
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured value beside the paper's, in per cent.
+    """A measured value beside the paper's, or whose table it is, in per cent.
 
     Attributes:
-        paper: the paper's, and its deviation where it has one.
+        paper: the paper's, None where it has none; paper_deviation: its deviation, where it has one.
         measured: None where it could not be.
         spread: (low, high) of the 95 % interval, or (deviation,) over splits, or ().
     """
 
-    paper: float
+    paper: float | None
     measured: float | None = None
     spread: tuple[float, ...] = ()
     paper_deviation: float | None = None
 
     def texts(self) -> tuple[str, str]:
         """(measured, the paper's)."""
-        paper = f"{self.paper:.1f}" + ("" if self.paper_deviation is None else f" ± {self.paper_deviation:.1f}")
+        paper = "" if self.paper is None else f"{self.paper:.1f}"
+        paper += "" if self.paper_deviation is None else f" ± {self.paper_deviation:.1f}"
         if self.measured is None:
             return "-", paper
         spread = {0: "", 1: " ± {:.1f}", 2: " ({:.1f}-{:.1f})"}[len(self.spread)].format(*self.spread)
@@ -54,6 +55,7 @@ class Result:
         figures: what the figures are; each has a column measured here, and the paper's.
         notes: what has to be known to read it.
         metadata: what else goes into the JSON.
+        reference: whose figures the measured ones stand beside.
     """
 
     name: str
@@ -63,10 +65,11 @@ class Result:
     lines: Sequence[Line]
     notes: list[str] = field(default_factory=list)
     metadata: dict[str, Any] = field(default_factory=dict)
+    reference: str = "paper"
 
     @property
     def _header(self) -> list[str]:
-        return [*self.columns, *(text for name in self.figures for text in (name, "paper"))]
+        return [*self.columns, *(text for name in self.figures for text in (name, self.reference))]
 
     def _cells(self, line: Line) -> list[str]:
         texts = [text for figure in line.figures for text in figure.texts()]
@@ -95,8 +98,8 @@ class Result:
             {
                 **dict(zip(self.columns, line.labels, strict=True)), "not_run": line.why or None,
                 "figures": {
-                    name: {"measured": figure.measured, "spread": list(figure.spread), "paper": figure.paper,
-                           "paper_deviation": figure.paper_deviation}
+                    name: {"measured": figure.measured, "spread": list(figure.spread),
+                           self.reference: figure.paper, f"{self.reference}_deviation": figure.paper_deviation}
                     for name, figure in zip(self.figures, line.figures, strict=True)
                 },
             }

@@ -29,9 +29,10 @@ def _option(default: Any, text: str, group: str, choices: Any = None) -> Any:
 _POSITIVE = ("batch_size", "accumulate", "epochs", "log_every", "checkpoint_every", "keep", "crop")
 _NOT_NEGATIVE = (
     "steps", "workers", "drops", "patience", "early_stop", "warmup", "lr", "momentum", "weight_decay", "colour_shift",
-    "clip_norm", "seed",
+    "clip_norm", "seed", "low_momentum",
 )  # fmt: skip
-_FRACTIONS = ("label_smoothing", "ema", "dropout")
+_FRACTIONS = ("label_smoothing", "ema", "dropout", "min_area")
+_GROWTH = 16  # pixels by which a crop grows
 
 
 @dataclass
@@ -43,6 +44,11 @@ class TrainConfig:
     crop: int = _option(224, "side of the square training crop, a multiple of 32 pixels", "data")
     scale_min: int = _option(256, "shortest side S of the rescaled training image", "data")
     scale_max: int = _option(256, "S is drawn for each image from scale-min to scale-max; equal values fix it", "data")
+    min_area: float = _option(0.0, "take training crops of a random share of the image, from this one to 1, and of a "
+                              "random shape, 3:4 to 4:3, resized to the crop; 0 crops at S", "data")  # fmt: skip
+    grow_from: int = _option(0, "side of the crop in the first epoch, from which it grows to --crop in steps of "
+                             f"{_GROWTH} pixels, and S with it; 0 keeps it", "data")  # fmt: skip
+    grow_until: float = _option(0.5, "share of the epochs after which the crop has grown to --crop", "data")
     flip: bool = _option(True, "mirror each training image with a probability of 1/2", "data")
     colour_shift: float = _option(0.1, "standard deviation of the PCA colour shift; 0 turns it off", "data")
     pixel_std: bool = _option(
@@ -85,9 +91,13 @@ class TrainConfig:
                              ("sgd", "adam", "adamw"))  # fmt: skip
     lr: float = _option(1e-2, "first learning rate", "optimisation")
     schedule: str = _option("plateau", "how the learning rate falls: divided by 10 when validation stalls (plateau, "
-                            "the paper's), along a cosine to 0, or not at all (constant)", "optimisation",
-                            ("plateau", "cosine", "constant"))  # fmt: skip
+                            "the paper's), along a cosine to 0, not at all (constant), or along a line to 0 after "
+                            "having risen along another (one-cycle)", "optimisation",
+                            ("plateau", "cosine", "constant", "one-cycle"))  # fmt: skip
     warmup: int = _option(0, "number of steps in which the learning rate first rises from 0", "optimisation")
+    rise: float = _option(
+        0.3, "for one-cycle: share of the steps in which the learning rate rises from 0 to --lr", "optimisation"
+    )
     drops: int = _option(3, "for plateau: how many times the learning rate is divided by 10", "optimisation")
     patience: int = _option(
         3,
@@ -98,6 +108,9 @@ class TrainConfig:
         0, "stop after so many epochs without a better validation top-1; 0 never stops", "optimisation"
     )
     momentum: float = _option(0.9, "momentum of SGD", "optimisation")
+    low_momentum: float = _option(0.0, "for one-cycle: momentum of SGD where the learning rate is highest, towards "
+                                  "which it falls as the rate rises, and back; 0 keeps --momentum",
+                                  "optimisation")  # fmt: skip
     weight_decay: float = _option(5e-4, "factor of the L2 penalty (for AdamW, of the decoupled decay)", "optimisation")
     decay_all: bool = _option(
         True, "decay biases and batch norm too; --no-decay-all decays the weights alone", "optimisation"
@@ -135,6 +148,7 @@ class TrainConfig:
                 raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
         if self.predict != "classes" and self.label_smoothing:
             raise ValueError(f"label_smoothing must be 0 where predict is {self.predict!r}, got {self.label_smoothing}")
+        self._check_cycle()
         if self.crop % 32:
             raise ValueError(f"crop must be a multiple of 32, what the five pools divide by, got {self.crop}")
         if not self.crop <= self.scale_min <= self.scale_max:
@@ -142,11 +156,41 @@ class TrainConfig:
                 "crop, scale_min and scale_max must be crop <= scale_min <= scale_max, "
                 f"got {self.crop}, {self.scale_min}, {self.scale_max}"
             )
+        if self.grow_from and (self.grow_from % _GROWTH or not 32 <= self.grow_from <= self.crop):
+            raise ValueError(
+                f"grow_from must be 0, or a multiple of {_GROWTH} from 32 to the crop, {self.crop}, got "
+                f"{self.grow_from}"
+            )
+        if not 0 < self.grow_until <= 1:
+            raise ValueError(f"grow_until must be more than 0 and at most 1, got {self.grow_until}")
+
+    def _check_cycle(self) -> None:
+        if not 0 < self.rise < 1:
+            raise ValueError(f"rise must be more than 0 and less than 1, got {self.rise}")
+        if self.schedule != "one-cycle":
+            return
+        if self.warmup:
+            raise ValueError(
+                f"warmup must be 0 where schedule is 'one-cycle', which rises by itself, got {self.warmup}"
+            )
+        if self.low_momentum > self.momentum:
+            raise ValueError(f"low_momentum must be at most momentum, {self.momentum}, got {self.low_momentum}")
 
     @property
     def pool_size(self) -> int:
         """Extent of the map that the head sees; training and dense evaluation see the same network."""
         return self.crop // 32
+
+    @property
+    def knows_its_end(self) -> bool:
+        """Whether what a step does depends on how long the run is."""
+        return self.schedule in ("cosine", "one-cycle") or bool(self.grow_from)
+
+    def crop_at(self, epoch: int) -> int:
+        """Side of the training crop in an epoch, from 0: each smaller one has an equal part of `grow_until`."""
+        smaller = range(self.grow_from or self.crop, self.crop, _GROWTH)
+        index = int(epoch * len(smaller) / (self.grow_until * self.epochs))
+        return smaller[index] if index < len(smaller) else self.crop
 
     def test_scales(self) -> tuple[int, int, int]:
         """The paper's three test scales Q: around a fixed S by S / 8 (its 32 of 256), or across the range of S."""

@@ -27,7 +27,7 @@ from vggfast.io import shown, write_atomically
 STEP_COLUMNS = ("step", "epoch", "loss", "top1", "top5", "lr", "grad_norm", "images_per_s", "data_wait")
 EPOCH_COLUMNS = (
     "epoch", "step", "lr", "train_loss", "train_top1", "train_top5", "val_loss", "val_top1", "val_top5", "seconds",
-    "images_per_s", "data_wait", "bad_images",
+    "core_seconds", "images_per_s", "data_wait", "bad_images",
 )  # fmt: skip
 # Rooms that are ample. TensorBoard's writer is a thread that dies of a full disk with a traceback on the terminal.
 _BYTES_PER_SCALAR, _BYTES_PER_FILE = 200, 16384

@@ -115,7 +115,7 @@ def open_augmentation(config: TrainConfig, images: ImageSet) -> Augmentation:
     measured = Preprocessing(tuple(statistics.mean.tolist()), tuple(std.tolist()))
     return Augmentation(
         config.crop, (config.scale_min, config.scale_max), config.flip, config.colour_shift, statistics,
-        _PUBLISHED.get(config.preprocessing, measured),
+        _PUBLISHED.get(config.preprocessing, measured), config.min_area,
     )  # fmt: skip
 
 

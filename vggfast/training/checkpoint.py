@@ -33,6 +33,7 @@ class Progress:
         batch: batches of it done.
         sums: of those batches: loss, images that count in the task's first and in its second error, images.
         seconds, waited: time that they took, and the part of it spent waiting for images.
+        core_seconds: processors' time that they took, of all ranks and of workers that have ended.
         bad_images: images of them that did not decode.
         best_top1: lowest first error of a validation so far, per cent.
         epochs: a row per finished validation.
@@ -45,6 +46,7 @@ class Progress:
     sums: list[float] = field(default_factory=lambda: [0.0] * 4)
     seconds: float = 0.0
     waited: float = 0.0
+    core_seconds: float = 0.0
     bad_images: int = 0
     best_top1: float = float("inf")
     epochs: list[dict[str, float]] = field(default_factory=list)

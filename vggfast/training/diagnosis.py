@@ -118,8 +118,9 @@ def predict_outputs(model: VGG, rms: float) -> dict[str, float]:
 def _open_batches(config: TrainConfig) -> tuple[int, Batches]:
     """(classes, training batches)."""
     images = open_dataset(config.data, "train")
+    first = open_augmentation(config, images).at(config.crop_at(0))
     batches = Batches(
-        images, open_augmentation(config, images), config.batch_size, shuffle=True, seed=config.seed,
+        images, first, config.batch_size, shuffle=True, seed=config.seed,
         workers=config.workers, on_bad_image=config.on_bad_image, keep_last=False,
     )  # fmt: skip
     return len(images.classes), batches

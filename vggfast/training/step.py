@@ -86,14 +86,20 @@ class TrainStep:
         with torch.autocast(self.context.device.type, dtype) if dtype else contextlib.nullcontext():
             return model(images).float()
 
-    def __call__(self, batch: Batch, step: int, rate: float, stop: bool = False) -> StepMetrics:
+    def __call__(
+        self, batch: Batch, step: int, rate: float, stop: bool = False, momentum: float | None = None
+    ) -> StepMetrics:
         """Does step number `step` at this learning rate; `stop` tells the other ranks of a request to stop.
+
+        `momentum`: of SGD; None keeps the optimiser's.
 
         Raises:
             FloatingPointError: loss or gradient is not finite; the text names step, layer and norms. Nothing changed.
         """
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+            if momentum is not None and "momentum" in group:
+                group["momentum"] = momentum
         self.optimiser.zero_grad(set_to_none=True)
         torch.manual_seed(dropout_seed(self.config.seed, step, self.context.rank))
         tensors = [t.to(self.context.device, non_blocking=True) for t in batch.tensors]

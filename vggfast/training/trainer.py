@@ -7,6 +7,7 @@ Source: Simonyan & Zisserman, sections 3.1 and 3.3.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -43,6 +44,10 @@ class Trainer:
         resume: go on from the folder's newest whole checkpoint; from the first step where there is none yet.
         overwrite: replace the run that the folder holds; its files go once everything else has been checked.
         observer: is told how the run goes.
+        stop_after: seconds of a session; the first step that begins later is its last one.
+
+    Attributes:
+        out_of_time: whether `stop_after` has stopped the run.
 
     Raises:
         FileExistsError: the folder holds a run, and neither `resume` nor `overwrite` is True.
@@ -52,10 +57,14 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, task: Task, out: str | Path, context: DistributedContext | None = None, *,
         resume: bool = False, overwrite: bool = False, observer: Observer | None = None,
+        stop_after: float | None = None,
     ) -> None:  # fmt: skip
         self.config, self.task, self.out = config, task, Path(out)
         self.context, self.observer = context or DistributedContext(), observer or Observer()
         self.checkpoints = Checkpoints(self.out / "checkpoints", config.keep)
+        self.stop_after, self.out_of_time = stop_after, False
+        self._began = time.monotonic()
+        self._processors: float | None = None  # their time when it was last counted
         if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
             raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
         self.train_set, self.val_set = self.task.open_splits(config)
@@ -79,8 +88,8 @@ class Trainer:
 
     def _open_batches(self) -> None:
         config, context = self.config, self.context
-        augmentation = open_augmentation(config, self.train_set)
-        self.preprocessing = augmentation.preprocessing
+        self.augmentation = open_augmentation(config, self.train_set)
+        self.preprocessing = self.augmentation.preprocessing
         centre = CentreCrop(config.crop, config.test_scales()[1], self.preprocessing)
         shared: dict[str, Any] = {
             "workers": config.workers, "rank": context.rank, "ranks": context.size, "on_bad_image": config.on_bad_image,
@@ -88,7 +97,7 @@ class Trainer:
         }  # fmt: skip
         boxes = self.task.boxes
         self.batches = Batches(
-            self.train_set, augmentation, config.batch_size, shuffle=True, seed=config.seed,
+            self.train_set, self.augmentation, config.batch_size, shuffle=True, seed=config.seed,
             boxes=boxes(self.train_set), **shared,
         )  # fmt: skip
         self.val_batches = Batches(
@@ -177,6 +186,7 @@ class Trainer:
 
     def _save(self, last: bool = False) -> None:
         """Writes a checkpoint; a failure is a warning, and the run goes on, but for the last one."""
+        self._count_processors()
         self.train_step.share_statistics()
         self.context.assert_equal(list(self.model.state_dict().values()), "weights")
         self._write("a checkpoint", lambda: self.checkpoints.save(self.progress.step, self._content()), last)
@@ -197,7 +207,8 @@ class Trainer:
     # ---- the run --------------------------------------------------------------------------------------------------
 
     def run(self) -> bool:
-        """Trains to the end; False where a signal (interrupt or termination) stopped it, after a checkpoint.
+        """Trains to the end; False where a signal (interrupt or termination) or `stop_after` stopped it, after a
+        checkpoint.
 
         Raises:
             FloatingPointError: loss or gradient is not finite; the text names step, layer and norms.
@@ -226,6 +237,15 @@ class Trainer:
     def _on_signal(self, number: int, _: FrameType | None) -> None:
         self.stop_signal = number
 
+    def _late(self) -> bool:
+        return self.stop_after is not None and time.monotonic() - self._began > self.stop_after
+
+    def _count_processors(self) -> None:
+        """Adds the processors' time since the last call to the progress, while an epoch is trained; on all ranks."""
+        if self._processors is not None:
+            before, self._processors = self._processors, sum(os.times()[:4])
+            self.progress.core_seconds += self.context.totals([self._processors - before])[0]
+
     def _waited(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches; how long they kept the trainer waiting goes into the progress."""
         while True:
@@ -237,25 +257,31 @@ class Trainer:
             yield batch
 
     def _train_epoch(self) -> bool:
-        """Trains to the end of the epoch or of the run; False where a signal stopped it first."""
+        """Trains to the end of the epoch or of the run; False where a signal or the time stopped it first."""
         progress, config = self.progress, self.config
         set_training(self.model)
-        began = time.monotonic()
-        for batch in self._waited(self.batches.epoch(progress.epoch, progress.batch)):
+        began, self._processors = time.monotonic(), sum(os.times()[:4])
+        transform = self.augmentation.at(config.crop_at(progress.epoch))
+        for batch in self._waited(self.batches.epoch(progress.epoch, progress.batch, transform)):
             if progress.step >= self.total_steps:
                 break
-            sums = self.train_step(batch, progress.step, self.schedule.rate(progress.step), stop=self.stop_signal > 0)
+            step, stop = progress.step, self.stop_signal > 0 or self._late()
+            rate, momentum = self.schedule.rate(step), self.schedule.momentum(step)
+            sums = self.train_step(batch, step, rate, stop, momentum)
             now = time.monotonic()
             progress.seconds, began = progress.seconds + now - began, now
             progress.step += 1
             progress.batch += 1
             self._log_step(sums, batch)
             if sums.stop and progress.step < self.total_steps:
+                self.out_of_time = self.context.of_main(self._late() and not self.stop_signal)
                 self.stop_signal = self.stop_signal or signal.SIGTERM
                 self._save(last=True)
                 return False
             if progress.step % config.checkpoint_every == 0:
                 self._save()
+        self._count_processors()
+        self._processors = None
         return True
 
     def _log_step(self, sums: StepMetrics, batch: Batch) -> None:
@@ -302,14 +328,15 @@ class Trainer:
         row = {
             "epoch": progress.epoch, "step": progress.step, "lr": self.schedule.rate(max(progress.step - 1, 0)),
             "train_loss": loss, "train_top1": 100 * first, "train_top5": 100 * second, **found,
-            "seconds": progress.seconds, "images_per_s": progress.sums[3] / seconds,
-            "data_wait": progress.waited / seconds, "bad_images": progress.bad_images,
+            "seconds": progress.seconds, "core_seconds": progress.core_seconds,
+            "images_per_s": progress.sums[3] / seconds, "data_wait": progress.waited / seconds,
+            "bad_images": progress.bad_images,
         }  # fmt: skip
         progress.epochs.append(row)
         if progress.batch == len(self.batches):  # else `steps` ended the run within an epoch
             self.schedule.epoch_done(row["val_top1"])
             progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, [0.0] * 4
-            progress.seconds, progress.waited, progress.bad_images = 0.0, 0.0, 0
+            progress.seconds, progress.core_seconds, progress.waited, progress.bad_images = 0.0, 0.0, 0.0, 0
         if self.log is not None:
             self.log.epoch(row)
             best = self.out / "model.safetensors"
