@@ -1,27 +1,18 @@
 """The trainer on one process: it learns, it resumes to the bit, it refuses what does not fit."""
 
-import copy
 import dataclasses
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from vggfast import VGG
-from vggfast.data import Batch
-from vggfast.distributed import DistributedContext
 from vggfast.runs.config import TrainConfig, read_values
 from vggfast.runs.log import read_csv
-from vggfast.tasks import Classification, build_trainer, final_eval
-from vggfast.training.build import build_optimiser
+from vggfast.tasks import build_trainer, final_eval
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.observer import Observer
 from vggfast.training.presets import PRESETS, preset, preset_for
-from vggfast.training.schedule import Schedule
-from vggfast.training.step import TrainStep
 from vggfast.weights import load_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -231,41 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_changes_nothing(photos, tmp
     assert all(value.isfinite().all() for value in content["model"].values())
 
 
-# ---- schedule ------------------------------------------------------------------------------------------------------
-
-
-def test_the_rate_is_divided_by_ten_three_times_at_most():
-    schedule = Schedule(TrainConfig(lr=0.01, patience=1), total_steps=100)
-    rates = []
-    for error in (60, 50, 51, 52, 50, 49, 49, 49, 49, 49, 49, 49, 49):
-        schedule.epoch_done(error)
-        rates.append(schedule.rate(50))
-    assert rates == pytest.approx([1e-2] * 3 + [1e-3] * 4 + [1e-4] * 2 + [1e-5] * 4)
-
-
-def test_warm_up_and_cosine():
-    schedule = Schedule(TrainConfig(lr=0.1, schedule="cosine", warmup=10), total_steps=110)
-    assert [schedule.rate(step) for step in (0, 4, 9)] == pytest.approx([0.01, 0.05, 0.1])
-    assert schedule.rate(60) == pytest.approx(0.05)
-    assert schedule.rate(110) == pytest.approx(0)
-    assert schedule.rate(85) == pytest.approx(0.1 * (1 + math.cos(0.75 * math.pi)) / 2)
-
-
-def test_one_cycle_rises_and_falls_along_lines():
-    schedule = Schedule(TrainConfig(lr=0.1, schedule="one-cycle", rise=0.2, low_momentum=0.8), total_steps=100)
-    assert [schedule.rate(step) for step in (0, 9, 19)] == pytest.approx([0.005, 0.05, 0.1])
-    assert [schedule.rate(step) for step in (20, 99, 100)] == pytest.approx([0.1 * 80 / 81, 0.1 / 81, 0])
-    assert [schedule.momentum(step) for step in (9, 19, 100)] == pytest.approx([0.85, 0.8, 0.9])
-    constant = Schedule(TrainConfig(schedule="one-cycle"), total_steps=3)
-    assert {constant.momentum(step) for step in range(3)} == {0.9}
-    assert all(constant.rate(step) > 0 for step in range(3))
-
-
-def test_crops_grow_by_epochs():
-    config = TrainConfig(crop=64, scale_min=73, scale_max=73, grow_from=32, epochs=10, grow_until=0.6)
-    assert [config.crop_at(epoch) for epoch in range(10)] == [32] * 3 + [48] * 3 + [64] * 4
-    assert [dataclasses.replace(config, grow_from=0).crop_at(epoch) for epoch in (0, 9)] == [64, 64]
-    assert config.pool_size == 2
+# ---- epochs and sessions --------------------------------------------------------------------------------------------
 
 
 def test_the_batches_of_a_run_grow(photos, tmp_path):
@@ -301,83 +258,6 @@ def test_a_run_gives_up(photos, tmp_path):
     trainer = build_trainer(_config(photos, lr=0.0, early_stop=1, epochs=10), tmp_path)
     assert trainer.run()
     assert len(trainer.progress.epochs) == 2
-
-
-# ---- a step --------------------------------------------------------------------------------------------------------
-
-
-def _small(config, **changes):
-    return VGG(config, 5, **{"width": 0.1, "hidden": 8, "pool_size": 1, **changes})
-
-
-def _batch(counts=(True,) * 6):
-    n = len(counts)
-    return Batch(torch.randn(n, 3, 32, 32), torch.arange(n) % 5, torch.tensor(counts), sum(counts), [])
-
-
-def _step(batch, **options):
-    model = _small("A", dropout=0.0)
-    config = TrainConfig(crop=32, scale_min=32, scale_max=32, **options)
-    train_step = TrainStep(config, Classification(), DistributedContext(), model, build_optimiser(config, model))
-    before = copy.deepcopy(model)
-    return train_step(batch, 0, 0.1), model, before, train_step
-
-
-@pytest.mark.parametrize("accumulate", [1, 4, 9])
-def test_a_step_is_sgd_on_the_mean_loss(accumulate):
-    batch = _batch((True, True, False, True, True, True))
-    sums, model, before, _ = _step(batch, accumulate=accumulate, weight_decay=0.01)
-    rows = batch.counts
-    loss = F.cross_entropy(before(batch.images[rows]), batch.labels[rows])
-    loss.backward()
-    assert sums.loss == pytest.approx(5 * loss.item(), rel=1e-5)
-    assert sums.images == 5
-    norm = sum(p.grad.double().square().sum() for p in before.parameters()).sqrt().item()
-    assert sums.grad_norm == pytest.approx(norm, rel=1e-4)
-    for p, old in zip(model.parameters(), before.parameters(), strict=True):
-        assert torch.allclose(p, old - 0.1 * (old.grad + 0.01 * old), atol=1e-6)
-
-
-def test_clipping_and_smoothing():
-    batch = _batch()
-    sums, model, before, _ = _step(batch, clip_norm=1e-3, weight_decay=0.0, label_smoothing=0.2)
-    loss = F.cross_entropy(before(batch.images), batch.labels, label_smoothing=0.2)
-    assert sums.loss == pytest.approx(6 * loss.item(), rel=1e-5)
-    moved = sum(
-        (p - old).double().square().sum() for p, old in zip(model.parameters(), before.parameters(), strict=True)
-    )
-    assert moved.sqrt().item() == pytest.approx(0.1 * 1e-3, rel=1e-3)
-
-
-def test_a_step_takes_its_momentum():
-    batch = _batch()
-    _, model, before, train_step = _step(batch, weight_decay=0.0)
-    first = [p.detach() - old for p, old in zip(model.parameters(), before.parameters(), strict=True)]
-    middle = copy.deepcopy(model)
-    train_step(batch, 0, 0.1, momentum=0.25)
-    for p, old, moved in zip(model.parameters(), middle.parameters(), first, strict=True):
-        assert torch.allclose(p, old + 0.25 * moved - 0.1 * p.grad, atol=1e-6)
-
-
-def test_a_running_average_is_kept():
-    _, model, _, train_step = _step(_batch(), ema=0.75)
-    assert train_step.result is not model
-    for average, p in zip(train_step.result.parameters(), model.parameters(), strict=True):
-        assert torch.equal(average, p)  # it starts from the first weights
-    first = copy.deepcopy(model)
-    train_step(_batch(), 1, 0.1)
-    for average, p, old in zip(train_step.result.parameters(), model.parameters(), first.parameters(), strict=True):
-        assert torch.allclose(average, 0.75 * old + 0.25 * p, atol=1e-6)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_is_near(precision):
-    batch = _batch()
-    sums, model, _, _ = _step(batch, precision=precision)
-    torch.manual_seed(0)
-    full, _, _, _ = _step(batch)
-    assert sums.loss == pytest.approx(full.loss, rel=2e-2)
-    assert all(p.dtype == torch.float32 for p in model.parameters())
 
 
 # ---- configurations ------------------------------------------------------------------------------------------------
