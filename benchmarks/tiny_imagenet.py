@@ -219,11 +219,15 @@ def train(row: Row, asked: argparse.Namespace, extra: Sequence[str], deadline: f
         limit = [] if seconds == float("inf") else ["--stop-after", f"{max(seconds, 0.001):.3f}s"]
         command = [sys.executable, "-m", "vggfast", "train", *arguments(row, asked, extra), *limit]
         print(f"{row.name}: {' '.join(command[1:])}", flush=True)
-        # A run that outlives this process, which a kill may do to it, keeps the lock.
-        code = subprocess.run(command, pass_fds=[lock.fileno()]).returncode
+        code = _call(command, lock)
         if code not in (0, OUT_OF_TIME):
             asked.failed[row.name] = code
             return
+
+
+def _call(command: Sequence[str], lock: TextIO) -> int:
+    """The exit code of a command, which keeps the lock where it outlives this process, as a kill may let it."""
+    return subprocess.run(command, pass_fds=[lock.fileno()]).returncode
 
 
 def _of_row(values: Mapping[str, float], row: Row) -> float | None:

@@ -17,7 +17,8 @@ from vggfast.runs.config import TrainConfig
 from vggfast.training.presets import PRESETS
 
 SMALL = ["--data", "digits", "--epochs", "2"]
-EXTRA = ["--width", "0.05", "--hidden", "8", "--device", "cpu", "--checkpoint-every", "1"]
+EXTRA = ["--width", "0.05", "--hidden", "8", "--crop", "32", "--scale-min", "36", "--scale-max", "36",
+         "--grow-from", "0", "--device", "cpu", "--checkpoint-every", "1"]  # fmt: skip
 
 
 def _asked(*texts):
@@ -68,16 +69,16 @@ def test_what_is_refused(arguments, message, tmp_path):
         _asked("boxes", "--data", "digits", "--out", tmp_path)
 
 
+@pytest.mark.slow
 def test_budgets_and_failures(tmp_path, monkeypatch, capsys):
     """Runs in this process: B waits for A, starts from it, is out of its core-hours; a second session has no work."""
     commands = []
 
-    def run(command, pass_fds):
+    def call(command, lock):
         commands.append(command)
-        code = main([*command[3:], *EXTRA])
-        return subprocess.CompletedProcess(command, code)
+        return main([*command[3:], *EXTRA, "--batch-size", "512"])
 
-    monkeypatch.setattr(tiny_imagenet.subprocess, "run", run)
+    monkeypatch.setattr(tiny_imagenet, "_call", call)
     command = ["networks", *SMALL, "--rows", "A", "B", "--out", str(tmp_path), "--core-hours", "1", "B=0.00001"]
     assert tiny_imagenet.main([*command, "--rows", "B"]) == 75
     assert "B: waits for A" in capsys.readouterr().out
