@@ -39,11 +39,11 @@ def _save_run(folder, config, epochs, planned, **values):
 
 @pytest.fixture
 def weights(tmp_path):
-    """A, six epochs of 24, in a folder called D; D in a file called A; a D and B that are of no use; two of E."""
+    """A, six epochs of 24, in a folder called D; D in a file called A-256; a B of other classes; two of E."""
     folder = tmp_path / "weights"
     _save(folder / "D" / "model.safetensors", "A")
     _save_run(folder / "D", "A", 6, 24)
-    _save(folder / "A.safetensors", "D")
+    _save(folder / "A-256.safetensors", "D")
     _save(folder / "B.safetensors", "B", outputs=3, classes=["a", "b", "c"])
     _save(folder / "lrn.safetensors", "A-LRN")
     for name in ("e1", "e2"):
@@ -58,9 +58,9 @@ def test_rows_are_filled_by_what_files_hold(weights, photos, capsys, tmp_path):
     assert (code, err) == (0, "")
     content = json.loads((out / "tiny-imagenet.json").read_text())
     rows = {(row["network"], row["protocol"]): row for row in content["rows"]}
-    assert content["files"] == {"A": str(weights / "D" / "model.safetensors"), "D": str(weights / "A.safetensors")}
-    assert f"{weights / 'D' / 'model.safetensors'} is called D and holds A, whose row it is in." in content["notes"]
-    assert f"{weights / 'A.safetensors'} is called A and holds D, whose row it is in." in content["notes"]
+    assert content["files"] == {"A": str(weights / "D" / "model.safetensors"), "D": str(weights / "A-256.safetensors")}
+    assert f"{weights / 'D' / 'model.safetensors'} is called D and holds A." in content["notes"]
+    assert f"{weights / 'A-256.safetensors'} is called A and holds D." in content["notes"]
     assert "lrn.safetensors holds A-LRN, which the replication has not." in printed
     assert "B.safetensors knows 3 classes that are not the 2 of" in printed
     assert "not run: B: no network of configuration B is in" in printed

@@ -6,6 +6,7 @@ images a class, and answers by their vote.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,8 +98,9 @@ class Collection(Bench):
                 notes.append(f"left out: {shown(error)}")
                 continue
             config = network.arguments["config"]
-            if named := next((name for name in ACCURACY if each.title.upper() == name and name != config), None):
-                notes.append(f"{each.path} is called {named} and holds {config}, whose row it is in.")
+            named = re.split(r"[-_.]", each.title.upper())[0]
+            if named in ACCURACY and not each.title.upper().startswith(config):
+                notes.append(f"{each.path} is called {named} and holds {config}.")
             if config not in ACCURACY:
                 notes.append(f"left out: {each.path} holds {config}, which the replication has not.")
             elif config in self.found:
