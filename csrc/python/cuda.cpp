@@ -27,10 +27,53 @@ constexpr Ops cuda_ops{.conv_fprop_workspace = cuda::conv_fprop_workspace,
                        .lrn_dgrad = cuda::lrn_dgrad,
                        .prepare_images = cuda::prepare_images};
 
+void bind_prepacked(pybind11::module_& m) {
+  m.def("conv_pack_workspace", named({"weight", "mirrored", "context"},
+                                     [](const Tensor& weight, bool mirrored, const Context& context) {
+                                       return cuda::conv_pack_workspace(weight, mirrored, context);
+                                     },
+                                     {.memory = false}));
+  m.def("conv_pack", named({"weight", "mirrored", "packed", "context"},
+                           [](const Tensor& weight, bool mirrored, const Tensor& packed, const Context& context) {
+                             cuda::conv_pack(weight, mirrored, workspace_of(packed), context);
+                           }));
+  m.def("conv_fprop_prepacked_workspace",
+        named({"x", "weight", "bias", "relu", "pool", "y", "mask", "packed", "context"},
+              [](const Tensor& x, const Tensor& weight, const Tensor*, bool relu, bool pool, const Tensor&,
+                 const Tensor*, const Tensor&, const Context& context) {
+                return cuda::conv_fprop_prepacked_workspace(x, weight, {relu, pool}, context);
+              },
+              {.memory = false}));
+  m.def("conv_fprop_prepacked",
+        named({"x", "weight", "bias", "relu", "pool", "y", "mask", "packed", "workspace", "context"},
+              [](const Tensor& x, const Tensor& weight, const Tensor* bias, bool relu, bool pool, const Tensor& y,
+                 const Tensor* mask, const Tensor& packed, const Tensor& workspace, const Context& context) {
+                cuda::conv_fprop_prepacked(x, weight, bias, {relu, pool}, y, mask, workspace_of(packed),
+                                           workspace_of(workspace), context);
+              }));
+  m.def("conv_dgrad_prepacked_workspace", named({"gy", "mask", "weight", "gx", "packed", "context"},
+                                                [](const Tensor& gy, const Tensor* mask, const Tensor& weight,
+                                                   const Tensor& gx, const Tensor&, const Context& context) {
+                                                  VGGFAST_CHECK(gx.dim() == 4, "gx must have 4 axes, got shape ",
+                                                                describe(gx.shape));
+                                                  return cuda::conv_dgrad_prepacked_workspace(
+                                                      gy, masked_by(mask), weight, gx.size(2), gx.size(3), context);
+                                                },
+                                                {.memory = false}));
+  m.def("conv_dgrad_prepacked", named({"gy", "mask", "weight", "gx", "packed", "workspace", "context"},
+                                      [](const Tensor& gy, const Tensor* mask, const Tensor& weight, const Tensor& gx,
+                                         const Tensor& packed, const Tensor& workspace, const Context& context) {
+                                        cuda::conv_dgrad_prepacked(gy, masked_by(mask), weight, gx,
+                                                                   workspace_of(packed), workspace_of(workspace),
+                                                                   context);
+                                      }));
+}
+
 }  // namespace
 
 void bind_cuda(pybind11::module_ m) {
   bind_ops(m, cuda_ops);
+  bind_prepacked(m);
   m.def("conv_fprop_scaled", named({"x", "weight", "bias", "scale", "relu", "pool", "y", "context"},
                                    [](const Tensor& x, const Tensor& weight, const Tensor* bias, double scale,
                                       bool relu, bool pool, const Tensor& y, const Context& context) {

@@ -230,7 +230,7 @@ def test_bytes(build):
     """The arena grows to what the largest shape needs, and results from before are as good afterwards."""
     model, x = small(**THIN), torch.randn(2, 3, 64, 64)
     made = build(model)
-    weights = sum(4 * p.numel() for p in model.parameters())
+    weights = sum(4 * p.numel() for p in model.parameters()) + made._network._steps.bytes
     assert made.bytes == weights
     y = made(x)
     held = made.bytes
@@ -248,6 +248,18 @@ def test_bytes(build):
     assert {t.untyped_storage().data_ptr() for t in inputs} == {made._network._arena._memory.data_ptr()}
     made.features(x, made.taps)
     assert torch.equal(made(torch.cat([x, x])), twice)
+
+
+@pytest.mark.backends("sim")
+@pytest.mark.parametrize("precision", BOUNDS)
+def test_no_call_packs_weights(build, sim, precision):
+    """What kernels do not read where it lies was packed as the engine was made."""
+    made = build(small("C", width=0.25, hidden=16), dtype=precision)
+    assert made._network._steps.bytes > 0
+    sim.clear_counters()
+    made(torch.randn(1, 3, 33, 32))
+    assert "pack_weights_kernel" not in sim.counters()
+    assert "conv_fprop_kernel" in sim.counters()  # which reads packed weights: of 1x1 with a pool on Hopper, too
 
 
 @pytest.mark.backends("torch")

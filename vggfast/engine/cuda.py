@@ -57,7 +57,7 @@ class CudaNetwork:
     @property
     def bytes(self) -> int:
         held = sum(t.nbytes for layer in self._layers for t in _weights(layer) if t is not None)
-        return held + (self._arena.bytes if self._arena else 0)
+        return held + self._steps.bytes + (self._arena.bytes if self._arena else 0)
 
     def _calibrates(self, options: Options) -> E4m3 | None:
         """Until the last layer is added, what finds the scales of e4m3.
@@ -95,6 +95,8 @@ class CudaNetwork:
             self._layers = self._calibration.quantise(self._layers, names)
             deviation = self._calibration.deviation(self._step_by_step, names)
             self._calibration = None  # and its float32 weights
+        with self._lock:  # which makes the device the current one
+            self._steps.pack(self._layers)
         self._lock.wait_for_stream()
         return deviation
 

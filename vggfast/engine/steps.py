@@ -12,8 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vggfast.engine.plan import E4M3, Activation, Plan, Step
+from vggfast.engine.plan import E4M3, Plan, Step
 from vggfast.graph.layers import Conv, Flatten, Layer, Linear, Lrn, MaxPool, Relu, RowMean, ScaledConv, Windows
+from vggfast.ops import _packed
 from vggfast.ops._backends import NARROW, Backend, TorchBackend, torch_rounds
 
 Call = Callable[[], Any]
@@ -60,13 +61,33 @@ class Steps:
     def __init__(self, backend: Backend | TorchBackend, precision: Precision) -> None:
         self._backend = backend
         self._precision = precision
+        self._packed: dict[int, Tensor] = {}  # by the id of the weight, which its layer holds
+
+    @property
+    def bytes(self) -> int:
+        """Of the weights that were packed."""
+        return sum(packed.nbytes for packed in self._packed.values())
+
+    def pack(self, layers: Sequence[Layer]) -> None:
+        """Packs the weights that kernels do not read where they lie. Before, and for images that are read by other
+        kernels than these, each call packs them."""
+        for layer in layers:
+            if not isinstance(layer, Conv):
+                continue
+            channels, size = (layer.weight.shape[1], layer.weight.shape[0]), 32
+            x, y = (_nhwc((1, each, size, size), self._precision.dtype) for each in channels)
+            possible = ((x, layer.weight, layer.bias, True, pool, y, None) for pool in (False, True))
+            if any(_packed.packs(self._backend, "conv_fprop", *args, tf32=self._precision.tf32) for args in possible):
+                packed = _packed.pack(self._backend, layer.weight, False, self._precision.tf32)
+                self._packed[id(layer.weight)] = packed
 
     def scratch_of(self, step: Step) -> int:
         """Bytes of a step's scratch memory."""
         if not isinstance(step.layer, Conv) or step.then or _is_scaled(step):
             return 0
-        x, y = (_shaped(each) for each in (step.source, step.target))
-        return self._backend.workspace("conv_fprop", *_conv_arguments(step, x, y), tf32=self._precision.tf32)
+        x, y = (_nhwc(each.shape, each.dtype) for each in (step.source, step.target))
+        name, *arguments = self._conv(step, x, y)
+        return self._backend.workspace(name, *arguments, tf32=self._precision.tf32)
 
     def takes_block1(self, layers: Sequence[Layer]) -> bool:
         """Whether one kernel computes the first two convolutions, if the layers begin with such, with their ReLUs and
@@ -104,7 +125,7 @@ class Steps:
             case Conv(weight, bias) if step.then:
                 return partial(run, "conv_block1", x, weight, bias, step.then.weight, step.then.bias, y)
             case Conv():
-                return partial(run, "conv_fprop", *_conv_arguments(step, x, y), workspace=arena[step.scratch])
+                return partial(run, *self._conv(step, x, y), workspace=arena[step.scratch])
             case MaxPool():
                 return partial(run, "max_pool2x2", x, y, None)
             case Lrn(size, alpha, beta, k):
@@ -121,20 +142,22 @@ class Steps:
                 return partial(torch.mean, x.view(y.shape[0], -1, x.shape[1]), 1, dtype=y.dtype, out=y)
         raise AssertionError(step.layer)
 
+    def _conv(self, step: Step, x: Tensor, y: Tensor) -> tuple:
+        """A convolution's op and its arguments."""
+        assert isinstance(step.layer, Conv)
+        arguments = x, step.layer.weight, step.layer.bias, step.relu, step.pool, y, None
+        packed = self._packed.get(id(step.layer.weight))
+        return ("conv_fprop", *arguments) if packed is None else ("conv_fprop_prepacked", *arguments, packed)
+
 
 def is_a_view(step: Step) -> bool:
     """Whether what the step makes is there already, under another shape."""
     return step.in_place and not isinstance(step.layer, Relu)
 
 
-def _shaped(value: Activation) -> Tensor:
+def _nhwc(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     """What can be said of a tensor before there is an arena: all but its address."""
-    return torch.empty(value.shape, dtype=value.dtype, device="meta", memory_format=torch.channels_last)
-
-
-def _conv_arguments(step: Step, x: Tensor, y: Tensor) -> tuple:
-    assert isinstance(step.layer, Conv)
-    return x, step.layer.weight, step.layer.bias, step.relu, step.pool, y, None
+    return torch.empty(tuple(shape), dtype=dtype, device="meta", memory_format=torch.channels_last)
 
 
 def _is_scaled(step: Step) -> bool:

@@ -5,7 +5,7 @@ from vggfast.graph.compare import differences
 from vggfast.graph.copying import shared_copy
 from vggfast.graph.fuse import fold, folded, runs
 from vggfast.graph.geometry import Geometry, geometry
-from vggfast.graph.guard import check, check_replaced, is_frozen_batch_norm, is_optimized, know, unknown
+from vggfast.graph.guard import check, check_replaced, is_frozen_batch_norm, is_optimized, know, runs_no_others, unknown
 from vggfast.graph.names import check_taps, fc_names, trunk_names
 from vggfast.graph.network import Head, Network, head_of, linear_head, whole
 from vggfast.graph.recognise import Node, recognise, recognise_one
@@ -35,6 +35,7 @@ __all__ = [
     "recognise",
     "recognise_one",
     "runs",
+    "runs_no_others",
     "shared_copy",
     "trunk_names",
     "unknown",

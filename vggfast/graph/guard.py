@@ -53,6 +53,20 @@ def is_bare(module: nn.Module) -> bool:
     )
 
 
+def runs_no_others(model: nn.Module) -> bool:
+    """Whether a step of training calls no code but libraries' in this model: no hook on a module or a parameter, and no
+    method of somebody's own."""
+    return (
+        not any_global_hooks()
+        and all(is_bare(each) and next(_replaced(each), None) is None and _is_library(each) for each in model.modules())
+        and not any(each._backward_hooks or each._post_accumulate_grad_hooks for each in model.parameters())
+    )
+
+
+def _is_library(module: nn.Module) -> bool:
+    return all(_is_of_a_library(getattr_static(type(module), name, None)) for name in _CALLED)
+
+
 def is_optimized(module: object) -> bool:
     """Whether torch.compile made it of a module. Its class is not imported, for that takes seconds."""
     return (type(module).__module__, type(module).__name__) == ("torch._dynamo.eval_frame", "OptimizedModule")

@@ -97,6 +97,10 @@ class Backend:
         views = [self.view(arg) if isinstance(arg, Tensor) else arg for arg in args]
         return size(*views, self.context(tf32)) if size else 0
 
+    def stream(self, t: Tensor) -> int:
+        """Where kernels for tensors on `t`'s device run now: what two of one number do is in order."""
+        return 0
+
     def shares_gradients(self, x: Tensor, weight: Tensor) -> bool:
         """Whether the kernels of both gradients of a convolution want the gradient of its sums in memory. Then it is
         made of a mask once, for both; other kernels read through the mask."""
@@ -135,6 +139,13 @@ class CudaBackend(Backend):
     def run(self, name, *args, **options):
         with torch.cuda.device(args[0].device):
             return super().run(name, *args, **options)
+
+    def workspace(self, name, *args, tf32=None):
+        with torch.cuda.device(args[0].device if args[0].is_cuda else None):
+            return super().workspace(name, *args, tf32=tf32)
+
+    def stream(self, t):
+        return torch.cuda.current_stream(t.device).cuda_stream
 
     def context(self, tf32=None, exact=None, fixed_weights=False):
         tf32 = tf32_allowed() if tf32 is None else tf32

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from vggfast._checks import PLAIN, check_dense, check_memory, check_room, check_tensors, no_memory
 from vggfast._version import __version__
+from vggfast.ops import _packed
 from vggfast.ops._autograd import Jvp, filled, make_kernel
 from vggfast.ops._backends import NARROW, OF_DEVICE, WIDE, backend_of
 
@@ -97,8 +98,8 @@ def _cast(op: Callable, device: str, dtype_now: Callable[[], torch.dtype | None]
         dtype = dtype_now()
 
         def to(t: Tensor) -> Tensor:
-            fits = dtype and t.is_floating_point() and t.device.type == device and t.dtype != torch.float64
-            return t.to(dtype) if fits else t
+            fits = t.is_floating_point() and t.device.type == device and t.dtype != torch.float64
+            return _packed.cast(t, dtype) if dtype and fits else t
 
         with torch._C._ExcludeDispatchKeyGuard(key):
             return op(*tree_map_only(Tensor, to, args))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import has_torch_function
 
 from vggfast._checks import PLAIN, check_flag, check_flag_or_none, check_tensors
-from vggfast.ops import _kept, reference
+from vggfast.ops import _kept, _packed, reference
 from vggfast.ops import _library as lib
 from vggfast.ops._autograd import product_rule
 from vggfast.ops._backends import backend_of, shares_gradients
@@ -63,7 +63,7 @@ def _conv_run(x, weight, bias, relu, pool, save, exact=None):
     bias = None if bias is None else lib.contiguous(bias)
     backend, args = backend_of(x), (lib.nhwc(x), weight, bias, relu, pool, y, bits)
     if not _kept.fprop(backend, *args, exact):
-        backend.run("conv_fprop", *args, exact=exact)
+        _packed.run(backend, "conv_fprop", weight, *args, exact=exact)
     return y, mask
 
 
@@ -158,7 +158,8 @@ def _dgrad_output(gy, mask, weight, h, w, exact=None) -> Tensor:
 
 def _dgrad_run(gy, mask, weight, h, w, exact=None):
     gx = _dgrad_output(gy, mask, weight, h, w)
-    backend_of(gy).run("conv_dgrad", lib.nhwc(gy), _contiguous(mask), weight, gx, exact=exact)
+    args = lib.nhwc(gy), _contiguous(mask), weight, gx
+    _packed.run(backend_of(gy), "conv_dgrad", weight, *args, exact=exact)
     return gx
 
 

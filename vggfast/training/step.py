@@ -18,6 +18,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from vggfast.data import Batch
 from vggfast.distributed import DistributedContext
+from vggfast.graph import runs_no_others
+from vggfast.ops import _packed
 from vggfast.runs.config import TrainConfig
 from vggfast.training.build import set_training
 from vggfast.training.task import Task
@@ -105,9 +107,10 @@ class TrainStep:
         tensors = [t.to(self.context.device, non_blocking=True) for t in batch.tensors]
         parts = list(zip(*(t.chunk(self.config.accumulate) for t in tensors), strict=True))
         sums = torch.zeros(4, dtype=torch.float64, device=self.context.device)
-        for i, part in enumerate(parts):
-            with self._averaging(i + 1 == len(parts)):
-                sums += self._backward(batch.total, *part)
+        with self._packing_once(len(parts)):
+            for i, part in enumerate(parts):
+                with self._averaging(i + 1 == len(parts)):
+                    sums += self._backward(batch.total, *part)
         self.scaler.unscale_(self.optimiser)
         gradients = [p.grad for p in self.bare.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -121,6 +124,13 @@ class TrainStep:
         if self.average is not None:
             self.average.update_parameters(self.bare)
         return StepMetrics(loss, (first, second), seen, stops > 0, bad > 0, grad_norm)
+
+    def _packing_once(self, parts: int) -> contextlib.AbstractContextManager:
+        """Parts share the weights that kernels pack, where no code of others runs that might write to the weights. One
+        part would use each pack once."""
+        if parts == 1 or not runs_no_others(self.bare):
+            return contextlib.nullcontext()
+        return _packed.unchanged(p for p in self.bare.parameters() if p.dim() == 4)
 
     def _averaging(self, now: bool) -> contextlib.AbstractContextManager:
         """Ranks average their gradients in the backward, or leave it to a later one."""

@@ -16,6 +16,7 @@ struct ConvFprop {
   const Context& context;
   const Tensor* y = nullptr;                      // of a run
   const Tensor *bias = nullptr, *mask = nullptr;  // of a run, or null there too
+  const Workspace* packed = nullptr;              // what conv_pack made of the weight, or null: a run packs it
 };
 struct ConvDgrad {
   const Tensor& gy;
@@ -23,7 +24,8 @@ struct ConvDgrad {
   const Tensor& weight;
   int64_t h, w;  // of gx
   const Context& context;
-  const Tensor* gx = nullptr;  // of a run
+  const Tensor* gx = nullptr;         // of a run
+  const Workspace* packed = nullptr;  // as in ConvFprop
 };
 struct ConvWgrad {
   const Tensor &x, &gy;

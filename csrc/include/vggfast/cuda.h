@@ -44,6 +44,20 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
+/// Where kernels read weights in another order than they lie in, each call packs them, in its workspace. For several
+/// calls with the same weights: conv_pack packs them once, `mirrored` for dgrad, to memory of as many bytes as
+/// conv_pack_workspace says, for these functions, which compute as those above, bit by bit, with a context of the same
+/// tf32. `packed` is not looked at where the weights are read as they lie.
+size_t conv_pack_workspace(const Tensor& weight, bool mirrored, Context context);
+void conv_pack(const Tensor& weight, bool mirrored, Workspace packed, Context context);
+size_t conv_fprop_prepacked_workspace(const Tensor& x, const Tensor& weight, Epilogue e, Context context);
+size_t conv_dgrad_prepacked_workspace(const Tensor& gy, const Masked& masked, const Tensor& weight, int64_t h,
+                                      int64_t w, Context context);
+void conv_fprop_prepacked(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
+                          const Tensor* mask, Workspace packed, Workspace workspace, Context context);
+void conv_dgrad_prepacked(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx,
+                          Workspace packed, Workspace workspace, Context context);
+
 /// fprop of quantised values, for Hopper GPUs alone: y = epilogue(scale * conv(x, weight) + bias). x and y are e4m3 or
 /// bfloat16, and at least one of them is e4m3; what is too large for e4m3 becomes its largest finite value. weight has
 /// x's dtype and is dense as (Cout, K, K, Cin); `bias` is float32 or null. A pixel of x is a multiple of 16 bytes; Cout

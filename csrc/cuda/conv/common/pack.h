@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/conv/common/math.h"
+#include "vggfast/error.h"
 #include "vggfast/tensor.h"
 
 namespace vggfast::cuda {
@@ -45,5 +46,23 @@ WeightView<T> dgrad_view(const Tensor& weight) {
 /// `tf32`: values are rounded to what the tensor cores read.
 template <class T>
 void pack_weights(const WeightView<T>& weights, bool tf32, T* packed, const Context& context);
+
+/// Bytes of a run's workspace for them: none where the caller has packed them.
+template <class T>
+size_t packing_bytes(const WeightView<T>& weights, const Workspace* packed) {
+  return packed ? 0 : weights.packed_bytes();
+}
+
+/// What the caller has packed; else they are packed now, to the workspace.
+template <class T>
+const T* packed_weights(const WeightView<T>& weights, const Workspace* packed, Workspace workspace,
+                        const Context& context) {
+  const Workspace& there = packed ? *packed : workspace;
+  VGGFAST_CHECK(there.bytes >= weights.packed_bytes(), packed ? "packed" : "workspace", " must have at least ",
+                weights.packed_bytes(), " bytes, got ", there.bytes);
+  T* const values = static_cast<T*>(there.data);
+  if (!packed) pack_weights(weights, context.tf32, values, context);
+  return values;
+}
 
 }  // namespace vggfast::cuda

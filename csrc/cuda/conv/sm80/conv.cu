@@ -25,15 +25,13 @@ void with_math(const Context& context, Body body) {
 
 /// fprop of any source, by weights of any view.
 template <class T>
-void convolve(const Source<T>& x, const WeightView<T>& weights, const Output<T>& y, Workspace workspace,
-              const Context& context) {
-  check_workspace(workspace, weights.packed_bytes());
+void convolve(const Source<T>& x, const WeightView<T>& weights, const Output<T>& y, const Workspace* packed,
+              Workspace workspace, const Context& context) {
+  check_workspace(workspace, packing_bytes(weights, packed));
   if (x.n * x.h * x.w == 0) return;
-  T* const packed = static_cast<T*>(workspace.data);
-  pack_weights(weights, context.tf32, packed, context);
   FpropArgs<T> args{.x = x,
                     .windows = Windows(x.n, x.h, x.w),
-                    .weights = packed,
+                    .weights = packed_weights(weights, packed, workspace, context),
                     .depth = static_cast<int>(weights.depth()),
                     .kernel = weights.kernel,
                     .column_tiles = 0,
@@ -43,25 +41,25 @@ void convolve(const Source<T>& x, const WeightView<T>& weights, const Output<T>&
 }
 
 size_t fprop_bytes(const ConvFprop& p) {
-  return for_float(p.x, "x", [&]<class T>() { return fprop_view<T>(p.weight).packed_bytes(); });
+  return for_float(p.x, "x", [&]<class T>() { return packing_bytes(fprop_view<T>(p.weight), p.packed); });
 }
 
 void run_fprop_pass(const ConvFprop& p, Workspace workspace) {
   for_float(p.x, "x", [&]<class T>() {
     const int64_t h = p.x.size(2), w = p.x.size(3);
     convolve(source_of<T>(p.x, {}, h, w), fprop_view<T>(p.weight), output_of<T>(*p.y, h, w, p.epilogue, p.bias, p.mask),
-             workspace, p.context);
+             p.packed, workspace, p.context);
   });
 }
 
 size_t dgrad_bytes(const ConvDgrad& p) {
-  return for_float(p.gy, "gy", [&]<class T>() { return dgrad_view<T>(p.weight).packed_bytes(); });
+  return for_float(p.gy, "gy", [&]<class T>() { return packing_bytes(dgrad_view<T>(p.weight), p.packed); });
 }
 
 void run_dgrad_pass(const ConvDgrad& p, Workspace workspace) {
   for_float(p.gy, "gy", [&]<class T>() {
-    convolve(source_of<T>(p.gy, p.masked, p.h, p.w), dgrad_view<T>(p.weight), output_of<T>(*p.gx, p.h, p.w), workspace,
-             p.context);
+    convolve(source_of<T>(p.gy, p.masked, p.h, p.w), dgrad_view<T>(p.weight), output_of<T>(*p.gx, p.h, p.w), p.packed,
+             workspace, p.context);
   });
 }
 

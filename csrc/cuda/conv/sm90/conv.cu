@@ -32,8 +32,8 @@ bool takes(const Tensor& x, int64_t cout, const Context& context) {
 
 /// Bytes of the workspace that weights take: none where the kernels read them where they lie.
 template <class T>
-size_t packed_bytes(const WeightView<T>& weights) {
-  return lie_as_packed(weights) ? 0 : weights.packed_bytes();
+size_t packed_bytes(const WeightView<T>& weights, const Workspace* packed) {
+  return lie_as_packed(weights) ? 0 : packing_bytes(weights, packed);
 }
 
 // ---- The gradient of the sums before an epilogue. Where gy comes through a mask, it has the workspace's second part.
@@ -68,7 +68,7 @@ Tensor gradient_of_sums(const Tensor& gy, const Masked& masked, int64_t h, int64
 /// x to y, which is what the epilogue makes of the sums, by weights of any view.
 template <class T>
 void convolve(const Tensor& x, const WeightView<T>& weights, const Tensor& y, Epilogue e, const Tensor* bias,
-              const Tensor* mask, Workspace workspace, const Context& context) {
+              const Tensor* mask, const Workspace* packed, Workspace workspace, const Context& context) {
   FpropProblem<T> problem{.x = x.as<T>(),
                           .n = static_cast<int>(x.size(0)),
                           .h = static_cast<int>(x.size(2)),
@@ -86,11 +86,8 @@ void convolve(const Tensor& x, const WeightView<T>& weights, const Tensor& y, Ep
                           .pool = e.pool};
   Context how = context;
   if (!lie_as_packed(weights)) {
-    how.fixed_weights = false;
-    check_workspace(workspace, weights.packed_bytes());
-    T* const packed = static_cast<T*>(workspace.data);
-    pack_weights(weights, context.tf32, packed, context);
-    problem.weights = packed;
+    how.fixed_weights = context.fixed_weights && packed;
+    problem.weights = packed_weights(weights, packed, workspace, context);
     problem.weight_stride = weights.depth();
     problem.tap_stride = weights.in;
   }
@@ -102,12 +99,12 @@ bool supports_fprop(const ConvFprop& p) {
 }
 
 size_t fprop_bytes(const ConvFprop& p) {
-  return for_tensor_cores(p.x.dtype, [&]<class T>() { return packed_bytes(fprop_view<T>(p.weight)); });
+  return for_tensor_cores(p.x.dtype, [&]<class T>() { return packed_bytes(fprop_view<T>(p.weight), p.packed); });
 }
 
 void run_fprop_pass(const ConvFprop& p, Workspace workspace) {
   for_tensor_cores(p.x.dtype, [&]<class T>() {
-    convolve(p.x, fprop_view<T>(p.weight), *p.y, p.epilogue, p.bias, p.mask, workspace, p.context);
+    convolve(p.x, fprop_view<T>(p.weight), *p.y, p.epilogue, p.bias, p.mask, p.packed, workspace, p.context);
   });
 }
 
@@ -115,15 +112,15 @@ bool supports_dgrad(const ConvDgrad& p) { return takes(p.gy, p.weight.size(1), p
 
 size_t dgrad_bytes(const ConvDgrad& p) {
   return for_tensor_cores(p.gy.dtype, [&]<class T>() {
-    return with_gradient(packed_bytes(dgrad_view<T>(p.weight)), p.gy, p.masked, p.h, p.w);
+    return with_gradient(packed_bytes(dgrad_view<T>(p.weight), p.packed), p.gy, p.masked, p.h, p.w);
   });
 }
 
 void run_dgrad_pass(const ConvDgrad& p, Workspace workspace) {
   for_tensor_cores(p.gy.dtype, [&]<class T>() {
     const WeightView<T> weights = dgrad_view<T>(p.weight);
-    const Tensor gz = gradient_of_sums(p.gy, p.masked, p.h, p.w, workspace, packed_bytes(weights), p.context);
-    convolve(gz, weights, *p.gx, {}, nullptr, nullptr, workspace, p.context);
+    const Tensor gz = gradient_of_sums(p.gy, p.masked, p.h, p.w, workspace, packed_bytes(weights, p.packed), p.context);
+    convolve(gz, weights, *p.gx, {}, nullptr, nullptr, p.packed, workspace, p.context);
   });
 }
 

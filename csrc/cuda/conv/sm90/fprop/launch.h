@@ -51,7 +51,7 @@ TensorMap weights_map(const FpropProblem<T, U>& p) {
   const uint64_t taps = count(p.kernel * p.kernel), row = bytes(p.weight_stride);
   constexpr uint32_t rows = Tile::channels / Tile::across;
   TiledMap map{.data = p.weights,
-               .element = Operand<T>::element,
+               .element = loaded_element<T>,
                .rank = 3,
                .dims = {count(p.cin), taps, count(p.cout)},
                .strides = {bytes(p.tap_stride), row},

@@ -39,7 +39,6 @@ Residency residency();
 template <class T>
 bool lie_as_packed(const WeightView<T>& w) {
   const auto whole = [](int64_t stride) { return stride > 0 && stride * int64_t(sizeof(T)) % 16 == 0; };
-  if (sizeof(T) != 2) return false;  // TF32's are rounded first
   return (w.in_stride == 1 || w.in == 1) && whole(w.column_stride) && w.row_stride == w.kernel * w.column_stride &&
          whole(w.out_stride) && reinterpret_cast<uintptr_t>(w.data) % 16 == 0;
 }
