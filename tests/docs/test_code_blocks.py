@@ -64,6 +64,7 @@ def settings():
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch, settings):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VGGFAST_CACHE", str(tmp_path))
     torch.manual_seed(0)
     names = stand_ins.every(tmp_path) | {"__name__": "page"}
     names |= stand_ins.PAGES.get(page, lambda _: {})(tmp_path)
