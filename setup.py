@@ -1,6 +1,7 @@
 """Hands the build to CMake: `python setup.py build_ext --inplace` and `pip install .`.
 
-Environment: VGGFAST_CUDA=auto|on|off, VGGFAST_CUDA_ARCHS="80;90a", CMAKE_ARGS (further arguments).
+Environment: VGGFAST_CUDA=auto|on|off, VGGFAST_CUDA_ARCHS="80;90a", VGGFAST_GLIBC=2.28 (what `make wheel`
+asks for), CMAKE_ARGS (further arguments).
 """
 
 import importlib.util
@@ -28,7 +29,9 @@ class CMakeBuild(build_ext):
         cmake, ninja = tool("cmake"), tool("ninja")
         if not cmake or not ninja:
             sys.exit("vggfast: cmake and ninja are needed for the build: pip install cmake ninja")
-        build = Path(self.build_temp).resolve()
+        # `pip install --editable` and `build_ext --inplace` build the same module, once.
+        same = ROOT / "build" / f"temp.{self.plat_name}-{sys.implementation.cache_tag}"
+        build = same if self.editable_mode else Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         options = {
@@ -37,6 +40,7 @@ class CMakeBuild(build_ext):
             "VGGFAST_PYTHON": "ON",
             "VGGFAST_TESTS": "OFF",
             "VGGFAST_CUDA": os.environ.get("VGGFAST_CUDA", "auto"),
+            "VGGFAST_GLIBC": os.environ.get("VGGFAST_GLIBC", ""),
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": pybind11.get_cmake_dir(),
         }

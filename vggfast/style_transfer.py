@@ -9,18 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from os import PathLike
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from vggfast._checks import check_whole, described
 from vggfast._progress import Progress, silent
-from vggfast.data.decode import to_rgb
-from vggfast.data.transforms import rescale
 from vggfast.losses import ContentStyle
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["OPTIMISERS", "STARTS", "STYLE_WEIGHT", "picture_of", "stylise"]
 
@@ -68,6 +69,8 @@ def stylise(
         FileNotFoundError, ValueError, TypeError: an argument does not fit; the text names it.
         FloatingPointError: the loss is no longer finite.
     """
+    from vggfast.data.transforms import rescale
+
     for name, given, allowed in (("optimiser", optimiser, OPTIMISERS), ("start", start, STARTS)):
         if given not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {given!r}")
@@ -95,6 +98,10 @@ def stylise(
 
 
 def _rgb(picture: Image.Image, name: str) -> Image.Image:
+    from PIL import Image
+
+    from vggfast.data.decode import to_rgb
+
     if not isinstance(picture, Image.Image):
         raise TypeError(f"{name} must be an image of PIL's, such as PIL.Image.open(FILE), got {described(picture)}")
     try:
@@ -149,5 +156,7 @@ def _tensor(picture: Image.Image) -> Tensor:
 
 def picture_of(x: Tensor) -> Image.Image:
     """The picture of `x`, (1, 3, H, W) RGB; values beyond [0, 1] are cut."""
+    from PIL import Image
+
     values = (x[0].clamp(0, 1) * 255).round().to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).cpu().numpy())

@@ -372,7 +372,7 @@ def test_a_package_that_is_absent_is_named(tmp_path, capsys, monkeypatch, format
     _caffe_text._net.cache_clear()
     (tmp_path / "m").write_bytes(b"x")
     code, _, err = _run(capsys, tmp_path / "m", tmp_path / "o.safetensors", "--from", format)
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (2, 1)
     assert f"files need the package {package}" in err
     assert ("pip install tensorflow" if format == "tf-slim" else "pip install 'vggfast[convert]'") in err
 

@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    from vggfast.data.sources.listing import read_classes
     from vggfast.weights.convert import describe as in_words
     from vggfast.weights.convert import target_of, write
     from vggfast.weights.formats import CONVENTIONS, read
@@ -57,7 +56,11 @@ def run(parsed: argparse.Namespace) -> int:
     target = target_of(parsed.out, parsed.to)
     if parsed.out.exists() and not parsed.overwrite:
         raise FileExistsError(f"{parsed.out} exists already: give another name, or --overwrite")
-    classes = None if parsed.classes is None else read_classes(parsed.classes)
+    classes = None
+    if parsed.classes is not None:
+        from vggfast.data.sources.listing import read_classes  # it reads images, too, and needs a package for that
+
+        classes = read_classes(parsed.classes)
     found = read(
         parsed.source, parsed.source_format, features=parsed.features, features_only=parsed.features_only,
         preprocessing=CONVENTIONS.get(parsed.preprocessing), key=parsed.key,

@@ -8,16 +8,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from vggfast import _native
 from vggfast._version import __version__
+from vggfast.cli.extras import OPTIONAL
 from vggfast.cli.help import describe
-
-# What is not needed to use the library, and what each is for.
-_PACKAGES = {
-    "rich": "train: progress and tables", "Pillow": "train: reads images", "safetensors": "train: weight files",
-    "PyYAML": "train: recipes", "matplotlib": "train: curves", "Jinja2": "train: report", "scikit-learn": "data digits",
-    "datasets": "data hf:NAME", "tensorboard": "logs for TensorBoard", "onnx": "convert, weights get",
-    "h5py": "convert: Keras", "protobuf": "convert: Caffe", "scipy": "convert: MatConvNet",
-    "tensorflow": "convert: TF-slim",
-}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +41,7 @@ def run(_: argparse.Namespace) -> int:
         }
     except (ImportError, ValueError) as error:
         problem = error
-    rows |= {f"package: {name}": f"{_version(name):<15} {purpose}" for name, purpose in _PACKAGES.items()}
+    rows |= {f"package: {each.package}": f"{_version(each.package):<15} {each.purpose}" for each in OPTIONAL.values()}
     for name, value in rows.items():
         print(f"{name:<30} {value}")
     if problem is not None:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scales", metavar="N", type=int, default=2, help="sizes to go through, each twice the one "
                         "before it (default 2)")  # fmt: skip
     parser.add_argument("--steps", metavar="N", type=int, default=100, help="steps at each scale (default 100)")
-    parser.add_argument("--optimiser", "--optimizer", choices=OPTIMISERS, default="lbfgs",
+    parser.add_argument("--optimiser", choices=OPTIMISERS, default="lbfgs",
                         help="what makes the steps (default lbfgs)")  # fmt: skip
     parser.add_argument("--init", choices=STARTS, default="content", help="what to start from (default content)")
     parser.add_argument("--content-weight", metavar="W", type=float, default=1.0, help="weight of the distance from "

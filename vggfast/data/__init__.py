@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from vggfast.data.cache import build_cache
     from vggfast.data.colours import ColourStatistics, colour_statistics, measure_colours
     from vggfast.data.decode import open_image
-    from vggfast.data.sources import ImageSet, open_dataset, open_splits
-    from vggfast.data.sources.base import ImageFiles, Images
+    from vggfast.data.sources import open_dataset, open_splits
+    from vggfast.data.sources.base import ImageFiles, Images, ImageSet
     from vggfast.data.transforms import Augmentation, CentreCrop, rescale
     from vggfast.preprocessing import Preprocessing
 
@@ -42,8 +42,8 @@ _HOME = {
     "cache": ("build_cache",),
     "colours": ("ColourStatistics", "colour_statistics", "measure_colours"),
     "decode": ("open_image",),
-    "sources": ("ImageSet", "open_dataset", "open_splits"),
-    "sources.base": ("ImageFiles", "Images"),
+    "sources": ("open_dataset", "open_splits"),
+    "sources.base": ("ImageFiles", "ImageSet", "Images"),
     "transforms": ("Augmentation", "CentreCrop", "Preprocessing", "rescale"),
 }
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from vggfast import _native
 from vggfast._checks import MOST_WORKERS, check_whole
-from vggfast.data.sources import ImageSet
+from vggfast.data.sources.base import ImageSet
 from vggfast.data.transforms import Geometry, Transform, crop_boxes, crop_pictures
 
 ON_BAD_IMAGE = ("fail", "skip")

@@ -25,8 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 from vggfast._checks import MOST_WORKERS, check_whole
 from vggfast._progress import Progress, StageProgress, silent
 from vggfast.data.batches import ON_BAD_IMAGE
-from vggfast.data.sources import ImageSet, open_splits
-from vggfast.data.sources.base import Strings
+from vggfast.data.sources import open_splits
+from vggfast.data.sources.base import ImageSet, Strings
 from vggfast.data.sources.cache import Index, checksum
 from vggfast.data.transforms import rescale
 

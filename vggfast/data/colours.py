@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from vggfast.data.sources import ImageSet
+from vggfast.data.sources.base import ImageSet
 
 _SAMPLE = 2000
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vggfast.data.sources import ImageSet, open_dataset
+from vggfast.data.sources import open_dataset
+from vggfast.data.sources.base import ImageSet
 from vggfast.data.sources.listing import LeftOut
 from vggfast.io import read_lines
 

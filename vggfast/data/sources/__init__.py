@@ -1,35 +1,33 @@
-"""Data sets of labelled images, by a text: ``kind`` or ``kind:where``. One module per kind."""
+"""Data sets of labelled images, by a text: ``kind`` or ``kind:where``. One module per kind.
+
+A module is imported when its kind is opened: what only names the kinds needs no package that reads images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import importlib
+from typing import TYPE_CHECKING, NamedTuple
 
-from vggfast.data.sources.base import SPLITS, ImageSet, check_classes
-from vggfast.data.sources.cache import open_cache
-from vggfast.data.sources.digits import open_digits
-from vggfast.data.sources.folders import open_image_folder
-from vggfast.data.sources.huggingface import open_hugging_face
-from vggfast.data.sources.imagenet import open_imagenet
-from vggfast.data.sources.shards import open_shards
-from vggfast.data.sources.tiny_imagenet import open_tiny_imagenet
 from vggfast.io import shown
+
+if TYPE_CHECKING:
+    from vggfast.data.sources.base import ImageSet
 
 
 class _Kind(NamedTuple):
     where: str  # what stands behind the colon
-    open: Callable[..., ImageSet]  # of (where, split), or (where, split, whole)
+    opener: str  # the function, as module.name: of (where, split), or (where, split, whole)
     may_hold_out: bool = False  # without splits of its own, it holds out a part of each class, unless `whole`
 
 
 KINDS = {
-    "digits": _Kind("", open_digits, True),
-    "imagefolder": _Kind("DIR", open_image_folder, True),
-    "tiny-imagenet": _Kind("DIR", open_tiny_imagenet),
-    "imagenet": _Kind("DIR", open_imagenet),
-    "shards": _Kind("PATTERN", open_shards, True),
-    "hf": _Kind("NAME_OR_DIR", open_hugging_face, True),
-    "cache": _Kind("DIR", open_cache),
+    "digits": _Kind("", "digits.open_digits", True),
+    "imagefolder": _Kind("DIR", "folders.open_image_folder", True),
+    "tiny-imagenet": _Kind("DIR", "tiny_imagenet.open_tiny_imagenet"),
+    "imagenet": _Kind("DIR", "imagenet.open_imagenet"),
+    "shards": _Kind("PATTERN", "shards.open_shards", True),
+    "hf": _Kind("NAME_OR_DIR", "huggingface.open_hugging_face", True),
+    "cache": _Kind("DIR", "cache.open_cache"),
 }
 SPECS = ", ".join(f"{name}:{kind.where}" if kind.where else name for name, kind in KINDS.items())
 
@@ -48,6 +46,8 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
         ImportError: the package that the kind needs is not installed.
         TypeError: spec is no text.
     """
+    from vggfast.data.sources.base import SPLITS
+
     if not isinstance(spec, str):
         raise TypeError(f"spec must be a text, one of {SPECS}, got {spec!r}")
     if split not in SPLITS:
@@ -56,7 +56,9 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
     kind = KINDS.get(name)
     if kind is None or bool(kind.where) != bool(where):
         raise ValueError(f"data must be one of {SPECS}, got {shown(spec)!r}")
-    found = kind.open(where, split, *((whole,) if kind.may_hold_out else ()))
+    module, _, opener = kind.opener.partition(".")
+    opened = getattr(importlib.import_module(f"{__name__}.{module}"), opener)
+    found = opened(where, split, *((whole,) if kind.may_hold_out else ()))
     found.classes = [shown(name) for name in found.classes]
     return found
 
@@ -71,6 +73,8 @@ def open_splits(data: str, val_data: str | None = None) -> tuple[ImageSet, Image
     Raises:
         As :func:`open_dataset`; ValueError: the classes differ.
     """
+    from vggfast.data.sources.base import check_classes
+
     apart = bool(val_data)
     train, val = open_dataset(data, "train", apart), open_dataset(val_data or data, "val", apart)
     val = val.ordered(train.classes)
