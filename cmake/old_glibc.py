@@ -44,9 +44,9 @@ def symbols(table: str, newest: str) -> dict[str, tuple[str, bool]]:
     return found
 
 
-def by_library(libc: dict[str, tuple[str, bool]], libm: dict[str, tuple[str, bool]]) -> dict[str, dict]:
-    """The symbols by the library that has them before glibc 2.34."""
-    parts: dict[str, dict] = {"libc.so.6": {}, "libm.so.6": libm, **{home: {} for home in _HOMES.values()}}
+def by_library(libc: dict[str, tuple[str, bool]]) -> dict[str, dict[str, tuple[str, bool]]]:
+    """libc.so.6's symbols by the library that has them before glibc 2.34."""
+    parts: dict[str, dict[str, tuple[str, bool]]] = {"libc.so.6": {}, **{home: {} for home in _HOMES.values()}}
     for name, symbol in libc.items():
         home = next((home for start, home in _HOMES.items() if re.match(start, name)), "libc.so.6")
         parts[home][name] = symbol
@@ -76,6 +76,10 @@ def _of(compiler: str, name: str) -> str:
     ).stdout.strip()
 
 
+def _objdump(option: str, library: str) -> str:
+    return subprocess.run(["objdump", option, library], check=True, capture_output=True, text=True).stdout
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("glibc", help="the oldest glibc that the result runs on, such as 2.28")
@@ -85,16 +89,18 @@ def main() -> int:
     if not re.fullmatch(r"2\.\d+", parsed.glibc):
         parser.error(f"glibc must be a version such as 2.28, got {parsed.glibc!r}")
     parsed.folder.mkdir(parents=True, exist_ok=True)
-    tables = []
-    for name in ("libc.so.6", "libm.so.6"):
-        dump = subprocess.run(["objdump", "-T", _of(parsed.compiler, name)], check=True, capture_output=True, text=True)
-        tables.append(symbols(dump.stdout, parsed.glibc))
-    libraries = by_library(*tables)
+    headers = _objdump("-p", _of(parsed.compiler, "libc.so.6"))
+    loader = re.findall(r"NEEDED +(ld-linux\S+)", headers)  # it has __tls_get_addr
+    tables = {
+        name: symbols(_objdump("-T", _of(parsed.compiler, name)), parsed.glibc)
+        for name in ("libc.so.6", "libm.so.6", *loader)
+    }
+    libraries = tables | by_library(tables["libc.so.6"])
     stubs = {
         soname: write_stub(parsed.compiler, parsed.folder, soname, parts).resolve()
         for soname, parts in libraries.items()
     }
-    rest = " ".join(str(stubs[soname]) for soname in _HOMES.values())
+    rest = " ".join(str(stubs[soname]) for soname in (*_HOMES.values(), *loader))
     # What programs carry of glibc themselves, such as pthread_atfork, is in a library of its own.
     own = _of(parsed.compiler, "libc_nonshared.a")
     (parsed.folder / "libc.so").write_text(f"GROUP ( {stubs['libc.so.6']} {own} AS_NEEDED ( {rest} ) )\n")

@@ -72,15 +72,12 @@ def _guarded(arguments: list[str]) -> int:
     except UsageError as error:
         tell(str(error))
         return 2
-    except ImportError as error:
-        needed = advice(arguments[0], error)
-        tell(needed or " ".join(str(error).split()))
-        return 2 if needed else 1
-    except (OSError, ValueError, TypeError, FloatingPointError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, FloatingPointError, ImportError, RuntimeError) as error:
         if os.environ.get("VGGFAST_TRACEBACK"):
             raise
-        tell(" ".join(str(error).split()))
-        return 1
+        needed = advice(arguments[0], error)
+        tell(" ".join((needed or str(error)).split()))
+        return 2 if needed else 1
     except KeyboardInterrupt as error:
         tell(str(error) or "interrupted")
         return getattr(error, "exit_code", 130)

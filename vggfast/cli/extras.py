@@ -30,12 +30,15 @@ OPTIONAL = {
 }
 
 
-def advice(command: str, error: ImportError) -> str | None:
-    """What to install for a command that ended with the error; None where the error is of another kind."""
-    if isinstance(error.__cause__, ModuleNotFoundError):
-        return str(error)  # who raised it says so
-    needed = OPTIONAL.get((error.name or "").partition(".")[0])
-    if needed is None or not isinstance(error, ModuleNotFoundError):
+def advice(command: str, error: Exception) -> str | None:
+    """What to install for a command that ended with the error; None where it is of another kind."""
+    absent = error.__cause__ if isinstance(error, ImportError) and error.__cause__ else error
+    if not isinstance(absent, ModuleNotFoundError) or (absent.name or "").startswith("vggfast"):
+        return None
+    if absent is not error:
+        return str(error)  # who raised it says what to install
+    needed = OPTIONAL.get((absent.name or "").partition(".")[0])
+    if needed is None:
         return None
     source = f"'vggfast[{needed.extra}]'" if needed.extra else needed.package
     return f"{command} needs {needed.package}: pip install {source}"
