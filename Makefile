@@ -112,12 +112,11 @@ figures: $(VENV)/ready
 	$(BIN)/python benchmarks/figures.py
 
 # NO_MKDOCS_2_WARNING: the theme's advertisement of a successor.
-docs: module
+docs: $(VENV)/tests module
 	$(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
 	$(BIN)/python -m pytest tests/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-fuzz: module
 fuzz: $(VENV)/tests module
 	$(BIN)/python -m tests.fuzz --jobs $$(nproc) --minutes $(MINUTES)
 
