@@ -1,4 +1,5 @@
-// What the libstdc++ that a wheel carries asks of glibc, and glibc 2.28 does not have (VGGFAST_GLIBC in CMakeLists.txt).
+// What the libstdc++ that a wheel carries asks of glibc, and glibc 2.28 does not have (VGGFAST_GLIBC in
+// CMakeLists.txt).
 #include <unistd.h>
 
 #include <cstdint>
