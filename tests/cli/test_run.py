@@ -36,7 +36,7 @@ class _Context:
 def fakes(monkeypatch):
     """What `train` calls, in place of which these note how they were called; `rank` and `stop_signal` may be set."""
     calls = types.SimpleNamespace(
-        rank=0, stop_signal=None, out_of_time=False, made=[], finished=[], diagnosed=[], drawn=[]
+        rank=0, stop_signal=None, out_of_time=False, total_steps=1000, made=[], finished=[], diagnosed=[], drawn=[]
     )
 
     class FakeTrainer:
@@ -45,7 +45,7 @@ def fakes(monkeypatch):
             self.config, self.out = config, out
             self.model = torch.nn.Linear(2, 3)
             self.train_set = self.val_set = type("Images", (list,), {"classes": ["a", "b"]})(range(5))
-            self.progress = types.SimpleNamespace(step=12)
+            self.progress, self.total_steps = types.SimpleNamespace(step=12), calls.total_steps
             self.stop_signal, self.out_of_time = calls.stop_signal, calls.out_of_time
 
         def run(self):
@@ -81,6 +81,17 @@ def test_a_run_ends_with_its_report(fakes, tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.startswith("note: the paper started D's first four convolutions")
     assert "D (9 parameters) on digits: 5 training and 5 validation images, 2 classes; 4 processes, " in out
+
+
+def test_a_run_of_few_steps_is_warned(fakes, tmp_path, capsys):
+    fakes.total_steps = 74
+    assert main(["train", "--out", str(tmp_path / "a"), "--data", "imagefolder:photos"]) == 0
+    said = capsys.readouterr().err
+    assert "5 training images in batches of 256 make 74 steps in 74 epochs, in which a network may learn" in said
+    assert "--batch-size 32 makes 74" in said
+    assert main(["train", "--out", str(tmp_path / "b"), "--data", "imagefolder:photos", "--batch-size", "8"]) == 0
+    assert main(["train", "--out", str(tmp_path / "c"), "--data", "imagefolder:photos", "--steps", "74"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_resumed_run_is_told_to_resume(fakes, tmp_path):

@@ -13,6 +13,7 @@ from vggfast.cli.errors import UsageError
 from vggfast.data.sources import KINDS
 from vggfast.initialisation import INITS
 from vggfast.runs.config import TrainConfig, read_values
+from vggfast.training.finetuning import finetune, suits
 from vggfast.training.presets import preset, preset_for, scale_of, starting_scale
 
 # Options that a resumed run may change: they do not touch what its steps compute.
@@ -81,9 +82,10 @@ def _given(parsed: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """(the preset's name or "", every value that preset, file and command line give by name)."""
     file = read_values(parsed.recipe) if parsed.recipe else {}
     name = str(parsed.preset or file.get("preset", ""))
-    values = {} if name in ("", "none") else dict(preset(name))
-    values |= {field: value for field, value in file.items() if field != "preset"}
-    return name, values | _typed(parsed)
+    given = {field: value for field, value in file.items() if field != "preset"} | _typed(parsed)
+    if name == "finetune" or (not name and suits(given)):
+        return "finetune", finetune(given) | given
+    return name, given if name in ("", "none") else preset(name) | given
 
 
 def _typed(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -153,6 +155,12 @@ def _check_start(name: str, config: TrainConfig) -> None:
 
 
 def _note(name: str, config: TrainConfig) -> str:
+    if name == "finetune":
+        trained = "its FC layers alone" if config.train_layers == "fc" else "all layers"
+        return (
+            f"note: {config.init_layers} of {config.init_from}, {trained} are trained: the preset finetune, for small "
+            "folders; --preset none takes the paper's recipe"
+        )
     if name not in _FROM_A or config.init_from:
         return ""
     return (

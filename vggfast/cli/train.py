@@ -195,6 +195,9 @@ def _overwritten(asked: Order) -> bool:
     return restarted and stored.is_file() and TrainConfig.read(stored) == asked.config
 
 
+_FEW_STEPS = 100  # of a whole run: too few for most networks to learn anything
+
+
 def _announce(asked: Order, trainer: Trainer, processes: int) -> None:
     config = asked.config
     parameters = sum(p.numel() for p in trainer.model.parameters())
@@ -206,6 +209,13 @@ def _announce(asked: Order, trainer: Trainer, processes: int) -> None:
         f"{f'{processes} processes, ' if processes > 1 else ''}{_native.threads()} threads, {_native.cpu_isa()}",
         flush=True,
     )
+    images, small = len(trainer.train_set), min(32, config.batch_size)
+    if not config.steps and trainer.total_steps < _FEW_STEPS and small < config.batch_size:
+        tell(
+            f"warning: {images} training images in batches of {config.batch_size} make {trainer.total_steps} steps in "
+            f"{config.epochs} epochs, in which a network may learn nothing: --batch-size {small} makes "
+            f"{config.epochs * -(-images // small)}"
+        )
 
 
 def _diagnose(parsed: argparse.Namespace) -> int:

@@ -38,6 +38,7 @@ class Progress:
         best_top1: lowest first error of a validation so far, per cent.
         epochs: a row per finished validation.
         window: as `sums`, since the last row of steps.csv.
+        first_loss: the first mean training loss, of a row of steps.csv or of an epoch; 0 before it.
     """
 
     step: int = 0
@@ -51,6 +52,7 @@ class Progress:
     best_top1: float = float("inf")
     epochs: list[dict[str, float]] = field(default_factory=list)
     window: list[float] = field(default_factory=lambda: [0.0] * 4)
+    first_loss: float = 0.0
 
 
 def _step(path: Path) -> int:

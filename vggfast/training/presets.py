@@ -33,6 +33,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         f"paper-D-{predict}": {"config": "D", "predict": predict, "init_layers": "body", "lr": 1e-3}
         for predict in ("box", "boxes")
     },
+    # Small folders of photos, from a trained network (finetuning.py). What its convolutions give may be of any scale:
+    # AdamW's steps do not depend on that, and SGD's diverged.
+    "finetune": {
+        "optimiser": "adamw", "lr": 3e-4, "schedule": "cosine", "warmup": 10, "batch_size": 32, "epochs": 20,
+        "train_layers": "fc", "hidden": 512,
+    },
     "digits": {
         "crop": 32, "scale_min": 32, "scale_max": 40, "width": 0.5, "hidden": 256, "batch_size": 64,
         "epochs": 50, "patience": 6, "workers": 0,

@@ -7,6 +7,7 @@ Source: Simonyan & Zisserman, sections 3.1 and 3.3.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -31,6 +32,8 @@ from vggfast.training.schedule import Schedule
 from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.task import Task
 from vggfast.weights import save_model
+
+_RISE = 3  # of the training loss, over its first mean, at which a run ends
 
 
 class Trainer:
@@ -211,7 +214,8 @@ class Trainer:
         checkpoint.
 
         Raises:
-            FloatingPointError: loss or gradient is not finite; the text names step, layer and norms.
+            FloatingPointError: loss or gradient is not finite, and the text names step, layer and norms; or the loss
+                rises far above what it was at first.
             OSError: the last checkpoint could not be written.
         """
         handlers = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -282,6 +286,7 @@ class Trainer:
                 self._save()
         self._count_processors()
         self._processors = None
+        self._check_rise(progress.sums[0] / max(progress.sums[3], 1))
         return True
 
     def _log_step(self, sums: StepMetrics, batch: Batch) -> None:
@@ -303,6 +308,20 @@ class Trainer:
             if self.log is not None:
                 self.log.step(row)
             progress.window = [0.0] * 4
+            self._check_rise(loss)
+
+    def _check_rise(self, loss: float) -> None:
+        """Raises FloatingPointError where the mean of some steps' losses says that the run diverges."""
+        progress, config = self.progress, self.config
+        progress.first_loss = progress.first_loss or loss
+        guessing = math.log(self.task.outputs(len(self.train_set.classes))) if config.predict == "classes" else 0.0
+        if loss > _RISE * max(progress.first_loss, guessing):
+            raise FloatingPointError(
+                f"the training loss is {loss:.4g} at step {progress.step}, more than {_RISE} times the "
+                f"{progress.first_loss:.4g} that it was at first: the run diverges. Give a lower --lr than "
+                f"{config.lr:g}, --warmup or --clip-norm; for a small folder, start from a trained network "
+                "(--preset finetune --init-from FILE)"
+            )
 
     def _tell_bad(self, texts: list[str], what: str) -> None:
         """Counts and names the images of all ranks that did not decode."""
