@@ -33,7 +33,7 @@ from vggfast.training.step import StepMetrics, TrainStep
 from vggfast.training.task import Task
 from vggfast.weights import save_model
 
-_RISE = 3  # of the training loss, over its first mean, at which a run ends
+_RISE = 5  # of the training loss, over its first mean, at which a run ends
 
 
 class Trainer:
