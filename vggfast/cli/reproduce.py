@@ -29,7 +29,7 @@ _DESCRIPTION = (
     "  localisation  appendix A: boxes\n"
     "  appendix-b    appendix B: features for another data set, with a linear SVM\n"
     "  tiny-imagenet, tiny-imagenet-boxes\n"
-    "                the five networks beside a replication on Tiny-ImageNet, and appendix A on its images\n\n"
+    "                five networks beside a replication on Tiny-ImageNet; appendix A there\n\n"
     "The folder --weights holds a file for each network, <configuration>-<regime>.safetensors, such as "
     "A-LRN-256.safetensors or D-jitter.safetensors. The regimes are the scales of training: 256 and 384 for S = 256 "
     "and S = 384, jitter for S from [256, 512]; for networks smaller than the paper's, what corresponds to these. "
