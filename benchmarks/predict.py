@@ -48,6 +48,9 @@ PROMOTED, PROMOTED_PIXELS = "sums promoted to float32", 192
 # Each layer's kernel starts while the one before still runs. Of the clocks that the model gives a launch before its
 # first product, so many are then hidden. A guess, as they all are: what is left is the load of the first pixels.
 OVERLAPPED, HIDDEN = "dependent launches", 1000
+# Of two warpgroups that share a tile, the second follows the first, so that one multiplies while the other stores. In
+# the steps before this one they store at the same time.
+APART = "warpgroups that share a tile store in turns"
 
 
 def kernels() -> ModuleType:
@@ -66,24 +69,30 @@ def layers(which: str, batch: int, dtype: str) -> list[Fprop]:
     return [fprop_of(cin, cout, size, batch, which, pool, dtype) for cin, cout, size, pool in NETWORK]
 
 
-def least(
+def least(cuda: ModuleType, layer: Fprop) -> tuple[str, float]:
+    """(tile, clocks): what "auto" takes."""
+    chosen = next(c for c in choices(cuda, layer) if c.chosen)
+    return chosen.tile, chosen.clocks
+
+
+def in_step(
     cuda: ModuleType, layer: Fprop, tiles: Sequence[str] | None = None, clusters: tuple[int, int, int] = CLUSTERS
 ) -> tuple[str, float]:
-    """(tile, clocks): what "auto" takes; of `tiles`, the least."""
-    found = choices(cuda, layer, clusters=clusters)
-    chosen = [c for c in found if c.tile in tiles] if tiles else [c for c in found if c.chosen]
-    return chosen[0].tile, chosen[0].clocks
+    """(tile, clocks): of `tiles`, or of all, the least where the warpgroups of a tile store at the same time."""
+    found = [c for c in choices(cuda, layer, clusters=clusters) if tiles is None or c.tile in tiles]
+    least = min(found, key=lambda c: c.clocks_in_step)
+    return least.tile, least.clocks_in_step
 
 
 def overbooked(cuda: ModuleType, layer: Fprop, clusters: tuple[int, int, int]) -> float:
-    """Clocks where "auto" counts on as many clusters as the SMs would hold and launches them, but `clusters` of 2, 4
-    and 8 blocks run at once. The others begin when these have ended."""
+    """Clocks where the choice counts on as many clusters as the SMs would hold and launches them, but `clusters` of 2,
+    4 and 8 blocks run at once. The others begin when these have ended."""
     sizes = (2, 4, 8)
     launched, fit = {1: NUM_SMS}, {1: NUM_SMS, **dict(zip(sizes, clusters, strict=True))}
     launched |= {blocks: NUM_SMS // blocks for blocks in sizes}
-    tile = next(c for c in choices(cuda, layer, clusters=tuple(launched[b] for b in sizes)) if c.chosen)
-    count, blocks = tiles_of(tile.tile, layer)
-    return tile.clocks * math.ceil(min(count, launched[blocks]) / fit[blocks])
+    tile, clocks = in_step(cuda, layer, clusters=(launched[2], launched[4], launched[8]))
+    count, blocks = tiles_of(tile, layer)
+    return clocks * math.ceil(min(count, launched[blocks]) / fit[blocks])
 
 
 def ladder(cuda: ModuleType, batches: Sequence[int], which: str, dtype: str) -> list[dict]:
@@ -92,13 +101,14 @@ def ladder(cuda: ModuleType, batches: Sequence[int], which: str, dtype: str) -> 
     tiles: list[str] = []
     for step, new in STEPS.items():
         tiles = [*tiles, *new]
-        steps[step] = lambda layer, tiles=tiles: least(cuda, layer, tiles)[1]
+        steps[step] = lambda layer, tiles=tiles: in_step(cuda, layer, tiles)[1]
     steps[OVERBOOKED] = lambda layer: overbooked(cuda, layer, UNEVEN)
-    steps[FITTING] = lambda layer: least(cuda, layer, clusters=UNEVEN)[1]
-    steps[OVERLAPPED] = lambda layer: least(cuda, layer)[1] - HIDDEN
+    steps[FITTING] = lambda layer: in_step(cuda, layer, clusters=UNEVEN)[1]
+    steps[OVERLAPPED] = lambda layer: in_step(cuda, layer)[1] - HIDDEN
+    steps[APART] = lambda layer: least(cuda, layer)[1] - HIDDEN
     if dtype == "e4m3":
         small = [tile for tile in tiles if pixels_of(tile) <= PROMOTED_PIXELS]
-        steps[PROMOTED] = lambda layer: least(cuda, layer, small)[1]
+        steps[PROMOTED] = lambda layer: in_step(cuda, layer, small)[1]
     rows = []
     for step, clocks_of in steps.items():
         shares = []

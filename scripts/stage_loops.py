@@ -7,8 +7,11 @@ multiply (around HGMMA and its like, up to where the products are drained), whic
 each group of products, and those that load (around UTMALDG). In either, MEMBAR.ALL.GPU and CCTL.IVALL, a barrier of all
 memory and the emptying of L1, are faults: mbarriers at a cluster's scope bring them. R2UR moves a register to where a
 product takes its descriptor from, and is to be rare; it is where the compiler knows the descriptor to be the whole
-warp's. The counts of each kernel, its loops' and its whole code's, are limited by the budget, "stage_loops" in
-csrc/cuda/resources.json. The exit status is 1 where something is wrong.
+warp's. Of epilogues it counts the instructions that a warp issues from a tile's last product on until it goes back for
+the next tile: the most on the way to a store by TMA, without a mask, of the store where that is least; the most without
+a mask, which is where outputs are pooled; the most of all. A loop counts once. The counts of each kernel, its loops'
+and its whole code's, are limited by the budget, "stage_loops" in csrc/cuda/resources.json. The exit status is 1 where
+something is wrong.
 """
 
 from __future__ import annotations
@@ -41,9 +44,10 @@ from kernel_resources import (
 ARCH = "sm_90a"
 PRODUCT = r"\b[HQI]GMMA\b"
 GROUP = r"\b[HQI]GMMA\b.*\bgsb0\b"  # the last product of a group
-LOAD = r"\bUTMALDG\b"
+LOAD, STORE = r"\bUTMALDG\b", r"\bUTMASTG\b"
 DRAIN = r"\bWARPGROUP\.DEPBAR\.LE gsb0, 0x0"
 R2UR = r"\bR2UR\b"
+MASK = r"\bSHFL\.BFLY\b"  # transposes bits
 COSTLY = {"membar": r"\bMEMBAR\.ALL\.GPU\b", "cctl": r"\bCCTL\.IVALL\b"}
 MOST_R2UR = 0.5  # a product
 
@@ -183,6 +187,25 @@ def until_drained(code: Code, loop: set[int]) -> set[int]:
     return {i for i in loop if not drains or i <= max(drains)}
 
 
+def longest(follow: list[list[int]], start: int, ends: set[int], closed: set[int]) -> int:
+    """The most instructions from `start` on until one of `ends`, or the code's end, without going back and past those
+    that are closed."""
+    most: dict[int, int] = {}  # by instruction; -1: no way leads from it to an end
+    open_, stack = {start}, [(start, iter(follow[start]))]
+    while stack:
+        at, rest = stack[-1]
+        other = next((o for o in rest if not any(o in known for known in (most, open_, ends, closed))), None)
+        if other is not None:
+            open_.add(other)
+            stack.append((other, iter(follow[other])))
+            continue
+        ways = [0 if o in ends else most[o] for o in follow[at] if o in ends or most.get(o, -1) >= 0]
+        most[at] = 1 + max(ways) if ways else -1 if follow[at] else 1
+        open_.remove(at)
+        stack.pop()
+    return most[start]
+
+
 # ---- counting -------------------------------------------------------------------------------------------------------
 
 
@@ -190,7 +213,8 @@ def count(code: Code) -> Counts | None:
     """What is counted of a kernel; None where it has no products."""
     if not any(re.search(PRODUCT, instruction.text) for instruction in code):
         return None
-    found = loops(successors(code))
+    follow = successors(code)
+    found = loops(follow)
     multiply, load = innermost(code, PRODUCT, found), innermost(code, LOAD, found)
     # The first stage of a tile may stand before the loop of the others, in a loop around it.
     multiply = [until_drained(code, loop) for loop in multiply if not any(other < loop for other in multiply)]
@@ -207,10 +231,29 @@ def count(code: Code) -> Counts | None:
         "r2ur": number(multiply, R2UR),
         **{name: number(multiply, what) for name, what in COSTLY.items()},
         **{f"{name} of loads": number(load, what) for name, what in COSTLY.items()},
+        **epilogues(code, follow),
         "products of kernel": number(everything, PRODUCT),
         "r2ur of kernel": number(everything, R2UR),
         **{f"{name} of kernel": number(everything, what) for name, what in COSTLY.items()},
     }
+
+
+def epilogues(code: Code, follow: list[list[int]]) -> Counts:
+    """Of each kind; a kernel without stores by TMA has none of its own for the first."""
+    drained, *_ = reversed(matching(code, DRAIN))
+    before, mask = set(range(drained)), set(matching(code, MASK))
+    last = {i for i, others in enumerate(follow) if not others}
+    most, unmasked = (longest(follow, drained, before, closed) for closed in (set(), mask))
+    stored = [
+        to_store + longest(follow, store, before, mask)
+        for store in matching(code, STORE)
+        if (to_store := longest(follow, drained, {store}, before | mask | last)) >= 0
+    ]
+    return {"epilogue": min(stored, default=unmasked), "epilogue with pool": unmasked, "epilogue with mask": most}
+
+
+def matching(code: Code, pattern: str) -> list[int]:
+    return [i for i, instruction in enumerate(code) if re.search(pattern, instruction.text)]
 
 
 def counted(texts: Sequence[str]) -> dict[str, Counts]:
@@ -285,13 +328,15 @@ def show(found: dict[str, Counts]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="Loops that multiply: a stage's instructions; of loads in brackets", title_justify="left")
-    for i, column in enumerate(("kernel", "instructions", "products", "R2UR", "MEMBAR", "CCTL")):
+    title = "Loops that multiply: a stage's instructions; of loads in brackets. Epilogues: alone, with pool, mask"
+    table = Table(title=title, title_justify="left")
+    for i, column in enumerate(("kernel", "instructions", "products", "R2UR", "MEMBAR", "CCTL", "epilogue")):
         table.add_column(column, justify="right" if i else "left", overflow="fold")
     for name, counts in found.items():
         each = [f"{counts[what] / counts['stages']:.1f}" for what in ("instructions", "products", "r2ur")]
         costly = [f"{counts[what] / counts['stages']:.1f} ({counts[f'{what} of loads']})" for what in COSTLY]
-        table.add_row(name, *each, *costly)
+        epilogue = (str(counts[f"epilogue{more}"]) for more in ("", " with pool", " with mask"))
+        table.add_row(name, *each, *costly, ", ".join(epilogue))
     console = Console(markup=False, highlight=False)
     Console(width=max(console.width, 130), markup=False, highlight=False).print(table)
 

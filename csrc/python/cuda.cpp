@@ -90,6 +90,7 @@ void bind_cuda(pybind11::module_ m) {
   pybind11::class_<cuda::ConvChoice>(m, "ConvChoice", pybind11::module_local())
       .def_readonly("tile", &cuda::ConvChoice::tile)
       .def_readonly("clocks", &cuda::ConvChoice::clocks)
+      .def_readonly("clocks_in_step", &cuda::ConvChoice::clocks_in_step)
       .def_readonly("chosen", &cuda::ConvChoice::chosen);
   m.def("conv_choices", &cuda::conv_choices);
   m.def("conv_clusters", &cuda::conv_clusters);

@@ -325,10 +325,11 @@ def test_predictions(sim, capsys, tmp_path):
     assert shown.count("channels split in clusters") == 2
     tiles = {tile for step in predict.STEPS.values() for tile in step}
     assert tiles == set(sim.cuda.conv_tiles()) - {"auto", "large", "tall", "small"}
-    shares = [row["share"][0] for row in json.loads(out.read_text())["rows"] if row["which"] == "fprop"]
-    *steps, overbooked, fitting, overlapped = shares
+    rows = [row["share"] for row in json.loads(out.read_text())["rows"] if row["which"] == "fprop"]
+    *steps, overbooked, fitting, overlapped, apart = [share for share, _ in rows]
     assert steps == sorted(steps)
-    assert 0 < steps[0] < overbooked < fitting <= steps[-1] < overlapped < 1
+    assert 0 < steps[0] < overbooked < fitting <= steps[-1] < overlapped <= apart < 1
+    assert rows[-2][1] < rows[-1][1] < 1  # where blocks have many tiles
 
 
 @pytest.mark.parametrize(
@@ -348,7 +349,7 @@ def test_how_many_tiles_a_layer_has(tile, layer, expected):
 def test_clusters_that_do_not_fit_take_a_round_of_their_own():
     """512 channels at 28 x 28, one image: 32 tiles, which four blocks share, each."""
     layer = Fprop(2, 512, 512, 28, 28, 1, False)
-    chosen = SimpleNamespace(tile="halo-128x128-split4", clocks=5.0, chosen=True)
+    chosen = SimpleNamespace(tile="halo-128x128-split4", clocks_in_step=5.0)
     cuda = SimpleNamespace(conv_choices=lambda *problem: [chosen])
     for fit, rounds in ((32, 1), (31, 2), (15, 3)):
         assert predict.overbooked(cuda, layer, (66, fit, 15)) == 5 * rounds

@@ -99,6 +99,9 @@ def test_what_is_counted(stage_loops):
         "cctl": 0,
         "membar of loads": 0,
         "cctl of loads": 0,
+        "epilogue": 5,
+        "epilogue with pool": 5,
+        "epilogue with mask": 5,
         "products of kernel": 4,
         "r2ur of kernel": 2,
         "membar of kernel": 1,
@@ -112,6 +115,34 @@ def test_a_loop_over_tiles_counts_up_to_where_its_products_are_drained(stage_loo
     counts = stage_loops.count(code)
     assert (counts["stages"], counts["products"], counts["r2ur"]) == (2, 4, 1)
     assert (counts["membar"], counts["membar of kernel"]) == (0, 1)
+
+
+def test_ways_through_an_epilogue(stage_loops):
+    """It may pool, which is longer, and write a mask before it stores, in a loop, which counts once."""
+    epilogue = """\
+         @P4 BRA `pool`
+         @P5 BRA `bits`
+store:   UTMASTG.2D [UR12], [UR8]
+         @P3 BRA `tile`
+         BRA `done`
+bits:    SHFL.BFLY PT, R4, R5, 0x10, 0x1f
+         STG.E.U8 [R2], R4
+         @P6 BRA `bits`
+         BRA `store`
+pool:    FMNMX R4, R5, R6, !PT
+         FMNMX R4, R4, R7, !PT
+         UTMASTG.4D [UR12], [UR8]
+         @P3 BRA `tile`
+         BRA `done`
+"""
+    start, end = KERNEL.split("         @P3 BRA `tile`\n         BRA `done`\n")
+    text = (start + epilogue + end).format(release="NOP", acquire="NOP")
+    (code,) = stage_loops.kernels(assembled(text)).values()
+    counts = stage_loops.count(code)
+    drained = 4  # DEPBAR to CCTL
+    assert counts["epilogue"] == drained + 4
+    assert counts["epilogue with pool"] == drained + 5
+    assert counts["epilogue with mask"] == drained + 8
 
 
 def test_kernels_without_products_do_not_count(stage_loops):

@@ -69,6 +69,7 @@ def tile(hopper):
         hopper.set_num_sms(132)
         hopper.set_clusters({2: 66, 4: 32, 8: 15})
         hopper.set_blocks(2**63 - 1)
+        hopper.set_late_warp(-1)
         hopper.set_seed(0)
 
 
@@ -153,6 +154,19 @@ def test_orders(tile, name):
         tile(name, seed)
         results.append(conv(x, weight, bias, True, False, False)[0])
     assert_same_bits(*results)
+
+
+@pytest.mark.parametrize("late", [0, 1, 2, 4, 8])
+def test_a_warp_that_comes_last(hopper, tile, late):
+    """Of those that load pixels and weights and of either warpgroup that multiplies: the one that leads, and the one
+    that follows."""
+    if not hasattr(hopper, "set_late_warp"):
+        pytest.skip("the simulated GPU alone holds warps back")
+    tile("im2col-128x128")
+    inputs = [t.bfloat16() for t in tensors(*ODD)]
+    expected = conv(*inputs, True, False, False)[0]
+    hopper.set_late_warp(late)
+    assert_same_bits(conv(*inputs, True, False, False)[0], expected)
 
 
 @pytest.mark.parametrize("clusters", [4, 5, 6])

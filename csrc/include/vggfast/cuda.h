@@ -20,10 +20,11 @@ void set_conv_tile(const std::string& name);
 std::string conv_tile();
 std::vector<std::string> conv_tiles();
 
-/// A tile of the Hopper kernels, the clocks that it is estimated to take, and whether "auto" chooses it.
+/// A tile of the Hopper kernels, the clocks that it is estimated to take, how many it would take if the warpgroups that
+/// share it stored at the same time, and whether "auto" chooses it.
 struct ConvChoice {
   std::string tile;
-  double clocks;
+  double clocks, clocks_in_step;
   bool chosen;
 };
 /// What "auto" chooses among for fprop (for dgrad, cin is gy's channels), least clocks first: 3x3 or 1x1, of values of

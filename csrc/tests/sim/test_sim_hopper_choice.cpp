@@ -9,6 +9,7 @@
 
 #include "../check.h"
 #include "cuda/conv/sm90/fprop/choice.h"
+#include "cuda/conv/sm90/fprop/estimate.h"
 #include "cuda/conv/sm90/fprop/tuned.h"
 #include "vggfast/cuda.h"
 
@@ -177,6 +178,24 @@ void check_the_clusters_that_fit() {
   }
 }
 
+/// What of an epilogue is hidden: nothing where a tile has too few boxes or blocks add up its sums, all of it but the
+/// last one's where it has as many as it needs, and never more.
+void check_what_of_an_epilogue_counts() {
+  const auto saved = [&]<class Tile>(const Shape& shape) {
+    return estimate<Tile>(shape, gpu, Warpgroups::in_step) - estimate<Tile>(shape, gpu);
+  };
+  for_each_tile([&]<class Tile>(TileId id) {
+    const Shape narrow{{64, 112, 112, 128}, 64, 1, 2, 2, false}, wide{{64, 112, 112, 128}, 128, 3, 2, 2, false};
+    if (fits<Tile>(narrow)) CHECK_EQUAL(saved.template operator()<Tile>(narrow), 0, name_of(id));
+    if (!fits<Tile>(wide)) return;
+    const double clocks = saved.template operator()<Tile>(wide), instructions = epilogue_instructions<Tile>(wide);
+    CHECK_EQUAL(clocks > 0, Tile::lag > 0, name_of(id));
+    const double tiles = std::ceil(double(Schedule::of<Tile>(wide.sums).groups) / gpu.of(Tile::cluster));
+    CHECK(clocks <= tiles * (400 + 2 * instructions), name_of(id));
+    CHECK(Tile::lag == 0 || clocks > tiles * instructions, name_of(id));
+  });
+}
+
 auto order(const TunedTile& t) { return std::tuple(t.bytes, t.cin, t.cout, t.h, t.w, t.pool, t.n); }
 
 void check_the_tuned_table() {
@@ -197,6 +216,7 @@ int main() {
   check_an_entry_is_obeyed();
   check_the_cache();
   check_names();
+  check_what_of_an_epilogue_counts();
   check_choices_say_which_is_taken();
   check_estimates_go_by_bytes();
   check_nothing_beats_the_peak();

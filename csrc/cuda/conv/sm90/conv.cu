@@ -8,6 +8,7 @@
 #include "cuda/conv/heuristics.h"
 #include "cuda/conv/sm90/block1/run.h"
 #include "cuda/conv/sm90/fprop/choice.h"
+#include "cuda/conv/sm90/fprop/estimate.h"
 #include "cuda/conv/sm90/fprop/run.h"
 #include "cuda/conv/sm90/wgrad/run.h"
 #include "cuda/dtypes.h"
@@ -227,7 +228,8 @@ std::vector<ConvChoice> choices(int64_t n, int64_t cin, int64_t h, int64_t w, in
   std::vector<ConvChoice> found;
   for_each_tile([&]<class Tile>(TileId id) {
     if (!fits<Tile>(shape) || gpu.of(Tile::cluster) == 0) return;
-    found.push_back({name_of(id), estimate<Tile>(shape, gpu), id == chosen});
+    found.push_back(
+        {name_of(id), estimate<Tile>(shape, gpu), estimate<Tile>(shape, gpu, Warpgroups::in_step), id == chosen});
   });
   std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.clocks < b.clocks; });
   return found;

@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(threads, 1)
   if (warpgroup == 0) {
     ptx::setmaxnreg_dec<first_layer_registers>();
     if (warp == 0 && ptx::elect()) {
-      feed_weights<Tile, T, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, first, step);
+      feed_weights<Tile, T, T>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, 0, first, step);
     }
     ptx::sync_warp();
     FirstLayer<Tile, T> layer(shared, a.x, a.first_weights, a.first_bias);

@@ -23,7 +23,7 @@ struct Block1Tile {
   static constexpr int down = 1, across = 1, split = 1, cluster = 1;
   static constexpr bool pingpong = true, stationary = true, halo = true, only_pools = true;
   static constexpr int rows = 28, pixels = tile_width * rows, out_rows = rows, out_pixels = pixels;
-  static constexpr int channels = warpgroup_channels;
+  static constexpr int channels = warpgroup_channels, weight_rings = 1, lag = 0;
   static constexpr int staged_pixels = 64;  // a quarter of them, in whole pairs of groups
 
   static constexpr int taps_of_a_box = 9, weight_stages = 9, pixel_stages = 3;

@@ -1,4 +1,4 @@
-// The producer's side: two threads of the first warpgroup, one for the ring of pixels and one for the ring of weights.
+// The producer's side: threads of the first warpgroup, one for the ring of pixels and one for each ring of weights.
 // Each waits for the next stage to be empty, tells its `full` barrier how many bytes will come, and starts a TMA load.
 // They go through tiles, chunks of channels and taps in the order in which the consumers do. At the end of a ring that
 // blocks share, they wait for the last arrivals: no block may end while others arrive at its barriers.
@@ -83,7 +83,7 @@ __device__ __forceinline__ void feed_pixels(char* stages, Barriers<Tile::pixel_s
 template <class Tile, class U>
 __device__ __forceinline__ void load_weights(char* stage, const TensorMap& weights, uint64_t* full, int channel,
                                              int tap, int cout, const InCluster<Tile>& in) {
-  constexpr int part = Tile::channels / Tile::across;
+  constexpr int part = warpgroup_channels / Tile::across;
   char* const to = stage + in.across * part * row_bytes;
   const auto load = [&](const auto& at) {
     if constexpr (Tile::across > 1) {
@@ -103,14 +103,15 @@ __device__ __forceinline__ void load_weights(char* stage, const TensorMap& weigh
   }
 }
 
+/// Of the 64 channels of a tile whose weights are in ring `ring`.
 template <class Tile, class T, class U>
 __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight_stages>& barriers,
-                                             const TensorMap& weights, const Schedule& schedule, KRange k, int first,
-                                             int step) {
+                                             const TensorMap& weights, const Schedule& schedule, KRange k, int ring,
+                                             int first, int step) {
   const InCluster<Tile> in;
   PipelineState<Tile::weight_stages> at;
   for (int group = first; group < schedule.groups; group += step) {
-    const Place place = schedule.template place<Tile>(group, in);
+    const int cout = schedule.template place<Tile>(group, in).channel + ring * warpgroup_channels;
     for (int chunk = k.begin; chunk < k.end; ++chunk) {
       for (int box = 0; box < Tile::boxes(k.kernel); ++box) {
         for (int i = 0; i < Tile::taps_of_a_box; ++i) {
@@ -118,7 +119,7 @@ __device__ __forceinline__ void feed_weights(char* stages, Barriers<Tile::weight
           uint64_t* const full = &barriers.full[at.stage()];
           ptx::mbarrier_arrive_expect_tx(full, Tile::weight_bytes);
           load_weights<Tile, U>(stages + at.stage() * Tile::weight_bytes, weights, full, chunk * channels_of<T>,
-                                Tile::tap(box, i), place.channel, in);
+                                Tile::tap(box, i), cout, in);
           at.advance();
         }
       }

@@ -1,6 +1,8 @@
 // The consumers' side: a warpgroup's sums of one tile, 64 channels x Tile::pixels. A step waits for a stage of weights
 // (and, at the first tap of a box, for the box of pixels), starts its products, waits for the products of the step
-// before, and then releases the stages of that step. So one group of products is always in flight.
+// before, and then releases the stages of that step. So one group of products is always in flight. Where two warpgroups
+// cooperate, the second begins a tile when the first is Tile::lag boxes ahead in it, and stays behind: products of the
+// one go on while the other stores.
 #pragma once
 
 #include "cuda/conv/sm90/core/feed.h"
@@ -29,15 +31,18 @@ class Consumer {
   __device__ __forceinline__ Consumer(char* shared, Barriers<Tile::pixel_stages>& pixels,
                                       Barriers<Tile::weight_stages>& weights, KRange k, int warpgroup)
       : pixel_barriers_(pixels), weight_barriers_(weights), k_(k), warpgroup_(warpgroup) {
-    constexpr int rows_apart = Tile::pingpong ? 0 : warpgroup_channels * row_bytes;
+    constexpr int rings_apart = Tile::pingpong ? 0 : Tile::weight_stages * Tile::weight_bytes;
     first_pixels_ = Tile::pixels_descriptor(shared + Tile::pixels_at);
-    first_weights_ = row_descriptor(shared + Tile::weights_at + warpgroup * rows_apart);
+    first_weights_ = row_descriptor(shared + Tile::weights_at + warpgroup * rings_apart);
     if (Tile::pingpong && warpgroup == 1) skip_tile();
   }
 
   /// Ping-pong: `before` and `after` say whether the other warpgroup has a tile before and after this one.
   __device__ __forceinline__ void multiply_tile(Sums<Tile>& sums, bool before, bool after) {
     if (Tile::pingpong && before) ptx::barrier_sync(turn_of(warpgroup_), consumers * warpgroup_threads);
+    const bool apart = keep_apart();
+    if (apart && warpgroup_ == 1) ptx::barrier_sync(turn_of_second_consumer, consumers * warpgroup_threads);
+    int until_lag = apart && warpgroup_ == 0 ? Tile::lag : 0;
     bool first = true;
     uint64_t *used_pixels = nullptr, *used_weights = nullptr;  // to be released
     for (int chunk = k_.begin; chunk < k_.end; ++chunk) {
@@ -57,6 +62,9 @@ class Consumer {
         }
         used_pixels = &pixel_barriers_.empty[pixels_at_.stage()];
         pixels_at_.advance();
+        if (Tile::lag > 0 && --until_lag == 0) {
+          ptx::barrier_arrive(turn_of_second_consumer, consumers * warpgroup_threads);
+        }
       }
     }
     if (Tile::pingpong && after) ptx::barrier_arrive(turn_of(1 - warpgroup_), consumers * warpgroup_threads);
@@ -69,6 +77,11 @@ class Consumer {
  private:
   __device__ __forceinline__ static unsigned turn_of(int warpgroup) {
     return warpgroup == 0 ? turn_of_first_consumer : turn_of_second_consumer;
+  }
+  /// Whether one warpgroup follows the other. A tile must have more boxes than the first can be ahead, or it would come
+  /// to the barrier twice before the second does.
+  __device__ __forceinline__ bool keep_apart() const {
+    return Tile::lag > 0 && (k_.end - k_.begin) * Tile::boxes(k_.kernel) >= Tile::pixel_stages;
   }
   /// Passes over the stages of the other warpgroup's tile.
   __device__ __forceinline__ void skip_tile() {

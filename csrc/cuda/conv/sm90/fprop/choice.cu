@@ -5,6 +5,7 @@
 #include <mutex>
 
 #include "cuda/conv/sm90/fprop/choice.h"
+#include "cuda/conv/sm90/fprop/estimate.h"
 #include "cuda/conv/sm90/fprop/tuned.h"
 
 namespace vggfast::cuda::sm90 {

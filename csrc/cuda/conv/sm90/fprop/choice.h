@@ -1,5 +1,5 @@
 // Which tile fprop takes: the one that was asked for, else the one that was measured to be the fastest (tuned.h), else
-// the one of the least estimate (tiles.h).
+// the one of the least estimate (estimate.h).
 #pragma once
 
 #include <optional>

@@ -3,11 +3,11 @@
 //   D (64 channels x Tile::pixels, in registers) += weights (64 x 128 bytes) * pixels (128 bytes x Tile::pixels)
 //
 // for each tap and 128 bytes of input channels. x and y are NHWC, weights (cout, taps, cin). Both operands come from
-// shared memory, swizzled (operand.h), with channels contiguous. Shared memory (tile.h): a ring of boxes of pixels, a
-// ring of weights and two output stages, up to 227 KB, so one block to an SM. Warps 0 and 1 fill the rings (feed.h).
+// shared memory, swizzled (operand.h), with channels contiguous. Shared memory (tile.h): a ring of boxes of pixels, one
+// or two of weights and two output stages, up to 227 KB, so one block to an SM. Warps 0 to 2 fill the rings (feed.h).
 // Warpgroups 1 and 2 wait for full stages and multiply (mainloop.h), then store (epilogue.h) while the rings fill for
-// the next tile. The grid is persistent: a block takes tile after tile. Only the warp that loads weights, where they
-// are fixed, does not wait for the kernels before this one.
+// the next tile. The grid is persistent: a block takes tile after tile. Only the warps that load weights, where they
+// are fixed, do not wait for the kernels before this one.
 #pragma once
 
 #include "cuda/conv/sm90/core/mainloop.h"
@@ -44,19 +44,19 @@ template <class Tile, class T, class U>
 __global__ void __launch_bounds__(threads, 1)
     conv_fprop_hopper_kernel(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights,
                              const __grid_constant__ TensorMap y, const FpropArgs<T, U> a) {
-  constexpr int weights_warp = 1;
-  constexpr unsigned readers = (Tile::pingpong ? 1 : consumers) * warpgroup_warps;
+  constexpr int weights_warp = 1;  // and the next one, where there are two rings
   char* const shared = ptx::shared_memory();
   auto& pixel_barriers = *reinterpret_cast<Barriers<Tile::pixel_stages>*>(shared + Tile::barriers_at);
-  auto& weight_barriers = *reinterpret_cast<Barriers<Tile::weight_stages>*>(&pixel_barriers + 1);
-  auto& reduce_barriers = *reinterpret_cast<Barriers<1>*>(&weight_barriers + 1);
+  auto* const weight_barriers = reinterpret_cast<Barriers<Tile::weight_stages>*>(&pixel_barriers + 1);
+  auto& reduce_barriers = *reinterpret_cast<Barriers<1>*>(weight_barriers + Tile::weight_rings);
   const int warp = static_cast<int>(ptx::shfl(threadIdx.x / 32, 0));  // which the compiler then knows to be uniform
   if (threadIdx.x == 0) {
     ptx::prefetch_tensormap(x);
     ptx::prefetch_tensormap(weights);
     ptx::prefetch_tensormap(y);
+    constexpr unsigned readers = Tile::weight_rings * warpgroup_warps;
     pixel_barriers.init(readers * Tile::down);
-    weight_barriers.init(readers * Tile::across);
+    for (int ring = 0; ring < Tile::weight_rings; ++ring) weight_barriers[ring].init(warpgroup_warps * Tile::across);
     reduce_barriers.init(readers * Tile::split, readers * Tile::split);
     ptx::fence_mbarrier_init();
   }
@@ -64,21 +64,24 @@ __global__ void __launch_bounds__(threads, 1)
   const InCluster<Tile> in;
   const KRange k = a.k.template part<Tile>(in.split);
   const int warpgroup = warp / warpgroup_warps;
-  if (warp != weights_warp || !a.fixed_weights) ptx::griddepcontrol_wait();
+  const int ring = warp - weights_warp;  // of weights, which the warp fills, if there is one of that number
+  const bool feeds_weights = ring >= 0 && ring < Tile::weight_rings;
+  if (!feeds_weights || !a.fixed_weights) ptx::griddepcontrol_wait();
   const int first = static_cast<int>(blockIdx.x) / Tile::cluster, step = static_cast<int>(gridDim.x) / Tile::cluster;
   if (warpgroup == 0) {
     ptx::setmaxnreg_dec<producer_registers>();
     if (warp == 0 && ptx::elect()) {
       feed_pixels<Tile, T>(shared + Tile::pixels_at, pixel_barriers, x, a.schedule, k, first, step);
       ptx::griddepcontrol_launch_dependents();
-    } else if (warp == weights_warp && ptx::elect()) {
-      feed_weights<Tile, T, U>(shared + Tile::weights_at, weight_barriers, weights, a.schedule, k, first, step);
+    } else if (feeds_weights && ptx::elect()) {
+      feed_weights<Tile, T, U>(shared + Tile::weights_at + ring * Tile::weight_stages * Tile::weight_bytes,
+                               weight_barriers[ring], weights, a.schedule, k, ring, first, step);
     }
     ptx::sync_warp();
   } else {
     ptx::setmaxnreg_inc<consumer_registers>();
     const int consumer = warpgroup - 1;
-    Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers, k, consumer);
+    Consumer<Tile, T> multiplier(shared, pixel_barriers, weight_barriers[Tile::pingpong ? 0 : consumer], k, consumer);
     ClusterReduce<Tile> cluster_reduce(shared + Tile::reduce_at, reduce_barriers, consumer);
     Epilogue<Tile, T, U> epilogue(shared + Tile::staging_at + consumer * Tile::staging_bytes, y, a.y, consumer);
     Sums<Tile> sums;

@@ -49,7 +49,7 @@ TensorMap weights_map(const FpropProblem<T, U>& p) {
   const auto bytes = [](int64_t values) { return static_cast<uint64_t>(values) * sizeof(T); };
   const auto count = [](int value) { return static_cast<uint64_t>(value); };
   const uint64_t taps = count(p.kernel * p.kernel), row = bytes(p.weight_stride);
-  constexpr uint32_t rows = Tile::channels / Tile::across;
+  constexpr uint32_t rows = warpgroup_channels / Tile::across;
   TiledMap map{.data = p.weights,
                .element = loaded_element<T>,
                .rank = 3,

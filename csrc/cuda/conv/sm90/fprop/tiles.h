@@ -1,9 +1,8 @@
-// The tiles that fprop is built for, one line per tile, and an estimate of their time (choice.h chooses).
+// The tiles that fprop is built for, one line per tile, and where they fit (choice.h chooses).
 #pragma once
 
 #include <array>
 #include <bit>
-#include <cmath>
 
 #include "cuda/conv/sm90/core/schedule.h"
 #include "cuda/conv/sm90/fprop/tile_id.h"
@@ -58,27 +57,6 @@ bool fits(const Shape& s) {
   }
   if (Tile::stationary && (s.sums.c > warpgroup_channels || chunks > 1)) return false;
   return chunks >= Tile::split && s.sums.c > (Tile::down - 1) * Tile::channels;
-}
-
-/// Estimated clocks: whole waves of tiles, each bound by its products, by shared memory or by L2. An epilogue counts
-/// where no other warpgroup multiplies meanwhile. Nothing here has been measured on a GPU.
-template <class Tile>
-double estimate(const Shape& s, const Residency& gpu) {
-  // Each of a clock and SM. A product takes the same time whatever its values are: of 2 bytes it is 2048 multiply-adds.
-  // 128 bytes is what shared memory is specified for; 40 bytes of L2 is a guess near the peak of the SM's port.
-  constexpr double product_area = 4096, shared_bytes = 128, l2_bytes = 40;
-  constexpr double start = 2000, epilogue = 1500;  // clocks; both are guesses
-  const Schedule schedule = Schedule::of<Tile>(s.sums);
-  const double waves = std::ceil(double(schedule.groups) / gpu.of(Tile::cluster));
-  const int chunks = (s.cin * s.element_bytes + row_bytes - 1) / row_bytes, taps = s.kernel * s.kernel;
-  const double steps = std::ceil(double(chunks) / Tile::split) * taps, boxes = steps / Tile::taps_of_a_box;
-  const double products = steps * Tile::channels / 64 * (row_bytes / product_bytes);
-  const double multiply = products * 64 * Tile::pixels * product_bytes / product_area;
-  const double weights = Tile::stationary ? 0 : steps * Tile::weight_bytes, pixels = boxes * Tile::pixel_bytes;
-  const double operands = products * (64 + Tile::pixels) * product_bytes;
-  const double shared = (operands + weights + pixels) / shared_bytes;
-  const double l2 = (weights / Tile::across + pixels / Tile::down) / l2_bytes;
-  return start + waves * (std::max({multiply, shared, l2}) + (Tile::pingpong && waves > 1 ? 0 : epilogue));
 }
 
 }  // namespace vggfast::cuda::sm90
