@@ -16,6 +16,7 @@ from types import ModuleType
 
 import timing
 from peers.report import draw
+from roofline import Ceilings
 from simulated import ROOT, simulator
 from tiles import BYTES, CLUSTERS, NUM_SMS, Fprop, choices, fprop_of, pixels_of, share, tiles_of
 
@@ -130,6 +131,39 @@ def table(cuda: ModuleType, batch: int, which: str, dtype: str) -> list[list[str
     return rows
 
 
+def undone_masks(batch: int) -> list[dict]:
+    """What a backward pass in 16 bits moves beside its convolutions to undo masks: a layer a row, in bytes.
+
+    "scatter": each layer's gradient is read and its masked one written, by a kernel of its own. "dgrad": where a ReLU
+    alone is before the next convolution, that one's dgrad writes the masked gradient at once, and reads the mask's bits
+    (vggfast.ops.conv_rows)."""
+    rows = []
+    for _, cout, size, pool in NETWORK:
+        values = batch * cout * size**2
+        stored = values // 4 if pool else values  # of the layer's output
+        scatter = 2 * stored + (3 if pool else 1) * stored // 8 + 2 * values
+        rows.append({"layer": f"{cout} x {size}²{' + pool' if pool else ''}", "scatter": scatter,
+                     "dgrad": scatter if pool else values // 8})  # fmt: skip
+    return rows
+
+
+def draw_undone_masks(batches: Sequence[int]) -> list[dict]:
+    """The same in megabytes, and in milliseconds of an H200's device copy."""
+    found = []
+    for batch in batches:
+        rows = undone_masks(batch)
+        total = {"layer": "all", **{way: sum(row[way] for row in rows) for way in ("scatter", "dgrad")}}
+        shown = [
+            [row["layer"], *(f"{row[way] / 1e6:.1f} MB, {row[way] / Ceilings().memory * 1e3:.3f} ms"
+                             for way in ("scatter", "dgrad"))]
+            for row in (*rows, total)
+        ]  # fmt: skip
+        draw(f"masks undone in a backward pass, 16 bits, batch {batch}, est.",
+             ["gradient of", "by scatters", "by dgrad, where no pool is"], shown)  # fmt: skip
+        found.append({"which": "masks", "batch": batch, "rows": rows})
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
@@ -150,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for batch in options.batches:
             draw(f"{title}, batch {batch}", ["layer", "tile", "clocks", "share"], table(cuda, batch, which, dtype))
         rows += steps
+    rows += draw_undone_masks(options.batches)
     timing.write_results(options.out, rows, estimate=True)
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Simulated(_backends.Backend):
     """In place of the CPU's back end: ``_backends.OF_DEVICE["cpu"]``."""
 
-    dtypes = _backends.CudaBackend.dtypes
+    dtypes, masks_gx = _backends.CudaBackend.dtypes, _backends.CudaBackend.masks_gx
     no_hopper = None
 
     def __init__(self, module: ModuleType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -26,6 +27,10 @@ from vggfast.layers import (
 )
 from vggfast.ops import _library as lib
 from vggfast.ops.conv import conv_nhwc
+from vggfast.ops.conv_rows import ConvLayer, convs_nhwc
+
+_Step = tuple[Any, Any, tuple[bool, bool] | None]  # as graph.runs has them
+_NOTHING: _Step = (None, None, None)
 
 __all__ = ["BatchNorm2d", "Conv1x1", "Conv3x3", "FusedSequential", "Linear", "LocalResponseNorm", "MaxPool2x2"]
 
@@ -51,8 +56,10 @@ class FusedSequential(nn.Sequential):
         within = hands_on()
         nchw = not lib.is_channels_last(input) and not within
         y: Any = input
-        for module, norm, epilogue in runs(list(self)):
-            if epilogue is not None and isinstance(module, Conv3x3 | Conv1x1):
+        for row, (module, norm, epilogue) in _rows(runs(list(self))):
+            if row:
+                y = convs_nhwc(y, row)
+            elif epilogue is not None and isinstance(module, Conv3x3 | Conv1x1):
                 y = _convolved(module, norm, y, epilogue)
             elif epilogue is not None:
                 y = batch_norm(module, y, *epilogue)
@@ -63,9 +70,22 @@ class FusedSequential(nn.Sequential):
         return _contiguous(y) if nchw and y is not input else y
 
 
+def _rows(steps: Iterable[_Step]) -> Iterator[tuple[list[ConvLayer], _Step]]:
+    """Convolutions without a norm that follow each other, in one list; and each other step, beside an empty one."""
+    row: list[ConvLayer] = []
+    for module, norm, epilogue in steps:
+        if epilogue is not None and norm is None and isinstance(module, Conv3x3 | Conv1x1):
+            row.append(ConvLayer(module.weight, module.bias, *epilogue, module._exact))
+            continue
+        if row:
+            yield row, _NOTHING
+            row = []
+        yield row, (module, norm, epilogue)
+    if row:
+        yield row, _NOTHING
+
+
 def _convolved(conv: Conv3x3 | Conv1x1, norm: Any, x: Tensor, epilogue: tuple[bool, bool]) -> Tensor:
-    if norm is None:
-        return conv_nhwc(x, conv.weight, conv.bias, *epilogue, conv._exact)
     if not folds(conv, norm, x):
         return batch_norm(norm, conv_nhwc(x, conv.weight, conv.bias, False, False, conv._exact), *epilogue)
     layer = BatchNorm(norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)

@@ -39,12 +39,13 @@ void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epil
   if (mask) check_mask(*mask, e, y);
 }
 
-void check_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx) {
+void check_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, const Tensor* x_mask) {
   check_nhwc(gx, "gx");
   check_gradient(gy, masked, gx.size(2), gx.size(3));
   check_kernel(weight, gy.size(1), 0, "gy");
   check_like(weight, "weight", weight.shape, gy.dtype, gy.device);
   check_like(gx, "gx", {gy.size(0), weight.size(1), gx.size(2), gx.size(3)}, gy.dtype, gy.device);
+  if (x_mask) check_mask(*x_mask, {.relu = true}, gx, "x_mask");
 }
 
 void check_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,

@@ -13,7 +13,7 @@ void check_workspace(Workspace workspace, size_t expected);
 
 void check_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                  const Tensor* mask);
-void check_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx);
+void check_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, const Tensor* x_mask);
 /// `sums` is what gw and gb are to be of.
 void check_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                  DType sums);

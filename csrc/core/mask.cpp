@@ -5,13 +5,13 @@
 
 namespace vggfast {
 
-void check_mask(const Tensor& mask, Epilogue e, const Tensor& y) {
+void check_mask(const Tensor& mask, Epilogue e, const Tensor& y, const char* name) {
   const int64_t planes = mask_planes(e);
-  VGGFAST_CHECK(planes > 0, "mask is given, but there is neither ReLU nor pool to remember");
-  check_like(mask, "mask", {y.size(0), planes, y.size(2), y.size(3), (y.size(1) + 7) / 8}, DType::u8, y.device);
+  VGGFAST_CHECK(planes > 0, name, " is given, but there is neither ReLU nor pool to remember");
+  check_like(mask, name, {y.size(0), planes, y.size(2), y.size(3), (y.size(1) + 7) / 8}, DType::u8, y.device);
   int64_t stride = 1;
   for (int axis = 4; axis >= 0; --axis) {
-    VGGFAST_CHECK(mask.size(axis) <= 1 || mask.stride(axis) == stride, "mask is not contiguous");
+    VGGFAST_CHECK(mask.size(axis) <= 1 || mask.stride(axis) == stride, name, " is not contiguous");
     stride *= mask.size(axis);
   }
 }

@@ -51,22 +51,22 @@ void bind_prepacked(pybind11::module_& m) {
                 cuda::conv_fprop_prepacked(x, weight, bias, {relu, pool}, y, mask, workspace_of(packed),
                                            workspace_of(workspace), context);
               }));
-  m.def("conv_dgrad_prepacked_workspace", named({"gy", "mask", "weight", "gx", "packed", "context"},
-                                                [](const Tensor& gy, const Tensor* mask, const Tensor& weight,
-                                                   const Tensor& gx, const Tensor&, const Context& context) {
-                                                  VGGFAST_CHECK(gx.dim() == 4, "gx must have 4 axes, got shape ",
-                                                                describe(gx.shape));
-                                                  return cuda::conv_dgrad_prepacked_workspace(
-                                                      gy, masked_by(mask), weight, gx.size(2), gx.size(3), context);
-                                                },
-                                                {.memory = false}));
-  m.def("conv_dgrad_prepacked", named({"gy", "mask", "weight", "gx", "packed", "workspace", "context"},
-                                      [](const Tensor& gy, const Tensor* mask, const Tensor& weight, const Tensor& gx,
-                                         const Tensor& packed, const Tensor& workspace, const Context& context) {
-                                        cuda::conv_dgrad_prepacked(gy, masked_by(mask), weight, gx,
-                                                                   workspace_of(packed), workspace_of(workspace),
-                                                                   context);
-                                      }));
+  m.def("conv_dgrad_prepacked_workspace",
+        named({"gy", "mask", "weight", "gx", "x_mask", "packed", "context"},
+              [](const Tensor& gy, const Tensor* mask, const Tensor& weight, const Tensor& gx, const Tensor*,
+                 const Tensor&, const Context& context) {
+                VGGFAST_CHECK(gx.dim() == 4, "gx must have 4 axes, got shape ", describe(gx.shape));
+                return cuda::conv_dgrad_prepacked_workspace(gy, masked_by(mask), weight, gx.size(2), gx.size(3),
+                                                            context);
+              },
+              {.memory = false}));
+  m.def("conv_dgrad_prepacked",
+        named({"gy", "mask", "weight", "gx", "x_mask", "packed", "workspace", "context"},
+              [](const Tensor& gy, const Tensor* mask, const Tensor& weight, const Tensor& gx, const Tensor* x_mask,
+                 const Tensor& packed, const Tensor& workspace, const Context& context) {
+                cuda::conv_dgrad_prepacked(gy, masked_by(mask), weight, gx, workspace_of(packed),
+                                           workspace_of(workspace), context, x_mask);
+              }));
 }
 
 }  // namespace

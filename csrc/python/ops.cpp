@@ -51,17 +51,18 @@ void bind_conv(py::module_& m, const Ops& ops) {
                                 const Tensor& y, Optional mask, const Tensor& workspace, const Context& context) {
                               ops.conv_fprop(x, weight, bias, {relu, pool}, y, mask, workspace_of(workspace), context);
                             }));
-  m.def("conv_dgrad_workspace",
-        named({"gy", "mask", "weight", "gx", "context"},
-              [=](const Tensor& gy, Optional mask, const Tensor& weight, const Tensor& gx, const Context& context) {
-                check_axes(gx, "gx");
-                return ops.conv_dgrad_workspace(gy, masked_by(mask), weight, gx.size(2), gx.size(3), context);
-              },
-              {.memory = false}));
-  m.def("conv_dgrad", named({"gy", "mask", "weight", "gx", "workspace", "context"},
+  m.def("conv_dgrad_workspace", named({"gy", "mask", "weight", "gx", "x_mask", "context"},
+                                      [=](const Tensor& gy, Optional mask, const Tensor& weight, const Tensor& gx,
+                                          Optional, const Context& context) {
+                                        check_axes(gx, "gx");
+                                        return ops.conv_dgrad_workspace(gy, masked_by(mask), weight, gx.size(2),
+                                                                        gx.size(3), context);
+                                      },
+                                      {.memory = false}));
+  m.def("conv_dgrad", named({"gy", "mask", "weight", "gx", "x_mask", "workspace", "context"},
                             [=](const Tensor& gy, Optional mask, const Tensor& weight, const Tensor& gx,
-                                const Tensor& workspace, const Context& context) {
-                              ops.conv_dgrad(gy, masked_by(mask), weight, gx, workspace_of(workspace), context);
+                                Optional x_mask, const Tensor& workspace, const Context& context) {
+                              ops.conv_dgrad(gy, masked_by(mask), weight, gx, workspace_of(workspace), context, x_mask);
                             }));
   m.def("conv_wgrad_workspace", named({"x", "gy", "mask", "gw", "gb", "context"},
                                       [=](const Tensor& x, const Tensor& gy, Optional mask, const Tensor& gw, Optional,

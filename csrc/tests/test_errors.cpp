@@ -140,6 +140,9 @@ void check_conv_dgrad() {
               "mask must have shape (2, 1, 5, 4, 1), got (2, 1, 5, 4, 2)");
   CHECK_ERROR(mask(of_strides(c.mask, {20, 20, 1, 5, 1}), {.relu = true}), "mask is not contiguous");
   CHECK_ERROR(mask(c.mask, {}), "neither ReLU nor pool");
+  const Held bits = make_mask({.relu = true, .pool = true}, 2, 3, 5, 4);
+  CHECK_ERROR(conv_dgrad(gy, {}, weight, gx, workspace, one_thread, &bits.view),
+              "x_mask must have shape (2, 1, 5, 4, 1), got (2, 3, 5, 4, 1)");
   CHECK(untouched(c.output_x));
 }
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from tests.support.comparisons import integers
+from tests.support.comparisons import assert_same_bits, integers
 from vggfast import ops
 from vggfast.ops import reference
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
@@ -55,7 +55,9 @@ def masked_gradient(relu, pool, h=5, w=4):
 @pytest.mark.parametrize(("relu", "pool"), EPILOGUES)
 def test_conv_dgrad(kernel, relu, pool):
     gy, mask = masked_gradient(relu, pool)
-    check(lambda gy, weight: conv_dgrad(gy, mask, weight, 5, 4), gy, doubles(3, 2, kernel, kernel))
+    weight, x_mask = doubles(3, 2, kernel, kernel), torch.randint(0, 4, (2, 1, 5, 4, 1), dtype=torch.uint8)
+    check(lambda gy, weight: conv_dgrad(gy, mask, weight, 5, 4), gy, weight)
+    check(lambda gy, weight: conv_dgrad(gy, mask, weight, 5, 4, None, x_mask), gy, weight)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
@@ -83,6 +85,10 @@ def test_a_mask_is_a_scatter_before_the_op(exact, relu, pool, dtype):
     assert torch.equal(conv_dgrad(gy, mask, weight, 7, 6), conv_dgrad(gz, None, weight, 7, 6))
     for ours, plain in zip(conv_wgrad(x, gy, mask, 3, True), conv_wgrad(x, gz, None, 3, True), strict=True):
         assert torch.equal(ours, plain)
+    x_mask = torch.randint(0, 4, (2, 1, 7, 6, 1), dtype=torch.uint8)
+    gy[:, :, 2, 2] = float("nan")
+    masked = mask_scatter(conv_dgrad(gy, mask, weight, 7, 6), x_mask, 7, 6)
+    assert_same_bits(conv_dgrad(gy, mask, weight, 7, 6, None, x_mask), masked)
 
 
 @pytest.mark.parametrize("ceil_mode", [False, True])

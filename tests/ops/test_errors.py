@@ -5,7 +5,7 @@ import torch
 
 import vggfast
 from vggfast import _native, ops
-from vggfast.ops.conv import conv_dgrad, conv_wgrad
+from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
 from vggfast.ops.fc import linear_dgrad, linear_wgrad
 from vggfast.ops.lrn import lrn_dgrad
 from vggfast.ops.mask import mask_gather, mask_scatter
@@ -107,6 +107,14 @@ BAD = {
     "conv_dgrad mask": (lambda: conv_dgrad(t(2, 5, 4, 4), bits(2, 1, 2, 2, 1), W, 4, 4), ValueError,
                              r"mask must have shape \(2, 4, 4, 1\), with the planes after N, for gy, "
                              r"got \(2, 1, 2, 2, 1\)"),
+    "conv_dgrad x_mask": (lambda: conv_dgrad(t(2, 5, 4, 4), None, W, 4, 4, None, bits(2, 1, 4, 4, 2)), ValueError,
+                          r"x_mask must have shape \(2, 4, 4, 1\), with the planes after N, for x, "
+                          r"got \(2, 1, 4, 4, 2\)"),
+    "conv_dgrad x_mask of a pool": (lambda: conv_dgrad(t(2, 5, 4, 4), None, W, 4, 4, None, bits(2, 3, 4, 4, 1)),
+                                    ValueError, r"x_mask must have 1 plane, a ReLU's, got shape \(2, 3, 4, 4, 1\)"),
+    "conv gy_masked": (lambda: conv(X, W, B, True, True, True, None, None, True), ValueError,
+                       "gy_masked must be False but with relu and save and without pool, got True with relu True, "
+                       "save True and pool True"),
     "conv_dgrad dtypes": (lambda: conv_dgrad(t(2, 5, 4, 4).double(), None, W, 4, 4), TypeError,
                           "weight must have the dtype of gy, torch.float64, got torch.float32"),
     "conv_wgrad images": (lambda: conv_wgrad(X, t(1, 5, 4, 4), None, 3, True), ValueError,

@@ -44,7 +44,7 @@ def samples():
         for x in (image, last):
             for relu, pool in ((False, False), (True, False), (False, True), (True, True)):
                 yield conv, (x, t(9, 3, 3, 3), t(9), relu, pool, relu or pool)
-            yield conv, (x, t(4, 3, 1, 1), None, True, False, True)
+            yield conv, (x, t(4, 3, 1, 1), None, True, False, True, None, mask_of(True, False, 3), True)
             yield max_pool, (x, False, True)
             yield max_pool, (x, True, True)
             yield batch_norm_op, (x, t(3), t(3), None, None, 1e-5, True, True, True)
@@ -54,12 +54,12 @@ def samples():
             yield mean_posteriors_dgrad, (t(1, 3), x, 2)
             yield lrn, (x, *LRN)
             yield lrn_dgrad, (t(2, 3, 5, 4), x, *LRN)
-            yield conv_dgrad, (x, None, t(3, 6, 3, 3), 5, 4)
             yield conv_dgrad, (x, mask_of(True, False, 3), t(3, 6, 1, 1), 5, 4)
             yield conv_dgrad, (x, mask_of(True, True, 3, 10, 9), t(3, 6, 3, 3), 10, 9)
-            yield conv_wgrad, (x, t(2, 7, 5, 4), None, 3, True)
+            yield conv_dgrad, (x, None, t(3, 6, 3, 3), 5, 4, None, mask_of(True, False, 6))
             yield conv_wgrad, (x, t(2, 7, 5, 4), mask_of(True, False, 7), 1, False)
             yield conv_wgrad, (x, t(2, 7, 2, 2), mask_of(False, True, 7), 3, True)
+            yield conv_wgrad, (x, t(2, 7, 5, 4), None, 3, True, None, mask_of(True, False, 3))
         yield linear_op, (t(2, 5), t(4, 5), t(4))
         yield linear_dgrad, (t(2, 4), t(4, 5))
         yield linear_wgrad, (t(2, 5), t(2, 4))
@@ -334,7 +334,7 @@ def test_vmap_of_derivatives_with_masks(relu, pool, in_dims):
         return vmap(op, in_dims)(*moved)
 
     def dgrad(gy, mask, weight):
-        return conv_dgrad(gy, mask, weight, 5, 4)
+        return conv_dgrad(gy, mask, weight, 5, 4, None, None if pool else mask[:, :1, ..., :1])
 
     def wgrad(gy, mask, x):
         return conv_wgrad(x, gy, mask, 3, True)[0]

@@ -18,7 +18,7 @@ from tests.support.hopper import hopper_conv
 from vggfast import _native
 from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad
-from vggfast.ops.mask import mask_gather
+from vggfast.ops.mask import mask_gather, mask_scatter
 
 pytestmark = pytest.mark.backends("sim", "cuda")
 E4M3, BF16 = torch.float8_e4m3fn, torch.bfloat16
@@ -132,7 +132,7 @@ def test_float32_is_rounded_to_tf32_not_cut_off(tile, feed):
 
 @pytest.mark.parametrize("epilogue", ["none", "relu, pool"])
 def test_dgrad(tile, name, epilogue):
-    """Mirrored weights; a gradient that is seen through a mask."""
+    """Mirrored weights; a gradient that is seen through a mask, and one that comes through the mask of x."""
     tile(name)
     relu, pool = EPILOGUES[epilogue]
     x, weight, bias = (t.bfloat16() for t in tensors(*ODD))
@@ -144,6 +144,13 @@ def test_dgrad(tile, name, epilogue):
     z = F.conv2d(leaf, weight.double(), padding=1)
     exact = mask_gather(z, mask) if relu or pool else z
     assert_rounded_once(got, torch.autograd.grad(exact, leaf, gy.double())[0])
+    if epilogue == "none":
+        gy[0, :, 3, 4] = torch.nan
+        got, x_mask = conv_dgrad(gy, None, weight, 9, 17), torch.randint(0, 256, (2, 1, 9, 17, 9), dtype=torch.uint8)
+        masked = conv_dgrad(gy, None, weight, 9, 17, None, x_mask)
+        assert_same_bits(masked, mask_scatter(got, x_mask, 9, 17))
+        assert masked.isnan().any()
+        assert not masked.isnan().all()
 
 
 def test_orders(tile, name):

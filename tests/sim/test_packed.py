@@ -97,17 +97,18 @@ def test_errors_name_the_argument(gpu):
 def test_packed_before_or_for_the_call_is_the_same(gpu, sim, tile, dtype):
     tf32, dtype = dtype == "tf32", torch.float32 if dtype == "tf32" else dtype
     x, gy, weight = nhwc(2, 24, 5, 6, dtype=dtype), nhwc(2, 40, 5, 6, dtype=dtype), torch.randn(40, 24, 3, 3).to(dtype)
+    x_mask = torch.randint(256, (2, 1, 5, 6, 3), dtype=torch.uint8)
     sim.cuda.set_conv_tile(tile)
     try:
         with conv_precision("tf32" if tf32 else "ieee"):
             y, mask = conv(x, weight, None, True, False, True)
-            gx = conv_dgrad(gy, mask, weight, 5, 6)
+            gx = conv_dgrad(gy, mask, weight, 5, 6, None, x_mask)
             assert _packed.packs(gpu, "conv_fprop", x, weight, None, True, False, y, mask)
             orders = [_packed.pack(gpu, weight, mirrored) for mirrored in (False, True)]
             again, bits, back = torch.empty_like(y), torch.empty_like(mask), torch.empty_like(gx)
             sim.clear_counters()
             gpu.run("conv_fprop_prepacked", x, weight, None, True, False, again, bits, orders[0])
-            gpu.run("conv_dgrad_prepacked", gy, mask, weight, back, orders[1])
+            gpu.run("conv_dgrad_prepacked", gy, mask, weight, back, x_mask, orders[1])
     finally:
         sim.cuda.set_conv_tile("auto")
     assert packs(sim) == 0

@@ -11,11 +11,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.support.comparisons import assert_as_accurate_as_tf32, assert_rounded_once, conv_precision, relative_error
+from tests.support.comparisons import (
+    assert_as_accurate_as_tf32,
+    assert_rounded_once,
+    assert_same_bits,
+    conv_precision,
+    relative_error,
+)
 from vggfast import VGG, ops
 from vggfast.ops._backends import backend_of
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
-from vggfast.ops.mask import mask_gather
+from vggfast.ops.mask import mask_gather, mask_scatter
 
 pytestmark = pytest.mark.backends("sim")
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
@@ -79,6 +85,9 @@ def test_every_variant_of_a_convolution(backend, tile, shape, dtype, relu, pool)
         mask = mask if relu else None
         gx = conv_dgrad(gy, mask, weight, 13, 15)
         gw, gb = conv_wgrad(x, gy, mask, 3, True)
+        x_mask = torch.randint(0, 256, (1, 1, 13, 15, 3), dtype=torch.uint8)
+        masked = conv_dgrad(gy, mask, weight, 13, 15, None, x_mask)
+    assert_same_bits(masked, mask_scatter(gx, x_mask, 13, 15))
     leaves = [t.double().requires_grad_() for t in (x, weight, bias)]
     z = F.conv2d(*leaves, padding=1)
     exact = mask_gather(z, mask) if relu else z

@@ -14,7 +14,7 @@ from tests.support.comparisons import (
     relative_error,
 )
 from vggfast.ops.conv import conv, conv_dgrad, conv_wgrad
-from vggfast.ops.mask import mask_gather
+from vggfast.ops.mask import mask_gather, mask_scatter
 
 pytestmark = pytest.mark.backends("sim")
 KERNELS = {"stem_fprop_kernel", "stem_dgrad_kernel", "stem_wgrad_kernel"}
@@ -221,9 +221,16 @@ def test_too_low_for_a_window(sim):
     gy = torch.zeros(1, 8, 0, 3).bfloat16()
     mask = torch.zeros(0, dtype=torch.uint8).as_strided((1, 3, 0, 3, 1), (0, 0, 3, 1, 1))
     gx = torch.full((1, 3, 1, 7), float("nan")).bfloat16().contiguous(memory_format=torch.channels_last)
-    Poisoned(sim).run("conv_dgrad", gy, mask, torch.randn(8, 3, 3, 3).bfloat16(), gx)
+    Poisoned(sim).run("conv_dgrad", gy, mask, torch.randn(8, 3, 3, 3).bfloat16(), gx, None)
     assert "stem_dgrad_kernel" in sim.counters()
     assert not gx.any()
+
+
+def test_a_mask_on_the_gradient_of_x(backend, sim):
+    gy, weight = torch.randn(2, 16, 5, 6).bfloat16(), torch.randn(16, 4, 3, 3).bfloat16()
+    x_mask = torch.randint(0, 16, (2, 1, 5, 6, 1), dtype=torch.uint8)
+    plain = conv_dgrad(gy, None, weight, 5, 6)
+    assert_same_bits(conv_dgrad(gy, None, weight, 5, 6, None, x_mask), mask_scatter(plain, x_mask, 5, 6))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -30,9 +30,12 @@ class Backend:
         dtypes: what all its kernels take; ops convert other floating dtypes to float32 and back, unless :meth:`takes`
             says that theirs take those too.
         no_hopper: why the kernels for Hopper GPUs do not run here, or None.
+        masks_gx: whether dgrad's kernels apply the mask of the ReLU before their layer as they write gx, so that no
+            other kernel need read that gradient through it.
     """
 
     dtypes: tuple[torch.dtype, ...] = WIDE
+    masks_gx = False
     no_hopper: str | None = "this is a CPU"
 
     def __init__(self, module: ModuleType, device: str):
@@ -131,6 +134,7 @@ class CudaBackend(Backend):
     convolutions are direct sums."""
 
     dtypes = (*NARROW, *WIDE)
+    masks_gx = True
 
     def __init__(self, module: ModuleType, index: int):
         super().__init__(module, "cuda")
@@ -185,6 +189,7 @@ class TorchBackend:
     """torch's own ops in the kernels' place, for GPUs that ours do not run on."""
 
     dtypes = (*NARROW, *WIDE)
+    masks_gx = False
     no_hopper: str | None = "torch's ops run here"
 
     def has(self, name: str) -> bool:
@@ -287,6 +292,11 @@ def shares_gradients(x: Tensor, weight: Tensor) -> bool:
     kind = x.device.type
     there = kind in OF_DEVICE and (kind != "cuda" or torch.cuda.is_available())
     return there and backend_of(x).shares_gradients(x, weight)
+
+
+def masks_gx(x: Tensor) -> bool:
+    """As the back end says that runs on x's device, where there is one."""
+    return x.device.type in OF_DEVICE and backend_of(x).masks_gx
 
 
 def backend_of(t: Tensor) -> Backend | TorchBackend:

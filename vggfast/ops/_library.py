@@ -113,7 +113,7 @@ def _with_tensors_checked(run: Callable, schema: torch.FunctionSchema) -> Callab
 
     def checked(*args):
         for i, name, optional in tensors:
-            if (t := args[i]) is not None:
+            if (t := args[i] if i < len(args) else None) is not None:  # torch leaves defaults at the end out
                 check_memory(t, name)
             elif not optional:  # torch takes None for any tensor
                 check_dense(t, name)
@@ -127,6 +127,7 @@ def _refusing_nested(schema: torch.FunctionSchema) -> Callable:
     tensors = _tensors_of(schema)
 
     def refuse(*args):
+        args = filled(schema, args)
         check_tensors(*(name for _, name, optional in tensors if optional), **{name: args[i] for i, name, _ in tensors})
 
     return refuse

@@ -87,9 +87,10 @@ def conv_fprop(x, weight, bias, relu, pool, y, mask):
     _epilogue(F.conv2d(x, weight, bias, padding=weight.shape[2] // 2), relu, pool, y, mask)
 
 
-def conv_dgrad(gy, mask, weight, gx):
-    gz = _gradient(gy, mask, (gx.shape[2], gx.shape[3]))
-    gx.copy_(F.conv_transpose2d(gz, weight, padding=weight.shape[2] // 2))
+def conv_dgrad(gy, mask, weight, gx, x_mask):
+    size = gx.shape[2], gx.shape[3]
+    gz = _gradient(gy, mask, size)
+    gx.copy_(_gradient(F.conv_transpose2d(gz, weight, padding=weight.shape[2] // 2), x_mask, size))
 
 
 def conv_wgrad(x, gy, mask, gw, gb):

@@ -21,18 +21,18 @@ def empty_mask(y: Tensor, relu: bool, pool: bool) -> Tensor:
     return y.new_empty((n, planes, h, w, (c + 7) // 8), dtype=lib.BITS)
 
 
-def check_mask(t: Tensor, name: str, mask: Tensor, size: tuple[int, ...]) -> tuple[bool, bool]:
+def check_mask(t: Tensor, name: str, mask: Tensor, size: tuple[int, ...], mask_name: str = "mask") -> tuple[bool, bool]:
     """(relu, pool) of a mask that fits outputs (N, C) of `t` and extents `size`."""
     lib.check_activation(t, name)
     expected = (t.shape[0], *size, (t.shape[1] + 7) // 8)
     if mask.dim() != 5 or mask.dtype != lib.BITS or not 1 <= mask.shape[1] <= 3:
         raise ValueError(
-            "mask must be torch.uint8 of shape (N, 1 to 3 planes, OH, OW, bytes), "
+            f"{mask_name} must be torch.uint8 of shape (N, 1 to 3 planes, OH, OW, bytes), "
             f"got {mask.dtype} of shape {tuple(mask.shape)}"
         )
     if (mask.shape[0], *mask.shape[2:]) != expected:
         raise ValueError(
-            f"mask must have shape {expected}, with the planes after N, for {name}, got {tuple(mask.shape)}"
+            f"{mask_name} must have shape {expected}, with the planes after N, for {name}, got {tuple(mask.shape)}"
         )
     return mask.shape[1] != 2, mask.shape[1] >= 2
 

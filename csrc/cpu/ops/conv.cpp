@@ -200,6 +200,24 @@ ConvInput<void> gradient_of(const Tensor& gy, const Masked& masked, int64_t h, i
           .stored_w = gy.size(3)};
 }
 
+/// Writes 0 to the values of t, NHWC, that a ReLU let not pass, by its mask.
+void apply_mask(const Tensor& t, const Tensor& mask, Context context) {
+  const int64_t channels = t.size(1), bytes = (channels + 7) / 8, pixels = t.size(0) * t.size(2) * t.size(3);
+  const size_t size = size_of(t.dtype);
+  constexpr int64_t values_of_a_task = 1 << 16;
+  cpu::parallel_ranges(pixels, std::max<int64_t>(1, values_of_a_task / channels), context.threads,
+                       [&](int64_t begin, int64_t end, int) {
+                         for (int64_t pixel = begin; pixel < end; ++pixel) {
+                           std::byte* const values = t.as<std::byte>() + pixel * channels * static_cast<int64_t>(size);
+                           const uint8_t* const bits = mask.as<uint8_t>() + pixel * bytes;
+                           for (int64_t c = 0; c < channels; ++c) {
+                             if (!(bits[c / 8] >> c % 8 & 1))
+                               std::memset(values + c * static_cast<int64_t>(size), 0, size);
+                           }
+                         }
+                       });
+}
+
 }  // namespace
 
 bool conv_takes(DType dtype) {
@@ -289,8 +307,8 @@ bool conv_fprop_packed(const Tensor& x, const Tensor& weight, const Tensor& orig
 }
 
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
-                Context context) {
-  check_dgrad(gy, masked, weight, gx);
+                Context context, const Tensor* x_mask) {
+  check_dgrad(gy, masked, weight, gx, x_mask);
   const int64_t h = gx.size(2), w = gx.size(3);
   const ConvPlan plan = plan_dgrad(gy, masked, weight, h, w, context);
   const size_t room = widened_bytes(weight);
@@ -299,6 +317,7 @@ void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, co
             .weight = flipped_view_of(widened(weight, workspace.data, context)),
             .out = {.y = gx.data, .h = h, .w = w, .c = gx.size(1)},
             .workspace = static_cast<std::byte*>(workspace.data) + room});
+  if (x_mask) apply_mask(gx, *x_mask, context);
 }
 
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,

@@ -57,9 +57,9 @@ void fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e
   choose(&ConvAlgorithm::fprop, problem).run(problem, workspace);
 }
 
-void dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, const Workspace* packed,
-           Workspace workspace, const Context& context) {
-  check_dgrad(gy, masked, weight, gx);
+void dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, const Tensor* x_mask,
+           const Workspace* packed, Workspace workspace, const Context& context) {
+  check_dgrad(gy, masked, weight, gx, x_mask);
   check_pixels(gx, "gx", gx.size(2), gx.size(3));
   check_float(gy, "gy");
   const ConvDgrad problem{.gy = gy,
@@ -69,6 +69,7 @@ void dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const T
                           .w = gx.size(3),
                           .context = context,
                           .gx = &gx,
+                          .x_mask = x_mask,
                           .packed = packed};
   choose(&ConvAlgorithm::dgrad, problem).run(problem, workspace);
 }
@@ -135,13 +136,13 @@ void conv_fprop_prepacked(const Tensor& x, const Tensor& weight, const Tensor* b
 }
 
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
-                Context context) {
-  dgrad(gy, masked, weight, gx, nullptr, workspace, context);
+                Context context, const Tensor* x_mask) {
+  dgrad(gy, masked, weight, gx, x_mask, nullptr, workspace, context);
 }
 
 void conv_dgrad_prepacked(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx,
-                          Workspace packed, Workspace workspace, Context context) {
-  dgrad(gy, masked, weight, gx, &packed, workspace, context);
+                          Workspace packed, Workspace workspace, Context context, const Tensor* x_mask) {
+  dgrad(gy, masked, weight, gx, x_mask, &packed, workspace, context);
 }
 
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,

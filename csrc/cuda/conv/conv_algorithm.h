@@ -25,6 +25,7 @@ struct ConvDgrad {
   int64_t h, w;  // of gx
   const Context& context;
   const Tensor* gx = nullptr;         // of a run
+  const Tensor* x_mask = nullptr;     // of a run, or null there too
   const Workspace* packed = nullptr;  // as in ConvFprop
 };
 struct ConvWgrad {

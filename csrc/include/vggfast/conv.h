@@ -73,9 +73,10 @@ bool conv_fprop_packed(const Tensor& x, const Tensor& weight, const Tensor& orig
                        const Tensor* bias, Epilogue e, const Tensor& y, const Tensor* mask, Workspace workspace,
                        Context context);
 
-/// Writes gx, the gradient with respect to x.
+/// Writes gx, the gradient with respect to x. `x_mask`, unless it is null, is the mask that a ReLU left of x: gx is
+/// then the gradient of what the ReLU took, 0 where it let nothing pass.
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
-                Context context);
+                Context context, const Tensor* x_mask = nullptr);
 /// Writes gw and, unless it is null, gb (Cout): the gradients with respect to weight and bias, of x's dtype; but of
 /// float32 where the CPU takes bfloat16.
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,

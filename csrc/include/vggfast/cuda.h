@@ -41,7 +41,7 @@ size_t conv_wgrad_workspace(const Tensor& x, const Tensor& gy, const Masked& mas
 void conv_fprop(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                 const Tensor* mask, Workspace workspace, Context context);
 void conv_dgrad(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx, Workspace workspace,
-                Context context);
+                Context context, const Tensor* x_mask = nullptr);
 void conv_wgrad(const Tensor& x, const Tensor& gy, const Masked& masked, const Tensor& gw, const Tensor* gb,
                 Workspace workspace, Context context);
 
@@ -57,7 +57,7 @@ size_t conv_dgrad_prepacked_workspace(const Tensor& gy, const Masked& masked, co
 void conv_fprop_prepacked(const Tensor& x, const Tensor& weight, const Tensor* bias, Epilogue e, const Tensor& y,
                           const Tensor* mask, Workspace packed, Workspace workspace, Context context);
 void conv_dgrad_prepacked(const Tensor& gy, const Masked& masked, const Tensor& weight, const Tensor& gx,
-                          Workspace packed, Workspace workspace, Context context);
+                          Workspace packed, Workspace workspace, Context context, const Tensor* x_mask = nullptr);
 
 /// fprop of quantised values, for Hopper GPUs alone: y = epilogue(scale * conv(x, weight) + bias). x and y are e4m3 or
 /// bfloat16, and at least one of them is e4m3; what is too large for e4m3 becomes its largest finite value. weight has

@@ -21,8 +21,8 @@ struct Epilogue {
 
 constexpr int64_t mask_planes(Epilogue e) { return (e.relu ? 1 : 0) + (e.pool ? 2 : 0); }
 
-/// Throws unless `mask` is a contiguous mask of the epilogue `e` for outputs of y's shape.
-void check_mask(const Tensor& mask, Epilogue e, const Tensor& y);
+/// Throws unless `mask`, of this name, is a contiguous mask of the epilogue `e` for outputs of y's shape.
+void check_mask(const Tensor& mask, Epilogue e, const Tensor& y, const char* name = "mask");
 /// Throws unless `y` has the shape that the epilogue makes of `z`, and `mask`, unless null, is a mask for `y`.
 /// A pooled y may count the windows that the edge cuts (ceil_mode) or leave them out.
 void check_pool_outputs(const Tensor& z, const Tensor& y, const Tensor* mask, Epilogue e);

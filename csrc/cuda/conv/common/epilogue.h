@@ -19,6 +19,7 @@ struct Output {
   T* data;
   const T* bias;             // or null
   uint8_t* mask;             // or null
+  const uint8_t* x_mask;     // of a dgrad, or null: what a ReLU left of the outputs' own layer
   int h, w, c;               // before the pool
   bool relu, pool, vectors;  // vectors: whether eight channels are whole, aligned chunks
 };
@@ -26,10 +27,11 @@ struct Output {
 /// y is what the epilogue makes of h x w sums.
 template <class T>
 Output<T> output_of(const Tensor& y, int64_t h, int64_t w, Epilogue e = {}, const Tensor* bias = nullptr,
-                    const Tensor* mask = nullptr) {
+                    const Tensor* mask = nullptr, const Tensor* x_mask = nullptr) {
   return {.data = y.as<T>(),
           .bias = bias ? bias->as<T>() : nullptr,
           .mask = mask ? mask->as<uint8_t>() : nullptr,
+          .x_mask = x_mask ? x_mask->as<uint8_t>() : nullptr,
           .h = static_cast<int>(h),
           .w = static_cast<int>(w),
           .c = static_cast<int>(y.size(1)),
@@ -73,10 +75,27 @@ __device__ __forceinline__ void transpose_quad(Pair<T> (&pairs)[4], int within) 
   }
 }
 
+/// Writes 0 to those of eight channels that the bits do not let pass.
+template <class T>
+__device__ __forceinline__ void apply_mask(unsigned bits, Pair<T> (&pairs)[4]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+    const uint32_t keep = 0u - (bits >> i & 1);
+    constexpr int words = Pair<T>::words;
+    if constexpr (words == 1) {
+      pairs[i / 2].word[0] &= keep | (i % 2 ? 0x0000ffff : 0xffff0000);
+    } else {
+#pragma unroll
+      for (int k = 0; k < words / 2; ++k) pairs[i / 2].word[i % 2 * (words / 2) + k] &= keep;
+    }
+  }
+}
+
 /// Eight channels from c on of pixel `pixel`; what lies beyond the last channel is left out.
 template <class T>
-__device__ __forceinline__ void store_channels(const Output<T>& y, int64_t pixel, int c, const Pair<T> (&pairs)[4]) {
+__device__ __forceinline__ void store_channels(const Output<T>& y, int64_t pixel, int c, Pair<T> (&pairs)[4]) {
   if (c >= y.c) return;
+  if (y.x_mask) apply_mask(y.x_mask[pixel * ((y.c + 7) / 8) + c / 8], pairs);
   T* to = y.data + pixel * y.c + c;
   if (y.vectors) {
     Chunk<T> chunks[8 / chunk_of<T>];

@@ -58,8 +58,8 @@ size_t dgrad_bytes(const ConvDgrad& p) {
 
 void run_dgrad_pass(const ConvDgrad& p, Workspace workspace) {
   for_float(p.gy, "gy", [&]<class T>() {
-    convolve(source_of<T>(p.gy, p.masked, p.h, p.w), dgrad_view<T>(p.weight), output_of<T>(*p.gx, p.h, p.w), p.packed,
-             workspace, p.context);
+    convolve(source_of<T>(p.gy, p.masked, p.h, p.w), dgrad_view<T>(p.weight),
+             output_of<T>(*p.gx, p.h, p.w, {}, nullptr, nullptr, p.x_mask), p.packed, workspace, p.context);
   });
 }
 

@@ -69,7 +69,8 @@ Tensor gradient_of_sums(const Tensor& gy, const Masked& masked, int64_t h, int64
 /// x to y, which is what the epilogue makes of the sums, by weights of any view.
 template <class T>
 void convolve(const Tensor& x, const WeightView<T>& weights, const Tensor& y, Epilogue e, const Tensor* bias,
-              const Tensor* mask, const Workspace* packed, Workspace workspace, const Context& context) {
+              const Tensor* mask, const Tensor* x_mask, const Workspace* packed, Workspace workspace,
+              const Context& context) {
   FpropProblem<T> problem{.x = x.as<T>(),
                           .n = static_cast<int>(x.size(0)),
                           .h = static_cast<int>(x.size(2)),
@@ -82,6 +83,7 @@ void convolve(const Tensor& x, const WeightView<T>& weights, const Tensor& y, Ep
                           .cout = weights.out,
                           .bias = bias ? bias->as<T>() : nullptr,
                           .mask = mask ? mask->as<uint8_t>() : nullptr,
+                          .x_mask = x_mask ? x_mask->as<uint8_t>() : nullptr,
                           .y = y.as<T>(),
                           .relu = e.relu,
                           .pool = e.pool};
@@ -105,7 +107,7 @@ size_t fprop_bytes(const ConvFprop& p) {
 
 void run_fprop_pass(const ConvFprop& p, Workspace workspace) {
   for_tensor_cores(p.x.dtype, [&]<class T>() {
-    convolve(p.x, fprop_view<T>(p.weight), *p.y, p.epilogue, p.bias, p.mask, p.packed, workspace, p.context);
+    convolve(p.x, fprop_view<T>(p.weight), *p.y, p.epilogue, p.bias, p.mask, nullptr, p.packed, workspace, p.context);
   });
 }
 
@@ -121,7 +123,7 @@ void run_dgrad_pass(const ConvDgrad& p, Workspace workspace) {
   for_tensor_cores(p.gy.dtype, [&]<class T>() {
     const WeightView<T> weights = dgrad_view<T>(p.weight);
     const Tensor gz = gradient_of_sums(p.gy, p.masked, p.h, p.w, workspace, packed_bytes(weights, p.packed), p.context);
-    convolve(gz, weights, *p.gx, {}, nullptr, nullptr, p.packed, workspace, p.context);
+    convolve(gz, weights, *p.gx, {}, nullptr, nullptr, p.x_mask, p.packed, workspace, p.context);
   });
 }
 
@@ -173,6 +175,7 @@ void run_scaled(const Tensor& x, const Tensor& weight, const Tensor* bias, doubl
                    .cout = static_cast<int>(weight.size(0)),
                    .bias = bias ? bias->as<float>() : nullptr,
                    .mask = nullptr,
+                   .x_mask = nullptr,
                    .y = y.as<U>(),
                    .relu = e.relu,
                    .pool = e.pool,

@@ -50,6 +50,8 @@ void run_dgrad_pass(const ConvDgrad& p, Workspace) {
   for_tensor_cores(p.gy.dtype, [&]<class T>() {
     stem_dgrad(source_of<T>(p.gy, p.masked, p.h, p.w), dgrad_view<T>(p.weight), p.gx->as<T>(), p.context);
   });
+  // Few values, and no layer of a VGG's has its input from a ReLU: in place.
+  if (p.x_mask) cuda::mask_scatter(*p.gx, *p.x_mask, {.relu = true}, *p.gx, p.context);
 }
 
 template <class T>

@@ -45,6 +45,9 @@ class Epilogue {
     }
     if (out_.mask) store_mask(sums, place);
     if (out_.relu) rectify(sums);
+    if constexpr (sizeof(U) > 1) {  // there is no dgrad of e4m3
+      if (out_.x_mask) apply_mask(sums, place);
+    }
     staging_.template store<Pairs::beside>(sums, [&](char* stage, int channel, int group) {
       if constexpr (Tile::halo) {
         ptx::cp_async_bulk_tensor_store(map_, stage, {place.channel + channel, place.x, place.y, place.image});
@@ -80,14 +83,25 @@ class Epilogue {
            pixel % tile_width;
   }
 
-  /// ReLU's mask: item 2 i + e of a thread is its pixel 8 i + 2 within + e.
-  __device__ __forceinline__ void store_mask(const float (&sums)[count], const Place& place) const {
-    constexpr int items = 2 * groups;
-    const int bytes = (out_.sums.c + 7) / 8, first_byte = (place.channel + 16 * at_.warp) / 8;
-    // This lane writes the bytes of items of number at_.group in eight.
+  // ---- A mask of one bit a pixel. Item 2 i + e of a thread is its pixel 8 i + 2 within + e.
+
+  static constexpr int items = 2 * groups;
+
+  /// Of a mask's bytes for channels h: of those of eight items from `item` on, the one of number at_.group, or null.
+  template <class Byte>
+  __device__ __forceinline__ auto bytes_of(Byte* mask, const Place& place, int h) const {
+    const int bytes = (out_.sums.c + 7) / 8, first_byte = (place.channel + 16 * at_.warp) / 8 + h;
     const int pixel = at_.group / 2 * 8 + 2 * at_.within + at_.group % 2;
     const int64_t step = int64_t(bytes) * (Tile::halo ? out_.sums.w : 8);  // from eight pixels to the next
-    uint8_t* const first = out_.mask + number(place, pixel) * bytes + first_byte;
+    Byte* const first = mask + number(place, pixel) * bytes + first_byte;
+    return [=, this, &place](int item) -> Byte* {
+      const bool exists = first_byte < bytes && item + at_.group < items && inside(place, item * 4 + pixel);
+      return exists ? first + item / 2 * step : nullptr;
+    };
+  }
+
+  /// ReLU's.
+  __device__ __forceinline__ void store_mask(const float (&sums)[count], const Place& place) const {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       uint32_t words[(items + 31) / 32] = {};
@@ -95,10 +109,21 @@ class Epilogue {
       for (int item = 0; item < items; ++item) {
         words[item / 32] |= uint32_t(passes(sums[item / 2 * 4 + 2 * h + item % 2])) << item % 32;
       }
-      store_bytes<items>(words, at_, [&](int item) -> uint8_t* {
-        const bool exists = first_byte + h < bytes && item + at_.group < items && inside(place, item * 4 + pixel);
-        return exists ? first + item / 2 * step + h : nullptr;
-      });
+      store_bytes<items>(words, at_, bytes_of(out_.mask, place, h));
+    }
+  }
+
+  /// That of the ReLU before this dgrad's layer.
+  __device__ __forceinline__ void apply_mask(float (&sums)[count], const Place& place) const {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      uint32_t words[(items + 31) / 32];
+      load_bytes<items>(words, at_, bytes_of(out_.x_mask, place, h));
+#pragma unroll
+      for (int item = 0; item < items; ++item) {
+        float& sum = sums[item / 2 * 4 + 2 * h + item % 2];
+        sum = words[item / 32] >> item % 32 & 1 ? sum : 0.0f;
+      }
     }
   }
 

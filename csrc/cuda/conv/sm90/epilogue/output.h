@@ -16,6 +16,7 @@ struct Output {
   const BiasOf<T, U>* bias;    // or null
   float scale;                 // of sums of quantised values; else without meaning
   uint8_t* mask;               // or null
+  const uint8_t* x_mask;       // FpropProblem's
   Extent sums;                 // before the pool
   Divider pooled_w, pooled_h;  // for im2col tiles
   bool relu, pool;
@@ -62,6 +63,21 @@ __device__ __forceinline__ void store_bytes(const uint32_t (&words)[(Items + 31)
       uint8_t* const to = byte_of(32 * k + 8 * q);
       if (to) *to = static_cast<uint8_t>(bytes >> 8 * q);
     }
+  }
+}
+
+/// The reverse: bits from bytes that byte_of(item) says, 0 where it is null.
+template <int Items, class ByteOf>
+__device__ __forceinline__ void load_bytes(uint32_t (&words)[(Items + 31) / 32], const Lane& at, ByteOf byte_of) {
+#pragma unroll
+  for (int k = 0; k < (Items + 31) / 32; ++k) {
+    uint32_t bytes = 0;
+#pragma unroll
+    for (int q = 0; q < 4 && 32 * k + 8 * q < Items; ++q) {
+      const uint8_t* const from = byte_of(32 * k + 8 * q);
+      if (from) bytes |= uint32_t(*from) << 8 * q;
+    }
+    words[k] = transpose_bits(bytes, at.group);
   }
 }
 

@@ -92,6 +92,7 @@ Output<T, U> outputs_of(const FpropProblem<T, U>& p) {
           .bias = p.bias,
           .scale = p.scale,
           .mask = p.mask,
+          .x_mask = p.x_mask,
           .sums = {p.n, p.h, p.w, p.cout},
           .pooled_w = Divider(std::max(1, p.w / 2)),
           .pooled_h = Divider(std::max(1, p.h / 2)),

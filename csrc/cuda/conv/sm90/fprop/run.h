@@ -22,6 +22,7 @@ struct FpropProblem {
   int kernel, cout;
   const BiasOf<T, U>* bias;  // or null
   uint8_t* mask;             // or null
+  const uint8_t* x_mask;     // or null: of dgrad, the mask that a ReLU left of what y is the gradient of
   U* y;
   bool relu, pool;
   float scale = 1;  // of quantised values' sums, before the bias
