@@ -9,9 +9,9 @@ memory and the emptying of L1, are faults: mbarriers at a cluster's scope bring 
 product takes its descriptor from, and is to be rare; it is where the compiler knows the descriptor to be the whole
 warp's. Of epilogues it counts the instructions that a warp issues from a tile's last product on until it goes back for
 the next tile: the most on the way to a store by TMA, without a mask, of the store where that is least; the most without
-a mask, which is where outputs are pooled; the most of all. A loop counts once. The counts of each kernel, its loops'
-and its whole code's, are limited by the budget, "stage_loops" in csrc/cuda/resources.json. The exit status is 1 where
-something is wrong.
+a mask, which is where outputs are pooled; the most of all, ReLU's mask and dgrad's one after the other, though no call
+has both. A loop counts once. The counts of each kernel, its loops' and its whole code's, are limited by the budget,
+"stage_loops" in csrc/cuda/resources.json. The exit status is 1 where something is wrong.
 """
 
 from __future__ import annotations

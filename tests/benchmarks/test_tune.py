@@ -18,6 +18,7 @@ import timing  # noqa: E402
 import tune  # noqa: E402
 from gpu import candidates as convs  # noqa: E402
 from gpu import choice, conv, tuning  # noqa: E402
+from roofline import Ceilings  # noqa: E402
 from simulated import Simulated  # noqa: E402
 from tiles import Fprop, fprop_of, share, tiles_of  # noqa: E402
 
@@ -304,11 +305,17 @@ def test_the_ladder_quotes_predictions(sim):
     quoted = [re.findall(r"\| est\. ([\d.]+%) ", line) for line in lines]
     rows = json.loads(predict.RESULTS.read_text())["rows"]
     today = [predict.ladder(sim.cuda, [1, 8, 64], "fprop", dtype) for dtype in ("bf16", "e4m3")]
-    assert rows == [*today[0], *today[1]]
+    masks = predict.draw_undone_masks([1, 8, 64])
+    assert rows == [*today[0], *today[1], *masks]
     before = list(predict.STEPS).index("im2col tiles pool")  # came e4m3
     expected = [*today[0][:before], today[1][before], *today[0][before:], today[1][-1]]
     assert [figures for figures in quoted if figures] == [[f"{v:.1%}" for v in step["share"]] for step in expected]
     assert not any(re.search(r"%", line) for line, figures in zip(lines, quoted, strict=True) if not figures)
+    milliseconds = [figures for line in lines if (figures := re.findall(r"\| est\. ([\d.]+ ms) ", line))]
+    assert milliseconds == [
+        [f"{sum(row[way] for row in step['rows']) / Ceilings().memory * 1e3:.3f} ms" for step in masks]
+        for way in ("scatter", "dgrad")
+    ]
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "tf32", "e4m3"])
