@@ -245,7 +245,7 @@ def test_every_stage_reaches_the_gpu(tmp_path):
     root, tree, tools = SCRIPT.parents[1], tmp_path / "tree", tmp_path / "bin"
     tools.mkdir()
     (tree / "scripts").mkdir(parents=True)
-    for path in SCRIPT.parent.glob("*"):
+    for path in filter(Path.is_file, SCRIPT.parent.glob("*")):
         shutil.copy(path, tree / "scripts" / path.name)
     for name in ("benchmarks", "cmake", "csrc", "pyproject.toml", "setup.py", "tests", "vggfast", "CMakeLists.txt"):
         (tree / name).symlink_to(root / name)

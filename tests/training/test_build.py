@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.training.test_trainer import _config, _small
+from tests.training.test_train_step import _small
+from tests.training.test_trainer import _config
 from vggfast import VGG, Preprocessing
 from vggfast.runs.config import TrainConfig
 from vggfast.tasks import build_trainer
