@@ -17,6 +17,7 @@ class Finder:  # that sends a signal while one of torch's modules is imported
         if name == "torch.{{module}}":
             os.kill(os.getpid(), {{number}})
 sys.meta_path.insert(0, Finder())
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has ignored for what it runs in the background
 sys.argv = ["vggfast", "info"]
 sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from vggfast.cli import main
@@ -36,6 +37,7 @@ def test_a_module_that_is_run(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "vggfast", "train", "--data", "digits", "--out", str(tmp_path / "run")],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # as above
     )  # fmt: skip
     maps = Path(f"/proc/{process.pid}/maps")
     while process.poll() is None and "libtorch" not in maps.read_text():
