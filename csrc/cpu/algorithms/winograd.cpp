@@ -11,9 +11,10 @@ namespace {
 // A task's V and M should not take more floats than this: they are to lie in L2 (1 MB on the machine of development),
 // less what streams through it.
 constexpr int64_t cache_values = 160 << 10;
-// With fewer tiles to a task, streaming the weights costs more than missing L2. Tasks of 1, 2 or 4 to a thread made no
-// difference.
-constexpr int64_t least_tiles = 48;
+// With fewer tiles to a task, streaming the weights costs more than missing L2; the more so, the more products a clock
+// makes. Of 8, 12, 16, 24 and 48 tiles, 16 were fastest on AVX2 (Zen 3, VGG-D's layers at batch 1 and 8). Tasks of 1, 2
+// or 4 to a thread made no difference.
+int64_t least_tiles_of(int64_t lanes) { return lanes > 8 ? 48 : 16; }
 // Blocks of output channels whose products, or whose weights where they are packed for one call, are kept at a time;
 // and those of an FC layer's task, so that its threads end together. Tasks so small made 3x3 layers of 28x28 slower,
 // because each reads all of V, and those of 14x14 no faster (2 cores of Zen 3).
@@ -62,6 +63,7 @@ int64_t Winograd::tiles(Extent in) const { return tiles_of(grid(m_, in, true), i
 
 Winograd::Partition Winograd::partition(Extent in, bool mosaics, bool packed, int given_threads) const {
   const int64_t threads = std::max(given_threads, 1), rows = kernels_.gemm_rows, pairs = ceil_div(out_blocks_, 2);
+  const int64_t least_tiles = least_tiles_of(kernels_.lanes);
   Partition part;
   part.grid = grid(m_, in, mosaics);
   part.tiles = tiles_of(part.grid, in.n);
