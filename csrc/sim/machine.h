@@ -100,6 +100,7 @@ struct Barrier {
     bool waits;
   };
   unsigned expected = 0;
+  bool signalled = false;  // by a thread that did not wait, and so may come again too early
   std::vector<Arrival> arrivals;
   Clock known, visible;  // to those who have arrived
 };

@@ -46,6 +46,14 @@ void arrive(unsigned id, unsigned threads, bool waits, const char* what, const v
   if (barrier.expected != threads) {
     fault(site, "comes to barrier ", id, " of ", threads, " threads, which others count as one of ", barrier.expected);
   }
+  if (barrier.signalled) {
+    for (const Barrier::Arrival& arrival : barrier.arrivals) {
+      if (arrival.thread != &me) continue;
+      fault(site, "comes to barrier ", id, " a second time, which ", threads - barrier.arrivals.size(), " of ", threads,
+            " threads have not come to once");
+    }
+  }
+  barrier.signalled |= !waits;
   barrier.arrivals.push_back({&me, site, waits});
   barrier.known.resize(me.clock.size());
   join(barrier.known, me.clock);

@@ -120,6 +120,21 @@ __global__ void producer_and_consumer(float* out) {
   }
 }
 
+/// The second half takes two turns, each behind one of the first half, which must not be two ahead.
+template <bool Wait>
+__global__ void turns() {
+  constexpr unsigned turn = 1, taken = 2;
+  for (int i = 0; i < 2; ++i) {
+    if (threadIdx.x >= 64) {
+      ptx::barrier_sync(turn, 128);
+      ptx::barrier_arrive(taken, 128);
+    } else {
+      ptx::barrier_arrive(turn, 128);
+      if (Wait) ptx::barrier_sync(taken, 128);
+    }
+  }
+}
+
 void test_races() {
   std::vector<float> out(128);
   const sim::Global memory(out.data(), 512);
@@ -173,6 +188,8 @@ void test_meeting_points() {
   CHECK_FAULT((divergent_barrier, one_warp), "divergent barrier", here);
   CHECK_FAULT((barrier_that_some_skip, four_warps), "nobody can go on", "96 threads", "__syncthreads", here);
   CHECK_FAULT((unequal_barriers, four_warps), "comes to barrier 1 of", here);
+  CHECK_CLEAN((turns<true>, four_warps));
+  CHECK_FAULT((turns<false>, four_warps), "comes to barrier 1 a second time", here);
   CHECK_FAULT((divergent_warp, one_warp, out.data()), "divergent warp", here);
 }
 
