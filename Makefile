@@ -21,8 +21,8 @@ MINUTES ?= 10
 GLIBC ?= 2.28
 # What `make wheel` tries its wheel with: releases of torch, such as "2.11.0 2.13.0"; all that pip finds where it is empty.
 TORCHES ?=
-# The kernels' resources are checked where they can be built.
-RESOURCES := $(if $(filter off,$(VGGFAST_CUDA)),,$(if $(shell command -v nvcc),resources))
+# Where the CUDA kernels can be built: `make test` leaves out those sources that `make resources` has checked.
+NVCC := $(if $(filter off,$(VGGFAST_CUDA)),,$(shell command -v nvcc))
 # `make test` takes a share of the largest sweeps, by this word; `make test-all` takes them whole.
 SAMPLE ?= $(shell date -u +%F)
 SOURCES := $(shell git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 2>/dev/null)
@@ -35,13 +35,15 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(if $(CCACHE)$(shell command -v ccache),c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all fast lint sim sanitize resources roofline figures module docs wheel fuzz format clean
+.PHONY: demo test test-all fast lint sim sanitize resources checked-resources roofline figures module docs wheel fuzz format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite
 
 test: export VGGFAST_TEST_SAMPLE := $(SAMPLE)
-test test-all: $(VENV)/tests module lint sim sanitize $(RESOURCES)
+test: $(if $(NVCC),checked-resources)
+test-all: $(if $(NVCC),resources)
+test test-all: $(VENV)/tests module lint sim sanitize
 	$(BIN)/python -m pytest --sim -n auto --dist worksteal -m "slow or not slow"
 
 fast: $(VENV)/tests module
@@ -93,6 +95,10 @@ resources: $(VENV)/tests
 	$(BIN)/python scripts/kernel_resources.py --build build/cuda
 	$(BIN)/pip install --quiet nvidia-cuda-cuobjdump==13.2.78 nvidia-cuda-nvdisasm==13.2.78
 	$(BIN)/python scripts/stage_loops.py --build build/cuda
+	$(BIN)/python scripts/checked_sources.py --write
+
+checked-resources: $(VENV)/tests
+	$(BIN)/python scripts/checked_sources.py || $(MAKE) resources
 
 # Objects come from ccache where the module was built; build/wheel is as deep as the other builds, for their paths' sake.
 wheel: $(VENV)/ready
