@@ -22,6 +22,7 @@ from vggfast.engine.cuda import DTYPES
 from vggfast.ops import _backends
 
 SAMPLE, ONE_IN = "VGGFAST_TEST_SAMPLE", 4  # csrc/tests/check.h has the same
+SLOW_ONE_IN = 3  # of tests on the simulator, and of those marked slow
 SWEEPING, MANY = ("engine", "graph", "ops", "sim"), 40  # rooms whose tests of so many cases are sampled
 
 # ---- back ends -----------------------------------------------------------------------------------------------------
@@ -42,7 +43,8 @@ def pytest_addoption(parser):
 def pytest_report_header(config):
     if word := os.environ.get(SAMPLE):
         rooms = ", ".join(SWEEPING)
-        return f"of tests of {rooms} with over {MANY} cases one in {ONE_IN} runs, drawn by {SAMPLE}={word}"
+        return (f"of cases of tests in {rooms} with over {MANY} one in {ONE_IN} runs, of the simulator's and slow "
+                f"tests one in {SLOW_ONE_IN}, drawn by {SAMPLE}={word}")  # fmt: skip
     return None
 
 
@@ -152,12 +154,17 @@ def has_a_point(item) -> bool:
 
 
 def sampled(items: list, word: str) -> list:
-    """The items without those cases of sweeps that this word does not draw."""
+    """The items without those cases of sweeps, and tests on the simulator or slow, that this word does not draw."""
     cases = Counter(item.nodeid.partition("[")[0] for item in items)
+
+    def is_slow(item) -> bool:
+        simulated = item.path.parent.name == "sim" or (hasattr(item, "callspec") and kind_of(item) == "sim")
+        return simulated or item.get_closest_marker("slow") is not None
 
     def is_kept(item) -> bool:
         swept = item.path.parent.name in SWEEPING and cases[item.nodeid.partition("[")[0]] > MANY
-        return not swept or random.Random(f"{word} {item.nodeid}").randrange(ONE_IN) == 0
+        one_in = ONE_IN if swept else SLOW_ONE_IN if is_slow(item) else 1
+        return random.Random(f"{word} {item.nodeid}").randrange(one_in) == 0
 
     return [item for item in items if is_kept(item)]
 
