@@ -7,15 +7,15 @@ costs a training, say.
 from __future__ import annotations
 
 import argparse
-import csv
 from pathlib import Path
+
+from vggfast.runs.log import read_csv
 
 SMOOTHED = 5  # rows of steps.csv that a point is the mean of
 
 
 def column(path: Path, name: str) -> list[float]:
-    with path.open(newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file)]
+    return [row[name] for row in read_csv(path)]
 
 
 def means(values: list[float], count: int) -> list[float]:
@@ -40,7 +40,7 @@ def main() -> None:
     for run in parsed.runs:
         steps, losses = column(run / "steps.csv", "step"), column(run / "steps.csv", "loss")
         axes.plot(steps, means(losses, SMOOTHED), label=run.name)
-        loss, error = (column(run / "metrics.csv", f"val_{name}")[-1] for name in ("loss", "top1"))
+        loss, error = (column(run / "metrics.csv", f"val_{name}")[-1] for name in ("loss", "top1_error"))
         print(f"{run.name}: {steps[-1]:.0f} steps, validation loss {loss:.4f}, top-1 error {error:.2f} %")
     axes.set(xlabel="step", ylabel="training loss")
     axes.legend()

@@ -30,8 +30,9 @@ from vggfast.cli.recipe import flag
 from vggfast.cli.train import OUT_OF_TIME
 from vggfast.environment import environment
 from vggfast.evaluate import interval
-from vggfast.io import read_json, write_atomically, write_json
+from vggfast.io import write_atomically, write_json
 from vggfast.runs.config import TrainConfig
+from vggfast.runs.error_names import read_results
 from vggfast.training.checkpoint import Checkpoints
 from vggfast.training.presets import PRESETS
 
@@ -144,11 +145,11 @@ def line(row: Row, asked: argparse.Namespace) -> dict[str, Any]:
         "wall_seconds": sum({each["epoch"]: each["seconds"] for each in epochs}.values()),
     }  # fmt: skip
     if epochs:
-        found |= zip(("last", "last_low", "last_high"), _accuracy(epochs[-1]["val_top1"], images), strict=True)
-    dense = read_json(out / "metrics.json").get("evaluation", {}).get("dense, one scale")
+        found |= zip(("last", "last_low", "last_high"), _accuracy(epochs[-1]["val_top1_error"], images), strict=True)
+    dense = read_results(out / "metrics.json").get("evaluation", {}).get("dense, one scale")
     if dense:
         names = ("best_dense", "best_dense_low", "best_dense_high")
-        found |= zip(names, _accuracy(dense["top1"], images), strict=True)
+        found |= zip(names, _accuracy(dense["top1_error"], images), strict=True)
     return found
 
 

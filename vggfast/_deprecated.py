@@ -6,7 +6,9 @@ import functools
 import importlib
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
@@ -25,6 +27,24 @@ def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(importlib.import_module(where), new)
 
     return getattr_
+
+
+def renamed_attributes(**names: str) -> Callable[[type[_T]], type[_T]]:
+    """A decorator of a class whose attributes are now called otherwise: old="new"."""
+
+    def getter(old: str, new: str) -> property:
+        def get(self: Any) -> Any:
+            warnings.warn(f"{old} of {type(self).__name__} is now {new}", DeprecationWarning, stacklevel=2)
+            return getattr(self, new)
+
+        return property(get, doc=f"The former name of {new}.")
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        for old, new in names.items():
+            setattr(cls, old, getter(old, new))
+        return cls
+
+    return decorate
 
 
 def renamed_argument(old: str, new: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

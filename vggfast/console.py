@@ -63,14 +63,14 @@ class ProgressBar:
         self._bar.stop()
 
     def to(self, done: int, text: str = "") -> None:
-        """Shows that `done` units are done, with `text` under the bar."""
+        """Shows that `done` units are done, with the lines of `text` under the bar."""
         self.done = done
         now = time.monotonic()
         left = self._left(now)
         self._bar.update(self._task, completed=done, text=text, left=left)
         if not self.quiet and not console.is_terminal and now - self._last_line > self.seconds_between_lines:
             self._last_line = now
-            say(f"{self.name} {done}/{self.total}  {left}  {text}".rstrip())
+            say("  ".join([f"{self.name} {done}/{self.total}", left, *text.splitlines()]).rstrip())
 
     def _left(self, now: float) -> str:
         """The time left, from the rate of this session alone."""

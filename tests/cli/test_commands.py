@@ -54,7 +54,9 @@ def test_eval_repeats_the_runs_figures(run_folder, capsys, tmp_path, protocol, s
     assert found["scales"] == scales
     recorded = json.loads((run_folder / "metrics.json").read_text())["evaluation"]
     (row,) = found["rows"]
-    assert (row["top1"], row["top5"]) in [(each["top1"], each["top5"]) for each in recorded.values()]
+    assert (row["top1_error"], row["top5_error"]) in [
+        (each["top1_error"], each["top5_error"]) for each in recorded.values()
+    ]
 
 
 def test_predict_prints_the_top_classes(run_folder, capsys, tmp_path):

@@ -16,8 +16,8 @@ HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
 
 
 def _step(step, **changes):
-    values = {"step": step, "epoch": step // 10, "loss": 2.0 + step / 7, "top1": 50.0, "top5": 10.0, "lr": 0.01,
-              "grad_norm": 1.5, "images_per_s": 100.0, "data_wait": 0.25}  # fmt: skip
+    values = {"step": step, "epoch": step // 10, "loss": 2.0 + step / 7, "top1_error": 50.0, "top5_error": 10.0,
+              "lr": 0.01, "grad_norm": 1.5, "images_per_s": 100.0, "data_wait": 0.25}  # fmt: skip
     return {**values, **changes}
 
 
@@ -45,7 +45,8 @@ def test_a_line_now_and_then_where_there_is_no_terminal(monkeypatch, printed):
         live.to(11, "too soon")
         live.line("epoch done")
     assert printed.getvalue() == (
-        "training 10/100  ETA 0:03:00  epoch 1  loss 3.429  top-1 50.0 %  top-5 10.0 %  100 images/s  data wait 25 %\n"
+        "training 10/100  ETA 0:03:00  epoch 1  loss 3.429  100 images/s  data wait 25 %  "
+        "top-1 error 50.0 %, accuracy 50.0 %  top-5 error 10.0 %, accuracy 90.0 %\n"
         "epoch done\n"
     )
 
@@ -86,7 +87,8 @@ def test_all_of_the_bar_fits_a_terminal_of_80_columns(monkeypatch):
     monkeypatch.setattr(console_module, "console", Console(file=output, force_terminal=True, width=80))
     with ProgressBar("training", 370_000, 100) as live:
         live.to(101, step_text(_step(101, epoch=73, loss=4.6, images_per_s=12345.0), _NAMES))
-    for text in ("training", "101/370000", "0:00:00", "ETA", "epoch 73", "12345 images/s", "data wait 25 %"):
+    for text in ("training", "101/370000", "0:00:00", "ETA", "epoch 73", "12345 images/s", "data wait 25 %",
+                 "accuracy 90.0 %"):  # fmt: skip
         assert text in output.getvalue()
 
 
@@ -145,13 +147,13 @@ def test_a_run_is_shown_as_it_goes(printed):
     bar.on_begin(3, 10)
     bar.on_step(_step(4))
     bar.on_validation_batch(1, 2)
-    bar.on_epoch({"epoch": 0, "step": 4, "lr": 0.01, "train_loss": 1.5, "val_loss": 2.5, "val_top1": 25.0,
-                  "val_top5": 50.0, "images_per_s": 100.0, "data_wait": 0.25})  # fmt: skip
+    bar.on_epoch({"epoch": 0, "step": 4, "lr": 0.01, "train_loss": 1.5, "val_loss": 2.5, "val_top1_error": 25.0,
+                  "val_top5_error": 50.0, "images_per_s": 100.0, "data_wait": 0.25})  # fmt: skip
     bar.on_end()
     assert printed.getvalue() == (
         "warning: the disk is full\n"
-        "epoch   0  step      4  lr 0.01  loss 1.5000  validation loss 2.5000  IoU 0.5 error 25.00 %  IoU 0.75 50.00 %"
-        "  100 images/s  data wait 25.0%\n"
+        "epoch   0  step      4  lr 0.01  loss 1.5000  validation loss 2.5000  IoU 0.5 error 25.00 %  "
+        "IoU 0.75 error 50.00 %  100 images/s  data wait 25.0%\n"
     )
 
 

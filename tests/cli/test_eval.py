@@ -100,13 +100,15 @@ def test_eval_of_several_networks(nets, capsys, tmp_path, photos):
     names = [*map(str, nets), "average", "vote"]
     assert [row["name"] for row in found["rows"]] == names
     final, confidence = vote(posteriors)
-    expected = [errors(each, labels)["top1"] for each in (*posteriors, average(posteriors))]
+    expected = [errors(each, labels)["top1_error"] for each in (*posteriors, average(posteriors))]
     expected.append(100 * (final != labels).double().mean().item())
     for row, top1 in zip(found["rows"], expected, strict=True):
-        assert row["top1"] == pytest.approx(top1)
-        assert row["top1_interval"] == pytest.approx(interval(top1, 18))
+        assert row["top1_error"] == pytest.approx(top1)
+        assert row["top1_error_interval"] == pytest.approx(interval(top1, 18))
+        assert row["top1_accuracy"] == pytest.approx(100 - top1)
         assert f"{top1:.2f}" in printed
-    assert found["rows"][-1]["top5"] is None
+        assert f"accuracy {100 - top1:.2f} %" in printed
+    assert found["rows"][-1]["top5_error"] is found["rows"][-1]["top5_accuracy"] is None
     assert all((row["images_per_s"] is None) == (row["name"] in ("average", "vote")) for row in found["rows"])
 
     rows = list(csv.reader(predictions.read_text().splitlines()))

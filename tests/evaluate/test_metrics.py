@@ -11,13 +11,13 @@ from vggfast.evaluate import errors, interval, per_class, reliability
 def test_errors_counts():
     scores = torch.tensor([[3.0, 2, 1, 0, -1, -2], [0, 1, 2, 3, 4, 5], [1, 2, 0, 0, 0, 0], [5, 4, 3, 2, 1, 0]])
     labels = torch.tensor([0, 0, 0, 4])
-    assert errors(scores, labels) == {"top1": 75.0, "top5": 25.0}
-    assert errors(scores, labels, ks=(2, 6)) == {"top2": 50.0, "top6": 0.0}
+    assert errors(scores, labels) == {"top1_error": 75.0, "top5_error": 25.0}
+    assert errors(scores, labels, ks=(2, 6)) == {"top2_error": 50.0, "top6_error": 0.0}
 
 
 def test_ties_and_nan_go_against_the_network():
-    assert errors(torch.zeros(1, 3), torch.tensor([0]))["top1"] == 100
-    assert errors(torch.full((1, 3), float("nan")), torch.tensor([1]), ks=(1, 3)) == {"top1": 100.0, "top3": 100.0}
+    assert errors(torch.zeros(1, 3), torch.tensor([0]))["top1_error"] == 100
+    assert errors(torch.full((1, 3), float("nan")), torch.tensor([1]), ks=(3,)) == {"top3_error": 100.0}
 
 
 def test_no_images():
@@ -58,13 +58,15 @@ def test_each_class_has_a_row():
     posteriors = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.2, 0.7, 0.1], [0.3, 0.4, 0.3]])
     rows = per_class(posteriors, torch.tensor([0, 0, 0, 1]), ["cat", "dog", "owl"])
     assert rows[0][:2] == ("cat", 3)
-    assert rows[0].top1 == pytest.approx(200 / 3)
-    assert rows[0].top5 == 0
+    assert rows[0].top1_error == pytest.approx(200 / 3)
+    assert rows[0].top5_error == 0
     assert rows[0].confidence == pytest.approx(1 / 3)
     assert rows[0][-2:] == ("dog", 2)
     assert rows[1] == ("dog", 1, 0.0, 0.0, pytest.approx(0.4), "", 0)
     assert rows[2][:2] == ("owl", 0)
-    assert math.isnan(rows[2].top1)
+    assert math.isnan(rows[2].top1_error)
+    with pytest.warns(DeprecationWarning, match="top1 of ClassRow is now top1_error"):
+        assert rows[0].top1 == rows[0].top1_error
 
 
 def test_reliability_is_its_definition():

@@ -114,8 +114,9 @@ def test_figures_are_those_of_the_metrics(networks, tmp_path):
     assert [row[0] for row in rows] == [f"<i>{k}.safetensors" for k in range(networks)] + ["average", "vote"] * (
         networks - 1
     )
-    assert rows[networks if networks > 1 else 0][1].startswith(f"{found['top1']:.2f} (")
-    assert f"top-1 error {found['top1']:.2f} %" in page.text
+    assert rows[networks if networks > 1 else 0][1].startswith(f"{found['top1_error']:.2f} (")
+    top1 = found["top1_error"]
+    assert f"top-1 error {top1:.2f} % top-1 accuracy {100 - top1:.2f} %" in page.text
     assert ("All that follows is of the average" in page.text) == (networks > 1)
     expected = {row.name: row for row in per_class(posteriors, labels, done.images.classes)}
     cells = page.table("Class")[1:]
@@ -124,7 +125,7 @@ def test_figures_are_those_of_the_metrics(networks, tmp_path):
     assert top1 == sorted(top1, reverse=True)
     for name, count, first, fifth, confidence, taken, times in cells:
         row = expected[name]
-        assert (int(count), first, fifth) == (row.images, f"{row.top1:.1f}", f"{row.top5:.1f}")
+        assert (int(count), first, fifth) == (row.images, f"{row.top1_error:.1f}", f"{row.top5_error:.1f}")
         assert confidence == f"{100 * row.confidence:.1f}"
         assert (taken, times) == ((row.taken_for, str(row.times)) if row.times else ("–", "–"))
     assert f"calibration error {100 * reliability(posteriors, labels).error:.1f} %" in page.text
@@ -133,6 +134,15 @@ def test_figures_are_those_of_the_metrics(networks, tmp_path):
     assert not {"b", "i", "link", "iframe"} & set(page.tags)
     assert all(value.startswith("data:image/") for value in page.loads)
     assert not [file.name for file in folder.iterdir() if file.name.startswith(".")]
+
+
+def test_results_of_an_older_version(tmp_path):
+    """Which called errors top1 and top5."""
+    folder, _ = _evaluation(tmp_path)
+    text, results = write_evaluation(folder).read_text(), folder / "results.json"
+    results.write_text(results.read_text().replace("_error", ""))
+    assert '"top5_interval"' in results.read_text()
+    assert write_evaluation(folder).read_text() == text
 
 
 def test_contact_sheets_hold_the_right_photos(tmp_path):

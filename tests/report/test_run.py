@@ -4,7 +4,9 @@ import argparse
 import base64
 import io
 import json
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,19 +28,19 @@ from vggfast.tasks import final_eval
 from vggfast.weights import save_model
 
 # What `final_eval` writes, as far as a report cannot do without it.
-_METRICS = {"steps": 20, "centre_crop": {"top1": 1.0, "top5": 1.0}, "evaluation": {}}
+_METRICS = {"steps": 20, "centre_crop": {"top1_error": 1.0, "top5_error": 1.0}, "evaluation": {}}
 
 
 def _step(step, **changes):
-    row = {"step": step, "epoch": step // 10, "loss": 2.5, "top1": 50.0, "top5": 10.0, "lr": 0.01, "grad_norm": 1.5,
-           "images_per_s": 100.0, "data_wait": 0.25}  # fmt: skip
+    row = {"step": step, "epoch": step // 10, "loss": 2.5, "top1_error": 50.0, "top5_error": 10.0, "lr": 0.01,
+           "grad_norm": 1.5, "images_per_s": 100.0, "data_wait": 0.25}  # fmt: skip
     return {**row, **changes}
 
 
 def _epoch(epoch, **changes):
-    row = {"epoch": epoch, "step": 10 * (epoch + 1), "lr": 0.01, "train_loss": 2.5, "train_top1": 60.0,
-           "train_top5": 20.0, "val_loss": 2.4, "val_top1": 55.0 - epoch, "val_top5": 18.0, "seconds": 2.0,
-           "core_seconds": 4.0, "images_per_s": 100.0, "data_wait": 0.25, "bad_images": 3}  # fmt: skip
+    row = {"epoch": epoch, "step": 10 * (epoch + 1), "lr": 0.01, "train_loss": 2.5, "train_top1_error": 60.0,
+           "train_top5_error": 20.0, "val_loss": 2.4, "val_top1_error": 55.0 - epoch, "val_top5_error": 18.0,
+           "seconds": 2.0, "core_seconds": 4.0, "images_per_s": 100.0, "data_wait": 0.25, "bad_images": 3}  # fmt: skip
     return {**row, **changes}
 
 
@@ -122,7 +124,7 @@ def test_a_run_ends_with_a_report_that_needs_no_other_file(classes, tmp_path, on
     for heading in ("In short", "Curves", "Confusion", "Predictions", "Epochs", "Configuration", "Environment"):
         assert heading in page.text
     assert "Finished after 10 steps" in page.text
-    assert "best top-1 error 55.00 %" in page.text
+    assert "best top-1 error 55.00 % best top-1 accuracy 45.00 %" in page.text
     assert "batch_size" in page.text
     assert page.text.index("hidden 8 4096") < page.text.index("The other") < page.text.index("batch_size 256 256")
     assert "ranks 1" in page.text
@@ -202,6 +204,14 @@ def test_the_last_events_alone(tmp_path):
     assert "bad image 10" in page.text
 
 
+def test_a_run_of_an_older_version(tmp_path):
+    """Which called errors top1 and top5."""
+    shutil.copytree(Path(__file__).parents[2] / "benchmarks" / "results" / "tiny-imagenet-a", tmp_path / "run")
+    page = _page(write_report(tmp_path / "run").parent)
+    assert "best top-1 error 77.36 % best top-1 accuracy 22.64 % its top-5 error 52.00 %" in page.text
+    assert "dense, one scale 73 78.28 52.28" in page.text
+
+
 def test_folders_and_files_that_are_no_runs(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no run: config\.yaml is not there"):
         write_report(tmp_path)
@@ -254,7 +264,7 @@ def test_classes_that_share_cells():
 
 @pytest.mark.parametrize(("steps", "epochs"), [(0, 1), (1, 0), (1, 1), (5000, 3)])
 def test_curves_of_any_length(steps, epochs, tmp_path):
-    rows = [_step(i + 1, lr=0.01 / 10 ** (4 * i // max(steps, 1)), top5=float("nan")) for i in range(steps)]
+    rows = [_step(i + 1, lr=0.01 / 10 ** (4 * i // max(steps, 1)), top5_error=float("nan")) for i in range(steps)]
     curves(rows, [_epoch(i) for i in range(epochs)], tmp_path / "curves.png")
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > 1000

@@ -64,7 +64,7 @@ def test_what_is_there_is_measured(weights, photos, capsys, tmp_path):
     row = rows["A", "256", "single"]
     assert (row["Q"], row["not_run"]) == ("36", None)
     top1 = row["figures"]["top-1 error %"]
-    assert (top1["measured"], top1["paper"]) == (pytest.approx(expected["top1"]), 29.6)
+    assert (top1["measured"], top1["paper"]) == (pytest.approx(expected["top1_error"]), 29.6)
     assert top1["spread"][0] < top1["measured"] < top1["spread"][1]
     assert rows["D", "jitter", "single"]["Q"] == "54"
 
@@ -99,7 +99,7 @@ def test_tables_share_what_is_computed(weights, photos, capsys, tmp_path, monkey
     }
     labels = torch.from_numpy(np.load(folder / "D-jitter-dense-36-54-72" / "labels.npy"))
     for protocol, used in (("dense", [*each][:2]), ("multi-crop", [*each][2:]), ("both", [*each])):
-        expected = errors(average([each[name] for name in used]), labels)["top1"]
+        expected = errors(average([each[name] for name in used]), labels)["top1_error"]
         assert rows["D + E", "jitter", protocol]["figures"]["top-1 error %"]["measured"] == pytest.approx(expected)
 
 
@@ -267,7 +267,7 @@ def test_figures_of_tables_are_the_papers(restated):
                     table[match[1], regime, protocol] = figure
     here = {
         (" + ".join(name.rpartition("-")[0] for name in cell.networks), cell.networks[0].rpartition("-")[2],
-         cell.protocol): f"{cell.top1}/{cell.top5}"
+         cell.protocol): f"{cell.top1_error}/{cell.top5_error}"
         for each in paper.TABLES.values() for cell in each.cells
     }  # fmt: skip
     assert here == table

@@ -13,8 +13,8 @@ from vggfast.runs.log import EPOCH_COLUMNS, STEP_COLUMNS, RunLog, read_csv
 
 
 def _step(step, **changes):
-    values = {"step": step, "epoch": step // 10, "loss": 2.0 + step / 7, "top1": 50.0, "top5": 10.0, "lr": 0.01,
-              "grad_norm": 1.5, "images_per_s": 100.0, "data_wait": 0.25}  # fmt: skip
+    values = {"step": step, "epoch": step // 10, "loss": 2.0 + step / 7, "top1_error": 50.0, "top5_error": 10.0,
+              "lr": 0.01, "grad_norm": 1.5, "images_per_s": 100.0, "data_wait": 0.25}  # fmt: skip
     return {**values, **changes}
 
 
@@ -57,14 +57,14 @@ def test_a_row_can_be_seen_at_once(tmp_path, no_tensorboard):
         assert len(read_csv(tmp_path / "steps.csv")) == len(_lines(tmp_path)) == step
 
 
+@pytest.mark.parametrize("ending", ["_error", ""], ids=["today's names", "an older version's names"])
 @pytest.mark.parametrize("torn", ["", "18,1,2.3", "18,1,2.3,50.0,10.0,0.01,1.5,100.0,0.2"])
-def test_a_killed_run_goes_on_from_its_checkpoint(torn, tmp_path, no_tensorboard):
+def test_a_killed_run_goes_on_from_its_checkpoint(torn, ending, tmp_path, no_tensorboard):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     _session(whole, 0, 30)
     _session(parts, 0, 17)
     for name in ("steps.csv", "metrics.csv", "log.jsonl"):
-        with (parts / name).open("a") as file:
-            file.write(torn)
+        (parts / name).write_text((parts / name).read_text().replace("_error", ending) + torn)
     _session(parts, 8, 30)  # the last checkpoint is of step 8
     for name in ("steps.csv", "metrics.csv"):
         assert (parts / name).read_text() == (whole / name).read_text()
@@ -94,7 +94,7 @@ def test_columns_of_an_older_version(tmp_path, no_tensorboard):
     log = RunLog(tmp_path, 10)
     log.step(_step(11))
     first, second = read_csv(tmp_path / "steps.csv")
-    assert (first["step"], first["loss"], math.isnan(first["top1"])) == (10, 2.5, True)
+    assert (first["step"], first["loss"], math.isnan(first["top1_error"])) == (10, 2.5, True)
     assert second == _step(11)
 
 
@@ -180,7 +180,7 @@ def test_tensorboard_shows_every_row_once(tmp_path):
         f"epoch/{name}" for name in EPOCH_COLUMNS[2:]
     }
     assert found["step/loss"] == [(i, pytest.approx(2.0 + i / 7)) for i in range(1, 21)]
-    assert found["epoch/val_top1"] == [(10, 1.5), (20, 1.5)]
+    assert found["epoch/val_top1_error"] == [(10, 1.5), (20, 1.5)]
 
 
 def test_without_tensorboard_there_is_no_folder_of_it(tmp_path, capfd, no_tensorboard):

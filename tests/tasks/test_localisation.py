@@ -125,8 +125,8 @@ def test_a_run_starts_from_a_classifier_and_learns_boxes(tiny, classifier, tmp_p
     assert last < changed
     final_eval(trainer)
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["localisation"]
-    best = min(rows, key=lambda row: row["val_top1"])
-    assert metrics["errors"]["true_class"]["percent"] <= best["val_top1"] + 1e-9  # boxes are cut off at the edge
+    best = min(rows, key=lambda row: row["val_top1_error"])
+    assert metrics["errors"]["true_class"]["percent"] <= best["val_top1_error"] + 1e-9  # boxes are cut off at the edge
     assert model.arguments["num_classes"] == len(start["classifier.6.bias"])
     with pytest.raises(ValueError, match=f"holds a run that predicts '{predict}'"):
         write_report(tmp_path / "run")

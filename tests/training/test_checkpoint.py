@@ -1,6 +1,7 @@
 """Checkpoints: whole or known not to be, the newest ones kept, full disks survived."""
 
 import contextlib
+import json
 
 import pytest
 import torch
@@ -162,3 +163,27 @@ def test_checkpoints_without_their_configuration_are_a_run_too(photos, tmp_path)
         build_trainer(_config(photos), tmp_path)
     build_trainer(_config(photos, steps=1, seed=1), tmp_path, overwrite=True).run()
     assert Checkpoints(tmp_path / "checkpoints").newest(pytest.fail)["progress"]["step"] == 1
+
+
+def test_a_run_of_an_older_version_goes_on(photos, tmp_path):
+    """Which called top1_error top1, and so on."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    build_trainer(_config(photos, epochs=2), whole).run()
+    build_trainer(_config(photos, epochs=1), parts).run()
+    for name in ("steps.csv", "metrics.csv", "log.jsonl"):
+        (parts / name).write_text((parts / name).read_text().replace("_error", ""))
+    checkpoints = Checkpoints(parts / "checkpoints")
+    content = checkpoints.newest(pytest.fail)
+    progress = json.loads(json.dumps(content["progress"]).replace("_error", ""))
+    assert {"best_top1", "epochs"} < progress.keys()
+    checkpoints.save(progress["step"], {**content, "progress": progress})
+    resumed = build_trainer(_config(photos, epochs=2), parts, resume=True)
+    assert resumed.progress.best_top1_error == progress["best_top1"]
+    assert resumed.run()
+    for name in ("steps.csv", "metrics.csv"):
+        mine, theirs = ((folder / name).read_text().splitlines() for folder in (parts, whole))
+        assert (mine[0], len(mine)) == (theirs[0], len(theirs))
+    assert '"top1"' not in (parts / "log.jsonl").read_text()
+    assert [row["val_top1_error"] for row in resumed.progress.epochs] == [
+        row["val_top1_error"] for row in read_csv(whole / "metrics.csv")
+    ]

@@ -91,7 +91,7 @@ def test_it_learns_two_colours(photos, tmp_path):
     )
     assert trainer.run()
     assert trainer.progress.epochs[-1]["train_loss"] < 0.1
-    assert trainer.progress.best_top1 == 0
+    assert trainer.progress.best_top1_error == 0
 
 
 class _Recorder(Observer):
@@ -182,7 +182,7 @@ def test_tiny_imagenet_trains_a_few_steps(tiny_imagenet, tmp_path):
     trainer = build_trainer(config, tmp_path)
     assert trainer.run()
     assert len((tmp_path / "steps.csv").read_text().splitlines()) == 5
-    assert trainer.progress.epochs[-1]["val_top1"] <= 100
+    assert trainer.progress.epochs[-1]["val_top1_error"] <= 100
 
 
 @pytest.mark.slow
@@ -323,10 +323,8 @@ def test_images_that_do_not_decode_are_counted_and_named(photos, tmp_path):
     row = trainer.progress.epochs[0]
     assert row["bad_images"] == 2
     assert warnings[1].startswith(f"{bad[1]}: not an image that decodes")
-    assert row["val_top1"] in (0, 100)  # one is left of two
-    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["evaluation"]["dense, one scale"]["top1"] in (
-        0,
-        100,
-    )
+    assert row["val_top1_error"] in (0, 100)  # one is left of two
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["evaluation"]["dense, one scale"]["top1_error"] in (0, 100)
     with pytest.raises(ValueError, match="not an image that decodes"):
         build_trainer(_config(photos, epochs=1), tmp_path / "fails").run()

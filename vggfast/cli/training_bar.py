@@ -30,11 +30,11 @@ class TrainingBar(Observer):
         self._bar.to(self._bar.done, f"validating, batch {number} of {batches}")
 
     def on_epoch(self, row: Mapping[str, float]) -> None:
-        first, second = self._error_names
+        errors = _errors_text(self._error_names, (row["val_top1_error"], row["val_top5_error"]), 2)
         self._line(
             f"epoch {row['epoch']:3d}  step {row['step']:6d}  lr {row['lr']:.3g}  loss {row['train_loss']:.4f}  "
-            f"validation loss {row['val_loss']:.4f}  {first} error {row['val_top1']:.2f} %  {second} "
-            f"{row['val_top5']:.2f} %  {row['images_per_s']:.0f} images/s  data wait {row['data_wait']:.1%}"
+            f"validation loss {row['val_loss']:.4f}  {errors}  {row['images_per_s']:.0f} images/s  "
+            f"data wait {row['data_wait']:.1%}"
         )
 
     def on_warning(self, text: str) -> None:
@@ -49,9 +49,18 @@ class TrainingBar(Observer):
 
 
 def step_text(row: Mapping[str, float], error_names: tuple[str, str]) -> str:
-    """What stands under the bar: a row of :data:`vggfast.runs.log.STEP_COLUMNS`."""
-    first, second = error_names
+    """The lines under the bar: a row of :data:`vggfast.runs.log.STEP_COLUMNS`."""
+    errors = _errors_text(error_names, (row["top1_error"], row["top5_error"]), 1)
     return (
-        f"epoch {row['epoch']}  loss {row['loss']:.3f}  {first} {row['top1']:.1f} %  {second} {row['top5']:.1f} %  "
-        f"{row['images_per_s']:.0f} images/s  data wait {100 * row['data_wait']:.0f} %"
+        f"epoch {row['epoch']}  loss {row['loss']:.3f}  {row['images_per_s']:.0f} images/s  "
+        f"data wait {100 * row['data_wait']:.0f} %\n{errors}"
+    )
+
+
+def _errors_text(names: tuple[str, str], errors: tuple[float, float], digits: int) -> str:
+    """Both errors in per cent; a class's also as an accuracy, which boxes have none of."""
+    return "  ".join(
+        f"{name} error {error:.{digits}f} %"
+        + (f", accuracy {100 - error:.{digits}f} %" if name.startswith("top-") else "")
+        for name, error in zip(names, errors, strict=True)
     )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vggfast._deprecated import renamed_attributes
 from vggfast._progress import Progress, StageProgress, silent
 from vggfast.data import Images, ImageSet
 from vggfast.distributed import DistributedContext
@@ -21,7 +22,7 @@ from vggfast.environment import environment
 from vggfast.evaluate.dataset import CHUNK, Settings, evaluate_set
 from vggfast.evaluate.folder import Folder
 from vggfast.evaluate.fusion import average, vote
-from vggfast.evaluate.metrics import errors, interval
+from vggfast.evaluate.metrics import errors, interval, with_accuracies
 from vggfast.evaluate.networks import Network, trained_on
 from vggfast.io import shown, write_atomically
 
@@ -43,6 +44,9 @@ class Order(NamedTuple):
     settings: Settings
 
 
+@renamed_attributes(
+    top1="top1_error", top1_interval="top1_error_interval", top5="top5_error", top5_interval="top5_error_interval"
+)
 @dataclass(frozen=True)
 class Row:
     """A line of the table: one network, or a fusion of all.
@@ -50,17 +54,17 @@ class Row:
     Attributes:
         name: the network's file, or "average" or "vote".
         images: that decode; the errors are of these.
-        top1, top5: errors in per cent; top5 is None of a vote.
-        top1_interval, top5_interval: 95 %.
+        top1_error, top5_error: in per cent; top5_error is None of a vote.
+        top1_error_interval, top5_error_interval: 95 %.
         images_per_s: None of a fusion.
     """
 
     name: str
     images: int
-    top1: float
-    top1_interval: tuple[float, float]
-    top5: float | None
-    top5_interval: tuple[float, float] | None
+    top1_error: float
+    top1_error_interval: tuple[float, float]
+    top5_error: float | None
+    top5_error_interval: tuple[float, float] | None
     images_per_s: float | None = None
 
 
@@ -166,7 +170,7 @@ class Evaluation(Predictions):
                  "seconds": seconds}
                 for each, scales, seconds in zip(self.networks, order.scales, self.seconds, strict=True)
             ],
-            "rows": [asdict(row) for row in self.rows()],
+            "rows": [with_accuracies(asdict(row)) for row in self.rows()],
             "environment": self.environment,
         }  # fmt: skip
 
@@ -180,7 +184,8 @@ class Evaluation(Predictions):
             f"{self.order.data} ({self.order.split}, {count} images), {settings.protocol}, {views}{pool}",
             ("network", "scales Q", "top-1 error % (95 %)", "top-5 error % (95 %)", "images/s"),
             [
-                (row.name, own, with_interval(row.top1, row.top1_interval), with_interval(row.top5, row.top5_interval),
+                (row.name, own, _cell(row.top1_error, row.top1_error_interval),
+                 _cell(row.top5_error, row.top5_error_interval),
                  "" if row.images_per_s is None else f"{row.images_per_s:.1f}")
                 for row, own in zip(self.rows(), scales, strict=False)
             ],
@@ -190,7 +195,7 @@ class Evaluation(Predictions):
 def row_of(name: str, posteriors: Tensor, labels: Tensor, images_per_s: float | None = None) -> Row:
     """The errors of posteriors (N, classes) against labels (N,)."""
     found = errors(posteriors, labels)
-    top1, top5, n = found["top1"], found["top5"], len(labels)
+    top1, top5, n = found["top1_error"], found["top5_error"], len(labels)
     return Row(name, n, top1, interval(top1, n), top5, interval(top5, n), images_per_s)
 
 
@@ -203,8 +208,10 @@ def fused_rows(posteriors: Sequence[Tensor], labels: Tensor) -> list[Row]:
     return [row_of("average", average(posteriors), labels), by_vote]
 
 
-def with_interval(error: float | None, bounds: tuple[float, float] | None) -> str:
-    return "" if error is None or bounds is None else f"{error:.2f} ({bounds[0]:.1f}-{bounds[1]:.1f})"
+def _cell(error: float | None, bounds: tuple[float, float] | None) -> str:
+    if error is None or bounds is None:
+        return ""
+    return f"{error:.2f} ({bounds[0]:.1f}-{bounds[1]:.1f})\naccuracy {100 - error:.2f} %"
 
 
 def evaluate_networks(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from vggfast._deprecated import renamed_attributes
 
 
 def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
@@ -25,7 +27,7 @@ def hits(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 
 
 def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Share of images, in per cent, whose label is not among the k highest scores (see `hits`): {"top1": ..., ...}.
+    """Share of images, in per cent, whose label is not among the k highest scores (see `hits`): {"top1_error": ...}.
 
     Args:
         scores: (N, classes), logits or posteriors.
@@ -37,7 +39,17 @@ def errors(scores: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> dict[s
     """
     if len(scores) == 0:
         raise ValueError("scores must have at least one image, got none")
-    return {f"top{k}": 100 * (~hits(scores, labels, k)).double().mean().item() for k in ks}
+    return {f"top{k}_error": 100 * (~hits(scores, labels, k)).double().mean().item() for k in ks}
+
+
+def with_accuracies(errors: Mapping[str, Any]) -> dict[str, Any]:
+    """`errors`, and beside each top1_error and so on the top1_accuracy, in per cent; None where the error is None."""
+    accuracies = {
+        name.replace("_error", "_accuracy"): None if value is None else 100 - value
+        for name, value in errors.items()
+        if name.endswith("_error")
+    }
+    return {**errors, **accuracies}
 
 
 def interval(errors: float, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -67,13 +79,14 @@ def interval(errors: float, n: int, level: float = 0.95) -> tuple[float, float]:
     return max(low, 0.0), min(high, 100.0)
 
 
+@renamed_attributes(top1="top1_error", top5="top5_error")
 class ClassRow(NamedTuple):
     """A class in the table of all.
 
     Attributes:
         name: of the class.
         images: how many it has.
-        top1, top5: errors in per cent; NaN without images.
+        top1_error, top5_error: in per cent; NaN without images.
         confidence: the mean posterior that its images have of it, 0 to 1; NaN without images.
         taken_for: the class that most of its mistakes are taken for; "" without mistakes.
         times: how often it is taken for that class.
@@ -81,8 +94,8 @@ class ClassRow(NamedTuple):
 
     name: str
     images: int
-    top1: float
-    top5: float
+    top1_error: float
+    top5_error: float
     confidence: float
     taken_for: str
     times: int

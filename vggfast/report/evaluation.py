@@ -15,11 +15,11 @@ from torch import Tensor
 from vggfast.data import ImageSet, open_dataset
 from vggfast.evaluate.fusion import average
 from vggfast.evaluate.metrics import per_class, reliability
-from vggfast.io import read_json
 from vggfast.report.calibration import reliability_curve
 from vggfast.report.confused import confusion, distinct, most_confused
 from vggfast.report.figures import contact_sheet
-from vggfast.report.page import embedded, embedded_photo, write_page
+from vggfast.report.page import embedded, embedded_photo, error_and_accuracy, write_page
+from vggfast.runs.error_names import read_results
 
 _SHEET = 24  # photos of a contact sheet
 _PAIRS, _OF_PAIR = 6, 4  # most confused pairs that are shown, and photos of each
@@ -65,7 +65,7 @@ def write_evaluation(folder: str | Path) -> Path:
     folder = Path(folder)
     if not (folder / "results.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished evaluation: results.json is not there")
-    results = read_json(folder / "results.json")
+    results = read_results(folder / "results.json")
     if missing := _EXPECTED - results.keys():
         raise ValueError(
             f"{folder / 'results.json'} must be that of vggfast eval --out, and has no {', '.join(sorted(missing))}"
@@ -90,7 +90,7 @@ def write_evaluation(folder: str | Path) -> Path:
         calibration_error=100 * curve.error,
         confused=pairs,
         sheets=[_sheet(answers, *each, folder) for each in _chosen(answers, pairs)],
-        classes=sorted(rows, key=lambda row: (-row.top1 if row.images else 1, row.name)),
+        classes=sorted(rows, key=lambda row: (-row.top1_error if row.images else 1, row.name)),
         environment=results["environment"],
         models=results["models"],
     )
@@ -139,7 +139,7 @@ def _state(results: Mapping[str, Any]) -> str:
 def _headline(results: Mapping[str, Any], answers: Answers, error: float) -> list[tuple[str, str]]:
     row = results["rows"][len(results["models"]) if len(results["models"]) > 1 else 0]  # of several, the average's
     return [
-        ("top-1 error", f"{row['top1']:.2f} %"), ("top-5 error", f"{row['top5']:.2f} %"),
+        *error_and_accuracy("top-1", row["top1_error"]), *error_and_accuracy("top-5", row["top5_error"]),
         ("images", f"{len(answers.labels):,}"), ("classes", f"{len(results['classes']):,}"),
         ("mean confidence", f"{100 * answers.confidence.mean():.1f} %"), ("calibration error", f"{100 * error:.1f} %"),
     ]  # fmt: skip

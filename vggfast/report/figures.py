@@ -40,8 +40,8 @@ def curves(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[str, f
     at = [row["step"] for row in thin]
     for axes, name, validation, what in (
         (loss, "loss", "val_loss", "loss (nats)"),
-        (top1, "top1", "val_top1", "top-1 error (%)"),
-        (top5, "top5", "val_top5", "top-5 error (%)"),
+        (top1, "top1_error", "val_top1_error", "top-1 error (%)"),
+        (top5, "top5_error", "val_top5_error", "top-5 error (%)"),
     ):
         axes.plot(at, [row[name] for row in thin], color=_COLOURS["training"], label="training", linewidth=1)
         axes.plot([row["step"] for row in epochs], [row[validation] for row in epochs], ".-",

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vggfast._progress import duration
-from vggfast.io import read_json
 from vggfast.report.figures import curves
-from vggfast.report.page import embedded, write_page
+from vggfast.report.page import embedded, error_and_accuracy, write_page
 from vggfast.runs.config import TrainConfig
+from vggfast.runs.error_names import read_results
 from vggfast.runs.log import read_csv
 from vggfast.runs.summary import read_events, summary
 
@@ -21,8 +21,9 @@ _IMAGES = ("curves", "confusion", "predictions")
 # Heading and format of each column of the table of epochs.
 _EPOCH_CELLS = {
     "epoch": ("epoch", "d"), "step": ("step", ",d"), "lr": ("rate", ".3g"),
-    "train_loss": ("train loss", ".3f"), "train_top1": ("train top-1", ".2f"), "train_top5": ("train top-5", ".2f"),
-    "val_loss": ("val. loss", ".3f"), "val_top1": ("val. top-1", ".2f"), "val_top5": ("val. top-5", ".2f"),
+    "train_loss": ("train loss", ".3f"), "train_top1_error": ("train top-1 error", ".2f"),
+    "train_top5_error": ("train top-5 error", ".2f"), "val_loss": ("val. loss", ".3f"),
+    "val_top1_error": ("val. top-1 error", ".2f"), "val_top5_error": ("val. top-5 error", ".2f"),
     "seconds": ("seconds", ",.1f"), "core_seconds": ("core seconds", ",.1f"),
     "images_per_s": ("images/s", ",.0f"), "data_wait": ("data wait", ".1%"),
     "bad_images": ("bad images", ",d"),
@@ -52,7 +53,7 @@ def write_report(out: str | Path) -> Path:
             f"{out} holds a run that predicts {config.predict!r}: reports are of those that predict classes"
         )
     steps, epochs = read_csv(out / "steps.csv"), read_csv(out / "metrics.csv")
-    metrics, events = read_json(out / "metrics.json"), read_events(out / "log.jsonl")
+    metrics, events = read_results(out / "metrics.json"), read_events(out / "log.jsonl")
     problem = None
     try:
         if steps or epochs:
@@ -106,12 +107,13 @@ def _headline(steps: Sequence[Mapping[str, float]], found: Mapping[str, Any]) ->
     if not found:
         return [
             ("step", f"{steps[-1]['step']:,}"), ("training loss", f"{steps[-1]['loss']:.3f}"),
-            ("training top-1 error", f"{steps[-1]['top1']:.1f} %"), ("images/s", f"{steps[-1]['images_per_s']:,.0f}"),
-            ("data wait", f"{100 * steps[-1]['data_wait']:.1f} %"),
+            *error_and_accuracy("training top-1", steps[-1]["top1_error"]),
+            ("images/s", f"{steps[-1]['images_per_s']:,.0f}"), ("data wait", f"{100 * steps[-1]['data_wait']:.1f} %"),
         ] if steps else []  # fmt: skip
     best = found["best"]
     return [
-        ("best top-1 error", f"{best['val_top1']:.2f} %"), ("top-5 error there", f"{best['val_top5']:.2f} %"),
+        *error_and_accuracy("best top-1", best["val_top1_error"]),
+        *error_and_accuracy("its top-5", best["val_top5_error"]),
         ("its epoch (from 0)", f"{best['epoch']}"), ("epochs", f"{found['epochs']}"),
         ("steps", f"{found['steps']:,}"),
         ("training time", duration(found["train_seconds"])), ("images/s", f"{found['images_per_s']:,.0f}"),
@@ -124,7 +126,8 @@ def _curves_alt(steps: Sequence[Mapping[str, float]], epochs: Sequence[Mapping[s
     if steps:
         text += f" The training loss goes from {steps[0]['loss']:.3f} to {steps[-1]['loss']:.3f}."
     if epochs:
-        text += f" The validation top-1 error goes from {epochs[0]['val_top1']:.1f} to {epochs[-1]['val_top1']:.1f} %."
+        first, last = (epochs[i]["val_top1_error"] for i in (0, -1))
+        text += f" The validation top-1 error goes from {first:.1f} to {last:.1f} %."
     return text
 
 

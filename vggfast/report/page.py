@@ -28,6 +28,11 @@ def write_page(path: str | Path, template: str, **values: Any) -> Path:
     return Path(path)
 
 
+def error_and_accuracy(name: str, error: float) -> list[tuple[str, str]]:
+    """An error in per cent and the accuracy, for a page's headline."""
+    return [(f"{name} error", f"{error:.2f} %"), (f"{name} accuracy", f"{100 - error:.2f} %")]
+
+
 def embedded(path: Path) -> str:
     """A PNG file as a data URL; "" where there is none."""
     return _url("png", path.read_bytes()) if path.is_file() else ""

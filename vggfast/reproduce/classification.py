@@ -130,14 +130,15 @@ def _line(bench: Bench, cell: paper.Cell) -> Line:
     why = "; ".join(dict.fromkeys(each for each in found if isinstance(each, str)))
     if why:
         labels = (names, regime, cell.protocol, "")
-        return Line(labels, (Figure(cell.top1), Figure(cell.top5)), why)
+        return Line(labels, (Figure(cell.top1_error), Figure(cell.top5_error)), why)
     scales = dict.fromkeys(" ".join(map(str, bench.scales(name, cell.protocol))) for name in cell.networks)
     row = _measure(bench, cell)
-    figures = (Figure(cell.top1), Figure(cell.top5))
-    if row and row.top5 is not None and row.top5_interval is not None:
+    figures = (Figure(cell.top1_error), Figure(cell.top5_error))
+    if row and row.top5_error is not None and row.top5_error_interval is not None:
         figures = (
-            Figure(cell.top1, row.top1, row.top1_interval), Figure(cell.top5, row.top5, row.top5_interval)
-        )  # fmt: skip
+            Figure(cell.top1_error, row.top1_error, row.top1_error_interval),
+            Figure(cell.top5_error, row.top5_error, row.top5_error_interval),
+        )
     return Line((names, regime, cell.protocol, "; ".join(scales)), figures)
 
 

@@ -17,13 +17,13 @@ class Cell(NamedTuple):
     Attributes:
         networks: "<configuration>-<regime>" of each; the posteriors of several are averaged.
         protocol: as of ``vggfast eval``.
-        top1, top5: errors in per cent.
+        top1_error, top5_error: in per cent.
     """
 
     networks: tuple[str, ...]
     protocol: str
-    top1: float
-    top5: float
+    top1_error: float
+    top5_error: float
 
 
 class Table(NamedTuple):

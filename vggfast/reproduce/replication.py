@@ -182,7 +182,8 @@ def _accuracies(bench: Collection, configs: Sequence[str], protocol: str, replic
     kept, labels = [each[seen] for each in posteriors], torch.from_numpy(bench.images.labels)[seen]
     rows = fused_rows(kept, labels) if len(kept) > 1 else [row_of("", kept[0], labels)]
     return [
-        Figure(replication, 100 - row.top1, (100 - row.top1_interval[1], 100 - row.top1_interval[0])) for row in rows
+        Figure(replication, 100 - row.top1_error, (100 - row.top1_error_interval[1], 100 - row.top1_error_interval[0]))
+        for row in rows
     ]
 
 

@@ -75,9 +75,9 @@ class TrainConfig:
                                "'body', all layers but the last; or 'all'", "network",
                                ("ends", "features", "body", "all"))  # fmt: skip
     predict: str = _option("classes", "what the last layer gives: scores of the classes; the object's box, one for all "
-                           "classes (the paper's SCR); or boxes, one a class (PCR). The log's top1 and top5 are then "
-                           "the shares of boxes with an IoU of at most 0.5, and of at most 0.75", "network",
-                           ("classes", "box", "boxes"))  # fmt: skip
+                           "classes (the paper's SCR); or boxes, one a class (PCR). The log's top1_error and "
+                           "top5_error are then the shares of boxes with an IoU of at most 0.5, and of at most 0.75",
+                           "network", ("classes", "box", "boxes"))  # fmt: skip
     train_layers: str = _option("all", "whether all layers are trained, or the FC layers alone", "network",
                                 ("all", "fc"))  # fmt: skip
 

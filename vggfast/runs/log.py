@@ -21,13 +21,14 @@ from typing import Any
 
 from vggfast._progress import silent
 from vggfast.io import shown, write_atomically
+from vggfast.runs.error_names import with_error_names
 
 # Errors in per cent, losses in nats, both over the training images since the last row; data_wait is the share of the
 # time, 0 to 1, that went by waiting for batches.
-STEP_COLUMNS = ("step", "epoch", "loss", "top1", "top5", "lr", "grad_norm", "images_per_s", "data_wait")
+STEP_COLUMNS = ("step", "epoch", "loss", "top1_error", "top5_error", "lr", "grad_norm", "images_per_s", "data_wait")
 EPOCH_COLUMNS = (
-    "epoch", "step", "lr", "train_loss", "train_top1", "train_top5", "val_loss", "val_top1", "val_top5", "seconds",
-    "core_seconds", "images_per_s", "data_wait", "bad_images",
+    "epoch", "step", "lr", "train_loss", "train_top1_error", "train_top5_error", "val_loss", "val_top1_error",
+    "val_top5_error", "seconds", "core_seconds", "images_per_s", "data_wait", "bad_images",
 )  # fmt: skip
 # Rooms that are ample. TensorBoard's writer is a thread that dies of a full disk with a traceback on the terminal.
 _BYTES_PER_SCALAR, _BYTES_PER_FILE = 200, 16384
@@ -49,7 +50,8 @@ def read_csv(path: str | Path) -> list[dict[str, float]]:
         for number, row in enumerate(csv.DictReader(whole), 2):
             if None in row or None in row.values():
                 raise ValueError(f"line {number} has another number of columns than the first")
-            rows.append({name: int(text) if text.isdecimal() else float(text) for name, text in row.items()})
+            values = {name: int(text) if text.isdecimal() else float(text) for name, text in row.items()}
+            rows.append(with_error_names(values))
     except (ValueError, csv.Error) as error:
         raise ValueError(shown(f"{path} is no table of numbers: {error}")) from error
     return rows
@@ -74,7 +76,7 @@ class RunLog:
         self._steps = _Table(self._out / "steps.csv", STEP_COLUMNS, step)
         self._epochs = _Table(self._out / "metrics.csv", EPOCH_COLUMNS, step)
         self._json = _Lines(self._out / "log.jsonl")
-        self._json.keep(lambda line: _belongs(line, step))
+        self._json.keep(lambda line: _kept(line, step))
         self._scalars = None
         if _has_tensorboard():
             if shown(self._out) == str(self._out):
@@ -143,12 +145,13 @@ def _json_line(kind: str, values: Mapping[str, Any]) -> str:
     return json.dumps({**finite, "kind": kind, "time": now}, default=str, allow_nan=False)
 
 
-def _belongs(line: str, step: int) -> bool:
+def _kept(line: str, step: int) -> str:
+    """A line of log.jsonl as it is written today; "" where it does not belong there any more."""
     try:
         content = json.loads(line)
-        return content.get("step", 0) <= step
+        return f"{json.dumps(with_error_names(content))}\n" if content.get("step", 0) <= step else ""
     except (ValueError, AttributeError, TypeError):
-        return False
+        return ""
 
 
 class _Lines:
@@ -158,13 +161,13 @@ class _Lines:
         self.path, self.waiting = path, b""
         self._size = path.stat().st_size if path.exists() else 0
 
-    def keep(self, belongs: Callable[[str], bool]) -> None:
-        """Drops the lines that do not belong here any more, and a torn last one."""
+    def keep(self, kept: Callable[[str], str]) -> None:
+        """Puts what `kept` says in the place of each line, and drops a torn last one."""
         if not self.path.exists():
             return
         before = self.path.read_bytes()
         lines = (line for line in before.splitlines(keepends=True) if line.endswith(b"\n"))
-        self.replace(before, b"".join(line for line in lines if belongs(line.decode(errors="replace"))))
+        self.replace(before, b"".join(kept(line.decode(errors="replace")).encode() for line in lines))
 
     def replace(self, before: bytes, after: bytes) -> None:
         """Makes the file's content `after`, at once."""
@@ -227,7 +230,7 @@ def _has_tensorboard() -> bool:
 
 
 class _Scalars:
-    """TensorBoard's files: the columns over steps, named step/loss, epoch/val_top1 and so on."""
+    """TensorBoard's files: the columns over steps, named step/loss, epoch/val_top1_error and so on."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder = folder

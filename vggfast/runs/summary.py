@@ -31,7 +31,7 @@ def summary(epochs: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         "steps": epochs[-1]["step"], "epochs": epochs[-1]["epoch"] + 1, "train_seconds": seconds,
         "core_seconds": None if math.isnan(cores) else cores,
         "images_per_s": mean("images_per_s"), "data_wait": mean("data_wait"),
-        "best": min(epochs, key=lambda row: row["val_top1"]),
+        "best": min(epochs, key=lambda row: row["val_top1_error"]),
     }  # fmt: skip
 
 

@@ -5,7 +5,7 @@ metrics.json and a report.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from vggfast._progress import StageProgress
 from vggfast.data import ImageSet, open_splits
 from vggfast.environment import environment
 from vggfast.evaluate import Settings, errors, evaluate_set, hits
+from vggfast.evaluate.metrics import with_accuracies
 from vggfast.io import shown, write_json
 from vggfast.report import confusion, contact_sheet, most_confused, write_report
 from vggfast.report.confused import distinct
@@ -90,8 +91,9 @@ def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
 
     seen = np.flatnonzero(~posteriors[name].isnan().any(1).numpy())  # all that decode
     labels = images.labels[seen]
+    of_seen = torch.from_numpy(labels)
     results: dict[str, dict[str, Any]] = {
-        name: {"scales": list(used), "flip": True, **errors(posteriors[name][seen], torch.from_numpy(labels))}
+        name: {"scales": list(used), "flip": True, **with_accuracies(errors(posteriors[name][seen], of_seen))}
         for name, used in protocols.items()
     }
     confidences, predicted = (t.numpy() for t in posteriors[name][seen].max(1))
@@ -108,20 +110,18 @@ def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
     attempt("predictions.png", _draw_sheet, images, seen, predicted, confidences, out / "predictions.png")
     figures = summary(trainer.progress.epochs)
     best = figures.pop("best")
+    centre_crop = with_accuracies({name: best[f"val_{name}"] for name in ("top1_error", "top5_error")})
     metrics = {
         **figures, "best_epoch": best["epoch"],
-        "centre_crop": {"top1": best["val_top1"], "top5": best["val_top5"]}, "evaluation": results,
+        "centre_crop": centre_crop, "evaluation": results,
         "confused": most_confused(labels, predicted, images.classes),
         "environment": environment(context.size, context.device),
     }  # fmt: skip
     attempt("metrics.json", write_json, out / "metrics.json", metrics)
     attempt("report.html", write_report, out)
 
-    rows = [("centre crop", str(scales[1]), f"{best['val_top1']:.2f}", f"{best['val_top5']:.2f}")]
-    rows += [
-        (f"{name}, flips", " ".join(map(str, found["scales"])), f"{found['top1']:.2f}", f"{found['top5']:.2f}")
-        for name, found in results.items()
-    ]
+    rows = [("centre crop", str(scales[1]), *_cells(centre_crop))]
+    rows += [(f"{name}, flips", " ".join(map(str, found["scales"])), *_cells(found)) for name, found in results.items()]
     return FinalEval(
         f"{config.config} on {config.data}, {len(seen)} held-out images, {figures['train_seconds']:.0f} s of training",
         ("evaluation", "scales Q", "top-1 error %", "top-5 error %"),
@@ -129,6 +129,10 @@ def final_eval(trainer: Trainer, progress: StageProgress) -> FinalEval | None:
         {out / name: what for name, what in _FILES.items() if name not in problems},
         [*problems.values()],
     )
+
+
+def _cells(found: Mapping[str, float]) -> list[str]:
+    return [f"{found[f'{name}_error']:.2f}\naccuracy {found[f'{name}_accuracy']:.2f} %" for name in ("top1", "top5")]
 
 
 def _draw_sheet(images: ImageSet, seen: np.ndarray, predicted: np.ndarray, confidences: np.ndarray, path: Path) -> None:

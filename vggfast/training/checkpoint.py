@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from vggfast.io import sha256, write_atomically
+from vggfast.runs.error_names import with_error_names
 
 FORMAT = 2
 _NAME = re.compile(r"step-(\d{8,})-([0-9a-f]{16})\.pt")
@@ -35,7 +36,7 @@ class Progress:
         seconds, waited: time that they took, and the part of it spent waiting for images.
         core_seconds: processors' time that they took, of all ranks and of workers that have ended.
         bad_images: images of them that did not decode.
-        best_top1: lowest first error of a validation so far, per cent.
+        best_top1_error: lowest first error of a validation so far, per cent.
         epochs: a row per finished validation.
         window: as `sums`, since the last row of steps.csv.
         first_loss: the first mean training loss, of a row of steps.csv or of an epoch; 0 before it.
@@ -49,7 +50,7 @@ class Progress:
     waited: float = 0.0
     core_seconds: float = 0.0
     bad_images: int = 0
-    best_top1: float = float("inf")
+    best_top1_error: float = float("inf")
     epochs: list[dict[str, float]] = field(default_factory=list)
     window: list[float] = field(default_factory=lambda: [0.0] * 4)
     first_loss: float = 0.0
@@ -131,4 +132,4 @@ def _load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
     if content.get("format") != FORMAT:
         raise ValueError(f"{path} must be a checkpoint of format {FORMAT}, got {content.get('format')}")
-    return content
+    return {name: with_error_names(value) if name == "progress" else value for name, value in content.items()}

@@ -14,7 +14,7 @@ class Task(Protocol):
     """What differs between runs that learn different things.
 
     Attributes:
-        error_names: what the two errors of `measure` are called; the log has them as top1 and top5.
+        error_names: what the two errors of `measure` are called; the log has them as top1_error and top5_error.
     """
 
     error_names: tuple[str, str]

@@ -299,7 +299,8 @@ class Trainer:
         seconds = max(progress.seconds, 1e-9)
         loss, first, second = (value / max(progress.window[3], 1) for value in progress.window[:3])
         row = {
-            "step": progress.step, "epoch": progress.epoch, "loss": loss, "top1": 100 * first, "top5": 100 * second,
+            "step": progress.step, "epoch": progress.epoch, "loss": loss,
+            "top1_error": 100 * first, "top5_error": 100 * second,
             "lr": self.schedule.rate(progress.step - 1), "grad_norm": sums.grad_norm,
             "images_per_s": progress.sums[3] / seconds, "data_wait": progress.waited / seconds,
         }  # fmt: skip
@@ -346,23 +347,23 @@ class Trainer:
         seconds = max(progress.seconds, 1e-9)
         row = {
             "epoch": progress.epoch, "step": progress.step, "lr": self.schedule.rate(max(progress.step - 1, 0)),
-            "train_loss": loss, "train_top1": 100 * first, "train_top5": 100 * second, **found,
+            "train_loss": loss, "train_top1_error": 100 * first, "train_top5_error": 100 * second, **found,
             "seconds": progress.seconds, "core_seconds": progress.core_seconds,
             "images_per_s": progress.sums[3] / seconds, "data_wait": progress.waited / seconds,
             "bad_images": progress.bad_images,
         }  # fmt: skip
         progress.epochs.append(row)
         if progress.batch == len(self.batches):  # else `steps` ended the run within an epoch
-            self.schedule.epoch_done(row["val_top1"])
+            self.schedule.epoch_done(row["val_top1_error"])
             progress.epoch, progress.batch, progress.sums = progress.epoch + 1, 0, [0.0] * 4
             progress.seconds, progress.core_seconds, progress.waited, progress.bad_images = 0.0, 0.0, 0.0, 0
         if self.log is not None:
             self.log.epoch(row)
             best = self.out / "model.safetensors"
-            if row["val_top1"] < progress.best_top1 or not best.exists():
+            if row["val_top1_error"] < progress.best_top1_error or not best.exists():
                 metadata = self.run_metadata
                 if self._write("the best network", lambda: save_model(self.train_step.result, best, metadata)):
-                    progress.best_top1 = row["val_top1"]
+                    progress.best_top1_error = row["val_top1_error"]
         self._save(last=self._finished())
         self.observer.on_epoch(row)
         return True
@@ -390,4 +391,4 @@ class Trainer:
         self._tell_bad(bad, "it counts in no error")
         if not seen:
             raise ValueError(f"{self.val_set.name}: none of its {len(self.val_set)} validation images decodes")
-        return {"val_loss": loss / seen, "val_top1": 100 * first / seen, "val_top5": 100 * second / seen}
+        return {"val_loss": loss / seen, "val_top1_error": 100 * first / seen, "val_top5_error": 100 * second / seen}
