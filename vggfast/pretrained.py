@@ -74,7 +74,7 @@ def _member(kind: str, member: str) -> Any:
     except (ImportError, RuntimeError) as error:  # the second where it was built for another torch
         raise ImportError(
             f"weights {kind}.{member} come from the package torchvision, which cannot be imported ({error}): "
-            "install it, or give a file"
+            "install the one that is built for your torch, or give a file"
         ) from error
     if members is None or member not in members.__members__:
         allowed = "an enum of torchvision's" if members is None else f"one of {', '.join(members.__members__)}"

@@ -61,7 +61,10 @@ class Network:
         if "predict" in metadata:
             raise ValueError(f"{path} predicts boxes, not classes: vggfast localise is for it")
         if model.head == "none":
-            raise ValueError(f"{path} must hold a network with FC layers, and has convolutions alone")
+            raise ValueError(
+                f"{path} must hold a network with FC layers, and has convolutions alone: vggfast train --init-from "
+                "trains FC layers for them"
+            )
         if model.preprocessing is None:
             raise ValueError(f"{path} does not say how its images are prepared (preprocessing is missing)")
         number, names = model.arguments["num_classes"], metadata.get("classes") or classes

