@@ -45,3 +45,16 @@ def test_values_stay():
     assert british(given, _COMMANDS) == there
     assert british(["color"], _COMMANDS) == ["color"]
     assert british([], _COMMANDS) == []
+
+
+@pytest.mark.parametrize(("given", "meant"), [
+    (["--init-form", "x.pth"], "--init-from"), (["--batchsize=8"], "--batch-size"), (["--zzz"], None),
+])  # fmt: skip
+def test_a_misspelt_option_has_a_suggestion(capsys, given, meant):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *given])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("usage: vggfast train ")
+    assert f"unrecognized arguments: {' '.join(given)}" in said
+    assert (f"; did you mean {meant}?" in said) if meant else ("did you mean" not in said)

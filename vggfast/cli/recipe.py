@@ -138,8 +138,10 @@ def _resumed(out: Path, given: dict[str, Any]) -> Order:
     fixed = ("epochs", "steps") if stored.knows_its_end else ()
     for name, value in given.items():
         if (name not in MAY_CHANGE or name in fixed) and value != getattr(stored, name):
+            why = ", because the rate or the crops of its steps depend on it" if name in fixed else ""
             raise ValueError(
-                f"{flag(name)} is {value!r}, and the run in {out} has {getattr(stored, name)!r}: a resumed run keeps it"
+                f"{flag(name)} is {value!r}, and the run in {out} has {getattr(stored, name)!r}: a resumed run keeps "
+                f"it{why}"
             )
     return Order(dataclasses.replace(stored, **given), out, resume=True)
 

@@ -64,8 +64,9 @@ def _add_folder(group: Any) -> None:
     group.add_argument(
         "--resume",
         metavar="DIR|auto",
-        help=f"continue the run in DIR; only {', '.join(map(flag, MAY_CHANGE))} may be given anew. auto: continue the "
-        "run in --out if there is one, else start it",
+        help=f"continue the run in DIR; only {', '.join(map(flag, MAY_CHANGE))} may be given anew, but --epochs and "
+        "--steps not where the rate or the crops depend on them. auto: continue the run in --out if there is one, else "
+        "start it",
     )
     group.add_argument("--stop-after", metavar="TIME", type=parse_duration,
                        help="such as 90m or 8h: the first step that begins later is the last of the session, which "
@@ -169,6 +170,8 @@ def _train(asked: Order, overwrite: bool, stop_after: float | None) -> int:
                 return OUT_OF_TIME
             return 128 + (trainer.stop_signal or signal.SIGTERM)
         try:
+            if context.main:
+                say("trained; the best weights are evaluated, and the report is written")
             with ProgressBars(quiet=not context.main) as bars:
                 final = final_eval(trainer, bars)
         except KeyboardInterrupt:

@@ -69,7 +69,10 @@ class Trainer:
         self._began = time.monotonic()
         self._processors: float | None = None  # their time when it was last counted
         if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
-            raise FileExistsError(f"{self.out} holds a run: resume it, overwrite it, or choose another folder")
+            raise FileExistsError(
+                f"{self.out} holds a run: resume it (--resume {self.out}), overwrite it (--overwrite), or "
+                "choose another folder (--out)"
+            )
         self.train_set, self.val_set = self.task.open_splits(config)
         self._open_batches()
         resumed = resume and bool(self.checkpoints.paths())

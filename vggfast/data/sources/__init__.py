@@ -6,6 +6,7 @@ A module is imported when its kind is opened: what only names the kinds needs no
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from vggfast.io import shown
@@ -55,7 +56,8 @@ def open_dataset(spec: str, split: str, whole: bool = False) -> ImageSet:
     name, _, where = spec.partition(":")
     kind = KINDS.get(name)
     if kind is None or bool(kind.where) != bool(where):
-        raise ValueError(f"data must be one of {SPECS}, got {shown(spec)!r}")
+        folder = f"; a folder with a folder for each class is imagefolder:{shown(spec)}" if Path(spec).is_dir() else ""
+        raise ValueError(f"data must be one of {SPECS}, got {shown(spec)!r}{folder}")
     module, _, opener = kind.opener.partition(".")
     opened = getattr(importlib.import_module(f"{__name__}.{module}"), opener)
     found = opened(where, split, *((whole,) if kind.may_hold_out else ()))
