@@ -35,7 +35,8 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(if $(CCACHE)$(shell command -v ccache),c
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all fast lint sim sanitize resources checked-resources roofline figures module docs wheel fuzz format clean
+.PHONY: demo test test-all fast lint sim sanitize resources checked-resources roofline figures module docs wheel fuzz \
+  format clean
 
 demo: module
 	$(BIN)/vggfast train --data digits --out runs/demo --overwrite

@@ -2,8 +2,8 @@
 """Whether the CUDA sources are those that `make resources` has checked, with this nvcc: then `make test` need not build
 them again to find the same.
 
-A digest of all that the build reads, and of nvcc's version, is kept in csrc/cuda/checked.sha256. Without --write the
-exit status is 1 where today's differs; --write keeps today's, and is for the end of `make resources`.
+A digest of all that the kernels are built from, and of nvcc's version, is kept in csrc/cuda/checked.sha256. Without
+--write the exit status is 1 where today's differs; --write keeps today's, and is for the end of `make resources`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from kernel_resources import ROOT, nvcc_version
 
-READ = ("CMakeLists.txt", "cmake", "csrc/cuda", "csrc/include", "csrc/python", "scripts/kernel_resources.py",
-        "scripts/stage_loops.py")  # fmt: skip
+READ = ("CMakeLists.txt", "cmake", "csrc/core", "csrc/cuda", "csrc/include", "csrc/plan", "csrc/python",
+        "scripts/kernel_resources.py", "scripts/stage_loops.py")  # fmt: skip
 KEPT = Path("csrc/cuda/checked.sha256")
 
 

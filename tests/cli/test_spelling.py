@@ -58,3 +58,10 @@ def test_a_misspelt_option_has_a_suggestion(capsys, given, meant):
     assert said.startswith("usage: vggfast train ")
     assert f"unrecognized arguments: {' '.join(given)}" in said
     assert (f"; did you mean {meant}?" in said) if meant else ("did you mean" not in said)
+
+
+def test_an_option_before_the_command(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--foo", "train"])
+    assert stop.value.code == 2
+    assert "vggfast: error: unrecognized arguments: --foo" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_sources_that_were_checked(script, tree, capsys):
     assert "are those that `make resources` checked" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change", ["content", "name", "more", "nvcc"])
+@pytest.mark.parametrize("change", ["content", "name", "more", "core", "nvcc"])
 def test_any_change_asks_for_a_build(script, tree, monkeypatch, change):
     source = tree / "csrc/cuda/conv/a.cu"
     script.main(["--write"], tree)
@@ -41,6 +41,9 @@ def test_any_change_asks_for_a_build(script, tree, monkeypatch, change):
         source.rename(source.with_name("c.cu"))
     elif change == "more":
         source.with_name("a.h").touch()
+    elif change == "core":
+        (tree / "csrc/core").mkdir()
+        (tree / "csrc/core/checks.h").touch()
     else:
         monkeypatch.setattr(script, "nvcc_version", lambda: "14.0.1")
     assert script.main([], tree) == 1

@@ -134,7 +134,7 @@ def test_an_observer_hears_the_end_of_a_run_that_fails(photos, tmp_path):
 
 def test_a_folder_with_a_run_is_not_overwritten(photos, tmp_path):
     build_trainer(_config(photos, steps=1), tmp_path).run()
-    with pytest.raises(FileExistsError, match=r"holds a run: resume it .* overwrite it .* or choose another folder"):
+    with pytest.raises(FileExistsError, match="holds a run: resume it, overwrite it, or choose another folder"):
         build_trainer(_config(photos), tmp_path)
 
 

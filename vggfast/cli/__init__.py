@@ -101,7 +101,7 @@ def _run(arguments: list[str]) -> int:
                 chosen.add_arguments(command)
         parsed, unknown = parser.parse_known_args(arguments)
         if unknown:
-            command = commands.choices[arguments[0]]
+            command = commands.choices.get(arguments[0], parser)
             near = near_options(unknown, command.format_help())
             meant = f"; did you mean {', '.join(near)}?" if near else ""
             command.error(f"unrecognized arguments: {' '.join(unknown)}{meant}")

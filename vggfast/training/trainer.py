@@ -70,8 +70,7 @@ class Trainer:
         self._processors: float | None = None  # their time when it was last counted
         if not (resume or overwrite) and ((self.out / "config.yaml").exists() or self.checkpoints.paths()):
             raise FileExistsError(
-                f"{self.out} holds a run: resume it (--resume {self.out}), overwrite it (--overwrite), or "
-                "choose another folder (--out)"
+                f"{self.out} holds a run: resume it, overwrite it, or choose another folder (resume, overwrite, out)"
             )
         self.train_set, self.val_set = self.task.open_splits(config)
         self._open_batches()
